@@ -1,0 +1,65 @@
+# Everything that people and machines do with this project. `make demo` and `make test` need Python 3.11+ and pip, nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export DAGSTER_HOME ?= $(CURDIR)/.dagster
+MANIFEST ?= data/manifests/sample.csv
+PROFILE ?= preview
+
+.PHONY: help demo maps ui api up test lint format types unit bench clean
+
+help:
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else 0'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing (once; a few minutes with a cold cache)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+$(DAGSTER_HOME)/dagster.yaml: dagster.yaml
+	@mkdir -p $(DAGSTER_HOME)
+	@cp dagster.yaml $@
+
+demo: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml ## the sample manifest, end to end, under profile preview
+	@DEPTH_ALLOW_PRIVATE_HOSTS=true $(BIN)/python -m pipelines.materialize data/manifests/sample.csv --profile preview
+
+maps: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml ## a manifest of your own: make maps MANIFEST=photos.csv PROFILE=preview
+	@$(BIN)/python -m pipelines.materialize $(MANIFEST) --profile $(PROFILE)
+
+ui: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml ## Dagster's UI and daemon at http://127.0.0.1:3000
+	@$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
+
+api: $(VENV)/.installed ## the HTTP door at http://127.0.0.1:8000
+	@$(BIN)/python -m depth_api
+
+up: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml ## door, Dagster's UI and daemon together; one Ctrl-C ends all
+	@$(BIN)/python -m pipelines.up -h 127.0.0.1 -p 3000
+
+test: lint unit ## everything that continuous integration runs
+
+lint: $(VENV)/.installed-test ## ruff, import-linter, mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/mypy
+
+unit: $(VENV)/.installed-test
+	@$(BIN)/pytest -n 2 --dist loadgroup
+
+format: $(VENV)/.installed-test ## put the code into the house's form
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed-test ## measure; docs/benchmarks.md says what was found
+	@$(BIN)/python -m benchmarks.engine
+
+clean: ## remove what was installed and made, the photos and manifests of data/ excepted
+	rm -rf $(VENV) .dagster data/store .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
