@@ -1,0 +1,126 @@
+"""The API's words as types: the parameters of a depth map, an artwork, its status.
+
+camelCase outside, snake_case inside. What belongs here: shapes and limits. What does not: how anything is stored or served.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+from depth_core import catalog
+from depth_core.catalog import ModelSpec
+
+
+class NormalizationMode(StrEnum):
+    STANDARD = "Standard"
+    V2_STYLE = "V2-Style"
+    RAW = "Raw"
+
+
+class ArtworkStatus(StrEnum):
+    STARTING = "starting"
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def final(self) -> bool:
+        return self in (ArtworkStatus.SUCCEEDED, ArtworkStatus.FAILED, ArtworkStatus.CANCELED)
+
+
+class _Words(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+
+class DepthParameters(_Words):
+    """What makes the pixels of a depth map: the API's fields without `imageUrl` and `webhook`."""
+
+    invert_depth: bool = Field(False, strict=True, description="Lighter is nearer; true flips that.")
+    resolution_lower_limit: int = Field(
+        1024,
+        ge=256,
+        le=2048,
+        multiple_of=64,
+        strict=True,
+        description="The short side the network sees is at least this many pixels.",
+    )
+    use_post_resize: bool = Field(
+        True, strict=True, description="True: the depth map has the source's size. False: the network's size."
+    )
+    use_version_3: bool = Field(
+        False, alias="useVersion3", strict=True, description="Depth Anything 3 instead of V2; decides which models are valid."
+    )
+    model: str = Field(
+        "large", description="V2: giant, large, base, small. V3: also mono_large, metric_large, nested_giant_large."
+    )
+    normalization_mode: NormalizationMode = Field(
+        NormalizationMode.STANDARD, description="V3 only: with V2 anything but Standard is refused."
+    )
+
+    @field_validator("model")
+    @classmethod
+    def _model_fits_family(cls, model: str, info: ValidationInfo) -> str:
+        if "use_version_3" not in info.data:  # at fault itself, and said so
+            return model
+        valid = catalog.names(use_version_3=info.data["use_version_3"])
+        if model not in valid:
+            raise PydanticCustomError(
+                "model_name",
+                "model '{model}' does not exist with useVersion3={v3}; valid: {valid}",
+                {"model": model, "v3": str(info.data["use_version_3"]).lower(), "valid": ", ".join(valid)},
+            )
+        return model
+
+    @field_validator("normalization_mode")
+    @classmethod
+    def _mode_fits_model(cls, mode: NormalizationMode, info: ValidationInfo) -> NormalizationMode:
+        only_standard = info.data.get("use_version_3") is False or info.data.get("model") == "tiny"
+        if only_standard and mode is not NormalizationMode.STANDARD:
+            raise PydanticCustomError(
+                "normalization_mode",
+                "normalizationMode '{mode}' needs a V3 model and useVersion3=true; V2 and tiny take Standard only",
+                {"mode": mode.value},
+            )
+        return mode
+
+    @property
+    def spec(self) -> ModelSpec:
+        return catalog.find(self.model, use_version_3=self.use_version_3)
+
+    def as_api(self) -> dict[str, Any]:
+        """The parameters in the API's spelling, defaults filled in."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def digest(self, **also: Any) -> str:
+        """16 hex digits that name everything that makes the pixels. `also`: checkpoint revision, resolved range, version."""
+        # tiny is one network under either family: the flag does not change a pixel.
+        words = self.as_api() | ({"useVersion3": False} if self.model == "tiny" else {}) | {"_": also}
+        return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class ArtworkError(_Words):
+    kind: str
+    message: str
+
+
+class Artwork(_Words):
+    """One request and what became of it, as the API answers it."""
+
+    id: UUID
+    artwork_type: Literal["depth_map"] = "depth_map"
+    parameters: dict[str, Any]
+    duration: float = Field(0.0, ge=0, description="Seconds of work; 0 until done.")
+    results: list[str] = Field(default_factory=list, description="URLs; empty until succeeded.")
+    status: ArtworkStatus
+    created_at: datetime
+    error: ArtworkError | None = None

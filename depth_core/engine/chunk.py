@@ -1,0 +1,319 @@
+"""One chunk under one profile: find what is not done yet, do it, keep a journal, and say what became of every image.
+
+Dagster's op, and anything else that works in chunks, calls `run`. Which images a chunk has is ingest's matter; the table of
+records is output's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from depth_core.engine import local, stages
+from depth_core.engine.device import NO_TURNS, Turn
+from depth_core.engine.stages import Item, Plan
+from depth_core.errors import ErrorKind
+from depth_core.inference.checkpoints import Checkpoint
+from depth_core.ingest import sources
+from depth_core.output import encode, records
+from depth_core.output.records import Outcome
+from depth_core.profiles import Profile
+from depth_core.settings import Settings
+from depth_core.storage import Store
+
+if TYPE_CHECKING:
+    from depth_core.inference.predictor import Predictor
+
+Range = tuple[float, float]
+
+LOOKUPS_AT_ONCE = 32  # sidecars asked for at once; on s3 one takes about 20 ms
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One image of the chunk: its content hash and a name for messages."""
+
+    sha256: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Redo:
+    """Which work that has an outcome already is done again."""
+
+    everything: bool = False
+    permanent_failures: bool = False
+    verify: bool = False  # look at the files of what counts as done, and do again what is not there
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counts while a chunk runs. Rates are over the images of this run once the model is loaded, not over those done before."""
+
+    total: int
+    reused: int = 0
+    done: int = 0  # by this run, failed ones among them
+    failed: int = 0
+    started: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+
+    @property
+    def left(self) -> int:
+        return self.total - self.reused - self.done
+
+    @property
+    def images_per_second(self) -> float:
+        elapsed = (self.ended or time.monotonic()) - self.started
+        return self.done / elapsed if elapsed > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a chunk's images, and what it took."""
+
+    outcomes: Mapping[str, Outcome]  # by content hash
+    progress: Progress
+    seconds: float
+
+    @property
+    def by_error_kind(self) -> dict[str, int]:
+        return dict(Counter(o.error_kind for o in self.outcomes.values() if o.error_kind))
+
+    @property
+    def seconds_by_stage(self) -> dict[str, float]:
+        """Thread seconds by stage over the images done in this run; stages overlap, so they add up to more than `seconds`."""
+        total: Counter[str] = Counter()
+        for outcome in self.outcomes.values():
+            if not outcome.reused:
+                total.update(outcome.seconds)
+        return {stage: round(spent, 3) for stage, spent in total.items()}
+
+
+def run(
+    images: Sequence[Source],
+    *,
+    profile: Profile,
+    chunk: str,
+    run_id: str,
+    checkpoint: Checkpoint,
+    load: Callable[[Checkpoint], AbstractContextManager[Predictor]],
+    store: Store,
+    settings: Settings,
+    redo: Redo | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    turn_at: Callable[[str], Turn] = lambda device: NO_TURNS,
+) -> Result:
+    """Makes the depth maps of a chunk that are not there yet.
+
+    `images` may name a content hash more than once; it is done once. `load` is entered only when there is work. Every outcome
+    goes to a journal, so that a run that is killed leaves to the next one only what was in flight. `turn_at`: given the
+    network's device, the turn to take there.
+
+    Raises StoreError, ModelUnavailableError or ConfigurationError; what was written until then stays valid and counts.
+    """
+    started = time.monotonic()
+    names = {image.sha256: image.name for image in reversed(images)}
+    work = _Work(profile, chunk, run_id, checkpoint, load, store, settings, redo or Redo(), on_progress, turn_at, names)
+    wanted = list(dict.fromkeys(image.sha256 for image in images))
+    outcomes, progress = work.over_one_range(wanted) if profile.range == "chunk" else work.each(wanted, _fixed_range(profile))
+    ordered = {sha: outcomes[sha] for sha in wanted}
+    records.write_outcomes(store, profile.name, chunk, ordered.values())
+    records.clear_journal(store, profile.name, chunk)
+    work.clear_spools()
+    return Result(ordered, progress, time.monotonic() - started)
+
+
+@dataclass
+class _Work:
+    """What one run of a chunk shares between its passes."""
+
+    profile: Profile
+    chunk: str
+    run_id: str
+    checkpoint: Checkpoint
+    load: Callable[[Checkpoint], AbstractContextManager[Predictor]]
+    store: Store
+    settings: Settings
+    redo: Redo
+    on_progress: Callable[[Progress], None]
+    turn_at: Callable[[str], Turn]
+    names: Mapping[str, str]  # of the images, by content hash
+
+    def __post_init__(self) -> None:
+        # What earlier runs said: the last complete table, then the journals of runs that did not end.
+        where = (self.store, self.profile.name, self.chunk)
+        self.prior = records.read_outcomes(*where) | records.read_journal(*where)
+
+    def each(self, wanted: Sequence[str], value_range: Range | None) -> tuple[dict[str, Outcome], Progress]:
+        """Every image by itself, over a range that is known beforehand or its own."""
+        folders = self._folders(wanted, value_range)
+        done = {} if self.redo.everything else _done(folders, self.prior, self.redo, self.store)
+        progress = Progress(total=len(wanted), reused=len(done))
+        self.on_progress(progress)
+        todo = {sha: folder for sha, folder in folders.items() if sha not in done}
+        if not todo:
+            return done, progress
+        with self.load(self.checkpoint) as predictor:
+            progress.started = time.monotonic()
+            made = self._pass(self._items(todo), predictor, self._plan(value_range), progress)
+            progress.ended = time.monotonic()
+        return done | made, progress
+
+    def over_one_range(self, wanted: Sequence[str]) -> tuple[dict[str, Outcome], Progress]:
+        """All images over the range that they span together, in two passes: the network's numbers are kept between them."""
+        if not self.redo.everything and (known := self._same_as_before(wanted)):
+            progress = Progress(total=len(wanted), reused=len(known))
+            self.on_progress(progress)
+            return known, progress
+        progress = Progress(total=len(wanted))
+        self.on_progress(progress)
+        digest = encode.digest_of(self.profile.parameters, self.checkpoint.revision, None, self.profile.depth16)
+        kept_in = f"{self._spools}/{digest}"
+        ends = {}
+        if not self.redo.everything:
+            ends = {sha: found for sha in wanted if (found := stages.spooled_ends(self.store, f"{kept_in}/{sha}"))}
+        with self.load(self.checkpoint) as predictor:
+            progress.started = time.monotonic()
+            unmeasured = {sha: f"{kept_in}/{sha}" for sha in wanted if sha not in ends}
+            measured = self._pass(
+                self._items(unmeasured),
+                predictor,
+                self._plan(None),
+                replace(progress),
+                local.Steps(predict=stages.measure, write=stages.spool),
+                journal=False,
+            )
+            failed = {sha: outcome for sha, outcome in measured.items() if outcome.status == records.FAILED}
+            ends |= {sha: _ends(outcome) for sha, outcome in measured.items() if sha not in failed}
+            resolved = (min(low for low, _ in ends.values()), max(high for _, high in ends.values())) if ends else None
+            folders = self._folders(list(ends), resolved)
+            done = {} if self.redo.everything else _done(folders, {}, Redo(verify=True), self.store)
+            progress.reused = len(done)
+            made = self._pass(
+                self._items({sha: folder for sha, folder in folders.items() if sha not in done}),
+                predictor,
+                self._plan(resolved),
+                progress,
+                local.Steps(prepare=stages.unspool(self.store, kept_in), predict=stages.render),
+            )
+            progress.ended = time.monotonic()
+            progress.done += len(failed)
+            progress.failed += len(failed)
+        self.on_progress(progress)
+        return failed | done | made, progress
+
+    @property
+    def _spools(self) -> str:
+        return (
+            f"spool/{self.profile.name}/{self.chunk}/{self.run_id}"
+            if self.redo.everything
+            else f"spool/{self.profile.name}/{self.chunk}"
+        )
+
+    def clear_spools(self) -> None:
+        """Removes the network's numbers, once the chunk's outcomes are written."""
+        if self.profile.range == "chunk":
+            for key in list(self.store.keys(self._spools)):
+                self.store.delete(key)
+
+    def _same_as_before(self, wanted: Sequence[str]) -> dict[str, Outcome] | None:
+        """The earlier outcomes, if they are of these very images over the range that these span."""
+        known = {sha: self.prior[sha] for sha in wanted if sha in self.prior}
+        spans = [_ends(outcome) for outcome in known.values() if outcome.status == records.SUCCEEDED]
+        if len(known) < len(wanted) or not spans:
+            return None
+        folders = self._folders(wanted, (min(low for low, _ in spans), max(high for _, high in spans)))
+        failures = {sha: outcome for sha, outcome in known.items() if outcome.status == records.FAILED}
+        if any(self.redo.permanent_failures or ErrorKind(o.error_kind or "internal").retryable for o in failures.values()):
+            return None
+        done = _done({sha: folders[sha] for sha in wanted if sha not in failures}, self.prior, self.redo, self.store)
+        if len(done) + len(failures) < len(wanted):
+            return None
+        return done | {sha: replace(outcome, reused=True) for sha, outcome in failures.items()}
+
+    def _pass(
+        self,
+        items: Iterable[Item],
+        predictor: Predictor,
+        plan: Plan,
+        progress: Progress,
+        steps: local.Steps | None = None,
+        *,
+        journal: bool = True,
+    ) -> dict[str, Outcome]:
+        outcomes: dict[str, Outcome] = {}
+        run = local.run(
+            items,
+            predictor=predictor,
+            plan=plan,
+            store=self.store,
+            settings=self.settings,
+            turn=self.turn_at(predictor.device),
+            steps=steps,
+        )
+        with records.Journal(self.store, self.profile.name, self.chunk, self.run_id) as kept, closing(run):
+            for item, outcome in run:
+                earlier = self.prior.get(item.source)
+                if earlier is not None and earlier.status == records.FAILED:
+                    outcome = replace(outcome, attempts=earlier.attempts + outcome.attempts)
+                if journal:
+                    kept.append(outcome)
+                outcomes[item.source] = outcome
+                progress.done += 1
+                progress.failed += outcome.status == records.FAILED
+                self.on_progress(progress)
+        return outcomes
+
+    def _folders(self, wanted: Sequence[str], value_range: Range | None) -> dict[str, str]:
+        digest = encode.digest_of(self.profile.parameters, self.checkpoint.revision, value_range, self.profile.depth16)
+        return {sha: encode.output_folder(sha, digest) for sha in wanted}
+
+    def _items(self, folders: Mapping[str, str]) -> Iterator[Item]:
+        return (Item(sha, sources.reader(self.store, sha), folder, self.names[sha]) for sha, folder in folders.items())
+
+    def _plan(self, value_range: Range | None) -> Plan:
+        return Plan(self.profile.parameters, depth16=self.profile.depth16, value_range=value_range)
+
+
+def _ends(outcome: Outcome) -> Range:
+    assert outcome.depth_min is not None
+    assert outcome.depth_max is not None
+    return outcome.depth_min, outcome.depth_max
+
+
+def _fixed_range(profile: Profile) -> Range | None:
+    return profile.range if isinstance(profile.range, tuple) else None
+
+
+def _done(folders: Mapping[str, str], prior: Mapping[str, Outcome], redo: Redo, store: Store) -> dict[str, Outcome]:
+    """The outcomes that stand: known from an earlier run, or complete in the store (made for another chunk, not journalled)."""
+    done: dict[str, Outcome] = {}
+    unknown: list[str] = []
+    for sha, folder in folders.items():
+        outcome = prior.get(sha)
+        if outcome is None or outcome.folder != folder:
+            unknown.append(sha)
+        elif outcome.status == "succeeded":
+            if redo.verify:
+                unknown.append(sha)
+            else:
+                done[sha] = replace(outcome, reused=True)
+        elif not (ErrorKind(outcome.error_kind or "internal").retryable or redo.permanent_failures):
+            done[sha] = replace(outcome, reused=True)
+    if unknown:
+        with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as pool:
+            for sha, sidecar in zip(unknown, pool.map(lambda s: encode.read_sidecar(store, folders[s]), unknown), strict=True):
+                if sidecar is not None and (not redo.verify or _files_are_there(store, folders[sha], sidecar)):
+                    done[sha] = replace(records.outcome_from_sidecar(folders[sha], sidecar), reused=True)
+    return done
+
+
+def _files_are_there(store: Store, folder: str, sidecar: Mapping[str, object]) -> bool:
+    files = sidecar.get("files")
+    names = files if isinstance(files, list) else []
+    return all(store.size(f"{folder}/{name}") for name in names)

@@ -1,0 +1,98 @@
+"""The closed set of ways a row, a request or a run can fail.
+
+What belongs here: error kinds and the exceptions that carry them. What does not: anything that decides when to retry (the
+engine and the downloader ask `ErrorKind.retryable`).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ErrorKind(StrEnum):
+    """Why one image has no depth map. The value is what records, the API and the logs show."""
+
+    # rows of a manifest
+    BAD_ROW = "bad_row"  # cannot be decoded or parsed, or a field is too long
+    MISSING_URL = "missing_url"  # the row names no image
+    BAD_URL = "bad_url"  # unknown scheme, or not a URL at all
+    # fetching
+    NOT_FOUND = "not_found"  # 404, 410, no such file or object
+    FORBIDDEN = "forbidden"  # 401, 403, no permission
+    BLOCKED_ADDRESS = "blocked_address"  # the host resolves to an address that may not be called
+    REFUSED = "refused"  # any other 4xx
+    UNREACHABLE = "unreachable"  # no such host, connection refused or reset
+    TIMEOUT = "timeout"  # a connect, read or total deadline passed
+    RATE_LIMITED = "rate_limited"  # 429 after all attempts
+    SERVER_ERROR = "server_error"  # 5xx after all attempts
+    TOO_MANY_REDIRECTS = "too_many_redirects"
+    TOO_MANY_BYTES = "too_many_bytes"  # larger than the byte limit
+    # decoding
+    EMPTY_FILE = "empty_file"
+    NOT_AN_IMAGE = "not_an_image"  # HTML, text, PDF or anything else that no image decoder knows
+    EXTENSION_MISMATCH = "extension_mismatch"  # the name says another format than the bytes (strict_extension only)
+    TRUNCATED_IMAGE = "truncated_image"  # an image whose data ends early or is damaged
+    TOO_SMALL = "too_small"  # a side below the minimum, 1x1 tracking pixels for example
+    TOO_MANY_PIXELS = "too_many_pixels"  # a decompression bomb, or larger than the pixel limit
+    # the network
+    MODEL_UNAVAILABLE = "model_unavailable"  # single requests only: no weights here, or the licence forbids it
+    NETWORK_TOO_LARGE = "network_too_large"  # a thin panorama would need more network pixels than allowed
+    OUT_OF_MEMORY = "out_of_memory"  # even alone the image did not fit the device
+    INVALID_OUTPUT = "invalid_output"  # the network answered with NaN or infinity only
+    # requests
+    WORKER_LOST = "worker_lost"  # the process that had claimed it died, more often than allowed
+    # anything nobody foresaw; the message has the exception
+    INTERNAL = "internal"
+
+    @property
+    def retryable(self) -> bool:
+        """True when the same work may succeed later without anybody changing the input."""
+        return self in _RETRYABLE
+
+
+_RETRYABLE = frozenset(
+    {
+        ErrorKind.UNREACHABLE,
+        ErrorKind.TIMEOUT,
+        ErrorKind.RATE_LIMITED,
+        ErrorKind.SERVER_ERROR,
+        ErrorKind.OUT_OF_MEMORY,
+        ErrorKind.INTERNAL,
+    }
+)
+
+
+class DepthlineError(Exception):
+    """Base of every error that Depthline raises on purpose. The message says what is wrong and names the cure."""
+
+
+class ImageError(DepthlineError):
+    """One image cannot be done; its neighbours can. Becomes a failed record.
+
+    `attempts` counts how often the work was tried before giving up (1 when it was not worth a retry).
+    """
+
+    def __init__(self, kind: ErrorKind, message: str, *, attempts: int = 1) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.attempts = attempts
+
+    def __str__(self) -> str:
+        return f"{self.kind.value}: {self.message}"
+
+
+class ConfigurationError(DepthlineError):
+    """A setting, profile or file of the operator is wrong. Fails the run, not an image."""
+
+
+class ManifestError(DepthlineError):
+    """A manifest cannot be read at all. Fails its own run and touches nothing else."""
+
+
+class ModelUnavailableError(DepthlineError):
+    """The model asked for cannot be used here: no weights, no licence, not supported. Never answered with another model."""
+
+
+class StoreError(DepthlineError):
+    """The store cannot be read or written: permissions, disk full, no network. Fails the run; what is written stays valid."""

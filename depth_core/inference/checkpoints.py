@@ -1,0 +1,323 @@
+"""From a model to the file that holds its weights: where from, whether it is there, what names it, whether it may be used.
+
+In this order: a setting or profile that names a path or URL, the checkpoint folder, the Hub, the package itself (tiny). Never
+imports torch: output keys need the revision long before a network. What does not belong here: reading weights (weights.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from filelock import FileLock
+from fsspec.implementations.local import LocalFileSystem
+
+from depth_core.catalog import MODELS, DepthKind, Family, ModelSpec
+from depth_core.errors import ModelUnavailableError
+from depth_core.inference import sizing, weights
+from depth_core.settings import Settings
+
+BUNDLED = Path(__file__).parent / "tiny"
+HUB_FILE = "model.safetensors"
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_known_sha256: dict[tuple[str, int, int], str] = {}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One model's weights on this machine."""
+
+    spec: ModelSpec
+    source: str  # for people: "bundled", a path, a URL, "hub:repository@commit"
+    path: Path  # a folder or a file
+    revision: str  # names the weights: the Hub's commit, else the first 16 hex digits of the weights file's sha256
+    licence: str
+
+
+class Origin(StrEnum):
+    SETTING = "setting"  # DEPTH_CHECKPOINTS or the profile's `checkpoint`
+    FOLDER = "folder"  # DEPTH_CHECKPOINTS_URL/<family>/<name>
+    HUB = "hub"
+    BUNDLED = "bundled"
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """What `depthline models` says of one model."""
+
+    spec: ModelSpec
+    memory_gib: float  # device memory wanted for one square image at resolutionLowerLimit 1024, float32
+    source: str  # where its weights would come from; why not, when they cannot
+    present: bool  # True: usable now, without any download
+
+    @property
+    def meaning(self) -> str:
+        return _MEANING[self.spec.kind]
+
+
+_MEANING = {
+    DepthKind.DISPARITY: "disparity, large is near",
+    DepthKind.RELATIVE_DEPTH: "relative depth, large is far",
+    DepthKind.METRIC_DEPTH: "metric depth, large is far",
+}
+
+
+def resolve(
+    spec: ModelSpec, settings: Settings, override: str = "", *, download: bool = True, refresh: bool = False
+) -> Checkpoint:
+    """The model's weights as a local path, fetched when needed and allowed.
+
+    `override`: a profile's path or URL. `refresh`: asks the Hub for the newest state of a branch instead of using what is cached.
+
+    Raises ModelUnavailableError naming the cure: nobody publishes them, the licence forbids it, not there, not reachable,
+    corrupt. Never answers with another model.
+    """
+    if settings.commercial_only and not spec.commercial:
+        allowed = ", ".join(other.key for other in MODELS if other.commercial)
+        raise ModelUnavailableError(
+            f"{spec.key} is licensed {spec.licence}, which forbids commercial use, and DEPTH_COMMERCIAL_ONLY is set: "
+            f"use one of {allowed}, or unset it"
+        )
+    origin, location = _origin(spec, settings, override)
+    if origin is Origin.HUB:
+        return _from_hub(spec, settings, location, download=download, refresh=refresh)
+    if origin is Origin.BUNDLED:
+        path, source = BUNDLED, "bundled"
+    else:
+        path, source = _local_copy(location, settings, spec, download=download), location
+    file = weights.find(path)
+    weights.inspect(file)
+    digest = sha256_of(file, settings)
+    return Checkpoint(spec, source, path, digest[:16], spec.licence)
+
+
+def describe_models(settings: Settings) -> list[ModelRow]:
+    """Every model: what it is, where its weights would come from and whether they are there. Downloads nothing."""
+    return [_describe(spec, settings) for spec in MODELS]
+
+
+def _describe(spec: ModelSpec, settings: Settings) -> ModelRow:
+    memory = sizing.memory_wanted(spec, sizing.network_size(spec, 1024, 1024, 1024)) / 2**30
+    try:
+        checkpoint = resolve(spec, settings, download=False)
+    except ModelUnavailableError as error:
+        return ModelRow(spec, memory, str(error), present=False)
+    return ModelRow(spec, memory, checkpoint.source, present=True)
+
+
+def fetch(specs: Iterable[ModelSpec], settings: Settings) -> list[Checkpoint]:
+    """Gets weights ahead of time, with a progress bar each, and checks them whole. Asks the Hub for the newest state of a branch.
+
+    Raises ModelUnavailableError for the first that cannot be had; those before it stay.
+    """
+    return [resolve(spec, settings, refresh=True) for spec in specs]
+
+
+def sha256_of(file: Path, settings: Settings) -> str:
+    """The file's sha256 in hex. Remembered by path, size and time of change, in memory and beside fetched weights."""
+    status = file.stat()
+    key = (os.path.realpath(file), status.st_size, status.st_mtime_ns)
+    if key not in _known_sha256:
+        note = _cache(settings) / "sha256" / hashlib.sha256(repr(key).encode()).hexdigest()[:32]
+        _known_sha256[key] = _noted(note) or _hash_and_note(file, note)
+    return _known_sha256[key]
+
+
+def _noted(note: Path) -> str | None:
+    try:
+        text = note.read_text("ascii")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return text if _SHA256.fullmatch(text) else None
+
+
+def _hash_and_note(file: Path, note: Path) -> str:
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    part = note.with_suffix(f".{uuid.uuid4().hex[:8]}")
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(digest, "ascii")
+        part.replace(note)
+    except OSError:  # a read-only home: hash again next time
+        part.unlink(missing_ok=True)
+    return digest
+
+
+# -- where from ---------------------------------------------------------------------------------------------------------
+
+
+def _origin(spec: ModelSpec, settings: Settings, override: str) -> tuple[Origin, str]:
+    named = override or settings.checkpoints.get(spec.key, "")
+    if named:
+        return Origin.SETTING, named
+    if settings.checkpoints_url:
+        folder = f"{settings.checkpoints_url.rstrip('/')}/{spec.key}"
+        if _exists(folder, settings):
+            return Origin.FOLDER, folder
+    if spec.family is Family.TINY:
+        return Origin.BUNDLED, ""
+    if spec.repository is None:
+        raise ModelUnavailableError(
+            f"{spec.key} has never been published: to use it, point to weights of your own, in the Hugging Face or the original "
+            f'layout, with DEPTH_CHECKPOINTS=\'{{"{spec.key}": "/path/or/s3://url"}}\', the profile\'s `checkpoint`, or a folder '
+            f"{spec.key} below DEPTH_CHECKPOINTS_URL"
+        )
+    return Origin.HUB, spec.repository
+
+
+def _cache(settings: Settings) -> Path:
+    return settings.checkpoint_cache.expanduser()
+
+
+# -- the Hub ------------------------------------------------------------------------------------------------------------
+
+
+def _from_hub(spec: ModelSpec, settings: Settings, repository: str, *, download: bool, refresh: bool) -> Checkpoint:
+    """A revision that is in the cache is used without asking anybody, so a branch moves only when it is fetched again."""
+    import huggingface_hub
+
+    revision = settings.hub_revisions.get(spec.key) or spec.revision
+    cached = None if refresh else huggingface_hub.try_to_load_from_cache(repository, HUB_FILE, revision=revision)
+    if not isinstance(cached, str):
+        if not download:
+            raise ModelUnavailableError(
+                f"{spec.key} is not here yet: `depthline models fetch {spec.key}` gets {repository}@{revision} from the Hub"
+            )
+        cached = _download_from_hub(spec, repository, revision)
+    file = Path(cached)
+    weights.inspect(file)
+    expected = spec.sha256 or file.resolve().name  # the Hub's cache names large files by their sha256
+    if _SHA256.fullmatch(expected) and sha256_of(file, settings) != expected:
+        raise ModelUnavailableError(
+            f"{file} is corrupt (its sha256 is not {expected}): delete {file.resolve()} and fetch it again"
+        )
+    commit = file.parent.name
+    return Checkpoint(spec, f"hub:{repository}@{commit}", file, commit, spec.licence)
+
+
+def _download_from_hub(spec: ModelSpec, repository: str, revision: str | None) -> str:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        return str(huggingface_hub.hf_hub_download(repository, HUB_FILE, revision=revision))
+    except (
+        errors.GatedRepoError,
+        errors.RepositoryNotFoundError,
+        errors.RevisionNotFoundError,
+        errors.EntryNotFoundError,
+    ) as error:
+        cure = "check DEPTH_HUB_REVISIONS and HF_ENDPOINT, set HF_TOKEN if the mirror wants one"
+        if isinstance(error, errors.LocalEntryNotFoundError):
+            cure = "HF_HUB_OFFLINE is set or the Hub cannot be reached"
+        reason = error
+    except (OSError, errors.HfHubHTTPError) as failure:
+        cure, reason = "is the Hub reachable, is there room on the disk?", failure
+    raise ModelUnavailableError(
+        f"{spec.key}: cannot fetch {repository}@{revision} from the Hub: {cure} ({_first_line(reason)}). Without the Hub: put "
+        f'{HUB_FILE} somewhere and set DEPTH_CHECKPOINTS=\'{{"{spec.key}": "/path/{HUB_FILE}"}}\', or DEPTH_CHECKPOINTS_URL'
+    ) from reason
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+# -- paths and fsspec URLs ----------------------------------------------------------------------------------------------
+
+
+def _file_system(url: str, settings: Settings) -> tuple[Any, str]:
+    options = settings.source_options if "://" in url and not url.startswith("file://") else {}
+    try:
+        fs, path = fsspec.core.url_to_fs(url, **options)
+    except (ValueError, ImportError) as error:
+        raise ModelUnavailableError(f"checkpoint {url}: {error}") from None
+    return fs, path
+
+
+def _exists(url: str, settings: Settings) -> bool:
+    fs, path = _file_system(url, settings)
+    try:
+        return bool(fs.exists(path))
+    except Exception as error:
+        raise ModelUnavailableError(f"cannot look at {url} (DEPTH_CHECKPOINTS_URL): {error}") from error
+
+
+def _local_copy(url: str, settings: Settings, spec: ModelSpec, *, download: bool) -> Path:
+    """The path of a local file or folder; for a URL, of its copy in the cache, which a change at the URL makes stale."""
+    fs, path = _file_system(url, settings)
+    if isinstance(fs, LocalFileSystem):
+        if not fs.exists(path):
+            raise ModelUnavailableError(
+                f"{spec.key}: no weights at {path}: correct DEPTH_CHECKPOINTS or the profile's `checkpoint`"
+            )
+        return Path(path)
+    try:
+        files = _remote_files(fs, path, url)
+        state = repr((url, sorted((name, sorted(info.items(), key=str)) for name, info in files.items())))
+        target = _cache(settings) / "weights" / hashlib.sha256(state.encode()).hexdigest()[:32]
+        copy = target if fs.isdir(path) else target / next(iter(files)).rsplit("/", 1)[-1]
+        if not target.exists():
+            if not download:
+                raise ModelUnavailableError(f"{spec.key} is not here yet: `depthline models fetch {spec.key}` gets it from {url}")
+            _download(fs, files, target)
+    except ModelUnavailableError:
+        raise
+    except Exception as error:
+        raise ModelUnavailableError(
+            f"{spec.key}: cannot fetch {url} ({type(error).__name__}: {error}): check the URL and DEPTH_SOURCE_OPTIONS"
+        ) from error
+    return copy
+
+
+def _remote_files(fs: Any, path: str, url: str) -> dict[str, dict[str, Any]]:
+    """What to fetch, with what the store says of each: the file, or a folder's weights and configuration."""
+    fs.invalidate_cache()
+    if fs.isfile(path):
+        return {path: fs.info(path)}
+    found = {name: info for name, info in fs.find(path, maxdepth=1, detail=True).items() if info["type"] == "file"}
+    for suffix in weights.SUFFIXES:
+        if any(name.endswith(suffix) for name in found):
+            return {name: info for name, info in found.items() if name.endswith((suffix, ".json"))}
+    raise ModelUnavailableError(
+        f"no weights at {url}, neither a file nor a folder with one ending in {', '.join(weights.SUFFIXES)}: check the URL, and "
+        "DEPTH_SOURCE_OPTIONS for the server and its keys"
+    )
+
+
+def _download(fs: Any, files: dict[str, dict[str, Any]], target: Path) -> None:
+    """All files or none: into a folder beside `target`, then renamed. One process downloads, the others wait for it."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if target.exists():
+            return
+        part = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
+        part.mkdir()
+        try:
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            with Progress(*columns, transient=True) as progress:
+                for name, info in files.items():
+                    copy, task = part / name.rsplit("/", 1)[-1], progress.add_task(name, total=info.get("size"))
+                    with fs.open(name, "rb") as remote, copy.open("wb") as local:
+                        while block := remote.read(4 * 2**20):
+                            local.write(block)
+                            progress.advance(task, len(block))
+                    if info.get("size") not in (None, copy.stat().st_size):
+                        raise ModelUnavailableError(f"{name}: got {copy.stat().st_size} of {info['size']} bytes; try again")
+            weights.inspect(weights.find(part))
+            part.replace(target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)

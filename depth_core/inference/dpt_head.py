@@ -1,0 +1,132 @@
+"""The DPT head of Depth Anything 3: four levels of tokens to full-size maps. Imports torch: load it lazily.
+
+Names of parameters are those of the official files. One class serves both series: the main one (depth and confidence, with a norm
+before and coordinates added) and the monocular one (depth and sky).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+from torch import nn
+
+COORDINATE_BASE = 100.0
+COORDINATE_WEIGHT = 0.1
+
+
+class ResidualUnit(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return out
+
+
+class Fusion(nn.Module):
+    """Adds a lateral input (the deepest level has none), refines, and enlarges to the next level's size."""
+
+    def __init__(self, channels: int, *, lateral: bool) -> None:
+        super().__init__()
+        if lateral:
+            self.resConfUnit1 = ResidualUnit(channels)
+        self.resConfUnit2 = ResidualUnit(channels)
+        self.out_conv = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: torch.Tensor, lateral: torch.Tensor | None, size: Sequence[int]) -> torch.Tensor:
+        if lateral is not None:
+            x = x + self.resConfUnit1(lateral)
+        # a 1x1 convolution and a bilinear resize commute: the convolution is cheaper before
+        return enlarge(self.out_conv(self.resConfUnit2(x)), size)
+
+
+class Scratch(nn.Module):
+    def __init__(self, levels: Sequence[int], features: int, *, depth_channels: int, sky: bool) -> None:
+        super().__init__()
+        self.layer1_rn, self.layer2_rn, self.layer3_rn, self.layer4_rn = (
+            nn.Conv2d(channels, features, 3, padding=1, bias=False) for channels in levels
+        )
+        self.refinenet1, self.refinenet2, self.refinenet3 = (Fusion(features, lateral=True) for _ in range(3))
+        self.refinenet4 = Fusion(features, lateral=False)
+        self.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
+        self.output_conv2 = _output(features // 2, depth_channels)
+        if sky:
+            self.sky_output_conv2 = _output(features // 2, 1)
+
+
+def _output(channels: int, maps: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(32, maps, 1))
+
+
+class DptHead(nn.Module):
+    """`main`: the main series' head (DualDPT without its auxiliary branch); otherwise that of mono_large and metric_large."""
+
+    def __init__(self, width: int, levels: Sequence[int], features: int, *, main: bool) -> None:
+        super().__init__()
+        self.main = main
+        if main:
+            self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.projects = nn.ModuleList(nn.Conv2d(width, channels, 1) for channels in levels)
+        self.resize_layers = nn.ModuleList(
+            (
+                nn.ConvTranspose2d(levels[0], levels[0], 4, 4),
+                nn.ConvTranspose2d(levels[1], levels[1], 2, 2),
+                nn.Identity(),
+                nn.Conv2d(levels[3], levels[3], 3, 2, padding=1),
+            )
+        )
+        self.scratch = Scratch(levels, features, depth_channels=2 if main else 1, sky=not main)
+
+    def forward(self, features: Sequence[torch.Tensor], height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Four (N, h, w, C) to two (N, height, width): depth, and confidence (main) or sky."""
+        levels = []
+        for tokens, project, resize in zip(features, self.projects, self.resize_layers, strict=True):
+            level = project((self.norm(tokens) if self.main else tokens).permute(0, 3, 1, 2))
+            levels.append(resize(self._located(level, width / height)))
+        net = self.scratch
+        level1, level2, level3, level4 = (
+            layer(level)
+            for layer, level in zip((net.layer1_rn, net.layer2_rn, net.layer3_rn, net.layer4_rn), levels, strict=True)
+        )
+        x = net.refinenet4(level4, None, level3.shape[-2:])
+        x = net.refinenet3(x, level3, level2.shape[-2:])
+        x = net.refinenet2(x, level2, level1.shape[-2:])
+        x = net.refinenet1(x, level1, [2 * side for side in level1.shape[-2:]])
+        x = self._located(enlarge(net.output_conv1(x), (height, width)), width / height)
+        if self.main:
+            logits = net.output_conv2(x)
+            return logits[:, 0].exp(), logits[:, 1].exp() + 1
+        return net.output_conv2(x)[:, 0].exp(), F.relu(net.sky_output_conv2(x)[:, 0])
+
+    def _located(self, x: torch.Tensor, aspect: float) -> torch.Tensor:
+        return add_coordinates(x, aspect) if self.main else x
+
+
+def enlarge(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
+
+
+def add_coordinates(x: torch.Tensor, aspect: float) -> torch.Tensor:
+    """Adds, in place, where each pixel is: a quarter of the channels each sin x, cos x, sin y, cos y, of growing wavelength.
+
+    x: (N, C, h, w). `aspect`: width / height of the network's input; coordinates span a rectangle of diagonal 2 with that aspect.
+    """
+    _, channels, rows, columns = x.shape
+    diagonal = (aspect**2 + 1) ** 0.5
+    half = channels // 2
+    x[:, :half] += _waves(aspect / diagonal, columns, half, x.device)[:, None, :]
+    x[:, half:] += _waves(1 / diagonal, rows, half, x.device)[:, :, None]
+    return x
+
+
+def _waves(span: float, count: int, channels: int, device: torch.device) -> torch.Tensor:
+    """(channels, count): sines, then cosines, of the pixel centres within -span..span."""
+    end = span * (count - 1) / count
+    positions = torch.linspace(-end, end, count, dtype=torch.float64)
+    frequencies = COORDINATE_BASE ** -(torch.arange(channels // 2, dtype=torch.float64) / (channels // 2))
+    angles = frequencies[:, None] * positions
+    return (COORDINATE_WEIGHT * torch.cat((angles.sin(), angles.cos()))).float().to(device)

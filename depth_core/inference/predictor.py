@@ -1,0 +1,265 @@
+"""A loaded model: sizes an image, prepares it, runs batches. Chooses device, precision and batch size.
+
+The only way to a network; the engine sees nothing else of depth_core.inference. What does not belong here: pictures from the
+numbers (output/normalization.py), threads and queues (engine/).
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from depth_core.catalog import DepthKind, Family, ModelSpec
+from depth_core.errors import ConfigurationError
+from depth_core.inference import sizing
+from depth_core.inference.checkpoints import Checkpoint
+from depth_core.inference.prediction import Network, Prediction
+from depth_core.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+FOCAL_OF_METRIC = 300.0  # metric_large answers in metres for a focal length of so many pixels of the network's input
+
+
+class Predictor:
+    """One model on one device. prepare() is safe from many threads at once, predict() from as many as there are lanes."""
+
+    def __init__(self, checkpoint: Checkpoint, network: Network, settings: Settings, *, device: str, precision: str) -> None:
+        self.checkpoint = checkpoint
+        self.device = device
+        self.precision = precision  # "fp32", or "bf16": the backbone in bfloat16, the head in float32
+        self._network: Network | None = network
+        self._settings = settings
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.checkpoint.spec
+
+    def network_size(self, width: int, height: int, lower_limit: int) -> tuple[int, int]:
+        """The network's input (width, height). Raises ImageError(NETWORK_TOO_LARGE) above DEPTH_MAX_NETWORK_PIXELS."""
+        return sizing.checked_network_size(self.spec, width, height, lower_limit, max_pixels=self._settings.max_network_pixels)
+
+    def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+        """uint8 (H, W, 3) to the network's input: float32 (3, height, width) on the host for `size` = (width, height).
+
+        Uses one core, so that as many threads as there are decoders can call it; the work is done without the GIL.
+        """
+        with _intra_op_threads(1):
+            return self._loaded.prepare(rgb, size)
+
+    def batch_size(self, size: tuple[int, int]) -> int:
+        """How many images of `size` to predict at once: at least 1.
+
+        DEPTH_BATCH_PIXELS decides; else the memory that is free on a GPU; a CPU is fastest with one image at a time, whose
+        activations stay in its caches.
+        """
+        pixels = self._settings.batch_pixels or self._pixels_that_fit()
+        return max(1, pixels // (size[0] * size[1]))
+
+    @property
+    def lanes(self) -> int:
+        """How many batches to predict at once, in threads of their own: one on a GPU, up to four on a CPU.
+
+        A CPU's cores are better used by several images than by several threads on one image: threads that share an image wait for
+        each other after every layer, and for whatever else runs on their core.
+        """
+        return min(4, threads_at_start()) if self.device == "cpu" else 1
+
+    @contextmanager
+    def lane(self, busy: int) -> Iterator[None]:
+        """For what this thread asks of torch: its share of the cores while `busy` lanes are at work."""
+        _lane.threads = max(1, threads_at_start() // busy)
+        try:
+            with _intra_op_threads(_lane.threads):
+                yield
+        finally:
+            del _lane.threads
+
+    def predict(self, batch: torch.Tensor) -> Prediction:
+        """Runs float32 (N, 3, H, W) through the network: fields (N, H, W), float32, on the device.
+
+        Raises what the device raises; is_out_of_memory() tells the one that a smaller batch cures.
+        """
+        import torch
+
+        network = self._loaded
+        with torch.inference_mode(), _intra_op_threads(getattr(_lane, "threads", None) or threads_at_start()):
+            return network.predict(batch.to(self.device, non_blocking=True))
+
+    def metres_per_number(
+        self, focal_px: float | None, source_size: tuple[int, int], network_size: tuple[int, int]
+    ) -> float | None:
+        """What to multiply the network's numbers by to have metres; None where they have no unit.
+
+        metric_large: metres = number * focal / 300, the focal length in pixels of the network's input; `focal_px` is in pixels of
+        the source (widths of both scale it), None when unknown, and then so are the metres. nested_giant_large: metres already.
+        """
+        if self.spec.kind is not DepthKind.METRIC_DEPTH:
+            return None
+        if self.spec.name == "nested_giant_large":
+            return 1.0
+        return None if focal_px is None else focal_px * network_size[0] / source_size[0] / FOCAL_OF_METRIC
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """True when the device had no room for a batch, which a smaller one may have."""
+        import torch
+
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            return True
+        # no class of their own: mps, cuDNN and cuBLAS, and the host's allocator
+        return isinstance(error, RuntimeError) and any(
+            text in str(error) for text in ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+        )
+
+    def free_memory(self) -> None:
+        """Hands cached device memory back, after an out-of-memory error."""
+        import torch
+
+        gc.collect()
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        elif self.device == "mps":
+            torch.mps.empty_cache()
+
+    def close(self) -> None:
+        """Frees the network's memory. Calling predict() or prepare() afterwards is an error."""
+        self._network = None
+        self.free_memory()
+
+    @property
+    def _loaded(self) -> Network:
+        if self._network is None:
+            raise RuntimeError(f"{self.spec.key} is closed")
+        return self._network
+
+    def _pixels_that_fit(self) -> int:
+        import torch
+
+        if self.device.startswith("cuda"):
+            free, _ = torch.cuda.mem_get_info(self.device)
+            # what the allocator holds but does not use is free to us too
+            free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        elif self.device == "mps":
+            free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+        else:
+            return 0
+        return min(sizing.MAX_BATCH_PIXELS, int(0.7 * free / sizing.bytes_per_pixel(self.spec)))
+
+
+def load(checkpoint: Checkpoint, settings: Settings) -> Predictor:
+    """Loads a model's weights onto the device that the settings choose.
+
+    Raises ModelUnavailableError when the weights cannot be used, ConfigurationError when the device or precision is not there.
+    """
+    device = choose_device(settings)
+    precision = choose_precision(settings, device)
+    threads_at_start()
+    if device.startswith("cuda"):
+        import torch
+
+        # float32 means float32; beside a bfloat16 backbone the head's convolutions may round to TF32, as the official code's do
+        torch.backends.cudnn.allow_tf32 = precision == "bf16"
+    return Predictor(
+        checkpoint,
+        _network_class(checkpoint.spec)(checkpoint, device=device, autocast=precision == "bf16"),
+        settings,
+        device=device,
+        precision=precision,
+    )
+
+
+def choose_device(settings: Settings) -> str:
+    """As torch names it; "auto" is cuda, else mps, else cpu. Raises ConfigurationError when the one named is not there."""
+    import torch
+
+    if settings.device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(settings.device)
+    except RuntimeError:
+        raise ConfigurationError(f"DEPTH_DEVICE={settings.device} is no device: use auto, cpu, cuda, cuda:N or mps") from None
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(device.type, False):
+        found = [name for name, is_there in there.items() if is_there]
+        raise ConfigurationError(
+            f"DEPTH_DEVICE={settings.device} is not on this machine (there are: {', '.join(found)}): use auto"
+        )
+    return settings.device
+
+
+def devices(settings: Settings) -> list[str]:
+    """The devices that bulk work may use: every GPU when DEPTH_DEVICE is "auto" and there are some, else the one it names.
+
+    Raises ConfigurationError as `choose_device` does.
+    """
+    import torch
+
+    chosen = choose_device(settings)
+    if settings.device == "auto" and chosen == "cuda":
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return [chosen]
+
+
+def choose_precision(settings: Settings, device: str) -> str:
+    """ "fp32" or "bf16". Raises ConfigurationError when bf16 is asked of a GPU that has none (a CPU emulates it, slowly)."""
+    import torch
+
+    has_bf16 = device == "cpu" or (device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False))
+    if settings.precision == "auto":
+        return "bf16" if has_bf16 and device != "cpu" else "fp32"
+    if settings.precision == "bf16" and not has_bf16:
+        raise ConfigurationError(f"DEPTH_PRECISION=bf16: {device} has no bfloat16; use auto or fp32")
+    return settings.precision
+
+
+def _network_class(spec: ModelSpec) -> Callable[..., Network]:
+    if spec.family is Family.TINY:
+        from depth_core.inference.transformers_checkpoint import TransformersCheckpoint
+
+        return TransformersCheckpoint
+    if spec.family is Family.V2:
+        from depth_core.inference.depth_anything_2 import DepthAnything2
+
+        return DepthAnything2
+    from depth_core.inference.depth_anything_3 import DepthAnything3
+
+    return DepthAnything3
+
+
+_lane = threading.local()  # .threads: the cores of this thread's lane
+
+
+@functools.cache
+def threads_at_start() -> int:
+    """The cores that torch or OMP_NUM_THREADS chose for one operation, asked before any thread sets its own."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+@contextmanager
+def _intra_op_threads(count: int) -> Iterator[None]:
+    """This thread's operations use `count` cores. torch keeps the number per thread, so threads do not disturb each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    if before == count:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,107 @@
+"""From RGB pixels to a network's input: resampling as each family's official code does it, and the ImageNet scaling.
+
+Resampling is separable, and one axis of it is a sparse matrix; torch's embedding_bag is the fastest way to apply one on a CPU
+that needs no further library. What does not belong here: which size (sizing.py).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+Method = Literal["cubic", "area"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_CUBIC_A = -0.75  # cv2's and torch's
+
+
+def cubic(rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """uint8 (H, W, 3) to float32 (3, h, w) in about 0..255 (it may overshoot), `size` = (w, h): cubic without antialiasing.
+
+    As V2's official code resizes: cv2.INTER_CUBIC on floating point, enlarging or not.
+    """
+    import torch
+
+    return _resample(torch.from_numpy(rgb), size, "cubic")
+
+
+def area_or_cubic(rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """uint8 (H, W, 3) to float32 (3, h, w), whole numbers 0..255, `size` = (w, h).
+
+    As V3's official code resizes: the whole image with its aspect ratio until the short side fits, then the long side to the
+    patch multiple; each time cv2.INTER_CUBIC if enlarging, else cv2.INTER_AREA, rounded to uint8 (within one grey level of cv2).
+    """
+    import torch
+
+    height, width = rgb.shape[:2]
+    scale = min(size) / min(width, height)
+    first = (max(1, round(width * scale)), max(1, round(height * scale)))
+    image = torch.from_numpy(rgb)
+    for (w, h), grows in ((first, scale > 1), (size, size[0] > first[0] or size[1] > first[1])):
+        if (w, h) != (image.shape[1], image.shape[0]):
+            planes = _resample(image, (w, h), "cubic" if grows else "area").round_().clamp_(0, 255)
+            image = planes.permute(1, 2, 0)
+    return image.permute(2, 0, 1).float()
+
+
+def normalised(
+    planes: torch.Tensor,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    *,
+    scale: float = 1 / 255,
+) -> torch.Tensor:
+    """(scale * planes - mean) / std for float32 (3, H, W); may write into `planes`."""
+    factor = planes.new_tensor([scale / s for s in std])[:, None, None]
+    offset = planes.new_tensor([m / s for m, s in zip(mean, std, strict=True)])[:, None, None]
+    return planes.contiguous().mul_(factor).sub_(offset)
+
+
+def _resample(image: torch.Tensor, size: tuple[int, int], method: Method) -> torch.Tensor:
+    """(H, W, 3) of any dtype to float32 (3, h, w)."""
+    import torch
+    import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+
+    height, width, _ = image.shape
+    rows = image.reshape(height, width * 3).float()
+    if height != size[1]:
+        taps, weights = (torch.from_numpy(array) for array in _taps(height, size[1], method))
+        rows = F.embedding_bag(taps, rows, mode="sum", per_sample_weights=weights)
+    columns = rows.view(size[1], width, 3).permute(1, 2, 0)
+    if width != size[0]:
+        taps, weights = (torch.from_numpy(array) for array in _taps(width, size[0], method))
+        columns = F.embedding_bag(taps, columns.reshape(width, 3 * size[1]), mode="sum", per_sample_weights=weights)
+        columns = columns.view(size[0], 3, size[1])
+    return columns.permute(1, 2, 0).contiguous()
+
+
+@functools.lru_cache(maxsize=256)
+def _taps(before: int, after: int, method: Method) -> tuple[np.ndarray, np.ndarray]:
+    """One axis as a sparse matrix: indices each output pixel reads, int64 (after, K), and their weights, float32 (after, K)."""
+    ratio = before / after
+    if method == "area":  # each output pixel averages all it covers, the ends by the fraction that it covers
+        start = np.arange(after) * ratio
+        index = np.floor(start).astype(np.int64)[:, None] + np.arange(int(np.ceil(ratio)) + 1)
+        covered = np.minimum(index + 1, (start + ratio)[:, None]) - np.maximum(index, start[:, None])
+        weights = np.clip(covered, 0, None)
+        weights /= weights.sum(axis=1, keepdims=True)
+    else:  # four neighbours of the output pixel's centre
+        centre = (np.arange(after) + 0.5) * ratio - 0.5
+        index = np.floor(centre).astype(np.int64)[:, None] + np.arange(-1, 3)
+        weights = _cubic_kernel(np.abs(centre[:, None] - index))
+    return np.clip(index, 0, before - 1), weights.astype(np.float32)
+
+
+def _cubic_kernel(x: np.ndarray) -> np.ndarray:
+    a = _CUBIC_A
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0))

@@ -1,0 +1,257 @@
+"""Which hosts may be called: httpx transports that resolve a name once and connect to the very address that was judged.
+
+Every HTTP request to an address that somebody else wrote (images, manifests, webhooks) goes through here, each redirect hop
+included. What does not belong here: what is asked of the host, and how often (download.py).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+import socket
+from collections.abc import Callable, Iterable, Sequence
+
+import anyio
+import anyio.to_thread
+import httpcore
+import httpx
+
+from depth_core.errors import ErrorKind, ImageError
+
+Resolver = Callable[[str, int], Sequence[str]]
+SocketOptions = Iterable[httpcore.SOCKET_OPTION] | None
+
+STRANGERS_PORTS = frozenset({80, 443, 8080, 8443})
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
+_LONGEST_LABEL = 63  # of a name, between two dots
+_CURE = "DEPTH_ALLOW_PRIVATE_HOSTS=true (for manifests only: DEPTH_MANIFEST_PRIVATE_HOSTS=true) allows it"
+
+
+class _WithoutQuery(logging.Filter):
+    """Takes the query off the URLs that httpx logs: a signed URL is a secret."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(each.copy_with(query=None) if isinstance(each, httpx.URL) else each for each in record.args)
+        return True
+
+
+logging.getLogger("httpx").addFilter(_WithoutQuery())
+
+# The IANA special-purpose registries, written out: `ipaddress.is_global` differs between Python's patch releases.
+_NOT_PUBLIC_V4 = tuple(
+    ipaddress.IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",  # carrier-grade NAT
+        "127.0.0.0/8",
+        "169.254.0.0/16",  # link-local; cloud metadata lives here
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",  # 6to4 relays
+        "192.168.0.0/16",
+        "198.18.0.0/15",  # benchmarking
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, broadcast
+    )
+)
+_GLOBAL_UNICAST_V6 = ipaddress.IPv6Network("2000::/3")
+_NOT_PUBLIC_V6 = tuple(
+    ipaddress.IPv6Network(network)
+    for network in (
+        "2001::/23",  # protocol assignments, Teredo among them
+        "2001:db8::/32",
+        "2002::/16",  # 6to4: wraps an IPv4 address
+        "3fff::/20",
+    )
+)
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+def is_public(ip: str) -> bool:
+    """True when an address (an IPv4 or IPv6 literal) is ordinary unicast on the public internet.
+
+    Addresses that wrap another one (IPv4-mapped and -compatible, 6to4, Teredo) are not; NAT64's well-known prefix is judged by
+    the IPv4 address inside it, since IPv6-only networks reach the public IPv4 internet that way.
+    """
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id is not None:
+            return False
+        if address in _NAT64:
+            return is_public(str(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)))
+        return address in _GLOBAL_UNICAST_V6 and not any(address in network for network in _NOT_PUBLIC_V6)
+    return not any(address in network for network in _NOT_PUBLIC_V4)
+
+
+def check_url(url: str | httpx.URL, *, allow_private: bool) -> None:
+    """Judges what can be judged without asking a name server: scheme, host, port, credentials, literal addresses.
+
+    Raises ImageError: BAD_URL when it is no http(s) URL, BLOCKED_ADDRESS when it may not be called.
+    """
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, TypeError, ValueError) as error:
+        raise ImageError(ErrorKind.BAD_URL, f"not a URL: {error}") from None
+    if parsed.scheme not in ("http", "https") or not _HOST.fullmatch(parsed.raw_host.decode("ascii", "replace")):
+        raise ImageError(ErrorKind.BAD_URL, f"{_shown(parsed)} is not an http or https URL with a host")
+    if any(not 0 < len(label) <= _LONGEST_LABEL for label in parsed.raw_host.removesuffix(b".").split(b".")):
+        raise ImageError(ErrorKind.BAD_URL, f"{_shown(parsed)} has a host with an empty or over-long part between its dots")
+    port = parsed.port or (443 if parsed.scheme == "https" else 80)
+    if port > 65535:
+        raise ImageError(ErrorKind.BAD_URL, f"there is no port {port}")
+    if allow_private:
+        return
+    if parsed.userinfo:
+        raise ImageError(ErrorKind.BLOCKED_ADDRESS, "a URL with a user name or password in it is not called; use a signed URL")
+    if port not in STRANGERS_PORTS:
+        ports = ", ".join(map(str, sorted(STRANGERS_PORTS)))
+        raise ImageError(ErrorKind.BLOCKED_ADDRESS, f"port {port} is not called, only {ports}; {_CURE}")
+    literal = _literal(parsed.host)
+    if literal is not None and not is_public(literal):
+        raise _blocked(parsed.host, literal)
+
+
+def async_transport(
+    allow_private: bool, *, limits: httpx.Limits | None = None, resolve: Resolver | None = None
+) -> httpx.AsyncBaseTransport:
+    """The transport for asynchronous clients. With `allow_private` any host and port may be called.
+
+    The client must not follow redirects on its own with unbounded bodies; every hop that comes through here is judged anew.
+    Proxies of the environment are not used, since a proxy would resolve the name a second time. Raises ImageError
+    (BLOCKED_ADDRESS, BAD_URL) from within the request, httpx's own errors otherwise.
+    """
+    return _AsyncTransport(allow_private, limits or httpx.Limits(), resolve or _system_resolver)
+
+
+def sync_transport(allow_private: bool, *, resolve: Resolver | None = None) -> httpx.BaseTransport:
+    """As async_transport, for ordinary clients."""
+    return _SyncTransport(allow_private, resolve or _system_resolver)
+
+
+class _AsyncTransport(httpx.AsyncHTTPTransport):
+    def __init__(self, allow_private: bool, limits: httpx.Limits, resolve: Resolver) -> None:
+        super().__init__(limits=limits)
+        self._allow_private = allow_private
+        # httpx has no parameter for httpcore's network backend.
+        self._pool._network_backend = _AsyncBackend(allow_private, resolve)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        check_url(request.url, allow_private=self._allow_private)
+        return await super().handle_async_request(request)
+
+
+class _SyncTransport(httpx.HTTPTransport):
+    def __init__(self, allow_private: bool, resolve: Resolver) -> None:
+        super().__init__()
+        self._allow_private = allow_private
+        self._pool._network_backend = _SyncBackend(allow_private, resolve)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        check_url(request.url, allow_private=self._allow_private)
+        return super().handle_request(request)
+
+
+class _AsyncBackend(httpcore.AsyncNetworkBackend):
+    """Opens connections to judged addresses. TLS and the Host header keep the name: httpcore takes them from the URL."""
+
+    def __init__(self, allow_private: bool, resolve: Resolver) -> None:
+        self._inner = httpcore.AnyIOBackend()
+        self._allow_private = allow_private
+        self._resolve = resolve
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: SocketOptions = None,
+    ) -> httpcore.AsyncNetworkStream:
+        failure: Exception | None = None
+        try:
+            with anyio.fail_after(timeout):
+                answers = await anyio.to_thread.run_sync(self._resolve, host, port, abandon_on_cancel=True)
+                for address in _judged(host, answers, self._allow_private):
+                    try:
+                        return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+                    except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                        failure = error
+        except TimeoutError:
+            raise httpcore.ConnectTimeout(f"no connection to {host} within {timeout} s") from failure
+        except (OSError, UnicodeError) as error:  # UnicodeError: what Python's codec makes of a name that cannot be one
+            raise httpcore.ConnectError(f"{host}: {error}") from error
+        raise failure or httpcore.ConnectError(f"{host} has no address")
+
+    async def sleep(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+
+class _SyncBackend(httpcore.NetworkBackend):
+    def __init__(self, allow_private: bool, resolve: Resolver) -> None:
+        self._inner = httpcore.SyncBackend()
+        self._allow_private = allow_private
+        self._resolve = resolve
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: SocketOptions = None,
+    ) -> httpcore.NetworkStream:
+        try:
+            answers = self._resolve(host, port)
+        except (OSError, UnicodeError) as error:  # UnicodeError: what Python's codec makes of a name that cannot be one
+            raise httpcore.ConnectError(f"{host}: {error}") from error
+        failure: Exception | None = None
+        for address in _judged(host, answers, self._allow_private):
+            try:
+                return self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure or httpcore.ConnectError(f"{host} has no address")
+
+
+def _system_resolver(host: str, port: int) -> list[str]:
+    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+
+
+def _judged(host: str, answers: Sequence[str], allow_private: bool) -> Sequence[str]:
+    """The answers, once each of them is one that may be called: a name with a single private address is refused whole."""
+    for address in answers:
+        if not allow_private and not is_public(address):
+            raise _blocked(host, address)
+    return answers
+
+
+def _literal(host: str) -> str | None:
+    """The address that a host spells, in any spelling the C library takes (127.1, 0x7f000001, 2130706433); None for a name."""
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except (OSError, UnicodeError):
+        pass
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return None
+
+
+def _blocked(host: str, address: str) -> ImageError:
+    named = host if host == address else f"{host} ({address})"
+    return ImageError(ErrorKind.BLOCKED_ADDRESS, f"{named} is not on the public internet and is not called; {_CURE}")
+
+
+def _shown(url: httpx.URL) -> str:
+    text = str(url.copy_with(username=None, password=None))
+    return repr(text if len(text) <= 200 else f"{text[:200]}...")

@@ -1,0 +1,511 @@
+"""From a URL to bytes: http(s), s3 and local files, many at once, with deadlines, a byte limit and retries.
+
+What does not belong here: which hosts may be called (addresses.py), where the bytes are kept (sources.py), whether they are an
+image (decode.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import queue
+import random
+import stat
+import tempfile
+import threading
+import time
+import zlib
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from typing import Any, BinaryIO, TypeVar, cast
+from urllib.parse import unquote, urlsplit
+
+import fsspec
+import httpx
+from fsspec.spec import AbstractFileSystem
+
+from depth_core.errors import ErrorKind, ImageError
+from depth_core.ingest.addresses import Resolver, async_transport
+from depth_core.settings import MEBI, Settings
+
+T = TypeVar("T")
+
+_IN_MEMORY = 4 * MEBI  # larger bodies wait in a temporary file
+_PIECE = 256 * 1024
+_LOOKAHEAD = 10_000  # URLs that wait for a host with a free place
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """One file as it was received. `body` is open, at its start, and goes away with this object."""
+
+    url: str
+    body: BinaryIO = field(repr=False, compare=False)
+    sha256: str
+    size: int  # bytes, after any Content-Encoding
+    content_type: str = ""
+    etag: str = ""
+    final_url: str = ""  # after redirects
+    seconds: float = 0.0  # of the successful attempt
+    attempts: int = 1
+    not_modified: bool = False  # the etag asked with is still right: the body is empty
+
+    def read(self) -> bytes:
+        """The whole body. May be called more than once."""
+        self.body.seek(0)
+        return self.body.read()
+
+    def close(self) -> None:
+        self.body.close()
+
+
+class Downloader:
+    """Fetches files as the settings say.
+
+    `allow_private`: may http(s) URLs lead to private addresses and odd ports? `only_http`: for URLs that strangers send, s3 and
+    local files are refused. `resolve` replaces the system's name resolution.
+    """
+
+    def __init__(
+        self, settings: Settings, *, allow_private: bool, only_http: bool = False, resolve: Resolver | None = None
+    ) -> None:
+        self._settings = settings
+        self._allow_private = allow_private
+        self._only_http = only_http
+        self._resolve = resolve
+
+    @cached_property
+    def _bucket(self) -> AbstractFileSystem:
+        return bucket(self._settings)  # one for all threads: fsspec would make one for each
+
+    # -- one ------------------------------------------------------------------------------------------------------------
+
+    async def fetch(self, url: str, *, etag: str = "", session: Session | None = None) -> Fetched:
+        """One file, with all retries. With `etag`, the answer may be `not_modified`. Raises ImageError.
+
+        `session` keeps connections between calls; without it each call makes its own.
+        """
+        if session is not None:
+            return await self._fetch(session, url, etag)
+        async with self.session() as own:
+            return await self._fetch(own, url, etag)
+
+    async def _fetch(self, session: Session, url: str, etag: str) -> Fetched:
+        settings = self._settings
+        for attempt in range(1, settings.download_attempts + 1):
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(settings.total_timeout):
+                    body, answer = await self._attempt(session, url, etag)
+            except TimeoutError:
+                failure = ImageError(ErrorKind.TIMEOUT, f"not done within {settings.total_timeout:g} s (DEPTH_TOTAL_TIMEOUT)")
+            except ImageError as error:
+                failure = error
+            else:
+                return body.fetched(url=url, seconds=time.monotonic() - began, attempts=attempt, **answer)
+            failure.attempts = attempt
+            if not failure.kind.retryable or attempt == settings.download_attempts:
+                raise failure
+            await asyncio.sleep(self._wait(attempt, failure))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _wait(self, attempt: int, failure: ImageError) -> float:
+        """Seconds until the next attempt: exponential with full jitter, at least what the server asked for, at most the cap."""
+        longest = self._settings.max_backoff_seconds
+        jittered = random.uniform(0, min(longest, self._settings.backoff_seconds * 2.0 ** (attempt - 1)))
+        asked = failure.retry_after if isinstance(failure, _LaterError) else 0.0
+        return max(jittered, min(asked, longest))
+
+    async def _attempt(self, session: Session, url: str, etag: str) -> tuple[_Body, dict[str, Any]]:
+        scheme = _scheme(url)
+        if scheme in ("http", "https"):
+            return await self._attempt_http(session.client, url, etag)
+        if self._only_http:
+            raise ImageError(ErrorKind.BAD_URL, f"only http and https URLs are fetched here, not {scheme or 'local files'}")
+        read = {"s3": self._read_object, "file": self._read_local, "": self._read_local}.get(scheme)
+        if read is None:
+            raise ImageError(ErrorKind.BAD_URL, f"unknown scheme {scheme!r}; http, https, s3, file and plain paths are known")
+        return await asyncio.get_running_loop().run_in_executor(session.threads, read, url)
+
+    async def _attempt_http(self, client: httpx.AsyncClient, url: str, etag: str) -> tuple[_Body, dict[str, Any]]:
+        try:
+            request = client.build_request("GET", url, headers={"If-None-Match": etag} if etag else None)
+            for _ in range(self._settings.max_redirects + 1):
+                # Redirects are followed here, since httpx would read their bodies without a limit.
+                response = await client.send(request, stream=True)
+                try:
+                    if response.next_request is None:
+                        return await self._receive(response)
+                    request = response.next_request
+                finally:
+                    await response.aclose()
+        except httpx.TimeoutException as error:
+            raise ImageError(ErrorKind.TIMEOUT, _reason("timed out", error)) from None
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            raise ImageError(ErrorKind.BAD_URL, _reason("not a URL that can be fetched", error)) from None
+        except httpx.TransportError as error:
+            raise ImageError(ErrorKind.UNREACHABLE, _reason("connection failed", error)) from None
+        raise ImageError(
+            ErrorKind.TOO_MANY_REDIRECTS, f"more than {self._settings.max_redirects} redirects (DEPTH_MAX_REDIRECTS)"
+        )
+
+    async def _receive(self, response: httpx.Response) -> tuple[_Body, dict[str, Any]]:
+        body = _Body(self._settings.max_source_bytes)
+        headers = response.headers
+        answer: dict[str, Any] = {
+            "content_type": headers.get("content-type", "")[:200],
+            "etag": headers.get("etag", "")[:200],
+            "final_url": str(response.url),
+        }
+        if response.status_code == 304:
+            return body, answer | {"not_modified": True}
+        if not response.is_success:
+            raise _refusal(response)
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if encoding in ("", "identity"):
+            if headers.get("content-length", "").isdecimal():
+                body.announce(int(headers["content-length"]))
+            async for piece in response.aiter_raw():
+                body.write(piece)
+        elif encoding in ("gzip", "x-gzip", "deflate"):
+            await _inflate(response, body)
+        else:
+            raise ImageError(ErrorKind.REFUSED, f"sent with Content-Encoding {encoding!r}, which was not asked for")
+        return body, answer
+
+    def _read_local(self, url: str) -> tuple[_Body, dict[str, Any]]:
+        path = local_path(url)
+        body = _Body(self._settings.max_source_bytes)
+        with _clear_errors(path), open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError(ErrorKind.NOT_FOUND, f"{path} is a folder or device, not a file")
+            body.announce(status.st_size)
+            while piece := file.read(_PIECE):
+                body.write(piece)
+        return body, {"etag": local_etag(status), "final_url": path}
+
+    def _read_object(self, url: str) -> tuple[_Body, dict[str, Any]]:
+        body = _Body(self._settings.max_source_bytes)
+        with _clear_errors(url):
+            info = self._bucket.info(url)
+            if info["type"] != "file":
+                raise ImageError(ErrorKind.NOT_FOUND, f"{url} is a prefix, not an object")
+            body.announce(int(info["size"]))
+            body.write(self._bucket.cat_file(url))
+        return body, {"content_type": info.get("ContentType") or "", "etag": info.get("ETag") or "", "final_url": url}
+
+    # -- many -----------------------------------------------------------------------------------------------------------
+
+    def fetch_many(
+        self, urls: Iterable[str], *, etags: Mapping[str, str] | None = None
+    ) -> Generator[tuple[str, Fetched | ImageError]]:
+        """Every URL with its file or the reason why there is none, in the order in which they end. See `map`."""
+        return self.map(urls, lambda fetched: fetched, etags=etags)
+
+    def map(
+        self, urls: Iterable[str], then: Callable[[Fetched], T], *, etags: Mapping[str, str] | None = None
+    ) -> Generator[tuple[str, T | ImageError]]:
+        """Fetches all and applies `then` to each, in threads; yields the results in the order in which they end.
+
+        Runs an event loop in a thread of its own. Downloads in flight plus results that nobody has taken yet are never more than
+        `download_concurrency`. URLs are read ahead further, so that one slow host does not hold up the others. An ImageError
+        from `then` is a result like any; other exceptions, from `then` or from `urls`, end the iteration and are raised here.
+        Stopping early cancels what is in flight.
+        """
+        results: queue.SimpleQueue[tuple[str, T | ImageError] | BaseException | None] = queue.SimpleQueue()
+        run = _Run(self, urls, then, etags or {}, results)
+        thread = threading.Thread(target=run.main, name="downloads", daemon=True)
+        thread.start()
+        try:
+            while (item := results.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                run.taken()
+                yield item
+        finally:
+            run.stop()
+            thread.join()
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Session]:
+        """Pooled connections, and threads for what blocks, for calls of `fetch` on one event loop."""
+        settings = self._settings
+        # No limit on connections: `map` counts downloads, and waiting for a connection must not use up a deadline.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=settings.download_concurrency)
+        client = httpx.AsyncClient(
+            transport=async_transport(self._allow_private, limits=limits, resolve=self._resolve),
+            headers={"User-Agent": settings.user_agent, "Accept": "image/*, */*;q=0.5", "Accept-Encoding": "identity"},
+            timeout=httpx.Timeout(settings.read_timeout, connect=settings.connect_timeout, pool=None),
+            follow_redirects=False,
+            trust_env=False,
+        )
+        threads = ThreadPoolExecutor(settings.download_concurrency, thread_name_prefix="download")
+        try:
+            async with client:
+                yield Session(client, threads)
+        finally:
+            threads.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Session:
+    """What one event loop shares: pooled connections, and threads for what blocks."""
+
+    client: httpx.AsyncClient
+    threads: ThreadPoolExecutor
+
+
+class _Run:
+    """One call of Downloader.map: hands out URLs to tasks, counting those in flight in all and per host."""
+
+    def __init__(
+        self,
+        downloader: Downloader,
+        urls: Iterable[str],
+        then: Callable[[Fetched], Any],
+        etags: Mapping[str, str],
+        results: queue.SimpleQueue[Any],
+    ) -> None:
+        self._downloader = downloader
+        self._urls = iter(urls)
+        self._then = then
+        self._etags = etags
+        self._results = results
+        self._waiting: dict[str, deque[str]] = {}  # by host; hosts take turns
+        self._waiting_count = 0
+        self._active: Counter[str] = Counter()  # downloads by host
+        self._loop = asyncio.new_event_loop()
+        self._changed = asyncio.Event()
+        self._untaken = 0  # downloads in flight and results that nobody has taken
+        self._main: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    # Called by the consumer's thread.
+
+    def taken(self) -> None:
+        self._tell(self._on_taken)
+
+    def stop(self) -> None:
+        self._tell(self._on_stop)
+
+    def _tell(self, callback: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop has ended by itself
+            self._loop.call_soon_threadsafe(callback)
+
+    # Runs in the thread of the event loop.
+
+    def main(self) -> None:
+        last: BaseException | None = None
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._dispatch())
+        except asyncio.CancelledError:
+            pass
+        except BaseExceptionGroup as group:
+            last = group.exceptions[0]
+        except BaseException as error:  # noqa: BLE001 - raised again in the consumer's thread
+            last = error
+        self._results.put(last)
+
+    def _on_taken(self) -> None:
+        self._untaken -= 1
+        self._changed.set()
+
+    def _on_stop(self) -> None:
+        self._stopped = True
+        if self._main is not None:
+            self._main.cancel()
+
+    async def _dispatch(self) -> None:
+        if self._stopped:
+            return
+        self._main = asyncio.current_task()
+        async with self._downloader.session() as session, asyncio.TaskGroup() as tasks:
+            while True:
+                self._changed.clear()
+                self._read_ahead()
+                while self._untaken < self._downloader._settings.download_concurrency and (host := self._next_host()) is not None:
+                    url = self._take(host)
+                    self._untaken += 1
+                    self._active[host] += 1
+                    tasks.create_task(self._work(session, host, url))
+                if not self._waiting_count:
+                    return  # the task group waits for those in flight
+                await self._changed.wait()
+
+    async def _work(self, session: Session, host: str, url: str) -> None:
+        try:
+            fetched = await self._downloader._fetch(session, url, self._etags.get(url, ""))
+            result = await asyncio.get_running_loop().run_in_executor(session.threads, self._then, fetched)
+        except ImageError as error:
+            result = error
+        finally:
+            self._active[host] -= 1
+            self._changed.set()
+        self._results.put((url, result))
+
+    def _read_ahead(self) -> None:
+        while self._waiting_count < _LOOKAHEAD:
+            url = next(self._urls, None)
+            if url is None:
+                return
+            self._waiting.setdefault(_host(url), deque()).append(url)
+            self._waiting_count += 1
+
+    def _next_host(self) -> str | None:
+        most = self._downloader._settings.download_per_host
+        return next((host for host in self._waiting if not host or self._active[host] < most), None)
+
+    def _take(self, host: str) -> str:
+        urls = self._waiting.pop(host)
+        url = urls.popleft()
+        if urls:
+            self._waiting[host] = urls  # to the end: the next turn is another host's
+        self._waiting_count -= 1
+        return url
+
+
+class _Body:
+    """What has been received so far: counted, hashed, in memory or in a temporary file."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - goes away with what holds it
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    def announce(self, size: int) -> None:
+        if size > self._limit:
+            raise ImageError(ErrorKind.TOO_MANY_BYTES, f"larger than {self._limit:,} bytes (DEPTH_MAX_SOURCE_BYTES)")
+
+    def write(self, piece: bytes) -> None:
+        self._size += len(piece)
+        self.announce(self._size)
+        self._hash.update(piece)
+        self._file.write(piece)
+
+    def fetched(self, **facts: Any) -> Fetched:
+        self._file.seek(0)
+        return Fetched(body=cast(BinaryIO, self._file), sha256=self._hash.hexdigest(), size=self._size, **facts)
+
+
+class _LaterError(ImageError):
+    def __init__(self, kind: ErrorKind, message: str, retry_after: float) -> None:
+        super().__init__(kind, message)
+        self.retry_after = retry_after
+
+
+async def _inflate(response: httpx.Response, body: _Body) -> None:
+    """Undoes gzip in small pieces, so that a bomb stops at the byte limit and never unfolds in memory."""
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # zlib or gzip, as its header says
+    try:
+        async for piece in response.aiter_raw():
+            while piece and not stream.eof:
+                body.write(stream.decompress(piece, _PIECE))
+                piece = stream.unconsumed_tail
+    except zlib.error as error:
+        raise ImageError(ErrorKind.REFUSED, f"its Content-Encoding is damaged: {error}") from None
+    if not stream.eof:
+        raise ImageError(ErrorKind.UNREACHABLE, "the compressed body ended early")
+
+
+def _refusal(response: httpx.Response) -> ImageError:
+    status = response.status_code
+    message = f"HTTP {status} {response.reason_phrase[:100]}".rstrip()
+    if status in (404, 410):
+        return ImageError(ErrorKind.NOT_FOUND, message)
+    if status in (401, 403):
+        return ImageError(ErrorKind.FORBIDDEN, message)
+    if status == 408:
+        return ImageError(ErrorKind.TIMEOUT, message)
+    if status == 429 or status >= 500:
+        kind = ErrorKind.RATE_LIMITED if status == 429 else ErrorKind.SERVER_ERROR
+        return _LaterError(kind, message, retry_after(response.headers.get("retry-after", "")))
+    return ImageError(ErrorKind.REFUSED, message)
+
+
+def retry_after(value: str) -> float:
+    """Seconds that a Retry-After header asks for (RFC 9110: a number of seconds or a date); 0 when it asks for none."""
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        until = parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+
+
+@contextmanager
+def _clear_errors(name: str) -> Iterator[None]:
+    """Turns what file systems raise into ImageError."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:  # botocore, aiohttp and OSError have no common base
+        raise ImageError(_kind(error), _reason(f"cannot read {name}", error)) from error
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Opens a named pipe that nobody writes to as well, so that it is seen for what it is."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _kind(error: Exception) -> ErrorKind:
+    if isinstance(error, PermissionError):
+        return ErrorKind.FORBIDDEN
+    if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError)):  # ValueError: NUL in a path
+        return ErrorKind.NOT_FOUND
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO):
+        return ErrorKind.NOT_FOUND
+    return ErrorKind.TIMEOUT if isinstance(error, TimeoutError) else ErrorKind.UNREACHABLE
+
+
+def bucket(settings: Settings) -> AbstractFileSystem:
+    """The s3 file system that manifests and images are read from, with the settings' deadlines."""
+    options = dict(settings.source_options)
+    options["config_kwargs"] = {
+        "connect_timeout": settings.connect_timeout,
+        "read_timeout": settings.read_timeout,
+        "max_pool_connections": settings.download_concurrency,
+    } | options.get("config_kwargs", {})
+    return fsspec.filesystem("s3", **options, use_listings_cache=False)
+
+
+def local_path(url: str) -> str:
+    """The path that a file: URL or a plain path names."""
+    return unquote(urlsplit(url).path) if _scheme(url) == "file" else url
+
+
+def local_etag(status: os.stat_result) -> str:
+    """Names one state of a local file: its size and time of change."""
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def is_local(url: str) -> bool:
+    return _scheme(url) in ("", "file")
+
+
+def _scheme(url: str) -> str:
+    return url.partition(":")[0].lower() if "://" in url else ""
+
+
+def _host(url: str) -> str:
+    """The host whose downloads are counted; "" for local files and buckets, which are not."""
+    if _scheme(url) not in ("http", "https"):
+        return ""
+    return url.split("/", 3)[2].rpartition("@")[2].lower()
+
+
+def _reason(what: str, error: Exception) -> str:
+    text = f"{error}".strip() or type(error).__name__
+    return f"{what}: {text[:300]}"

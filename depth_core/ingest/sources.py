@@ -1,0 +1,229 @@
+"""Images as they were received, each kept once by content hash, and the index that says which URL had which content.
+
+Bytes are written before the index entry that names them, so an entry means that the bytes are there. What does not belong here:
+how bytes are fetched (download.py) and what they mean (decode.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import partial
+from io import BytesIO
+
+import pandas as pd
+
+from depth_core.errors import ErrorKind, ImageError
+from depth_core.ingest.download import Downloader, Fetched, is_local, local_etag, local_path
+from depth_core.ingest.manifest import slug_of_chunk
+from depth_core.settings import Settings
+from depth_core.storage import Store
+
+_LOOKUPS = 32  # index entries asked for at once; on s3 one takes about 20 ms
+
+
+class SourceState(StrEnum):
+    FETCHED = "fetched"  # received now
+    KNOWN = "known"  # was there already
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
+    """One entry of the URL index."""
+
+    url: str
+    sha256: str
+    bytes: int
+    content_type: str
+    etag: str  # of a local file: size and time of change
+    fetched_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOutcome:
+    """What became of one URL; the fields are the columns of a chunk's table of sources."""
+
+    image_url: str
+    sha256: str | None = None
+    bytes: int | None = None
+    content_type: str = ""
+    etag: str = ""
+    fetched_at: datetime | None = None
+    seconds: float = 0.0  # of the download that succeeded
+    attempts: int = 0
+    state: SourceState = SourceState.FAILED
+    error_kind: str | None = None
+    error_message: str | None = None
+
+
+_DTYPES = {
+    "image_url": "str",
+    "sha256": "str",
+    "bytes": "Int64",
+    "content_type": "str",
+    "etag": "str",
+    "fetched_at": "datetime64[us, UTC]",
+    "seconds": "float64",
+    "attempts": "int32",
+    "state": "str",
+    "error_kind": "str",
+    "error_message": "str",
+}
+
+
+# -- what is there ------------------------------------------------------------------------------------------------------
+
+
+def source_key(sha256: str) -> str:
+    """The store's key of an image's bytes."""
+    return f"sources/{sha256[:2]}/{sha256}"
+
+
+def reader(store: Store, sha256: str) -> Callable[[], bytes]:
+    """Reads an image's bytes when called. That raises FileNotFoundError or StoreError."""
+    return partial(store.read, source_key(sha256))
+
+
+def lookup(store: Store, url: str) -> SourceEntry | None:
+    """What the index says of a URL; None when it says nothing, or names bytes that are not there (any more)."""
+    data = store.read_or_none(_entry_key(url))
+    if data is None:
+        return None
+    try:
+        values = json.loads(data)
+        entry = SourceEntry(**values | {"fetched_at": datetime.fromisoformat(values["fetched_at"])})
+    except (ValueError, TypeError, KeyError):  # written by another version, or damaged: fetched again
+        return None
+    return entry if store.size(source_key(entry.sha256)) == entry.bytes else None
+
+
+def _entry_key(url: str) -> str:
+    name = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"urls/{name[:2]}/{name}.json"
+
+
+# -- fetching what is not there -----------------------------------------------------------------------------------------
+
+
+def ingest(
+    urls: Iterable[str],
+    store: Store,
+    settings: Settings,
+    *,
+    refetch: bool = False,
+    prior: pd.DataFrame | None = None,
+    retry_permanent: bool = False,
+    allow_private: bool | None = None,
+    only_http: bool = False,
+) -> Iterator[SourceOutcome]:
+    """Sees to it that every URL's image is kept; yields one outcome per URL, as each ends. Duplicates are fetched once.
+
+    Local files that have changed are fetched again, others only with `refetch` (asking with their etag, where they have one).
+    `prior` is the table of the last time: URLs that failed then in a way that does not get better are not asked again, unless
+    `retry_permanent`; local files always are, since a look costs nothing. `allow_private`: default as the settings say for
+    manifests. `only_http`: for URLs that strangers send.
+
+    An image that cannot be fetched is a failed outcome. Raises StoreError when the store cannot be read or written.
+    """
+    private = settings.manifests_may_be_private if allow_private is None else allow_private
+    downloader = Downloader(settings, allow_private=private, only_http=only_http)
+    given_up = {} if prior is None or retry_permanent or refetch else _permanent_failures(prior)
+    missing: list[str] = []
+    entries: dict[str, SourceEntry] = {}
+    with ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup") as pool:
+        distinct = list(dict.fromkeys(urls))
+        for url, entry in zip(distinct, pool.map(partial(lookup, store), distinct), strict=True):
+            if entry is not None:
+                entries[url] = entry
+            if entry is not None and not refetch and not _changed_since(entry):
+                yield _known(entry)
+            elif entry is None and url in given_up:
+                yield given_up[url]
+            else:
+                missing.append(url)
+    etags = {url: entry.etag for url, entry in entries.items() if entry.etag and not is_local(url)}
+    with closing(downloader.map(missing, partial(_keep, store, entries), etags=etags)) as results:
+        for url, result in results:
+            if isinstance(result, ImageError):
+                kind, message = result.kind.value, result.message
+                yield SourceOutcome(url, attempts=result.attempts, error_kind=kind, error_message=message)
+            else:
+                yield result
+
+
+def _keep(store: Store, entries: dict[str, SourceEntry], fetched: Fetched) -> SourceOutcome:
+    """Bytes first, entry last: a run killed in between has lost this download and nothing else."""
+    now = datetime.now(UTC)
+    if fetched.not_modified:
+        entry = replace(entries[fetched.url], fetched_at=now)
+    else:
+        entry = SourceEntry(fetched.url, fetched.sha256, fetched.size, fetched.content_type, fetched.etag, now)
+        key = source_key(entry.sha256)
+        if store.size(key) != entry.bytes:
+            store.write(key, fetched.read(), content_type=entry.content_type or None)
+    fetched.close()
+    values = asdict(entry) | {"fetched_at": now.isoformat()}
+    store.write(_entry_key(entry.url), json.dumps(values).encode(), content_type="application/json")
+    state = SourceState.KNOWN if fetched.not_modified else SourceState.FETCHED
+    return replace(_known(entry), seconds=fetched.seconds, attempts=fetched.attempts, state=state)
+
+
+def _known(entry: SourceEntry) -> SourceOutcome:
+    return SourceOutcome(
+        entry.url, entry.sha256, entry.bytes, entry.content_type, entry.etag, entry.fetched_at, state=SourceState.KNOWN
+    )
+
+
+def _changed_since(entry: SourceEntry) -> bool:
+    if not is_local(entry.url):
+        return False
+    try:
+        return local_etag(os.stat(local_path(entry.url))) != entry.etag
+    except (OSError, ValueError):
+        return True  # the download says what is wrong with it
+
+
+def _permanent_failures(prior: pd.DataFrame) -> dict[str, SourceOutcome]:
+    failed = prior[prior["error_kind"].notna()]
+    return {
+        url: SourceOutcome(url, attempts=attempts, error_kind=kind, error_message=message)
+        for url, attempts, kind, message in zip(
+            failed["image_url"], failed["attempts"], failed["error_kind"], failed["error_message"], strict=True
+        )
+        if not ErrorKind(kind).retryable and not is_local(url)
+    }
+
+
+# -- a chunk's table ----------------------------------------------------------------------------------------------------
+
+
+def table(outcomes: Iterable[SourceOutcome]) -> pd.DataFrame:
+    """The outcomes as a table, one row per URL; a column per field of SourceOutcome."""
+    rows = list(outcomes)
+    columns = {f.name: pd.Series([getattr(row, f.name) for row in rows], dtype=_DTYPES[f.name]) for f in fields(SourceOutcome)}
+    return pd.DataFrame(columns)
+
+
+def write_table(store: Store, chunk: str, frame: pd.DataFrame) -> None:
+    """Keeps the table of a chunk's sources."""
+    buffer = BytesIO()
+    frame.to_parquet(buffer, index=False)
+    store.write(_table_key(chunk), buffer.getbuffer())
+
+
+def read_table(store: Store, chunk: str) -> pd.DataFrame | None:
+    """The table of a chunk's sources; None when nobody fetched them yet."""
+    data = store.read_or_none(_table_key(chunk))
+    return None if data is None else pd.read_parquet(BytesIO(data))
+
+
+def _table_key(chunk: str) -> str:
+    return f"manifests/{slug_of_chunk(chunk)}/sources/{chunk}.parquet"

@@ -1,0 +1,295 @@
+"""Pictures for people: a contact sheet for the Dagster UI and a page that shows photo beside depth map, failures included.
+
+What belongs here: thumbnails and pages made from records and from files that are in the store. What does not: deciding or
+computing anything about an image.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, cast
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+import jinja2
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from depth_core.output import encode
+from depth_core.output.records import FAILED, SUCCEEDED, Summary, summarize
+from depth_core.storage import Store
+
+THUMBNAIL_SIDE = 360  # pixels of the longer side
+PAGE_LIMIT = 5_000  # cards on a page; a browser scrolls through so many
+_THREADS = 8  # so many decoded images are in memory at once, no more
+
+
+# -- thumbnails ---------------------------------------------------------------------------------------------------------------
+
+
+def photo_key(sha256: str) -> str:
+    """Where depth_core.ingest keeps an image file; it and this package do not import each other."""
+    return f"sources/{sha256[:2]}/{sha256}"
+
+
+def depth_key(folder: str) -> str:
+    return f"{folder}/{encode.PNG}"
+
+
+def _picture(store: Store, key: str, side: int) -> Image.Image | None:
+    """An image of the store, upright, RGB, no side longer than `side`; None when it is not there or is too much for a preview."""
+    data = store.read_or_none(key)
+    if data is None:
+        return None
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.draft("RGB", (side, side))  # JPEGs are decoded small
+            upright = ImageOps.exif_transpose(_eight_bits(image))
+            upright.thumbnail((side, side), Image.Resampling.BOX, reducing_gap=2.0)
+            return _on_white(upright)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode[0] not in "IF":
+        return image
+    values = np.asarray(image, np.float32)
+    values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
+    scale = 255.0 / max(float(np.ptp(values)), 1e-9)
+    return Image.fromarray(((values - values.min()) * scale).astype(np.uint8))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def _selection(records: pd.DataFrame, limit: int) -> pd.DataFrame:
+    """At most `limit` records in row order: mostly what succeeded, but never without some of what failed."""
+    failed = records[records["status"] == FAILED]
+    succeeded = records[records["status"] == SUCCEEDED]
+    room = max(limit - len(succeeded), limit // 4)
+    failed = failed.head(room)
+    return pd.concat([succeeded.head(limit - len(failed)), failed]).sort_index()
+
+
+def _rows(records: pd.DataFrame) -> list[dict[str, Any]]:
+    known = records.astype(object).where(records.notna(), None)  # one kind of nothing, for the page
+    return cast(list[dict[str, Any]], known.to_dict("records"))
+
+
+def _name(record: Mapping[str, Any]) -> str:
+    """What people know a row by: its id, else the last part of its URL."""
+    return record["row_id"] or unquote(_parts(record["image_url"] or "").path.rpartition("/")[2]) or record["row_key"]
+
+
+def _parts(url: str) -> SplitResult:
+    """The parts of a URL; of one that is none, as a bad row may have, all empty."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
+
+
+# -- the contact sheet --------------------------------------------------------------------------------------------------------
+
+_PAPER, _CARD, _INK, _FAINT, _ALARM = "#14161a", "#1e2127", "#e8eaed", "#9aa0a8", "#f28b82"
+_CELL, _GAP, _CAPTION, _HEADER = (160, 120), 10, 24, 34
+
+
+def contact_sheet(records: pd.DataFrame, store: Store, *, limit: int = 12, columns: int = 3, max_bytes: int = 220_000) -> bytes:
+    """One PNG of at most `limit` records: photo beside depth map, failures with their reason. Raises StoreError.
+
+    Small enough to stand in a materialization's metadata: where it would be larger than `max_bytes` it is made smaller.
+    """
+    chosen = _rows(_selection(records, limit))
+    columns = max(1, min(columns, len(chosen)))
+    width, height = 2 * _CELL[0], _CELL[1] + _CAPTION
+    lines = -(-len(chosen) // columns)
+    sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, _HEADER + lines * (height + _GAP) + _GAP), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_GAP, 9), _fitted(_headline(summarize(records)), sheet.width - 2 * _GAP, 14), _INK, _font(14))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        tiles = pool.map(lambda record: _tile(record, store), chosen)
+        for number, tile in enumerate(tiles):
+            line, column = divmod(number, columns)
+            sheet.paste(tile, (_GAP + column * (width + _GAP), _HEADER + line * (height + _GAP)))
+    return _small_png(sheet, max_bytes)
+
+
+def _headline(summary: Summary) -> str:
+    reasons = ", ".join(f"{kind} {count:,}" for kind, count in summary.by_kind.items())
+    return f"{summary.succeeded:,} of {summary.rows:,} succeeded" + (f"; failed: {reasons}" if reasons else "")
+
+
+def _tile(record: Mapping[str, Any], store: Store) -> Image.Image:
+    width, height = 2 * _CELL[0], _CELL[1]
+    tile = Image.new("RGB", (width, height + _CAPTION), _CARD)
+    draw = ImageDraw.Draw(tile)
+    if record["status"] == SUCCEEDED:
+        for number, key in enumerate((photo_key(record["source_sha256"]), depth_key(record["folder"]))):
+            picture = _picture(store, key, max(_CELL))
+            if picture is None:
+                draw.text((number * _CELL[0] + 12, 12), "no preview", _FAINT, _font(13))
+            else:
+                tile.paste(ImageOps.fit(picture, _CELL), (number * _CELL[0], 0))
+        left, right = 8, f"{record['source_width']} x {record['source_height']}"
+    else:
+        draw.rectangle((0, 0, 3, tile.height), _ALARM)
+        draw.text((14, 12), str(record["error_kind"]), _ALARM, _font(17))
+        for number, line in enumerate(_wrapped(str(record["error_message"] or ""), width - 28, 13)[:4]):
+            draw.text((14, 40 + 19 * number), line, _INK, _font(13))
+        left, right = 14, f"line {record['line']}"
+    room = width - left - 16 - int(_font(12).getlength(right))
+    draw.text((left, height + 4), _fitted(_name(record), room, 12), _INK, _font(12))
+    draw.text((width - 8, height + 4), right, _FAINT, _font(12), anchor="ra")
+    return tile
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _fitted(text: str, width: int, size: int) -> str:
+    """One line no wider than `width` pixels, cut with an ellipsis where it has to be."""
+    text = " ".join(text[:300].split())
+    if _font(size).getlength(text) <= width:
+        return text
+    while text and _font(size).getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def _wrapped(text: str, width: int, size: int) -> list[str]:
+    lines = [""]
+    for word in text[:600].split():
+        longer = f"{lines[-1]} {word}".strip()
+        if _font(size).getlength(longer) <= width or not lines[-1]:
+            lines[-1] = _fitted(longer, width, size)
+        else:
+            lines.append(_fitted(word, width, size))
+    return lines
+
+
+def _small_png(sheet: Image.Image, max_bytes: int) -> bytes:
+    while True:
+        file = io.BytesIO()
+        sheet.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        if len(file.getvalue()) <= max_bytes or min(sheet.size) < 64:
+            return file.getvalue()
+        sheet = sheet.resize((sheet.width * 4 // 5, sheet.height * 4 // 5), Image.Resampling.LANCZOS)
+
+
+# -- the page -----------------------------------------------------------------------------------------------------------------
+
+
+def page_key(profile: str, chunk: str) -> str:
+    """Where the page of one chunk under one profile stands; its thumbnails stand beside it."""
+    return f"gallery/{profile}/{chunk}/index.html"
+
+
+def write_gallery(store: Store, records: pd.DataFrame, *, profile: str, chunk: str) -> str:
+    """Writes a page with thumbnails beside it and returns the page's key.
+
+    It needs no server and nothing from elsewhere: every link is relative within the store, so that it works from a local folder
+    and from s3 alike. Thumbnails that are there are not made again, and those that no card shows any more are removed. Raises
+    StoreError.
+    """
+    index = page_key(profile, chunk)
+    folder = index.rpartition("/")[0]
+    shown = _selection(records, PAGE_LIMIT)
+    there = set(store.keys(folder))
+    thumbnails = _thumbnail_keys(shown, folder)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        made = pool.map(lambda key: _write_thumbnail(store, key, thumbnails[key]), thumbnails.keys() - there)
+        there.update(filter(None, made))
+    cards = [_card(record, folder, there) for record in _rows(shown)]
+    page = _template().render(
+        profile=profile,
+        chunk=chunk,
+        summary=summarize(records),
+        model=next(iter(records["model"].dropna().unique()), ""),
+        cards=cards,
+    )
+    store.write(index, page.encode("utf-8", "replace"), content_type="text/html; charset=utf-8")
+    for key in there - thumbnails.keys() - {index}:
+        store.delete(key)
+    return index
+
+
+def _thumbnail_keys(shown: pd.DataFrame, folder: str) -> dict[str, str]:
+    """Key of each thumbnail -> key of what it shows. A name says what it shows, so one that is there is right."""
+    done = shown[shown["status"] == SUCCEEDED].drop_duplicates("folder")
+    photos = {f"{folder}/{_photo_name(sha)}": photo_key(sha) for sha in done["source_sha256"]}
+    return photos | {f"{folder}/{_depth_name(made)}": depth_key(made) for made in done["folder"]}
+
+
+def _photo_name(sha256: str) -> str:
+    return f"photo-{sha256}.webp"
+
+
+def _depth_name(folder: str) -> str:
+    _, digest, _, sha256 = folder.split("/")
+    return f"depth-{digest}-{sha256}.webp"
+
+
+def _write_thumbnail(store: Store, key: str, of: str) -> str | None:
+    picture = _picture(store, of, THUMBNAIL_SIDE)
+    if picture is None:
+        return None
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=82, method=2)
+    store.write(key, file.getvalue(), content_type="image/webp")
+    return key
+
+
+def _card(record: Mapping[str, Any], folder: str, there: set[str]) -> dict[str, Any]:
+    url = record["image_url"] or ""
+    card: dict[str, Any] = {
+        "name": _name(record),
+        "url": url,
+        "link": url if _parts(url).scheme in ("http", "https") else "",  # nothing that could run
+        "line": record["line"],
+        "file": record["file"],
+        "status": record["status"],
+        "carried": {name: value for name, value in json.loads(record["carried"] or "{}").items() if value not in ("", None)},
+    }
+    if record["status"] != SUCCEEDED:
+        return card | {"kind": record["error_kind"], "message": record["error_message"] or ""}
+    root = "../../../"  # from gallery/<profile>/<chunk>/
+    photo, depth = _photo_name(record["source_sha256"]), _depth_name(record["folder"])
+    names = [url.rpartition("/")[2] for url in record["results"]]
+    return card | {
+        "photo": photo if f"{folder}/{photo}" in there else "",
+        "depth": depth if f"{folder}/{depth}" in there else "",
+        "full_photo": root + quote(photo_key(record["source_sha256"])),
+        "full_depth": root + quote(depth_key(record["folder"])),
+        "files": [(name, root + quote(f"{record['folder']}/{name}")) for name in names],
+        "size": (record["source_width"], record["source_height"]),
+        "output": (record["output_width"], record["output_height"]),
+        "range": (record["depth_min"], record["depth_max"]),
+        "meaning": (record["kind"] or "").replace("_", " "),
+        "unit": record["unit"] or "",
+        "duration": record["duration"],
+        "reused": record["reused"],
+    }
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("depth_core.output", "."),
+        autoescape=True,  # URLs, ids and carried columns are whatever a stranger wrote
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("gallery.html")

@@ -1,0 +1,175 @@
+"""From a network's numbers to a picture in 0..1: the API's three modes, inversion, the resize to the output's size.
+
+Everything takes torch tensors (and stays on their device) or numpy arrays (and gives numpy back), batched, each image by
+itself. What does not belong here: files (encode.py), and what a network computes (depth_core.inference).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from depth_core.catalog import DepthKind, Family
+from depth_core.contract import NormalizationMode
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    Array = TypeVar("Array", torch.Tensor, np.ndarray)
+
+EPSILON = 1e-6  # of V2-Style's disparity, 1 / (depth + EPSILON)
+SKY_THRESHOLD = 0.3  # content is where the sky map is below
+
+
+def picture(
+    depth: Array,
+    sky: Array | None = None,
+    *,
+    kind: DepthKind,
+    mode: NormalizationMode,
+    invert: bool = False,
+    value_range: tuple[float, float] | None = None,
+) -> Array:
+    """The grayscale picture of N fields: float32 (N, H, W) in 0..1, lighter is nearer (farther with `invert`).
+
+    `depth`, `sky`: (N, H, W), the network's numbers; `sky` matters to V2-Style only. `value_range`: two numbers of the network's
+    own scale, in any order, that take the place of each image's minimum and maximum (V2-Style: of its percentiles); what lies
+    outside is clipped. Raw has the picture of Standard.
+
+    Standard is min-max. V2-Style is the square root of disparity between the 1st and the 99th percentile of the content, sky
+    black with a softened border (the ComfyUI-DepthAnythingV3 node's arithmetic, with the sky map taken as given).
+
+    Defined for every input: the range is taken over finite numbers; infinities are clipped to its ends; NaN, and all of a field
+    without contrast or without content, is as far away as can be (0, or 1 with `invert`).
+    """
+    tensor, restore = _as_tensor(depth)
+    sky_tensor = None if sky is None else _as_tensor(sky)[0]
+    if mode is NormalizationMode.V2_STYLE:
+        if kind.large_is_near:
+            raise ValueError("V2-Style is defined for networks that predict depth, not disparity")
+        shade = _v2_style(tensor, sky_tensor, value_range)
+    else:
+        shade = _min_max(tensor, large_is_near=kind.large_is_near, value_range=value_range)
+    return restore(1 - shade if invert else shade)  # type: ignore[no-any-return]
+
+
+def raw(depth: Array, *, invert: bool = False) -> Array:
+    """Mode Raw: the network's numbers, float32, untouched; with `invert`, each image's largest finite number minus them.
+
+    NaN and infinities stay what they are (infinities change sign with `invert`).
+    """
+    tensor, restore = _as_tensor(depth)
+    if invert:
+        tensor = _finite_ends(tensor)[1][:, None, None] - tensor
+    return restore(tensor)  # type: ignore[no-any-return]
+
+
+def finite_range(depth: Array) -> Array:
+    """(N, 2) float32: least and greatest finite number of each image of (N, H, W); NaN, NaN where none is finite."""
+    import torch
+
+    tensor, restore = _as_tensor(depth)
+    low, high = _finite_ends(tensor)
+    ends = torch.stack((low, high), dim=1)
+    return restore(torch.where((low <= high)[:, None], ends, torch.nan))  # type: ignore[no-any-return]
+
+
+def resize(values: Array, size: tuple[int, int], *, family: Family) -> Array:
+    """(H, W) or (N, H, W) resampled to `size` (width, height), float32, bilinear: no value leaves the range, so no edge rings.
+
+    V2: align_corners=True, as its official code does. Others: pixel centres, the inverse of how their input was made, and when
+    shrinking each output pixel averages all it covers.
+    """
+    import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+
+    tensor, restore = _as_tensor(values)
+    if (tensor.shape[-1], tensor.shape[-2]) == size:
+        return restore(tensor)  # type: ignore[no-any-return]
+    planes = tensor.reshape(-1, 1, *tensor.shape[-2:])
+    shape = (size[1], size[0])
+    if family is Family.V2:
+        planes = F.interpolate(planes, shape, mode="bilinear", align_corners=True)
+    else:
+        shrinks = shape[0] < planes.shape[-2] or shape[1] < planes.shape[-1]
+        planes = F.interpolate(planes, shape, mode="bilinear", antialias=shrinks)
+    return restore(planes.reshape(*tensor.shape[:-2], *shape))  # type: ignore[no-any-return]
+
+
+# -- the modes ----------------------------------------------------------------------------------------------------------
+
+
+def _min_max(depth: torch.Tensor, *, large_is_near: bool, value_range: tuple[float, float] | None) -> torch.Tensor:
+    if value_range is None:
+        low, high = (end[:, None, None] for end in _finite_ends(depth))
+    else:
+        low, high = (depth.new_tensor(end) for end in sorted(value_range))
+    scaled, has_contrast = _scaled(depth, low, high)
+    near = scaled if large_is_near else 1 - scaled
+    return near.masked_fill(depth.isnan() | ~has_contrast, 0)
+
+
+def _v2_style(depth: torch.Tensor, sky: torch.Tensor | None, value_range: tuple[float, float] | None) -> torch.Tensor:
+    import torch
+
+    disparity = 1 / (depth + EPSILON)
+    valid = disparity.isfinite()  # an infinite depth is: its disparity is 0
+    content = valid if sky is None else valid & (sky < SKY_THRESHOLD)
+    if value_range is None:
+        ends = torch.stack([_percentile_ends(image[inside]) for image, inside in zip(disparity, content, strict=True)])
+        low, high = ends[:, 0, None, None], ends[:, 1, None, None]
+    else:
+        low, high = (depth.new_tensor(1 / (end + EPSILON)) for end in sorted(value_range, reverse=True))
+    scaled, has_contrast = _scaled(disparity, low, high)
+    near = scaled.sqrt().masked_fill(~valid | ~has_contrast, 0)
+    return near if sky is None else near * _softened(content)
+
+
+def _scaled(values: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The values with low..high at 0..1, clipped, and whether there is anything between low and high."""
+    span = high * 0.5 - low * 0.5  # halves, which are exact: not even the widest range overflows
+    return ((values * 0.5 - low * 0.5) / span).clamp(0, 1), span > 0
+
+
+def _percentile_ends(values: torch.Tensor) -> torch.Tensor:
+    """The 1st and 99th percentile of a 1-d tensor as elements of it (rank = percent of the count, cut); 0, 0 when it is empty."""
+    import torch
+
+    count = values.numel()
+    if count == 0:
+        return values.new_zeros(2)
+    return torch.stack([values.kthvalue(count * percent // 100 + 1).values for percent in (1, 99)])
+
+
+def _softened(content: torch.Tensor) -> torch.Tensor:
+    """The content mask as 0..1; where a 3x3 window sees both sides, its mean, with nothing beyond the image's edge."""
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+
+    mask = content.float()
+    border = F.max_pool2d(mask, 3, 1, 1) != 1 - F.max_pool2d(1 - mask, 3, 1, 1)
+    return torch.where(border, F.avg_pool2d(mask, 3, 1, 1), mask)
+
+
+def _finite_ends(depth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Least and greatest finite number of each image, (N,) each; +inf and -inf where none is finite."""
+    import torch
+
+    finite = depth.isfinite()
+    low = depth.masked_fill(~finite, torch.inf).amin(dim=(-2, -1))
+    high = depth.masked_fill(~finite, -torch.inf).amax(dim=(-2, -1))
+    return low, high
+
+
+# -- torch or numpy -----------------------------------------------------------------------------------------------------
+
+
+def _as_tensor(values: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
+    """The values as a float32 tensor, and the function that brings a result back to what the caller uses."""
+    import torch
+
+    if isinstance(values, torch.Tensor):
+        return values.float(), lambda tensor: tensor
+    import numpy as np
+
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)), lambda tensor: tensor.numpy()

@@ -1,0 +1,91 @@
+"""Named parameter sets, from data/profiles.toml: what a bulk run asks of every image.
+
+The API's fields stand under [NAME.parameters], what the API has no word for beside them. What does not belong here: settings
+of the installation (settings.py).
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from depth_core.contract import DepthParameters
+from depth_core.errors import ConfigurationError
+
+RangeOver = Literal["image", "chunk"] | tuple[float, float]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+class Profile(BaseModel):
+    """One named parameter set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    description: str = ""
+    parameters: DepthParameters = Field(default_factory=lambda: DepthParameters.model_validate({}))
+    depth16: bool = Field(False, description="Also write depth16.png: 16-bit grayscale, the same picture without banding.")
+    range: RangeOver = Field("image", description='What the gray scale spans: each "image", the "chunk", or [near, far].')
+    checkpoint: str = Field("", description="Path or fsspec URL of the weights; default: as the settings say.")
+    on_arrival: bool = Field(False, description="Make depth maps of a chunk as soon as it is ingested, not only when asked to.")
+    max_failure_rate: float = Field(0.05, ge=0, le=1, description="The asset check warns above this share of failed rows.")
+
+    @model_validator(mode="after")
+    def _name_is_a_key(self) -> Self:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"profile name {self.name!r}: only a-z, 0-9, _ and -, at most 63 characters")
+        return self
+
+    def pixel_words(self) -> dict[str, Any]:
+        """Everything of this profile that changes files that are written, for asking whether a profile has changed."""
+        return {
+            "parameters": self.parameters.as_api(),
+            "depth16": self.depth16,
+            "range": self.range,
+            "checkpoint": self.checkpoint,
+        }
+
+
+def load(path: str | Path) -> dict[str, Profile]:
+    """All profiles of a file, in its order.
+
+    Raises ConfigurationError when the file is missing, is no TOML, or a profile is wrong; the message names each fault.
+    """
+    path = Path(path)
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"no profiles at {path}: set DEPTH_PROFILES, or DEPTH_DATA to the folder that has profiles.toml"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}") from None
+    profiles: dict[str, Profile] = {}
+    faults: list[str] = []
+    for name, table in tables.items():
+        try:
+            if not isinstance(table, dict):
+                raise ConfigurationError("must be a table")
+            profiles[name] = Profile(name=name, **table)
+        except ValidationError as error:
+            faults += [f"[{name}] {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        except (ConfigurationError, TypeError) as error:
+            faults.append(f"[{name}] {error}")
+    if faults:
+        raise ConfigurationError(f"{path}: " + "; ".join(faults))
+    if not profiles:
+        raise ConfigurationError(f"{path} holds no profile; write one table a profile, [NAME.parameters] for the API's fields")
+    return profiles
+
+
+def find(path: str | Path, name: str) -> Profile:
+    """One profile. Raises ConfigurationError naming those that exist when there is none of that name."""
+    profiles = load(path)
+    if name not in profiles:
+        raise ConfigurationError(f"no profile {name!r} in {path}; there are: {', '.join(profiles)}")
+    return profiles[name]

@@ -1,0 +1,136 @@
+"""The body of a single request, from the HTTP door or an inbox file: its rules, its faults, its JSON schema.
+
+What does not belong here: headers, files, and what happens to a request afterwards.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, cast
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError, to_json
+
+from depth_core import catalog
+from depth_core.contract import DepthParameters, NormalizationMode
+from depth_core.errors import ImageError
+from depth_core.ingest import addresses
+from depth_core.requests.artworks import NewArtwork
+from depth_core.settings import Settings
+
+MAX_URL_CHARS = 8192
+
+_HOST = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,250}[A-Za-z0-9])?"
+_ANY_PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_REST = r"([/?#][!-~]*)?"  # printable ASCII: the rest is percent-encoded, as RFC 3986 has it
+
+
+class DepthMapRequest(DepthParameters):
+    """What is asked of one image. Validated by `parse`, whose context is the settings."""
+
+    image_url: str = Field(
+        max_length=MAX_URL_CHARS, description="URL of the image: http, https, or s3 where a bucket is allowed."
+    )
+    webhook: str | None = Field(
+        None, max_length=MAX_URL_CHARS, description="Gets the final artwork once, by signed POST: succeeded, failed or canceled."
+    )
+
+    @field_validator("resolution_lower_limit", mode="before")
+    @classmethod
+    def _whole_number(cls, limit: Any) -> Any:
+        # JSON knows one kind of number: 512.0 is an integer, 512.5 is none.
+        return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
+
+    @field_validator("image_url", "webhook")
+    @classmethod
+    def _may_be_called(cls, url: str | None, info: ValidationInfo) -> str | None:
+        if url is None:
+            return None
+        settings = cast(Settings, info.context)
+        pattern = image_url_pattern(settings) if info.field_name == "image_url" else webhook_pattern(settings)
+        if url.startswith("s3://") and re.fullmatch(pattern, url):
+            return url
+        try:
+            addresses.check_url(url, allow_private=settings.allow_private_hosts)
+        except ImageError as error:
+            raise PydanticCustomError(error.kind.value, "{message}", {"message": error.message}) from None
+        if not re.fullmatch(pattern, url):
+            raise PydanticCustomError(
+                "bad_url",
+                "a URL of printable ASCII with a host name or IPv4 address is wanted; encode the rest with % or punycode",
+            )
+        return url
+
+
+def parse(body: bytes | object, settings: Settings) -> NewArtwork:
+    """A request from its JSON text, or from the parsed object. Raises pydantic's ValidationError with every fault at once."""
+    text = body if isinstance(body, bytes) else to_json(body)
+    request = DepthMapRequest.model_validate_json(text, context=settings, by_alias=True, by_name=False)
+    parameters = DepthParameters.model_validate(request.model_dump(by_alias=True, exclude={"image_url", "webhook"}))
+    return NewArtwork(request.image_url, parameters, request.webhook)
+
+
+def faults(error: ValidationError, loc: Sequence[str | int] = ("body",)) -> list[dict[str, Any]]:
+    """The API's list of what is wrong: `loc` and the fault's own place, `msg`, `type`."""
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    return [{"loc": [*loc, *each["loc"]], "msg": each["msg"], "type": each["type"]} for each in details]
+
+
+# -- the same rules as a JSON schema ------------------------------------------------------------------------------------------
+
+
+def image_url_pattern(settings: Settings) -> str:
+    """What an `imageUrl` looks like. Names that resolve to private addresses are refused beyond that, when they are called."""
+    if not settings.image_buckets:
+        return f"^{_http(settings)}$"
+    buckets = "|".join(re.escape(bucket) for bucket in settings.image_buckets)
+    return f"^({_http(settings)}|s3://({buckets})/[!-~]+)$"
+
+
+def webhook_pattern(settings: Settings) -> str:
+    return f"^{_http(settings)}$"
+
+
+def _http(settings: Settings) -> str:
+    ports = _ANY_PORT if settings.allow_private_hosts else f"({'|'.join(map(str, sorted(addresses.STRANGERS_PORTS)))})"
+    return f"https?://{_HOST}(:{ports})?{_REST}"
+
+
+def json_schema(settings: Settings) -> dict[str, Any]:
+    """The body's schema, which model and mode go with `useVersion3` included."""
+    schema = DepthMapRequest.model_json_schema() | {"description": "What is asked of one image."}
+    mode = schema.pop("$defs")["NormalizationMode"]["enum"]
+    properties = schema["properties"]
+    properties["normalizationMode"] = {
+        key: value for key, value in properties["normalizationMode"].items() if key not in ("$ref", "allOf")
+    } | {"type": "string", "enum": mode}
+    properties["imageUrl"] |= {"format": "uri", "pattern": image_url_pattern(settings)}
+    properties["webhook"] = {
+        "anyOf": [
+            {"type": "string", "format": "uri", "maxLength": MAX_URL_CHARS, "pattern": webhook_pattern(settings)},
+            {"type": "null"},
+        ],
+        "description": properties["webhook"]["description"],
+    }
+    for words in properties.values():
+        words.pop("title", None)
+    standard = {"enum": [NormalizationMode.STANDARD.value]}
+    v2, v3 = catalog.names(use_version_3=False), catalog.names(use_version_3=True)
+    schema["anyOf"] = [
+        {
+            "title": "Depth Anything V2",
+            "properties": {"useVersion3": {"enum": [False]}, "model": {"enum": list(v2)}, "normalizationMode": standard},
+        },
+        {
+            "title": "Depth Anything 3",
+            "properties": {"useVersion3": {"enum": [True]}, "model": {"enum": [name for name in v3 if name != "tiny"]}},
+            "required": ["useVersion3"],
+        },
+        {
+            "title": "The bundled model",
+            "properties": {"model": {"enum": ["tiny"]}, "normalizationMode": standard},
+            "required": ["model"],
+        },
+    ]
+    return schema

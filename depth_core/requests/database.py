@@ -1,0 +1,309 @@
+"""The database of single requests: its tables, how it is opened, how it is brought up to date.
+
+SQLite and PostgreSQL take one code path; what differs between them stands here. What does not belong here: what the rows mean
+(artworks.py, webhooks.py, inbox.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, Dialect, Engine
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.types import TypeDecorator
+
+from depth_core.errors import ConfigurationError
+
+HEAD = "0001"  # the newest revision in migrations/versions
+_MIGRATION_LOCK = 0x6465707468  # any number, the same in every process
+_BUSY_SECONDS = 30.0
+
+
+def now() -> datetime:
+    """The time, UTC, in the microseconds that both databases keep."""
+    return datetime.now(UTC)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC time. SQLite keeps no zone: it is taken off going in and put back coming out."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+# -- tables: a change here is a new file in migrations/versions, and HEAD ----------------------------------------------------
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+artworks = sa.Table(
+    "artworks",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("api_key_id", sa.String(64), nullable=False),
+    sa.Column("source", sa.Text, nullable=False),  # "http", or where the inbox file lay
+    sa.Column("image_url", sa.Text, nullable=False),
+    sa.Column("webhook", sa.Text),
+    sa.Column("parameters", sa.JSON, nullable=False),  # the API's spelling, without imageUrl and webhook
+    sa.Column("model", sa.String(64), nullable=False),  # the catalogue's key
+    sa.Column("batch_key", sa.String(16), nullable=False),  # equal: may run in one batch
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("started_at", UtcDateTime),
+    sa.Column("finished_at", UtcDateTime),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("worker", sa.String(128)),
+    sa.Column("lease_until", UtcDateTime),
+    sa.Column("duration", sa.Float, nullable=False),
+    sa.Column("folder", sa.Text, nullable=False),
+    sa.Column("results", sa.JSON, nullable=False),  # names of files in the folder
+    sa.Column("error_kind", sa.String(32)),
+    sa.Column("error_message", sa.Text),
+    sa.Column("outcome", sa.JSON(none_as_null=True)),  # what the engine says of it, for the record tables
+    sa.Index(None, "status", "created_at", "id"),
+    sa.Index(None, "api_key_id", "created_at", "id"),
+    sa.Index(None, "worker"),
+    sa.Index(None, "finished_at"),
+)
+
+transitions = sa.Table(
+    "transitions",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("artwork_id", sa.Uuid, sa.ForeignKey("artworks.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("worker", sa.String(128)),
+    sa.Column("note", sa.Text, nullable=False),
+)
+
+idempotency_keys = sa.Table(
+    "idempotency_keys",
+    metadata,
+    sa.Column("api_key_id", sa.String(64), primary_key=True),
+    sa.Column("key", sa.String(255), primary_key=True),
+    sa.Column("body_sha256", sa.String(64), nullable=False),
+    sa.Column("artwork_id", sa.Uuid, nullable=False),
+    sa.Column("status_code", sa.Integer),  # null until the first request was answered
+    sa.Column("created_at", UtcDateTime, nullable=False, index=True),
+)
+
+drains = sa.Table(
+    "drains",
+    metadata,
+    sa.Column("worker", sa.String(128), primary_key=True),
+    sa.Column("device", sa.String(32), nullable=False),
+    sa.Column("run_id", sa.String(64), nullable=False),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("started_at", UtcDateTime, nullable=False),
+    sa.Column("heartbeat_at", UtcDateTime, nullable=False, index=True),
+    sa.Column("ended_at", UtcDateTime),
+    sa.Column("succeeded", sa.Integer, nullable=False),
+    sa.Column("failed", sa.Integer, nullable=False),
+)
+
+stage_seconds = sa.Table(
+    "stage_seconds",
+    metadata,
+    sa.Column("stage", sa.String(32), primary_key=True),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("artworks", sa.Integer, nullable=False),
+)
+
+webhook_deliveries = sa.Table(
+    "webhook_deliveries",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("artwork_id", sa.Uuid, sa.ForeignKey("artworks.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("api_key_id", sa.String(64), nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # pending, delivered, failed
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("next_attempt_at", UtcDateTime, nullable=False),
+    sa.Column("lease_until", UtcDateTime),
+    sa.Column("tries", sa.Integer, nullable=False),  # place in the retry schedule; a replay begins again
+    sa.Index(None, "state", "next_attempt_at"),
+)
+
+webhook_attempts = sa.Table(
+    "webhook_attempts",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("delivery_id", sa.Uuid, sa.ForeignKey("webhook_deliveries.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("status_code", sa.Integer),  # null: no answer came
+    sa.Column("error", sa.Text),
+)
+
+webhook_secrets = sa.Table(
+    "webhook_secrets",
+    metadata,
+    sa.Column("api_key_id", sa.String(64), primary_key=True),
+    sa.Column("encrypted", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+inbox_files = sa.Table(
+    "inbox_files",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("stamp", sa.Text, nullable=False),  # size and time or ETag: tells an unchanged file without reading it
+    sa.Column("is_list", sa.Boolean, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),  # claimed, answered
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("path", "sha256"),
+)
+
+inbox_entries = sa.Table(
+    "inbox_entries",
+    metadata,
+    sa.Column("file_id", sa.Integer, sa.ForeignKey("inbox_files.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("artwork_id", sa.Uuid, sa.ForeignKey("artworks.id"), nullable=False, unique=True),
+)
+
+
+# -- opening ------------------------------------------------------------------------------------------------------------------
+
+
+class Database:
+    """An open database. Safe to use from many threads; every process opens its own."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = _engine(url)
+        self._reader = self.engine.execution_options(depthline_reads=True)
+
+    @property
+    def shown_url(self) -> str:
+        """Without the password."""
+        return self.engine.url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction that commits at the end. On SQLite it holds the write lock from its first statement."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One transaction that only reads, and on SQLite waits for nobody."""
+        with self._reader.connect() as connection:
+            yield connection
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def open_database(url: str) -> Database:
+    """Opens a database and migrates it where that is due.
+
+    Raises ConfigurationError when the URL is wrong, the server does not answer, or the database is newer than this program.
+    """
+    database = Database(url)
+    try:
+        if _revision(database) != HEAD:
+            migrate(database)
+    except OperationalError as error:
+        database.close()
+        reason = " ".join(str(error.orig).split())
+        raise ConfigurationError(f"cannot open the database {database.shown_url} (DEPTH_DATABASE_URL): {reason}") from None
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def migrate(database: Database) -> None:
+    """Brings the tables to HEAD in one transaction; processes that start together take turns."""
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with database.write() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise ConfigurationError(
+                f"the database was made by a newer depthline ({error}); update this one, or set DEPTH_DATABASE_URL"
+            ) from None
+
+
+def _revision(database: Database) -> str | None:
+    try:
+        with database.read() as connection:
+            revision: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+            return revision
+    except OperationalError as error:
+        if database.engine.dialect.name == "sqlite" and "no such table" in str(error.orig):
+            return None
+        raise
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == "42P01":  # undefined_table
+            return None
+        raise
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = sa.make_url(url)
+    except ArgumentError:
+        raise ConfigurationError(f"DEPTH_DATABASE_URL {url!r} is no database URL; e.g. sqlite:///data/depthline.db") from None
+    if parsed.drivername == "sqlite":
+        return _sqlite(parsed)
+    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=10, max_overflow=20)
+    raise ConfigurationError(
+        f"DEPTH_DATABASE_URL: {parsed.drivername} is not supported; sqlite:///file or postgresql://host/name"
+    )
+
+
+def _sqlite(url: URL) -> Engine:
+    if not url.database or url.database == ":memory:":
+        raise ConfigurationError(
+            "DEPTH_DATABASE_URL: several processes share the database, so SQLite needs a file: sqlite:///file"
+        )
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS}, pool_size=10, max_overflow=20)
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions begin below, not where the driver guesses
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # One that reads first and writes later can find itself locked out half-way; one that takes the lock at once cannot.
+        reads = connection.get_execution_options().get("depthline_reads", False)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine

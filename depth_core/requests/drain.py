@@ -1,0 +1,465 @@
+"""A drain: claims waiting artworks, fetches their images, runs them through the engine and finishes them, until nothing comes.
+
+One drain has one device. It keeps models loaded within a memory budget, so that only the first request of a model waits for it.
+What does not belong here: when a drain is started (pipelines), what claims and leases are (artworks.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from depth_core.catalog import ModelSpec
+from depth_core.contract import DepthParameters
+from depth_core.engine import local
+from depth_core.engine.device import NO_TURNS, Turn
+from depth_core.engine.stages import Item, Plan
+from depth_core.errors import ErrorKind, ImageError, ModelUnavailableError, StoreError
+from depth_core.inference import checkpoints
+from depth_core.inference.checkpoints import Checkpoint
+from depth_core.ingest.download import Downloader, Fetched
+from depth_core.output import encode, records
+from depth_core.output.records import Outcome
+from depth_core.requests.artworks import ArtworkStore, Claimed
+from depth_core.settings import Settings
+from depth_core.storage import Store
+
+if TYPE_CHECKING:
+    from depth_core.inference.predictor import Predictor
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.05  # between looks at the database while nothing is at hand
+DOWNLOADS_PER_CLAIM = 4
+COLLECT_SECONDS = 1.0
+RECONCILE_SECONDS = 10.0
+STORE_PATIENCE_SECONDS = 120.0  # a store that refuses everything for so long ends the drain
+LONGEST_PAUSE_SECONDS = 15.0
+REMEMBERED = 10_000  # artworks named in a report; more are counted
+
+
+@dataclass
+class Report:
+    """What a drain has done so far."""
+
+    succeeded: list[UUID] = field(default_factory=list)
+    failed: dict[UUID, str] = field(default_factory=dict)  # why
+    dropped: int = 0  # cancelled while at work, or taken back
+    by_error_kind: Counter[str] = field(default_factory=Counter)
+    seconds_by_stage: Counter[str] = field(default_factory=Counter)
+    last_pictures: list[str] = field(default_factory=list)  # keys in the store, newest last
+    new: list[tuple[UUID, str]] = field(default_factory=list)  # finished since the last call of on_progress, and how
+
+    def add(self, artwork_id: UUID, outcome: Outcome) -> None:
+        self.new.append((artwork_id, outcome.error_kind or outcome.status))
+        self.seconds_by_stage.update(outcome.seconds)
+        if outcome.status == records.SUCCEEDED:
+            if len(self.succeeded) < REMEMBERED:
+                self.succeeded.append(artwork_id)
+            self.last_pictures = [*self.last_pictures[-7:], f"{outcome.folder}/{encode.PNG}"]
+        else:
+            self.by_error_kind[outcome.error_kind or ErrorKind.INTERNAL] += 1
+            if len(self.failed) < REMEMBERED:
+                self.failed[artwork_id] = f"{outcome.error_kind}: {outcome.error_message}"
+
+
+class Models:
+    """Networks that stay loaded: the least recently used goes when the next one would not fit the budget."""
+
+    def __init__(self, settings: Settings, budget_bytes: float) -> None:
+        self._settings = settings
+        self._budget = budget_bytes
+        self._loaded: OrderedDict[str, Predictor] = OrderedDict()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self._loaded)
+
+    def get(self, checkpoint: Checkpoint) -> Predictor:
+        """The network of a checkpoint, loaded if it is not. Raises ModelUnavailableError."""
+        from depth_core.inference import predictor
+
+        key = checkpoint.spec.key
+        if key in self._loaded and self._loaded[key].checkpoint.revision != checkpoint.revision:
+            self._loaded.pop(key).close()
+        if key not in self._loaded:
+            while self._loaded and sum(map(_bytes, self._specs())) + _bytes(checkpoint.spec) > self._budget:
+                self._loaded.popitem(last=False)[1].close()
+            self._loaded[key] = predictor.load(checkpoint, self._settings)
+        self._loaded.move_to_end(key)
+        return self._loaded[key]
+
+    def _specs(self) -> Iterable[ModelSpec]:
+        return [network.spec for network in self._loaded.values()]
+
+    def close(self) -> None:
+        while self._loaded:
+            self._loaded.popitem()[1].close()
+
+
+def _bytes(spec: ModelSpec) -> float:
+    """Memory that a loaded network keeps: its weights in float32."""
+    return spec.parameters_million * 1e6 * 4
+
+
+class _Fetching:
+    """Downloads of claimed artworks, many at once in a thread of their own: a slow host delays nobody else."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.done: queue.SimpleQueue[tuple[Claimed, Fetched | ImageError]] = queue.SimpleQueue()
+        self._downloader = Downloader(settings, allow_private=settings.allow_private_hosts, only_http=not settings.image_buckets)
+        self._seconds = settings.request_fetch_seconds
+        self.busy = 0  # started and not taken from `done` yet; counted by the drain's thread alone
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="request-downloads", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+
+    def _main(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        async with self._downloader.session() as self._session:
+            self._ready.set()
+            await self._stop.wait()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def start(self, claimed: Claimed) -> None:
+        self.busy += 1
+
+        def begin() -> None:
+            task = self._loop.create_task(self._fetch(claimed))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        self._loop.call_soon_threadsafe(begin)
+
+    async def _fetch(self, claimed: Claimed) -> None:
+        try:
+            async with asyncio.timeout(self._seconds):
+                fetched = await self._downloader.fetch(claimed.image_url, session=self._session)
+            self.done.put((claimed, fetched))
+        except TimeoutError:
+            message = f"not there within {self._seconds:g} s, all attempts together (DEPTH_REQUEST_FETCH_SECONDS)"
+            self.done.put((claimed, ImageError(ErrorKind.TIMEOUT, message)))
+        except ImageError as error:
+            self.done.put((claimed, error))
+        except Exception as error:  # noqa: BLE001 - one unforeseen image must not end the drain
+            self.done.put((claimed, ImageError(ErrorKind.INTERNAL, f"{type(error).__name__}: {error}")))
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+
+@dataclass(slots=True)
+class _Ready:
+    """A claimed artwork whose image is at hand."""
+
+    claimed: Claimed
+    image: Fetched
+    seconds: float
+
+
+class Drain:
+    """One drain's work. `serve` runs it to its end."""
+
+    def __init__(
+        self,
+        artworks: ArtworkStore,
+        store: Store,
+        settings: Settings,
+        *,
+        worker: str,
+        device: str,
+        run_id: str = "",
+        turn_at: Callable[[str], Turn] = lambda device: NO_TURNS,
+        collect: Callable[[], object] = lambda: None,
+        on_progress: Callable[[Report], None] = lambda report: None,
+    ) -> None:
+        """`worker`: a name that was never used before. `turn_at`: given a network's device, the turn to take there.
+        `collect`: called every second, to bring in what came by other doors (the inbox) and to answer there."""
+        self.artworks = artworks
+        self.store = store
+        self.settings = settings
+        self.worker = worker
+        self.device = device
+        self.run_id = run_id
+        self.turn_at = turn_at
+        self.collect = collect
+        self.on_progress = on_progress
+        self.report = Report()
+        self.held: set[UUID] = set()  # claimed and not finished
+        self.lost: set[UUID] = set()  # claimed once, but cancelled or taken back since
+        self.alone = False  # an artwork that was tried before is at work: nothing else is claimed beside it
+        self.waiting_alone: list[Claimed] = []
+        self.store_failed_at: float | None = None  # since when the store has refused everything
+        self.paused_until = 0.0
+
+    def serve(self) -> Report:
+        """Works until nothing has come for `linger_seconds`, or `max_drain_seconds` are over.
+
+        What it had claimed and not done goes back when it ends, also by an exception. What the store refuses waits and is tried
+        again; raises StoreError when it has refused everything for STORE_PATIENCE_SECONDS.
+        """
+        models = Models(self.settings, self.settings.model_memory_gib * 2**30)
+        self.artworks.start_drain(self.worker, self.device, run_id=self.run_id)
+        try:
+            with self._heartbeat():
+                fetching = _Fetching(self.settings)
+                try:
+                    self._loop(models, fetching)
+                    self.collect()
+                finally:
+                    fetching.close()
+        finally:
+            self.artworks.end_drain(self.worker)
+            models.close()
+        return self.report
+
+    # -- the loop -------------------------------------------------------------------------------------------------------------
+
+    def _loop(self, models: Models, fetching: _Fetching) -> None:
+        settings = self.settings
+        began = last_work = time.monotonic()
+        collected = reconciled = -RECONCILE_SECONDS
+        while True:
+            now = time.monotonic()
+            ending = now - began > settings.max_drain_seconds
+            if now - reconciled > RECONCILE_SECONDS:
+                self.artworks.reconcile(max_attempts=settings.max_attempts)
+                reconciled = now
+            if now - collected > COLLECT_SECONDS:
+                self.collect()
+                collected = now
+            if ending:
+                self._release_waiting()
+            elif now >= self.paused_until:
+                self._claim(models, fetching)
+            ready = self._fetched(fetching, wait=POLL_SECONDS)
+            if ready:
+                try:
+                    self._run(ready, models)
+                    self.store_failed_at = None
+                except StoreError as error:
+                    self._put_back(ready, error)
+            if self.report.new:
+                self.on_progress(self.report)
+                self.report.new.clear()
+            if ready or self.held:
+                last_work = time.monotonic()
+            elif ending or now - max(last_work, self.paused_until) > settings.linger_seconds:
+                return
+
+    def _claim(self, models: Models, fetching: _Fetching) -> None:
+        if self.waiting_alone and not self.held - {claimed.id for claimed in self.waiting_alone}:
+            self.alone = True
+            fetching.start(self.waiting_alone.pop(0))
+        if self.alone or self.waiting_alone:
+            return
+        # Downloads have a window of their own, so that slow hosts do not keep the device from what is quick.
+        at_work, most = len(self.held) - fetching.busy, self.settings.drain_claims
+        room = min(most - at_work, DOWNLOADS_PER_CLAIM * most - fetching.busy)
+        if room <= 0:
+            return
+        claims = self.artworks.claim(self.worker, limit=room, lease_seconds=self.settings.lease_seconds, loaded=models.keys)
+        self.held.update(claimed.id for claimed in claims)
+        for claimed in claims:
+            if claimed.attempt > 1:
+                self.waiting_alone.append(claimed)
+            else:
+                fetching.start(claimed)
+
+    def _release_waiting(self) -> None:
+        """Gives back what was claimed and never begun, for the next drain."""
+        ids = [claimed.id for claimed in self.waiting_alone]
+        if ids:
+            self.artworks.release(ids, self.worker, tried=False)
+            self.held.difference_update(ids)
+            self.waiting_alone.clear()
+
+    def _fetched(self, fetching: _Fetching, *, wait: float) -> list[_Ready]:
+        """Images that have arrived, up to one round of work; waits a moment for the first. Failed downloads are finished here."""
+        ready: list[_Ready] = []
+        while len(ready) < self.settings.drain_claims:
+            try:
+                claimed, image = fetching.done.get(timeout=wait if not ready else 0.0)
+            except queue.Empty:
+                break
+            fetching.busy -= 1
+            if claimed.id in self.lost:
+                self._drop(claimed.id)
+            elif isinstance(image, ImageError):
+                self._finish(claimed, _unfetched(image))
+            else:
+                ready.append(_Ready(claimed, image, image.seconds))
+        return ready
+
+    def _run(self, ready: list[_Ready], models: Models) -> None:
+        """Everything at hand, in groups of equal parameters; each group is one pass through the engine."""
+        groups: dict[DepthParameters, list[_Ready]] = defaultdict(list)
+        for each in ready:
+            groups[each.claimed.parameters].append(each)
+        for parameters, group in groups.items():
+            try:
+                network = models.get(checkpoints.resolve(parameters.spec, self.settings))
+            except ModelUnavailableError as error:
+                for each in group:
+                    self._finish(each.claimed, _refused(ErrorKind.MODEL_UNAVAILABLE, str(error)))
+                continue
+            except Exception as error:
+                if not _no_room(error):
+                    raise
+                for each in group:
+                    self._finish(each.claimed, _refused(ErrorKind.OUT_OF_MEMORY, f"{parameters.spec.key} does not fit: {error}"))
+                continue
+            try:
+                self._run_group(parameters, group, network)
+            except StoreError:
+                raise
+            except Exception as error:
+                self._blame(group, error)
+                raise
+
+    def _blame(self, group: list[_Ready], error: Exception) -> None:
+        """Something unforeseen ends the drain. What was at work counts as tried: it runs alone the next time, and in the end
+        fails, so that one artwork cannot end drain after drain."""
+        for each in group:
+            claimed = each.claimed
+            if claimed.id not in self.held:
+                continue
+            if claimed.attempt >= self.settings.max_attempts:
+                self._finish(claimed, _refused(ErrorKind.INTERNAL, f"{type(error).__name__}: {error}"))
+            else:
+                self.artworks.release([claimed.id], self.worker)
+                self.held.discard(claimed.id)
+
+    def _run_group(self, parameters: DepthParameters, group: list[_Ready], network: Predictor) -> None:
+        plan = Plan(parameters, depth16=self.settings.api_depth16)
+        digest = encode.digest_of(parameters, network.checkpoint.revision, None, plan.depth16)
+        by_source = {str(each.claimed.id): each for each in group}
+        items: list[Item] = []
+        first: dict[str, _Ready] = {}  # the same image twice in a group is computed once
+        twins: dict[str, list[_Ready]] = defaultdict(list)
+        for source, each in by_source.items():
+            if each.claimed.id in self.lost:
+                self._drop(each.claimed.id)
+                continue
+            folder = encode.output_folder(each.image.sha256, digest)
+            known = encode.read_sidecar(self.store, folder)
+            if known is not None:
+                self._finish(each.claimed, records.outcome_from_sidecar(folder, known), fetch_seconds=each.seconds)
+            elif folder in first:
+                twins[str(first[folder].claimed.id)].append(each)
+            else:
+                first[folder] = each
+                items.append(Item(source, each.image.read, folder, each.claimed.image_url))
+        turn = self.turn_at(network.device)
+        run = local.run(items, predictor=network, plan=plan, store=self.store, settings=self.settings, turn=turn)
+        for item, outcome in run:
+            for each in (by_source[item.source], *twins[item.source]):
+                self._finish(each.claimed, outcome, fetch_seconds=each.seconds)
+
+    # -- ends -----------------------------------------------------------------------------------------------------------------
+
+    def _finish(self, claimed: Claimed, outcome: Outcome, fetch_seconds: float = 0.0) -> None:
+        spent = {} if outcome.reused else dict(outcome.seconds)
+        seconds = {"download": fetch_seconds, **spent} if fetch_seconds else spent
+        words = asdict(outcome)
+        if outcome.status == records.SUCCEEDED:
+            done = self.artworks.finish(
+                claimed.id, self.worker, folder=outcome.folder, results=outcome.results, seconds=seconds, outcome=words
+            )
+        else:
+            kind = ErrorKind(outcome.error_kind or ErrorKind.INTERNAL)
+            done = self.artworks.fail(claimed.id, self.worker, kind, outcome.error_message or "", seconds=seconds, outcome=words)
+        self.held.discard(claimed.id)
+        self.lost.discard(claimed.id)
+        self.alone = False
+        if done:
+            self.report.add(claimed.id, outcome)
+        else:
+            self.report.dropped += 1
+
+    def _put_back(self, ready: list[_Ready], error: StoreError) -> None:
+        """The store refuses: what is at hand waits again, uncounted, and nothing new is claimed for a while."""
+        now = time.monotonic()
+        self.store_failed_at = self.store_failed_at or now
+        failing = now - self.store_failed_at
+        if failing > STORE_PATIENCE_SECONDS:
+            raise error
+        pause = min(LONGEST_PAUSE_SECONDS, max(1.0, failing))
+        self.paused_until = now + pause
+        unfinished = [each.claimed.id for each in ready if each.claimed.id in self.held]
+        log.error("%s; %d artworks wait, next attempt in %.0f s", error, len(unfinished), pause)
+        self.artworks.release(unfinished, self.worker, tried=False)
+        for artwork_id in unfinished:
+            self.held.discard(artwork_id)
+            self.lost.discard(artwork_id)
+        self.alone = False
+
+    def _drop(self, artwork_id: UUID) -> None:
+        self.held.discard(artwork_id)
+        self.lost.discard(artwork_id)
+        self.alone = False
+        self.artworks.release([artwork_id], self.worker, tried=False)  # nothing, unless it was thought lost and is not
+        self.report.dropped += 1
+
+    @contextmanager
+    def _heartbeat(self) -> Iterator[None]:
+        """Renews the leases in a thread, so that a long batch does not lose them, and notices what was cancelled."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            while not stop.wait(min(2.0, self.settings.lease_seconds / 4)):
+                try:
+                    before = set(self.held)
+                    still = self.artworks.heartbeat(self.worker, lease_seconds=self.settings.lease_seconds)
+                    self.lost |= before - still  # what has ended in between is not asked for again
+                except Exception:
+                    log.exception("heartbeat of %s failed; trying again", self.worker)
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def _no_room(error: Exception) -> bool:
+    """Whether a network did not fit the device (torch's own error is not imported for this)."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _unfetched(error: ImageError) -> Outcome:
+    return Outcome(
+        source_sha256="",
+        status=records.FAILED,
+        attempts=error.attempts,
+        error_kind=error.kind.value,
+        error_message=error.message,
+        finished_at=records.now(),
+    )
+
+
+def _refused(kind: ErrorKind, message: str) -> Outcome:
+    return Outcome(
+        source_sha256="", status=records.FAILED, error_kind=kind.value, error_message=message, finished_at=records.now()
+    )

@@ -1,0 +1,251 @@
+"""The inbox: a folder, local or s3, in which a JSON file with the door's body, one or a list, is a request.
+
+`NAME.json` is picked up once and answered by `NAME.artwork.json` beside it when all its artworks have ended; what is not valid is
+moved to `quarantine/` with the reason. The claim is a row of the database, by path and content: no file is moved to claim it, and
+the same content under the same name is the same request. What does not belong here: the life of an artwork (artworks.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import sqlalchemy as sa
+from pydantic import ValidationError
+from sqlalchemy.exc import IntegrityError
+
+from depth_core.contract import ArtworkStatus
+from depth_core.requests import body
+from depth_core.requests import database as db
+from depth_core.requests.artworks import ArtworkStore, NewArtwork, insert
+from depth_core.settings import MEBI, Settings
+from depth_core.storage import PART_SUFFIX, Store
+
+API_KEY_ID = "inbox"  # who owns these artworks; a client with a key of this name sees them over HTTP
+ANSWER_SUFFIX = ".artwork.json"
+QUARANTINE = "quarantine"
+MAX_FILE_BYTES = 4 * MEBI
+MAX_ARTWORKS = 1000  # of one file
+REMOTE_SECONDS = 5.0  # between looks at an inbox that is no local folder: every listing is paid for
+
+CLAIMED, ANSWERED = "claimed", "answered"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PickedUp:
+    artworks: list[UUID] = field(default_factory=list)
+    quarantined: dict[str, str] = field(default_factory=dict)  # file name -> reason
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    name: str
+    stamp: str  # changes when the file does
+    age_seconds: float
+    size: int
+
+
+class _InvalidError(Exception):
+    """A file that is no request; the message is the reason."""
+
+
+class _UnfinishedError(Exception):
+    """A file that is no JSON, or no longer there."""
+
+
+def open_inbox(settings: Settings) -> Store:
+    """The inbox's folder; s3 is reached with the options of the store."""
+    return Store(settings.inbox_location, settings.store_options if "://" in settings.inbox_location else None)
+
+
+class Watch:
+    """Looks into the inbox again and again: whenever it is asked when the folder is local, else every REMOTE_SECONDS."""
+
+    def __init__(self, store: ArtworkStore, settings: Settings) -> None:
+        self.folder = open_inbox(settings)
+        self._store = store
+        self._settings = settings
+        self._looked = float("-inf")
+
+    def look(self) -> PickedUp:
+        """Picks up what is new and answers what has ended. Answers wait for no listing. Raises StoreError."""
+        found = PickedUp()
+        if self.folder.local or time.monotonic() - self._looked >= REMOTE_SECONDS:
+            self._looked = time.monotonic()
+            found = pick_up(self._store, self.folder, self._settings)
+        answer(self._store, self.folder, self._settings)
+        return found
+
+
+def pick_up(store: ArtworkStore, folder: Store, settings: Settings) -> PickedUp:
+    """Makes artworks of the files that are there and new. Cheap when there are none: one listing, one query.
+
+    A file that does not parse is taken to be half-written, and left alone until it has not changed for `inbox_settle_seconds`.
+    Raises StoreError when the folder cannot be read.
+    """
+    found = PickedUp()
+    files = _listed(folder)
+    known = _known_stamps(store, [folder.url(file.name) for file in files])
+    for file in files:
+        path = folder.url(file.name)
+        if (path, file.stamp) in known:
+            continue
+        try:
+            data = _read(folder, file)
+            requests, is_list = _requests(data, settings)
+        except _UnfinishedError as error:
+            if file.age_seconds >= settings.inbox_settle_seconds:
+                _quarantine(folder, file, str(error), found)
+        except _InvalidError as error:
+            _quarantine(folder, file, str(error), found)
+        else:
+            found.artworks.extend(_claim(store, path, file.stamp, data, requests, is_list=is_list))
+    return found
+
+
+def answer(store: ArtworkStore, folder: Store, settings: Settings) -> list[str]:
+    """Writes the answers to files whose artworks have all ended; returns the names of the answers. Raises StoreError."""
+    files, entries, artworks = db.inbox_files, db.inbox_entries, db.artworks
+    prefix = folder.url("") + "/"
+    open_still = (
+        sa.select(entries.c.file_id)
+        .join(artworks, artworks.c.id == entries.c.artwork_id)
+        .where(artworks.c.status.in_([ArtworkStatus.STARTING, ArtworkStatus.PROCESSING]))
+    )
+    query = sa.select(files).where(files.c.state == CLAIMED, files.c.id.not_in(open_still)).order_by(files.c.id)
+    with store.database.read() as connection:
+        ended = [row for row in connection.execute(query) if row.path.startswith(prefix)]
+    written = []
+    for row in ended:
+        later = sa.tuple_(files.c.created_at, files.c.id) > sa.tuple_(sa.literal(row.created_at, files.c.created_at.type), row.id)
+        newer = sa.select(files.c.id).where(files.c.path == row.path, later).limit(1)
+        each = sa.select(entries.c.artwork_id).where(entries.c.file_id == row.id).order_by(entries.c.position)
+        with store.database.read() as connection:
+            replaced = connection.scalar(newer) is not None
+            ids = list(connection.scalars(each))
+        # The answer of a name is the one to its last content; what was pruned is no longer there to answer with.
+        if ids and not replaced:
+            found = filter(None, (store.get(artwork_id) for artwork_id in ids))
+            answers = [
+                json.loads(one.answer(settings.public_url).model_dump_json(by_alias=True, exclude_none=True)) for one in found
+            ]
+            name = row.path[len(prefix) :].removesuffix(".json") + ANSWER_SUFFIX
+            text = json.dumps(answers if row.is_list else answers[0], indent=2) + "\n"
+            folder.write(name, text.encode(), content_type="application/json")
+            written.append(name)
+        with store.database.write() as connection:
+            connection.execute(sa.update(files).where(files.c.id == row.id).values(state=ANSWERED))
+    return written
+
+
+# -- files --------------------------------------------------------------------------------------------------------------------
+
+
+def _listed(folder: Store) -> list[_File]:
+    """Request files of the folder itself, by name; its subfolders, answers and hidden or partial files are not looked at."""
+    now = datetime.now(UTC).timestamp()
+    files = []
+    for info in folder.entries(""):
+        name = info["name"].rstrip("/").rpartition("/")[2]
+        if info["type"] != "file" or not name.endswith(".json") or name.endswith(ANSWER_SUFFIX):
+            continue
+        if name.startswith(".") or name.endswith(PART_SUFFIX):
+            continue
+        changed = info["LastModified"].timestamp() if "LastModified" in info else float(info["mtime"])
+        stamp = f"{info['size']} {changed!r} {info.get('ETag', '')}"
+        files.append(_File(name, stamp, now - changed, info["size"]))
+    return sorted(files, key=lambda file: file.name)
+
+
+def _known_stamps(store: ArtworkStore, paths: list[str]) -> set[tuple[str, str]]:
+    table = db.inbox_files
+    known: set[tuple[str, str]] = set()
+    with store.database.read() as connection:
+        for start in range(0, len(paths), 500):
+            some = table.c.path.in_(paths[start : start + 500])
+            known.update((row.path, row.stamp) for row in connection.execute(sa.select(table.c.path, table.c.stamp).where(some)))
+    return known
+
+
+def _read(folder: Store, file: _File) -> bytes:
+    if file.size > MAX_FILE_BYTES:
+        raise _InvalidError(f"the file is larger than {MAX_FILE_BYTES // MEBI} MiB; split its list")
+    try:
+        return folder.read(file.name)
+    except FileNotFoundError:
+        raise _UnfinishedError("the file has gone") from None
+
+
+def _requests(data: bytes, settings: Settings) -> tuple[list[NewArtwork], bool]:
+    """The requests of a file, and whether it holds a list. All or none: one fault refuses the file."""
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise _UnfinishedError(f"the file is no JSON: {error}") from None
+    is_list = isinstance(content, list)
+    items = content if is_list else [content]
+    if not 0 < len(items) <= MAX_ARTWORKS:
+        raise _InvalidError(f"a list has 1 to {MAX_ARTWORKS} requests, this one {len(items)}")
+    requests, faults = [], []
+    for index, item in enumerate(items):
+        try:
+            requests.append(body.parse(item, settings))
+        except ValidationError as error:
+            faults += [
+                f"{'.'.join(map(str, fault['loc'])) or 'request'}: {fault['msg']}"
+                for fault in body.faults(error, (index,) if is_list else ())
+            ]
+        except ValueError:  # lone surrogates: JSON has them, UTF-8 does not
+            faults.append(f"{index}: the text is no valid Unicode")
+    if faults:
+        raise _InvalidError("; ".join(faults[:100]))
+    return requests, is_list
+
+
+def _claim(store: ArtworkStore, path: str, stamp: str, data: bytes, requests: list[NewArtwork], *, is_list: bool) -> list[UUID]:
+    """The artworks of a file, made in one transaction; none when the content was picked up before, under this name."""
+    at = store.clock()
+    table, entries = db.inbox_files, db.inbox_entries
+    row = {"path": path, "sha256": hashlib.sha256(data).hexdigest(), "stamp": stamp, "is_list": is_list}
+    ids = [uuid4() for _ in requests]
+    try:
+        with store.database.write() as connection:
+            claim = sa.insert(table).values(row | {"state": CLAIMED, "created_at": at}).returning(table.c.id)
+            file_id = connection.execute(claim).scalar_one()
+            for position, (artwork_id, new) in enumerate(zip(ids, requests, strict=True)):
+                insert(connection, artwork_id, new, api_key_id=API_KEY_ID, source=f"{path}#{position}", at=at)
+                connection.execute(sa.insert(entries).values(file_id=file_id, position=position, artwork_id=artwork_id))
+    except IntegrityError:
+        # Dropped again, or touched: the same request, now the name's last. Its answer is written once more, in case it was
+        # cleared away or the name has had another since.
+        with store.database.write() as connection:
+            same = (table.c.path == path) & (table.c.sha256 == row["sha256"])
+            connection.execute(sa.update(table).where(same).values(stamp=stamp, state=CLAIMED, created_at=at))
+        return []
+    return ids
+
+
+def _quarantine(folder: Store, file: _File, reason: str, found: PickedUp) -> None:
+    """Moves a file out of the way, with the reason beside it."""
+    name = f"{file.name.removesuffix('.json')}-{hashlib.sha256(file.stamp.encode()).hexdigest()[:8]}"
+    note = {"file": file.name, "reason": reason, "at": db.now().isoformat()}
+    try:
+        folder.write(f"{QUARANTINE}/{name}.reason.json", (json.dumps(note, indent=2) + "\n").encode())
+        if folder.local:
+            # The very file is moved, so that one who still writes to it loses nothing.
+            os.replace(folder.path(file.name), folder.path(f"{QUARANTINE}/{name}.json"))
+        else:
+            folder.write(f"{QUARANTINE}/{name}.json", folder.read(file.name))
+            folder.delete(file.name)
+    except FileNotFoundError:
+        return  # it went away, or another process was first
+    found.quarantined[file.name] = reason
+    log.warning("inbox: %s is quarantined: %s", file.name, reason)

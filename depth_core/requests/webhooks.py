@@ -1,0 +1,347 @@
+"""Webhooks: the outbox that artworks.py fills, delivered signed as Standard Webhooks 1.0 says, retried and recorded.
+
+At least once: a process that dies between the receiver's answer and its own note sends again, under the same `webhook-id`.
+What does not belong here: when an artwork is final, and what the message says of it (artworks.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import os
+import random
+import secrets
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import sqlalchemy as sa
+from cryptography.fernet import Fernet, InvalidToken
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from standardwebhooks import Webhook
+
+from depth_core.errors import ConfigurationError, DepthlineError, ImageError
+from depth_core.ingest.addresses import Resolver, async_transport
+from depth_core.ingest.download import retry_after
+from depth_core.requests import database as db
+from depth_core.requests.artworks import ArtworkStore
+from depth_core.settings import Settings
+
+PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
+
+_POLL_SECONDS = 0.25
+_LEASE_MARGIN_SECONDS = 30.0  # beyond the receiver's deadline
+_LONGEST_WAIT_SECONDS = 24 * 3600.0  # whatever Retry-After asks for
+_GONE = 410
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One entry of the outbox."""
+
+    id: UUID
+    artwork_id: UUID
+    api_key_id: str
+    url: str
+    host: str
+    state: str
+    created_at: datetime
+    next_attempt_at: datetime
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    at: datetime
+    seconds: float
+    status_code: int | None  # None: no answer came
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a receiver made of a message."""
+
+    status_code: int | None = None
+    error: str | None = None
+    wait_seconds: float = 0.0
+    final: bool = False  # not worth another attempt
+
+    @property
+    def delivered(self) -> bool:
+        return self.status_code is not None and 200 <= self.status_code < 300
+
+
+# -- reading ------------------------------------------------------------------------------------------------------------------
+
+
+def deliveries(store: ArtworkStore, artwork_id: UUID) -> list[tuple[Delivery, list[Attempt]]]:
+    """An artwork's deliveries, and every attempt at each, oldest first."""
+    table, attempts = db.webhook_deliveries, db.webhook_attempts
+    with store.database.read() as connection:
+        rows = connection.execute(sa.select(table).where(table.c.artwork_id == artwork_id).order_by(table.c.created_at)).all()
+        tried = connection.execute(
+            sa.select(attempts).where(attempts.c.delivery_id.in_([row.id for row in rows])).order_by(attempts.c.id)
+        ).all()
+    return [
+        (
+            _delivery(row),
+            [Attempt(each.at, each.seconds, each.status_code, each.error) for each in tried if each.delivery_id == row.id],
+        )
+        for row in rows
+    ]
+
+
+def backlog(store: ArtworkStore) -> dict[str, int]:
+    """How many deliveries there are in each state."""
+    state = db.webhook_deliveries.c.state
+    with store.database.read() as connection:
+        counts = {row[0]: row[1] for row in connection.execute(sa.select(state, sa.func.count()).group_by(state))}
+    return {each: counts.get(each, 0) for each in (PENDING, DELIVERED, FAILED)}
+
+
+def replay(store: ArtworkStore, id: UUID) -> int:
+    """Sends again what a delivery's or an artwork's id names, as if new; earlier attempts stay on record.
+
+    Returns how many deliveries that are. Raises DepthlineError when the id names none.
+    """
+    table = db.webhook_deliveries
+    named = (table.c.id == id) | (table.c.artwork_id == id)
+    again = sa.update(table).where(named).values(state=PENDING, tries=0, next_attempt_at=store.clock(), lease_until=None)
+    with store.database.write() as connection:
+        count = connection.execute(again).rowcount
+    if count == 0:
+        raise DepthlineError(f"{id} is the id of no webhook delivery and of no final artwork with a webhook")
+    return count
+
+
+# -- secrets ------------------------------------------------------------------------------------------------------------------
+
+
+def secret(store: ArtworkStore, settings: Settings, api_key_id: str) -> str:
+    """The secret (`whsec_...`) that signs an API key's webhooks; made when first asked for, kept encrypted.
+
+    Raises ConfigurationError when it was encrypted with another DEPTH_SECRET_KEY.
+    """
+    cipher = _cipher(settings)
+    table = db.webhook_secrets
+    query = sa.select(table.c.encrypted).where(table.c.api_key_id == api_key_id)
+    with store.database.read() as connection:
+        encrypted = connection.scalar(query)
+    if encrypted is None:  # a race is won by one process, and the other reads its secret
+        new = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
+        values = {"api_key_id": api_key_id, "encrypted": cipher.encrypt(new.encode()), "created_at": store.clock()}
+        with suppress(IntegrityError), store.database.write() as connection:
+            connection.execute(sa.insert(table).values(values))
+        with store.database.read() as connection:
+            encrypted = connection.execute(query).scalar_one()
+    try:
+        return cipher.decrypt(encrypted).decode()
+    except InvalidToken:
+        raise ConfigurationError(
+            f"the webhook secret of {api_key_id!r} was encrypted with another DEPTH_SECRET_KEY; bring that key back"
+        ) from None
+
+
+def _cipher(settings: Settings) -> Fernet:
+    key = settings.secret_key.get_secret_value().encode() or _key_file(settings.data / "secret.key")
+    try:
+        return Fernet(key)
+    except ValueError:
+        raise ConfigurationError(
+            "DEPTH_SECRET_KEY is no Fernet key; make one with: "
+            "python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
+        ) from None
+
+
+def _key_file(path: Path) -> bytes:
+    """The key kept beside the data, readable by its owner only; made when it is not there."""
+    try:
+        return path.read_bytes().strip()
+    except FileNotFoundError:
+        pass
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(Fernet.generate_key() + b"\n")
+    try:
+        os.link(part, path)  # whole or not at all, and never over another process's key
+    except FileExistsError:
+        pass
+    finally:
+        part.unlink()
+    return path.read_bytes().strip()
+
+
+# -- delivering ---------------------------------------------------------------------------------------------------------------
+
+
+async def deliver_once(store: ArtworkStore, settings: Settings, *, resolve: Resolver | None = None) -> int:
+    """Tries everything that is due now, once; returns how many attempts that were."""
+    count = 0
+    async with _client(settings, resolve) as client:
+        while due := await asyncio.to_thread(_claim_due, store, settings, settings.webhook_concurrency):
+            await asyncio.gather(*(_attempt(client, store, settings, delivery) for delivery in due))
+            count += len(due)
+    return count
+
+
+async def deliver_loop(store: ArtworkStore, settings: Settings, stop: asyncio.Event, *, resolve: Resolver | None = None) -> None:
+    """Delivers what comes due until `stop` is set. Several loops, in several processes, share the work."""
+    running: dict[asyncio.Task[None], Delivery] = {}
+    stopped = asyncio.create_task(stop.wait())
+    async with _client(settings, resolve) as client:
+        while not stopped.done():
+            try:
+                room = settings.webhook_concurrency - len(running)
+                for delivery in await asyncio.to_thread(_claim_due, store, settings, room):
+                    running[asyncio.create_task(_attempt(client, store, settings, delivery))] = delivery
+            except SQLAlchemyError:
+                log.exception("webhooks wait: the database does not answer")
+            # Looks again when an attempt has ended, and its host has a free place, or after a while.
+            await asyncio.wait([stopped, *running], timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            for task in [task for task in running if task.done()]:
+                delivery = running.pop(task)
+                if error := task.exception():
+                    log.error("webhook %s: attempt not recorded, comes again", delivery.id, exc_info=error)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.to_thread(_give_back, store, [delivery.id for delivery in running.values()])
+
+
+def _client(settings: Settings, resolve: Resolver | None) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=settings.webhook_concurrency)
+    return httpx.AsyncClient(
+        transport=async_transport(settings.allow_private_hosts, limits=limits, resolve=resolve),
+        follow_redirects=False,
+        timeout=settings.webhook_timeout,
+        headers={"User-Agent": settings.user_agent},
+    )
+
+
+def _claim_due(store: ArtworkStore, settings: Settings, limit: int) -> list[Delivery]:
+    """Leases what is due, no host with more than its share of what is under way, so that a hanging host delays itself alone."""
+    at = store.clock()
+    table = db.webhook_deliveries
+    leased = sa.and_(table.c.lease_until.is_not(None), table.c.lease_until > at)
+    due = sa.and_(table.c.state == PENDING, table.c.next_attempt_at <= at)
+    with store.database.read() as connection:
+        if limit <= 0 or connection.scalar(sa.select(table.c.id).where(due, sa.not_(leased)).limit(1)) is None:
+            return []
+    # What is under way takes the first places of its host.
+    place = sa.func.row_number().over(
+        partition_by=table.c.host, order_by=(sa.case((leased, 0), else_=1), table.c.next_attempt_at, table.c.id)
+    )
+    placed = sa.select(table.c.id, table.c.next_attempt_at, place.label("place"), leased.label("leased")).where(due).subquery()
+    free = (
+        sa.select(placed.c.id)
+        .where(sa.not_(placed.c.leased), placed.c.place <= settings.webhook_per_host)
+        .order_by(placed.c.next_attempt_at)
+        .limit(limit)
+    )
+    lease = at + timedelta(seconds=settings.webhook_timeout + _LEASE_MARGIN_SECONDS)
+    with store.database.write() as connection:
+        query = sa.select(table).where(table.c.id.in_(free), due, sa.not_(leased)).with_for_update(skip_locked=True)
+        rows = connection.execute(query).all()
+        connection.execute(sa.update(table).where(table.c.id.in_([row.id for row in rows])).values(lease_until=lease))
+    return [_delivery(row) for row in rows]
+
+
+async def _attempt(client: httpx.AsyncClient, store: ArtworkStore, settings: Settings, delivery: Delivery) -> None:
+    """One attempt and its note in the database."""
+    at, begun = store.clock(), time.monotonic()
+    try:
+        body, headers = await asyncio.to_thread(_message, store, settings, delivery)
+        answer = await _send(client, settings, delivery.url, body, headers)
+    except SQLAlchemyError:
+        raise  # no attempt: without the database there is no message, and no note of it
+    except Exception as error:  # whatever it is, it counts, or the same delivery would come again for ever
+        log.exception("webhook %s of artwork %s could not be sent", delivery.id, delivery.artwork_id)
+        answer = _Answer(error=f"{type(error).__name__}: {error}")
+    note = asyncio.to_thread(_record, store, settings, delivery, at, time.monotonic() - begun, answer)
+    noting = asyncio.create_task(note)
+    try:
+        await asyncio.shield(noting)
+    except asyncio.CancelledError:
+        await noting  # the receiver has answered: a loop that stops now still notes it
+        raise
+
+
+def _message(store: ArtworkStore, settings: Settings, delivery: Delivery) -> tuple[bytes, dict[str, str]]:
+    """The artwork as the API answers it, and the headers that sign it."""
+    artwork = store.get(delivery.artwork_id)
+    assert artwork is not None  # deliveries go when their artwork goes
+    body = artwork.answer(settings.public_url).model_dump_json(by_alias=True, exclude_none=True)
+    message_id, at = f"msg_{delivery.id.hex}", db.now()
+    signature = Webhook(secret(store, settings, delivery.api_key_id)).sign(message_id, at, body)
+    return body.encode(), {
+        "Content-Type": "application/json",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": signature,
+    }
+
+
+async def _send(client: httpx.AsyncClient, settings: Settings, url: str, body: bytes, headers: dict[str, str]) -> _Answer:
+    try:
+        async with (
+            asyncio.timeout(settings.webhook_timeout),
+            client.stream("POST", url, content=body, headers=headers) as response,
+        ):
+            # The status is the answer; the body is not read.
+            status = response.status_code
+            return _Answer(
+                status,
+                error=None if response.is_success else f"HTTP {status}",
+                wait_seconds=retry_after(response.headers.get("retry-after", "")),
+                final=status == _GONE,
+            )
+    except TimeoutError:
+        return _Answer(error=f"no answer within {settings.webhook_timeout:g} s")
+    except ImageError as error:
+        return _Answer(error=str(error), final=not error.kind.retryable)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return _Answer(error=f"{type(error).__name__}: {error}")
+
+
+def _record(store: ArtworkStore, settings: Settings, delivery: Delivery, at: datetime, seconds: float, answer: _Answer) -> None:
+    table = db.webhook_deliveries
+    tries = delivery.tries + 1
+    values: dict[str, Any] = {"lease_until": None, "tries": tries}
+    if answer.delivered:
+        values["state"] = DELIVERED
+    elif answer.final or tries > len(settings.webhook_schedule):
+        values["state"] = FAILED
+        log.warning("webhook %s of artwork %s has failed: %s", delivery.id, delivery.artwork_id, answer.error)
+    else:
+        planned = settings.webhook_schedule[tries - 1] * random.uniform(1.0, 1.2)
+        wait = max(planned, min(answer.wait_seconds, _LONGEST_WAIT_SECONDS))
+        values["next_attempt_at"] = store.clock() + timedelta(seconds=wait)
+    with store.database.write() as connection:
+        connection.execute(
+            sa.insert(db.webhook_attempts).values(
+                delivery_id=delivery.id, at=at, seconds=seconds, status_code=answer.status_code, error=answer.error
+            )
+        )
+        # A replay that came meanwhile has set the tries back and stands.
+        unchanged = (table.c.id == delivery.id) & (table.c.state == PENDING) & (table.c.tries == delivery.tries)
+        connection.execute(sa.update(table).where(unchanged).values(values))
+
+
+def _give_back(store: ArtworkStore, ids: list[UUID]) -> None:
+    table = db.webhook_deliveries
+    with store.database.write() as connection:
+        connection.execute(sa.update(table).where(table.c.id.in_(ids), table.c.state == PENDING).values(lease_until=None))
+
+
+def _delivery(row: Any) -> Delivery:
+    return Delivery(**{name: row._mapping[name] for name in Delivery.__slots__})

@@ -1,0 +1,177 @@
+"""One typed source of configuration: environment variables DEPTH_*, or a `.env` file beside where the program is started.
+
+Read when used, never at import. What does not belong here: parameter sets of depth maps (profiles.py) and Dagster's own
+configuration (dagster.yaml).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from depth_core.errors import ConfigurationError
+
+MEBI = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """Every setting, its default and what it means. docs/operations.md carries the same table."""
+
+    model_config = SettingsConfigDict(env_prefix="DEPTH_", env_file=".env", extra="ignore", frozen=True)
+
+    # where things are
+    data: Path = Field(Path("data"), description="Folder of profiles.toml, manifests and the default store.")
+    store_url: str = Field(
+        "", description="Where everything that is made goes: a folder or s3://bucket/prefix. Default: <data>/store."
+    )
+    store_options: dict[str, Any] = Field(
+        default_factory=dict, description="JSON, handed to fsspec for the store (endpoint, keys)."
+    )
+    manifests_url: str = Field(
+        "", description="Folder or s3 prefix in which manifests are looked for. Default: <data>/manifests."
+    )
+    source_options: dict[str, Any] = Field(
+        default_factory=dict, description="JSON, handed to fsspec for s3 manifests, images and checkpoints."
+    )
+    profiles: str = Field("", description="Path of profiles.toml. Default: <data>/profiles.toml.")
+    public_url: str = Field("http://127.0.0.1:8000", description="Where clients reach the HTTP door; results carry it.")
+
+    # manifests
+    rows_per_chunk: int = Field(1000, ge=1, le=100_000, description="Rows of a partition; 5,000 and more for tens of millions.")
+    max_field_chars: int = Field(8192, ge=64, description="A manifest field longer than this makes its row a failed record.")
+
+    # fetching
+    download_concurrency: int = Field(32, ge=1, description="Downloads at once, in all.")
+    download_per_host: int = Field(8, ge=1, description="Downloads at once from one host.")
+    connect_timeout: float = Field(10.0, gt=0, description="Seconds to connect.")
+    read_timeout: float = Field(30.0, gt=0, description="Seconds without a byte.")
+    total_timeout: float = Field(120.0, gt=0, description="Seconds for one attempt at one download.")
+    max_source_bytes: int = Field(256 * MEBI, ge=1, description="Larger files are failed records; enforced while reading.")
+    download_attempts: int = Field(4, ge=1, description="Attempts at what may get better (429, 5xx, resets, timeouts).")
+    backoff_seconds: float = Field(0.5, ge=0, description="First wait between attempts; doubles, with jitter.")
+    max_backoff_seconds: float = Field(30.0, ge=0, description="Longest wait, Retry-After included.")
+    max_redirects: int = Field(5, ge=0, description="Redirects followed for one download.")
+    user_agent: str = Field("depthline/0.1", description="Sent with every download.")
+    allow_private_hosts: bool = Field(
+        False, description="May URLs that strangers send reach private addresses? Development only."
+    )
+    manifest_private_hosts: bool | None = Field(
+        None, description="May URLs of the operator's manifests reach private addresses? Default: as allow_private_hosts."
+    )
+
+    # decoding
+    max_image_pixels: int = Field(300_000_000, ge=1, description="Larger images are failed records (decompression bombs).")
+    min_image_side: int = Field(8, ge=1, description="Images with a shorter side are failed records.")
+    strict_extension: bool = Field(False, description="Fail images whose name says another format than their bytes.")
+
+    # the network
+    device: str = Field("auto", description="auto (cuda, then mps, then cpu), or cpu, cuda, cuda:1, mps.")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it, fp32 elsewhere.")
+    batch_pixels: int = Field(0, ge=0, description="Network pixels of a batch; 0: chosen from the device.")
+    max_network_pixels: int = Field(8_000_000, ge=65_536, description="Thin panoramas that need more are failed records.")
+    checkpoints_url: str = Field("", description="Folder or fsspec URL with one subfolder per model (v2/large, ...).")
+    checkpoints: dict[str, str] = Field(
+        default_factory=dict, description='JSON, model -> path or fsspec URL: {"v2/giant": "s3://weights/giant.safetensors"}.'
+    )
+    checkpoint_cache: Path = Field(
+        Path("~/.cache/depthline"),
+        description="Where weights that were fetched from fsspec URLs are kept. The Hub has its own (HF_HOME).",
+    )
+    hub_revisions: dict[str, str] = Field(
+        default_factory=dict, description='JSON, model -> commit, tag or branch of its Hub repository: {"v2/small": "<commit>"}.'
+    )
+    commercial_only: bool = Field(False, description="Refuse models whose licence forbids commercial use.")
+
+    # the engine
+    decode_threads: int = Field(0, ge=0, description="Threads that read and decode; 0: chosen from the cores.")
+    encode_threads: int = Field(0, ge=0, description="Threads that encode and write; 0: chosen from the cores.")
+    png_level: int = Field(1, ge=0, le=9, description="PNG compression: 1 is fast, 9 is small.")
+
+    # single requests
+    database_url: str = Field("", description="sqlite:///file or postgresql://... for artworks. Default: <data>/depthline.db.")
+    lease_seconds: float = Field(30.0, gt=0, description="A claim whose drain gives no sign of life for this long goes back.")
+    max_attempts: int = Field(3, ge=1, description="An artwork whose drain died this often fails with worker_lost.")
+    api_depth16: bool = Field(False, description="Single requests also get depth16.png.")
+    keep_artworks_days: int = Field(
+        90, ge=0, description="Artworks older than this are forgotten, with history and webhooks; their files stay. 0: never."
+    )
+    image_buckets: list[str] = Field(default_factory=list, description='JSON, s3 buckets that requests may name: ["photos"].')
+
+    # the HTTP door
+    api_host: str = Field("127.0.0.1", description="Address the door listens on; without api_keys only loopback is allowed.")
+    api_port: int = Field(8000, ge=0, le=65535, description="Port the door listens on.")
+    api_keys: SecretStr = Field(SecretStr(""), description="name:key pairs, by comma. One name may have several keys (rotation).")
+    rate_limit: float = Field(50.0, ge=0, description="Requests a second of one API key, four seconds' worth at once; 0: any.")
+    max_body_bytes: int = Field(65_536, ge=1024, description="A larger POST body is refused with 413.")
+    presigned_seconds: int = Field(3600, ge=1, description="How long a presigned result URL is valid (s3 stores).")
+
+    # webhooks
+    webhooks_in_door: bool = Field(True, description="The door delivers webhooks; false: `depthline webhooks deliver` does.")
+    webhook_schedule: list[float] = Field(
+        default_factory=lambda: [5.0, 30.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 36_000.0],
+        description="JSON, seconds between attempts (up to a fifth more, at random); when they are used up, delivery has failed.",
+    )
+    webhook_timeout: float = Field(15.0, gt=0, description="Seconds a receiver has to answer.")
+    webhook_concurrency: int = Field(64, ge=1, description="Deliveries at once, in one process.")
+    webhook_per_host: int = Field(4, ge=1, description="Deliveries at once to one host, in all processes.")
+    secret_key: SecretStr = Field(
+        SecretStr(""), description="Fernet key that encrypts webhook secrets. Default: <data>/secret.key, made when first needed."
+    )
+
+    # the inbox
+    inbox_url: str = Field("", description="Folder or s3 prefix of request files. Default: <data>/inbox.")
+    inbox_settle_seconds: float = Field(10.0, ge=0, description="A file that is no JSON yet is waited for until it is this old.")
+
+    # drains of the inbox
+    drain_devices: list[str] = Field(
+        default_factory=lambda: ["auto"],
+        description='JSON, one drain runs for each: ["cuda:0", "cuda:1"]; "auto" is DEPTH_DEVICE.',
+    )
+    linger_seconds: float = Field(30.0, ge=0, description="A drain ends when nothing has come for this long.")
+    max_drain_seconds: float = Field(1800.0, gt=0, description="A drain takes nothing new after this long; the next one goes on.")
+    drain_claims: int = Field(32, ge=1, description="Artworks that one drain has at work at once; four times as many downloads.")
+    request_fetch_seconds: float = Field(
+        60.0, gt=0, description="Seconds that the image of a single request has to arrive, in all."
+    )
+    model_memory_gib: float = Field(8.0, gt=0, description="Weights that a drain keeps loaded; the least recently used go first.")
+
+    @property
+    def database_location(self) -> str:
+        return self.database_url or f"sqlite:///{self.data / 'depthline.db'}"
+
+    @property
+    def inbox_location(self) -> str:
+        return self.inbox_url or str(self.data / "inbox")
+
+    @property
+    def store_location(self) -> str:
+        return self.store_url or str(self.data / "store")
+
+    @property
+    def manifests_location(self) -> str:
+        return self.manifests_url or str(self.data / "manifests")
+
+    @property
+    def profiles_path(self) -> Path:
+        return Path(self.profiles) if self.profiles else self.data / "profiles.toml"
+
+    @property
+    def manifests_may_be_private(self) -> bool:
+        return self.allow_private_hosts if self.manifest_private_hosts is None else self.manifest_private_hosts
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings as the environment has them now.
+
+    Raises ConfigurationError naming each variable that is wrong.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        faults = "; ".join(f"DEPTH_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise ConfigurationError(f"settings: {faults}") from None
+    except ValueError as error:  # pydantic-settings: JSON that cannot be parsed
+        raise ConfigurationError(f"settings: {error}") from None

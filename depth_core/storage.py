@@ -1,0 +1,167 @@
+"""The store: one place for everything that is made, a local folder by default, s3://bucket/prefix in production.
+
+Keys are relative, with forward slashes. Every write is atomic: a key holds the old bytes or the new ones, never a part. What
+does not belong here: what the keys mean (output/, ingest/), and fetching images of other people (ingest/download.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from depth_core.errors import StoreError
+
+PART_SUFFIX = ".part"
+
+
+class Store:
+    """A folder or bucket prefix. Safe to use from several threads and processes at once."""
+
+    def __init__(self, url: str | Path, options: Mapping[str, Any] | None = None) -> None:
+        try:
+            self.fs, root = fsspec.core.url_to_fs(str(url), **dict(options or {}))
+        except (ValueError, ImportError) as error:
+            raise StoreError(f"store {url}: {error}") from None
+        self.root: str = root.rstrip("/")
+        self.local = isinstance(self.fs, LocalFileSystem)
+
+    def __repr__(self) -> str:
+        return f"Store({self.url('')!r})"
+
+    # -- names ----------------------------------------------------------------------------------------------------------
+
+    def path(self, key: str) -> str:
+        """The key's path as the file system knows it."""
+        return f"{self.root}/{key}" if key else self.root
+
+    def url(self, key: str) -> str:
+        """The key's URL: a plain path for a local store, s3://... otherwise."""
+        path = self.path(key)
+        return path if self.local else str(self.fs.unstrip_protocol(path))
+
+    # -- reading --------------------------------------------------------------------------------------------------------
+
+    def read(self, key: str) -> bytes:
+        """All bytes of a key. Raises FileNotFoundError when it is not there, StoreError when the store cannot be read."""
+        with self._clear_errors("read", key):
+            if self.local:
+                return Path(self.path(key)).read_bytes()
+            return cast(bytes, self.fs.cat_file(self.path(key)))
+
+    def read_or_none(self, key: str) -> bytes | None:
+        try:
+            return self.read(key)
+        except FileNotFoundError:
+            return None
+
+    def open(self, key: str) -> BinaryIO:
+        """A seekable stream over a key, for Parquet and for range requests."""
+        with self._clear_errors("read", key):
+            return cast(BinaryIO, self.fs.open(self.path(key), "rb"))
+
+    def size(self, key: str) -> int | None:
+        """Bytes of a key, None when it is not there."""
+        try:
+            with self._clear_errors("read", key):
+                if self.local:
+                    status = os.stat(self.path(key))
+                    return status.st_size if stat.S_ISREG(status.st_mode) else None
+                info = self.fs.info(self.path(key))
+                return int(info["size"]) if info["type"] == "file" else None
+        except FileNotFoundError:
+            return None
+
+    def exists(self, key: str) -> bool:
+        return self.size(key) is not None
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """All keys below a folder, sorted; none when the folder is not there. Files half-written are not keys."""
+        with self._clear_errors("list", prefix):
+            self.fs.invalidate_cache()
+            try:
+                paths = sorted(self.fs.find(self.path(prefix)))
+            except FileNotFoundError:
+                paths = []
+        for path in paths:
+            if not path.endswith(PART_SUFFIX):
+                yield path[len(self.root) + 1 :]
+
+    def entries(self, prefix: str) -> list[dict[str, Any]]:
+        """What lies directly in a folder, as the file system tells it (name, type, size, times); [] when it is not there."""
+        with self._clear_errors("list", prefix):
+            self.fs.invalidate_cache()
+            try:
+                return cast(list[dict[str, Any]], self.fs.ls(self.path(prefix), detail=True))
+            except FileNotFoundError:
+                return []
+
+    # -- writing --------------------------------------------------------------------------------------------------------
+
+    def write(self, key: str, data: bytes | memoryview, *, content_type: str | None = None) -> None:
+        """Puts the whole key at once. Raises StoreError (permissions, disk full, no network); the old bytes then stay."""
+        with self._clear_errors("write", key):
+            if not self.local:
+                kwargs = {"ContentType": content_type} if content_type and "s3" in self.fs.protocol else {}
+                try:
+                    self.fs.pipe_file(self.path(key), bytes(data), **kwargs)
+                except FileNotFoundError as error:
+                    raise StoreError(
+                        f"cannot write {self.url(key)}: there is no such bucket; make it, or correct the URL"
+                    ) from error
+                return
+            target = self.path(key)
+            part = f"{target}.{os.getpid()}-{uuid.uuid4().hex[:8]}{PART_SUFFIX}"
+            try:
+                self._write_part(part, data)
+                os.replace(part, target)
+            except BaseException:
+                Path(part).unlink(missing_ok=True)
+                raise
+
+    @staticmethod
+    def _write_part(part: str, data: bytes | memoryview) -> None:
+        try:
+            Path(part).write_bytes(data)
+        except FileNotFoundError:  # rarer than asking for the folder before every write
+            os.makedirs(os.path.dirname(part), exist_ok=True)
+            Path(part).write_bytes(data)
+
+    def delete(self, key: str) -> None:
+        """Removes a key; not an error when it is not there."""
+        with self._clear_errors("delete", key), suppress(FileNotFoundError):
+            self.fs.rm_file(self.path(key))
+
+    def check_writable(self) -> None:
+        """Writes and removes a small key. Raises StoreError with the reason when that fails."""
+        key = f".writable-{uuid.uuid4().hex[:8]}"
+        self.write(key, b"")
+        self.delete(key)
+
+    # -- errors ---------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _clear_errors(self, verb: str, key: str) -> Iterator[None]:
+        """Turns a file system's own errors into StoreError; FileNotFoundError passes through."""
+        try:
+            yield
+        except (FileNotFoundError, StoreError):
+            raise
+        except Exception as error:  # botocore, aiohttp and OSError have no common base
+            raise StoreError(f"cannot {verb} {self.url(key)}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return "permission denied; check the owner of the folder or the credentials of the bucket (DEPTH_STORE_OPTIONS)"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no space left; free some or point DEPTH_STORE_URL elsewhere. What is written stays valid"
+    return f"{type(error).__name__}: {error}"
