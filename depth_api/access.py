@@ -1,0 +1,127 @@
+"""Who may call: API keys, the loopback rule without keys, and the rate limit of each key."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from depth_core.errors import ConfigurationError
+from depth_core.settings import Settings
+
+LOCAL = "local"  # who owns artworks when there are no keys
+_MIN_KEY_CHARS = 16
+_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True)
+class ApiKeys:
+    """Names and SHA-256 of the keys; the keys themselves are not kept. They are random and long, so one hash round is enough."""
+
+    hashes: tuple[tuple[str, bytes], ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.hashes)
+
+    def owner(self, key: str) -> str | None:
+        """The name of a key. Every hash is compared, each in constant time, so that timing tells nothing."""
+        presented = _hash(key)
+        found = None
+        for name, expected in self.hashes:
+            if hmac.compare_digest(presented, expected):
+                found = name
+        return found
+
+
+def read_keys(settings: Settings) -> ApiKeys:
+    """The keys of DEPTH_API_KEYS. Raises ConfigurationError; its message has names, never keys."""
+    hashes = []
+    for pair in filter(None, (part.strip() for part in settings.api_keys.get_secret_value().split(","))):
+        name, colon, key = pair.partition(":")
+        if not colon or not 0 < len(name) <= 64 or not name.isprintable():
+            raise ConfigurationError("DEPTH_API_KEYS: name:key pairs are wanted, by comma; names have up to 64 characters")
+        if len(key) < _MIN_KEY_CHARS:
+            raise ConfigurationError(
+                f"DEPTH_API_KEYS: the key of {name!r} is shorter than {_MIN_KEY_CHARS} characters; "
+                "make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            )
+        hashes.append((name, _hash(key)))
+    return ApiKeys(tuple(hashes))
+
+
+def check_bind(host: str, keys: ApiKeys) -> None:
+    """Raises ConfigurationError when the door would be open to others without a key."""
+    if not keys and not is_loopback(host):
+        raise ConfigurationError(
+            f"without DEPTH_API_KEYS the door listens on loopback only, not on {host}; set keys or DEPTH_API_HOST"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    if host in _LOOPBACK_NAMES:
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _hash(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+class LoopbackOnly:
+    """Refuses callers from elsewhere, whatever address the server was bound to.
+
+    The Host header is judged as well: a page in a local browser could otherwise point its own name at 127.0.0.1.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            request = Request(scope)
+            caller = request.client.host if request.client else ""
+            if not is_loopback(caller) or not is_loopback(_host_name(request.headers.get("host", ""))):
+                detail = "this door has no API keys and answers on loopback only; set DEPTH_API_KEYS to open it"
+                await JSONResponse({"detail": detail}, 403)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def _host_name(header: str) -> str:
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0].lower()
+
+
+class RateLimit:
+    """A token bucket per API key, in this process: `per_second` refills it, four seconds' worth fit in."""
+
+    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate = per_second
+        self._size = max(1.0, per_second * 4)
+        self._clock = clock
+        self._buckets: dict[str, tuple[float, float]] = {}  # who -> tokens, at what time; as many as there are keys
+
+    def take(self, who: str) -> int:
+        """0 when the call may go on, else the whole seconds after which it may come again."""
+        if self._rate == 0:
+            return 0
+        now = self._clock()
+        tokens, since = self._buckets.get(who, (self._size, now))
+        tokens = min(self._size, tokens + (now - since) * self._rate)
+        if tokens >= 1:
+            self._buckets[who] = (tokens - 1, now)
+            return 0
+        self._buckets[who] = (tokens, now)
+        return math.ceil((1 - tokens) / self._rate)

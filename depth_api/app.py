@@ -1,0 +1,510 @@
+"""The HTTP door's routes, as docs/api.md has them, and the application that carries them.
+
+A request is validated, written and answered. What does not belong here: the rules of a body (depth_core.requests.body), the
+life of an artwork (depth_core.requests.artworks), and any model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse
+from fastapi.security import HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionError
+from starlette.concurrency import run_in_threadpool
+
+from depth_api.access import LOCAL, ApiKeys, LoopbackOnly, RateLimit, read_keys
+from depth_api.observation import FRESH_SECONDS, DatabaseMetrics, Observed, RequestMetrics, log
+from depth_api.waiting import Waiting
+from depth_core import settings as settings_module
+from depth_core.contract import Artwork, ArtworkStatus
+from depth_core.errors import StoreError
+from depth_core.requests import body, webhooks
+from depth_core.requests.artworks import (
+    ACCEPTED,
+    CURSOR_PATTERN,
+    ArtworkStore,
+    IdempotencyConflictError,
+    StoredArtwork,
+    open_store,
+)
+from depth_core.settings import Settings
+from depth_core.storage import Store
+
+_PREFIX = "/v2/artworks"
+_NO_DATABASE = (DBAPIError, NoConnectionError)
+_RESULTS = ["depth.png", "depth.tiff", "depth16.png", "depth.json"]  # every name there is; an artwork says which it has
+LONGEST_WAIT = 60  # seconds
+STORE_CHECK_SECONDS = 10.0
+_IDEMPOTENCY_KEY = r"[!-~]([ -~]{0,253}[!-~])?"
+_WAIT = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
+
+
+class Fault(BaseModel):
+    loc: list[str | int] = Field(description="Where: body, path, query or header, then the field.")
+    msg: str
+    type: str
+
+
+class Faults(BaseModel):
+    detail: list[Fault] = Field(description="Everything that is wrong, at once.")
+
+
+class Problem(BaseModel):
+    detail: str
+
+
+class ArtworkPage(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    artworks: list[Artwork]
+    next_cursor: str | None = Field(None, description="Give it as `cursor` to read on; absent at the end.")
+
+
+class Check(BaseModel):
+    ok: bool
+    detail: str = ""
+
+
+class Readiness(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    status: Literal["ready", "not ready"]
+    database: Check
+    store: Check
+    last_drain_seconds: float | None = Field(description="Age of the last sign of life of any drain; null when there was none.")
+    live_drains: int
+    waiting: int
+
+
+@dataclass
+class Door:
+    """What the routes work with, on `app.state.door` while the application runs."""
+
+    settings: Settings
+    keys: ApiKeys
+    limit: RateLimit
+    metrics: RequestMetrics
+    artworks: ArtworkStore
+    store: Store
+    waiting: Waiting
+    store_checked: tuple[float, Check] | None = None
+
+    def answer(self, artwork: StoredArtwork) -> Artwork:
+        return artwork.answer(self.settings.public_url)
+
+    def check_store(self) -> Check:
+        """Whether the store can be written. Asked of it now and then only: on s3 every question costs."""
+        if self.store_checked is None or time.monotonic() - self.store_checked[0] > STORE_CHECK_SECONDS:
+            check = Check(ok=True)
+            try:
+                self.store.check_writable()
+            except StoreError as error:
+                check = Check(ok=False, detail=str(error))
+            self.store_checked = (time.monotonic(), check)
+        return self.store_checked[1]
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application, for uvicorn (`--factory`) or a test. Without settings it reads them from the environment.
+
+    Raises ConfigurationError; the database is opened when the application starts.
+    """
+    settings = settings or settings_module.load()
+    keys = read_keys(settings)
+    metrics = RequestMetrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        artworks = await run_in_threadpool(open_store, settings)
+        store = Store(settings.store_location, settings.store_options)
+        database_metrics = DatabaseMetrics(artworks)
+        metrics.registry.register(database_metrics)
+        app.state.door = Door(settings, keys, RateLimit(settings.rate_limit), metrics, artworks, store, Waiting(artworks))
+        if not keys:
+            log.warning("no DEPTH_API_KEYS: the door answers on loopback only, and whoever is there needs no key")
+        stop = asyncio.Event()
+        loop = asyncio.create_task(webhooks.deliver_loop(artworks, settings, stop)) if settings.webhooks_in_door else None
+        if loop is not None:
+            loop.add_done_callback(_tell_when_dead)
+        try:
+            yield
+        finally:
+            stop.set()
+            if loop is not None:
+                await loop
+            metrics.registry.unregister(database_metrics)
+            artworks.close()
+
+    app = FastAPI(
+        title="Depthline",
+        summary="Depth maps of images.",
+        version=version("depthline"),
+        lifespan=lifespan,
+        # Without keys there is nothing to declare: every caller is on loopback.
+        responses={403: {"model": Problem}} if not keys else None,
+    )
+    secured = [Security(HTTPBearer(auto_error=False, description="An API key."))] if keys else []
+    app.include_router(_artworks_router(settings), tags=["artworks"], dependencies=secured)
+    app.include_router(_operations, tags=["operations"])
+    app.add_exception_handler(RequestValidationError, _unprocessable)
+    for unavailable in (*_NO_DATABASE, StoreError):
+        app.add_exception_handler(unavailable, _unavailable)
+    app.add_exception_handler(Exception, _unforeseen)
+    if not keys:
+        app.add_middleware(LoopbackOnly)
+    app.add_middleware(Observed, metrics=metrics)
+    return app
+
+
+def _tell_when_dead(loop: asyncio.Task[None]) -> None:
+    if not loop.cancelled() and (error := loop.exception()):
+        log.critical("webhooks are no longer delivered; restart the door", exc_info=error)
+
+
+# -- errors -------------------------------------------------------------------------------------------------------------------
+
+
+def _refused(faults: list[dict[str, Any]]) -> JSONResponse:
+    return JSONResponse({"detail": faults}, 422)
+
+
+async def _unprocessable(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return _refused([{"loc": list(each["loc"]), "msg": each["msg"], "type": each["type"]} for each in error.errors()])
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    log.error("unavailable", path=request.url.path, exc_info=error)
+    what = "the store" if isinstance(error, StoreError) else "the database"
+    return JSONResponse({"detail": f"{what} does not answer; try again"}, 503, {"Retry-After": "5"})
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    log.error("internal error", path=request.url.path, exc_info=error)
+    return JSONResponse({"detail": "internal error"}, 500)
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    words = {
+        401: "No API key, or none that is known.",
+        404: "There is none, or it belongs to another key.",
+        409: "The Idempotency-Key came before with another body.",
+        413: "The body is too large.",
+        415: "The body is not application/json.",
+        429: "Too many requests; Retry-After says when to come again.",
+        503: "The database or the store does not answer.",
+    }
+    problems: dict[int | str, dict[str, Any]] = {status: {"model": Problem, "description": words[status]} for status in statuses}
+    problems[422] = {"model": Faults, "description": "Something in the request is wrong; `detail` lists every fault."}
+    return problems
+
+
+# -- who calls ----------------------------------------------------------------------------------------------------------------
+
+
+async def _door(request: Request) -> Door:
+    door: Door = request.app.state.door
+    return door
+
+
+async def _caller(
+    request: Request,
+    door: Annotated[Door, Depends(_door)],
+) -> str:
+    """The name of the caller's API key, once its rate limit lets it through."""
+    name: str | None = LOCAL
+    if door.keys:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        name = door.keys.owner(key.strip()) if scheme.lower() == "bearer" else None
+        if name is None:
+            raise HTTPException(401, "an API key is needed: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
+    assert name is not None
+    request.state.api_key = name
+    if wait := door.limit.take(name):
+        raise HTTPException(429, "too many requests", {"Retry-After": str(wait)})
+    return name
+
+
+async def _artwork(
+    artwork_id: Annotated[UUID, Path()],
+    request: Request,
+    door: Annotated[Door, Depends(_door)],
+    caller: Annotated[str, Depends(_caller)],
+) -> StoredArtwork:
+    """The artwork of the path, if it is the caller's."""
+    request.state.artwork_id = str(artwork_id)
+    artwork = await run_in_threadpool(door.artworks.get, artwork_id, api_key_id=caller)
+    if artwork is None:
+        raise _not_found(artwork_id)
+    return artwork
+
+
+def _not_found(artwork_id: UUID) -> HTTPException:
+    return HTTPException(404, f"there is no artwork {artwork_id}")
+
+
+# -- artworks -----------------------------------------------------------------------------------------------------------------
+
+
+async def _create(
+    request: Request,
+    response: Response,
+    door: Annotated[Door, Depends(_door)],
+    caller: Annotated[str, Depends(_caller)],
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            description="The same key and body within 24 hours are the same artwork; another body is a 409.",
+            json_schema_extra={"pattern": f"^{_IDEMPOTENCY_KEY}$"},
+        ),
+    ] = None,
+    prefer: Annotated[
+        str | None, Header(description=f"`wait=N`: answer when done, or after N seconds, up to {LONGEST_WAIT}.")
+    ] = None,
+) -> Any:
+    """Asks for a depth map. The answer comes at once, or with `Prefer: wait=N` when the artwork is done."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":  # also keeps pages of other sites from posting here through a browser
+        raise HTTPException(415, "the body must be application/json")
+    text = await _read_body(request, door.settings.max_body_bytes)
+    faults = []
+    if idempotency_key is not None and not re.fullmatch(_IDEMPOTENCY_KEY, idempotency_key):
+        message = "1 to 255 printable ASCII characters are wanted"
+        faults.append({"loc": ["header", "Idempotency-Key"], "msg": message, "type": "idempotency_key"})
+    try:
+        new = body.parse(text, door.settings)
+    except ValidationError as error:
+        faults += body.faults(error)
+    if faults:
+        return _refused(faults)
+
+    wait = _wait_seconds(prefer)
+    try:
+        created = await run_in_threadpool(
+            door.artworks.create,
+            new,
+            api_key_id=caller,
+            idempotency_key=idempotency_key,
+            status_code=None if wait else ACCEPTED,
+        )
+    except IdempotencyConflictError as error:
+        raise HTTPException(409, str(error)) from None
+    artwork, status_code = created.artwork, created.status_code
+    request.state.artwork_id = str(artwork.id)
+    if status_code is None:
+        await door.waiting.until_final(artwork.id, wait)
+        now: StoredArtwork | None = await run_in_threadpool(door.artworks.get, artwork.id)
+        artwork = now or artwork
+        status_code = 200 if artwork.status.final else ACCEPTED
+        if idempotency_key is not None:
+            status_code = await run_in_threadpool(door.artworks.answered, caller, idempotency_key, status_code)
+    response.status_code = status_code
+    response.headers["Location"] = f"{_PREFIX}/{artwork.id}"
+    if wait:
+        response.headers["Preference-Applied"] = f"wait={wait}"
+    if created.replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    return door.answer(artwork)
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            raise HTTPException(413, f"the body is larger than {limit} bytes", {"Connection": "close"})
+    return b"".join(parts)
+
+
+def _wait_seconds(prefer: str | None) -> int:
+    """The seconds of `Prefer: wait=N`, 0 without; other preferences are ignored, as RFC 7240 has it."""
+    found = _WAIT.search(prefer or "")
+    return min(int(found[1]), LONGEST_WAIT) if found else 0
+
+
+async def _list(
+    door: Annotated[Door, Depends(_door)],
+    caller: Annotated[str, Depends(_caller)],
+    status: Annotated[ArtworkStatus | None, Query(description="Only artworks that have this status.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(pattern=CURSOR_PATTERN, description="`nextCursor` of the page before.")] = None,
+) -> Any:
+    """Your artworks, newest first."""
+    page = await run_in_threadpool(door.artworks.page, api_key_id=caller, status=status, limit=limit, cursor=cursor)
+    return ArtworkPage(artworks=[door.answer(artwork) for artwork in page.artworks], next_cursor=page.next_cursor)
+
+
+async def _get(artwork: Annotated[StoredArtwork, Depends(_artwork)], door: Annotated[Door, Depends(_door)]) -> Any:
+    """One artwork as it is now."""
+    return door.answer(artwork)
+
+
+async def _cancel(
+    artwork_id: Annotated[UUID, Path()],
+    request: Request,
+    door: Annotated[Door, Depends(_door)],
+    caller: Annotated[str, Depends(_caller)],
+) -> Any:
+    """Cancels an artwork that waits or is being worked on. One that is final stays as it is; the answer says how that is."""
+    request.state.artwork_id = str(artwork_id)
+    artwork = await run_in_threadpool(door.artworks.cancel, artwork_id, api_key_id=caller)
+    if artwork is None:
+        raise _not_found(artwork_id)
+    return door.answer(artwork)
+
+
+async def _result(
+    name: Annotated[
+        str, Path(description="A file's name, the last part of its URL in `results`.", json_schema_extra={"enum": _RESULTS})
+    ],
+    request: Request,
+    artwork: Annotated[StoredArtwork, Depends(_artwork)],
+    door: Annotated[Door, Depends(_door)],
+) -> Response:
+    """A file of a finished artwork: its bytes, or part of them (`Range`), or a redirect to where they are."""
+    if name not in artwork.results:
+        raise HTTPException(404, f"artwork {artwork.id} has no result {name!r}")
+    key = f"{artwork.folder}/{name}"
+    if not door.store.local:
+        seconds = door.settings.presigned_seconds
+        url = await run_in_threadpool(door.store.fs.sign, door.store.path(key), expiration=seconds)
+        return RedirectResponse(url, 307, {"Cache-Control": "private, no-store"})
+    try:
+        status = await run_in_threadpool(os.stat, door.store.path(key))
+    except FileNotFoundError:
+        raise HTTPException(404, f"result {name!r} of artwork {artwork.id} is no longer in the store") from None
+    headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
+    response = FileResponse(door.store.path(key), headers=headers, stat_result=status)
+    if response.headers["etag"] in re.findall(r'"[^"]*"', request.headers.get("if-none-match", "")):
+        return Response(status_code=304, headers=headers | {"ETag": response.headers["etag"]})
+    return response
+
+
+def _artworks_router(settings: Settings) -> APIRouter:
+    calls = (401, 429, 503) if settings.api_keys.get_secret_value() else (429, 503)
+    schema = body.json_schema(settings)
+    router = APIRouter()
+    router.add_api_route(
+        f"{_PREFIX}/depth-map",
+        _create,
+        methods=["POST"],
+        status_code=ACCEPTED,
+        response_model=Artwork,
+        response_model_exclude_none=True,
+        responses=_problems(*calls, 409, 413, 415)
+        | {
+            200: {"model": Artwork, "description": "`Prefer: wait` saw it end."},
+            202: {"description": "Accepted; `GET` its Location to see how it goes."},
+        },
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
+        operation_id="createDepthMap",
+        summary="Create a depth map",
+    )
+    router.add_api_route(
+        _PREFIX,
+        _list,
+        methods=["GET"],
+        response_model=ArtworkPage,
+        response_model_exclude_none=True,
+        responses=_problems(*calls),
+        operation_id="listArtworks",
+        summary="List artworks",
+    )
+    router.add_api_route(
+        _PREFIX + "/{artwork_id:uuid}",
+        _get,
+        methods=["GET"],
+        response_model=Artwork,
+        response_model_exclude_none=True,
+        responses=_problems(*calls, 404),
+        operation_id="getArtwork",
+        summary="Get an artwork",
+    )
+    router.add_api_route(
+        _PREFIX + "/{artwork_id:uuid}/cancel",
+        _cancel,
+        methods=["POST"],
+        response_model=Artwork,
+        response_model_exclude_none=True,
+        responses=_problems(*calls, 404),
+        operation_id="cancelArtwork",
+        summary="Cancel an artwork",
+    )
+    router.add_api_route(
+        _PREFIX + "/{artwork_id:uuid}/results/{name}",
+        _result,
+        methods=["GET"],
+        response_class=Response,
+        responses=_problems(*calls, 404)
+        | {
+            200: {"description": "The file.", "content": {kind: {} for kind in ("image/png", "image/tiff", "application/json")}},
+            206: {"description": "Part of the file."},
+            304: {"description": "The file is the one of If-None-Match."},
+            307: {"description": "The file is at Location for a while."},
+            400: {"description": "The Range header is malformed."},
+            416: {"description": "The range lies outside the file."},
+        },
+        operation_id="getResult",
+        summary="Get a result file",
+    )
+    router.add_api_route(_PREFIX + "/{artwork_id:uuid}/results/{name}", _result, methods=["HEAD"], include_in_schema=False)
+    return router
+
+
+# -- operations ---------------------------------------------------------------------------------------------------------------
+
+_operations = APIRouter()
+
+
+@_operations.get("/health/live", operation_id="live", summary="Is the process alive?")
+async def _live() -> dict[Literal["status"], Literal["live"]]:
+    return {"status": "live"}
+
+
+@_operations.get(
+    "/health/ready",
+    operation_id="ready",
+    summary="Can requests be taken?",
+    responses={503: {"model": Readiness, "description": "Not ready; the checks say why."}},
+)
+async def _ready(response: Response, door: Annotated[Door, Depends(_door)]) -> Readiness:
+    """Database and store must answer. How long ago a drain gave a sign of life is told, and refuses nothing."""
+    pulse, database = None, Check(ok=True)
+    try:
+        pulse = await run_in_threadpool(door.artworks.pulse, fresh_seconds=FRESH_SECONDS)
+    except _NO_DATABASE as error:
+        database = Check(ok=False, detail=type(error).__name__)
+    store = await run_in_threadpool(door.check_store)
+    ready = database.ok and store.ok
+    response.status_code = 200 if ready else 503
+    return Readiness(
+        status="ready" if ready else "not ready",
+        database=database,
+        store=store,
+        last_drain_seconds=pulse.last_drain_seconds if pulse else None,
+        live_drains=pulse.live_drains if pulse else 0,
+        waiting=pulse.waiting if pulse else 0,
+    )
+
+
+@_operations.get("/metrics", operation_id="metrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
+async def _metrics(door: Annotated[Door, Depends(_door)]) -> Response:
+    text = await run_in_threadpool(generate_latest, door.metrics.registry)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,139 @@
+"""What operators see of the door: /metrics, health, and one structured log line a request."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from depth_core.requests.artworks import ArtworkStore
+from depth_core.requests.webhooks import backlog
+
+FRESH_SECONDS = 60.0  # a drain that gave a sign of life since is alive
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("depthline.door")
+
+
+def configure_logs() -> None:
+    """JSON lines on stderr, those of uvicorn and SQLAlchemy included. For the program; a library's caller has its own."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+class RequestMetrics:
+    """Counts and times of the door's own requests, and the registry that /metrics shows."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "depthline_http_requests", "Requests by route and status.", ["method", "route", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "depthline_http_request_seconds", "Seconds until the last byte.", ["method", "route"], registry=self.registry
+        )
+
+
+class DatabaseMetrics(Collector):
+    """What the database knows, asked at every scrape: artworks, the queue, drains, stages, webhooks."""
+
+    def __init__(self, store: ArtworkStore) -> None:
+        self._store = store
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())  # so that registering asks nothing
+
+    def collect(self) -> Iterator[Metric]:
+        figures, pulse = self._store.statistics(), self._store.pulse(fresh_seconds=FRESH_SECONDS)
+        by_status = GaugeMetricFamily("depthline_artworks", "Artworks by status.", labels=["status"])
+        for status, count in figures.by_status.items():
+            by_status.add_metric([status], count)
+        yield by_status
+        yield GaugeMetricFamily("depthline_queue_depth", "Artworks that wait.", pulse.waiting)
+        yield GaugeMetricFamily(
+            "depthline_queue_age_seconds", "Seconds the oldest waiting artwork has waited.", pulse.oldest_waiting_seconds
+        )
+        yield GaugeMetricFamily("depthline_drains", "Drains alive.", pulse.live_drains)
+        seconds = CounterMetricFamily("depthline_stage_seconds", "Seconds of work by stage.", labels=["stage"])
+        counts = CounterMetricFamily("depthline_stage_artworks", "Artworks that went through a stage.", labels=["stage"])
+        for stage, (total, artworks) in sorted(figures.stage_seconds.items()):
+            seconds.add_metric([stage], total)
+            counts.add_metric([stage], artworks)
+        yield seconds
+        yield counts
+        webhooks = GaugeMetricFamily("depthline_webhooks", "Webhook deliveries by state.", labels=["state"])
+        for state, count in backlog(self._store).items():
+            webhooks.add_metric([state], count)
+        yield webhooks
+
+
+class Observed:
+    """Times, counts and logs every request; gives it an id that its log lines and its answer carry."""
+
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id, begun, status = uuid4().hex, time.perf_counter(), 500
+        scope.setdefault("state", {})
+
+        async def send_observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_observed)
+            finally:
+                seconds = time.perf_counter() - begun
+                # A route's pattern, never the path: labels must not grow with what strangers ask for.
+                route = getattr(scope.get("route"), "path_format", "other")
+                method = scope["method"] if route != "other" else "other"
+                self.metrics.requests.labels(method, route, str(status)).inc()
+                self.metrics.seconds.labels(method, route).observe(seconds)
+                log.info(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    seconds=round(seconds, 4),
+                    **{name: value for name, value in scope["state"].items() if name in ("artwork_id", "api_key")},
+                )
