@@ -1,0 +1,179 @@
+"""Group `ingest`: a manifest becomes chunks of rows, and each chunk's rows become kept source images."""
+
+import time
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+from pydantic import Field
+
+from depth_core.errors import ManifestError
+from depth_core.ingest import manifest, sources
+from depth_core.settings import Settings
+from depth_core.storage import Store
+from pipelines import automation, partitions
+from pipelines.metadata import OWNERS, counts, preview, progress_logger
+from pipelines.partitions import Partitions
+from pipelines.resources import Installation
+
+GROUP = "ingest"
+
+
+class ManifestConfig(dg.Config):
+    uri: str = Field("", description="Where the manifest is, when it does not lie in the manifests folder.")
+
+
+class SourcesConfig(dg.Config):
+    refetch: bool = Field(False, description="Ask the origin again for images that are there already.")
+    retry_permanent: bool = Field(False, description="Try again also what failed in a way that does not get better by itself.")
+
+
+def build(parts: Partitions) -> list[dg.AssetsDefinition]:
+    @dg.asset(
+        partitions_def=parts.manifests,
+        group_name=GROUP,
+        kinds={"parquet", "pandas"},
+        owners=OWNERS,
+        description=(
+            "Reads one manifest (CSV, TSV, JSONL, Parquet, TXT; gzip; local, http or s3), gives every row its chunk for ever, "
+            "writes the chunks whose rows changed and registers their keys."
+        ),
+    )
+    def manifest_index(
+        context: dg.AssetExecutionContext, config: ManifestConfig, installation: Installation
+    ) -> dg.MaterializeResult[None]:
+        settings, store, slug = installation.settings(), installation.store(), context.partition_key
+        uri = config.uri or _uri_of(slug, settings, store)
+        if manifest.slug(uri) != slug:
+            raise ManifestError(f"{uri} belongs to partition {manifest.slug(uri)}, not to {slug}")
+        rows = manifest.read(uri, settings)
+        assignment = manifest.assign_chunks(
+            rows, manifest.read_index(store, slug), slug=slug, rows_per_chunk=settings.rows_per_chunk
+        )
+        manifest.write_chunks(store, slug, assignment, rows)
+        chunks = sorted(set(assignment.index["chunk"]) | set(assignment.changed))
+        partitions.register_chunks(context.instance, chunks)
+        pairs = len(chunks) * len(parts.profiles.get_partition_keys())
+        if pairs > partitions.MANY_PAIRS:
+            context.log.warning(
+                f"{len(chunks):,} chunks under {len(parts.profiles.get_partition_keys())} profiles are {pairs:,} partitions; "
+                f"raise DEPTH_ROWS_PER_CHUNK (now {settings.rows_per_chunk:,}) before the next manifest"
+            )
+        return dg.MaterializeResult(
+            metadata={
+                "uri": uri,
+                "rows": len(rows.frame),
+                "bad rows": int(rows.frame["error_kind"].notna().sum()),
+                "chunks": len(chunks),
+                "changed chunks": len(assignment.changed),
+                "changed": dg.MetadataValue.json(list(assignment.changed)),
+                "sha256": rows.sha256,
+            }
+        )
+
+    @dg.asset(
+        partitions_def=parts.chunks,
+        deps=[dg.AssetDep(manifest_index, partition_mapping=dg.AllPartitionMapping())],
+        group_name=GROUP,
+        kinds={"parquet", "pandas"},
+        owners=OWNERS,
+        automation_condition=automation.missing_or_changed(),
+        description="Validates the rows of a chunk. A bad row becomes a failed record that names its file and line.",
+    )
+    def image_manifest(context: dg.AssetExecutionContext, installation: Installation) -> dg.MaterializeResult[None]:
+        settings, store, chunk = installation.settings(), installation.store(), context.partition_key
+        rows = manifest.validate(manifest.read_chunk(store, chunk), settings)
+        manifest.write_rows(store, chunk, rows)
+        return dg.MaterializeResult(
+            metadata={
+                "rows": len(rows),
+                "good": int(rows["error_kind"].isna().sum()),
+                "bad": int(rows["error_kind"].notna().sum()),
+                "bad by kind": dg.MetadataValue.json(counts(rows["error_kind"])),
+                "preview": preview(rows, ["line", "row_id", "image_url", "error_message"]),
+            }
+        )
+
+    @dg.asset(
+        partitions_def=parts.chunks,
+        deps=[image_manifest],
+        group_name=GROUP,
+        kinds={"parquet", "python"},
+        owners=OWNERS,
+        automation_condition=automation.missing_or_changed(),
+        description="Downloads the chunk's images that are not there yet and keeps each by content hash, for every profile.",
+    )
+    def source_images(
+        context: dg.AssetExecutionContext, config: SourcesConfig, installation: Installation
+    ) -> dg.MaterializeResult[None]:
+        settings, store, chunk = installation.settings(), installation.store(), context.partition_key
+        table, seconds = fetch_sources(
+            context.log,
+            chunk=chunk,
+            store=store,
+            settings=settings,
+            refetch=config.refetch,
+            retry_permanent=config.retry_permanent,
+        )
+        return dg.MaterializeResult(metadata=sources_metadata(table, seconds))
+
+    return [manifest_index, image_manifest, source_images]
+
+
+def fetch_sources(
+    log: dg.DagsterLogManager,
+    *,
+    chunk: str,
+    store: Store,
+    settings: Settings,
+    refetch: bool = False,
+    retry_permanent: bool = False,
+) -> tuple[pd.DataFrame, float]:
+    """Fetches what a chunk misses, writes its table of sources; returns the table and the seconds it took."""
+    rows = manifest.read_rows(store, chunk)
+    urls = rows.loc[rows["error_kind"].isna(), "image_url"].drop_duplicates()
+    started = time.monotonic()
+    report = progress_logger(log, total=len(urls), verb="fetched")
+    outcomes = []
+    for outcome in sources.ingest(
+        urls.tolist(),
+        store,
+        settings,
+        refetch=refetch,
+        prior=sources.read_table(store, chunk),
+        retry_permanent=retry_permanent,
+    ):
+        outcomes.append(outcome)
+        report(len(outcomes))
+    table = sources.table(outcomes)
+    sources.write_table(store, chunk, table)
+    return table, time.monotonic() - started
+
+
+def sources_metadata(table: pd.DataFrame, seconds: float) -> dict[str, Any]:
+    fetched = table[table["state"] == "fetched"]
+    return {
+        "images": len(table),
+        "fetched": len(fetched),
+        "already there": int((table["state"] == "known").sum()),
+        "failed": int(table["error_kind"].notna().sum()),
+        "failed by kind": dg.MetadataValue.json(counts(table["error_kind"])),
+        "megabytes fetched": round(float(fetched["bytes"].fillna(0).sum()) / 1e6, 3),
+        "seconds": round(seconds, 3),
+        "preview": preview(
+            table.sort_values("error_kind", na_position="last"), ["image_url", "state", "bytes", "error_kind", "error_message"]
+        ),
+    }
+
+
+def _uri_of(slug: str, settings: Settings, store: Store) -> str:
+    known = manifest.read_facts(store, slug)
+    if known is not None:
+        return str(known["uri"])
+    for found in manifest.discover(settings):
+        if found.slug == slug:
+            return found.uri
+    raise ManifestError(
+        f"no manifest with the key {slug} in {settings.manifests_location}; put it there, or give its place as `uri` in the "
+        "run config"
+    )

@@ -1,0 +1,117 @@
+"""What must hold of a chunk's records and files. The checks warn and do not block: a chunk in which every image failed still gets
+its records and its gallery."""
+
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+
+import dagster as dg
+import pandas as pd
+from PIL import Image
+
+from depth_core.ingest import manifest
+from depth_core.output import records
+from depth_core.storage import Store
+from pipelines.partitions import Partitions, chunk_and_profile
+from pipelines.resources import Installation
+
+SAMPLES = 5  # keys named in a failed check
+READS_AT_ONCE = 16
+
+
+def _result(passed: bool, description: str, **metadata: object) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=passed, description=description, severity=dg.AssetCheckSeverity.WARN, metadata=metadata)
+
+
+def every_row_has_a_record(rows: pd.DataFrame, frame: pd.DataFrame) -> dg.AssetCheckResult:
+    """Exactly one record per row of the chunk, and none besides."""
+    expected, found = rows["row_key"], frame["row_key"]
+    missing = expected[~expected.isin(found)].tolist()
+    surplus = found[~found.isin(expected) | found.duplicated()].tolist()
+    return _result(
+        not missing and not surplus,
+        f"{len(expected):,} rows, {len(found):,} records; {len(missing):,} rows without, {len(surplus):,} records too many",
+        missing=missing[:SAMPLES],
+        surplus=surplus[:SAMPLES],
+    )
+
+
+def files_are_readable(frame: pd.DataFrame, store: Store) -> dg.AssetCheckResult:
+    """Every succeeded record has a depth.png that opens and has the size that the record says."""
+    good = frame[frame["status"] == "succeeded"].drop_duplicates("folder")
+
+    def fault(folder: str, width: int, height: int) -> str | None:
+        try:
+            with Image.open(BytesIO(store.read(f"{folder}/depth.png"))) as picture:
+                picture.load()
+                if picture.size != (width, height):
+                    return f"{folder}: {picture.width} x {picture.height}, the record says {width} x {height}"
+        except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError on damaged chunks
+            return f"{folder}: {error}"
+        return None
+
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        faults = [f for f in pool.map(fault, good["folder"], good["output_width"], good["output_height"]) if f]
+    return _result(
+        not faults, f"{len(good):,} depth maps read, {len(faults):,} missing, damaged or of another size", faults=faults[:SAMPLES]
+    )
+
+
+def no_map_is_flat(frame: pd.DataFrame, store: Store) -> dg.AssetCheckResult:
+    """No succeeded depth map has one value everywhere, neither the network's numbers nor the picture."""
+    good = frame[frame["status"] == "succeeded"].drop_duplicates("folder")
+
+    def is_flat(folder: str) -> bool:
+        try:
+            with Image.open(BytesIO(store.read(f"{folder}/depth.png"))) as picture:
+                low, high = picture.getextrema()
+        except (OSError, SyntaxError):  # the check before this one tells
+            return False
+        return low == high
+
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        one_gray = pd.Series(list(pool.map(is_flat, good["folder"])), index=good.index, dtype=bool)
+    flat = good[~(good["depth_max"] > good["depth_min"]) | one_gray]
+    return _result(
+        flat.empty, f"{len(flat):,} of {len(good):,} depth maps are flat", images=flat["image_url"].head(SAMPLES).tolist()
+    )
+
+
+def failure_rate_is_bounded(frame: pd.DataFrame, bound: float) -> dg.AssetCheckResult:
+    """At most the share of rows that the profile allows has failed."""
+    failed = frame[frame["status"] == "failed"]
+    rate = len(failed) / len(frame) if len(frame) else 0.0
+    return _result(
+        rate <= bound,
+        f"{len(failed):,} of {len(frame):,} rows failed ({rate:.1%}); the profile allows {bound:.1%}",
+        rate=rate,
+        bound=bound,
+        by_kind=dg.MetadataValue.json({str(k): int(n) for k, n in failed["error_kind"].value_counts().items()}),
+    )
+
+
+def build(parts: Partitions) -> list[dg.AssetChecksDefinition]:
+    @dg.asset_check(asset="artwork_records", partitions_def=parts.pairs, description=every_row_has_a_record.__doc__)
+    def every_row_has_one_record(context: dg.AssetCheckExecutionContext, installation: Installation) -> dg.AssetCheckResult:
+        store = installation.store()
+        chunk, profile = chunk_and_profile(context)
+        return every_row_has_a_record(manifest.read_rows(store, chunk), records.read_chunk(store, profile, chunk))
+
+    @dg.asset_check(asset="artwork_records", partitions_def=parts.pairs, description=files_are_readable.__doc__)
+    def every_depth_map_is_readable(context: dg.AssetCheckExecutionContext, installation: Installation) -> dg.AssetCheckResult:
+        store = installation.store()
+        chunk, profile = chunk_and_profile(context)
+        return files_are_readable(records.read_chunk(store, profile, chunk), store)
+
+    @dg.asset_check(asset="artwork_records", partitions_def=parts.pairs, description=no_map_is_flat.__doc__)
+    def no_depth_map_is_flat(context: dg.AssetCheckExecutionContext, installation: Installation) -> dg.AssetCheckResult:
+        chunk, profile = chunk_and_profile(context)
+        store = installation.store()
+        return no_map_is_flat(records.read_chunk(store, profile, chunk), store)
+
+    @dg.asset_check(asset="artwork_records", partitions_def=parts.pairs, description=failure_rate_is_bounded.__doc__)
+    def failure_rate(context: dg.AssetCheckExecutionContext, installation: Installation) -> dg.AssetCheckResult:
+        chunk, profile = chunk_and_profile(context)
+        frame = records.read_chunk(installation.store(), profile, chunk)
+        return failure_rate_is_bounded(frame, installation.profile(profile).max_failure_rate)
+
+    return [every_row_has_one_record, every_depth_map_is_readable, no_depth_map_is_flat, failure_rate]

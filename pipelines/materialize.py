@@ -1,0 +1,217 @@
+"""Materializes one whole manifest in this process: index, ingest, depth maps, records, gallery.
+
+For a first look, for scripts and for people without a daemon. The runs are ordinary Dagster runs in the instance at DAGSTER_HOME,
+so the UI shows them. Large manifests belong into backfills, which run beside one another.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import dagster as dg
+import pandas as pd
+import typer
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from depth_core.errors import DepthlineError
+from depth_core.ingest import manifest
+from depth_core.output import gallery, records
+from pipelines.definitions import build_defs
+from pipelines.partitions import MANIFEST, pair
+from pipelines.resources import Installation
+
+ALIVE_TAG = "depthline/alive"  # names the lock file that the process of a run holds for as long as it lives
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass
+class Report:
+    """What a manifest's materialization came to."""
+
+    uri: str
+    chunks: list[str]
+    records: pd.DataFrame = field(default_factory=pd.DataFrame)
+    seconds: float = 0.0
+    made: int = 0
+    failed_now: int = 0
+    done_before: int = 0
+    images_per_second: float = 0.0  # of the last chunk that had work
+    failed_checks: list[str] = field(default_factory=list)
+
+    def add(self, chunk: dg.ExecuteInProcessResult) -> None:
+        """Counts what the run of one chunk says of itself."""
+        for event in chunk.get_asset_materialization_events():
+            if event.asset_key == dg.AssetKey("depth_maps"):
+                facts: dict[str, Any] = {name: each.value for name, each in event.materialization.metadata.items()}
+                self.made += facts["made now"]
+                self.failed_now += facts["failed now"]
+                self.done_before += facts["done before"]
+                self.images_per_second = facts["images per second"] or self.images_per_second
+        self.failed_checks += [
+            f"{check.check_name}: {check.description}" for check in chunk.get_asset_check_evaluations() if not check.passed
+        ]
+
+
+class RunFailedError(DepthlineError):
+    """A run of the pipeline failed; the message has its first error."""
+
+
+def materialize(
+    uri: str,
+    profile: str,
+    installation: Installation,
+    instance: dg.DagsterInstance,
+    tell: Callable[[str], None] = lambda step: None,
+) -> Report:
+    """Brings every chunk of a manifest up to date under one profile, and says what became of it. `tell` hears of each step.
+
+    Raises RunFailedError with the reason of the run that failed, ConfigurationError for an unknown profile.
+    """
+    started = time.monotonic()
+    installation.profile(profile)
+    defs = build_defs(installation)
+    slug = manifest.slug(uri)
+    with _sign_of_life(instance) as tags:
+
+        def run(job: str, partition: str, config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
+            return _run(defs.resolve_job_def(job), instance, partition, QUIET | (config or {}), tags)
+
+        instance.add_dynamic_partitions(MANIFEST, [slug])
+        tell(f"reading {uri}")
+        run("index_manifest", slug, {"ops": {"manifest_index": {"config": {"uri": uri}}}})
+        store = installation.store()
+        index = manifest.read_index(store, slug)
+        report = Report(uri, [] if index is None else sorted(set(index["chunk"])))
+        for number, chunk in enumerate(report.chunks, 1):
+            tell(f"chunk {number:,} of {len(report.chunks):,}: fetching images")
+            run("ingest_chunk", chunk)
+            tell(f"chunk {number:,} of {len(report.chunks):,}: making depth maps, records and gallery")
+            report.add(run("depth_maps_for_chunk", pair(chunk, profile)))
+    report.records = records.read(store, manifest=slug, profile=profile)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _run(
+    job: dg.JobDefinition, instance: dg.DagsterInstance, partition: str, config: dict[str, Any], tags: dict[str, str]
+) -> dg.ExecuteInProcessResult:
+    result = job.execute_in_process(
+        instance=instance, partition_key=partition, run_config=config, tags=tags, raise_on_error=False
+    )
+    if not result.success:
+        error = next((event.step_failure_data.error for event in result.all_events if event.is_step_failure), None)
+        raise RunFailedError(f"{job.name} failed for {partition}: {_reason(error) if error else 'see the run in the UI'}")
+    return result
+
+
+def _reason(error: Any) -> str:
+    """The error that says what is wrong: the first of our own in the chain of causes, else the last."""
+    ours = {DepthlineError.__name__, *(kind.__name__ for kind in DepthlineError.__subclasses__()), dg.Failure.__name__}
+    while error.cause is not None and error.cls_name not in ours:
+        error = error.cause
+    return error.message.strip().removeprefix(f"depth_core.errors.{error.cls_name}: ")
+
+
+@contextmanager
+def _sign_of_life(instance: dg.DagsterInstance) -> Iterator[dict[str, str]]:
+    """Tags for the runs of this process, by which later ones can tell that it has died; ends the runs of those that have.
+
+    A run that was killed would stay "started" and keep its pool slot for ever: there may be no daemon here that notices.
+    """
+    folder = Path(instance.root_directory) / "alive"
+    folder.mkdir(exist_ok=True)
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        name = run.tags.get(ALIVE_TAG)
+        if name is None:
+            continue
+        with suppress(Timeout), FileLock(folder / name, timeout=0):
+            instance.report_run_failed(run, "its process has died")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            (folder / name).unlink(missing_ok=True)
+    mine = folder / uuid.uuid4().hex
+    with FileLock(mine):
+        yield {ALIVE_TAG: mine.name}
+    mine.unlink(missing_ok=True)
+
+
+LISTED = 10  # failures, and chunks' galleries, that are printed
+
+
+def show(report: Report, profile: str, installation: Installation, console: Console) -> None:
+    """Prints the short table and where everything lies."""
+    store, frame = installation.store(), report.records
+    failed = frame[frame["status"] == records.FAILED]
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_row("rows", f"{len(frame):,} of {escape(report.uri)} under profile {profile}")
+    table.add_row("succeeded", f"[green]{int((frame['status'] == records.SUCCEEDED).sum()):,}[/green]")
+    table.add_row("failed", f"[red]{len(failed):,}[/red]" if len(failed) else "0")
+    listed = failed.head(LISTED).astype(object)
+    for row in listed.where(listed.notna(), None).itertuples(index=False):
+        name = row.row_id or row.image_url or f"line {row.line}"
+        table.add_row("", f"[red]{row.error_kind}[/red] {escape(name)}: {escape(row.error_message)}")
+    if len(failed) > LISTED:
+        table.add_row("", f"and {len(failed) - LISTED:,} more; the table has them all")
+    if report.done_before and not report.made and not report.failed_now:
+        table.add_row("made now", "nothing was left to do")
+    else:
+        table.add_row("made now", f"{report.made:,} depth maps, {report.images_per_second:.1f} images/s")
+    if report.done_before:
+        table.add_row("done before", f"{report.done_before:,} images; not done again")
+    table.add_row("took", f"{report.seconds:.1f} s")
+    for check in report.failed_checks[:LISTED]:
+        table.add_row("[yellow]check failed[/yellow]", escape(check))
+    console.print()
+    console.print(table)
+    console.print()
+    where = [("files", "depth")]
+    for chunk in report.chunks[:LISTED]:
+        where += [("gallery", gallery.page_key(profile, chunk)), ("table", records.key_of(profile, chunk))]
+    for name, key in where:
+        console.print(f"{name:<9}{escape(store.url(key))}", soft_wrap=True)
+    if len(report.chunks) > LISTED:
+        console.print(f"{'':<9}and {len(report.chunks) - LISTED:,} more chunks")
+
+
+def main(
+    uri: Annotated[str, typer.Argument(help="The manifest: a path, s3:// or http(s) URL.")],
+    profile: Annotated[str, typer.Option(help="A parameter set of profiles.toml.")] = "preview",
+) -> None:
+    """Brings a manifest up to date under a profile. Exit status: 0 done, failed rows included; 1 not done; 2 no DAGSTER_HOME."""
+    console, errors = Console(highlight=False), Console(highlight=False, stderr=True)
+    home = Path(os.environ.get("DAGSTER_HOME", ""))
+    if not home.is_absolute() or not home.is_dir():
+        errors.print(
+            "[red]error[/red] DAGSTER_HOME must name an existing folder, by its whole path: "
+            "`make maps` sets it, docs/operations.md tells more",
+            soft_wrap=True,
+        )
+        raise typer.Exit(2)
+    try:
+        installation = Installation()
+        with dg.DagsterInstance.get() as instance:
+            report = materialize(
+                uri,
+                profile,
+                installation,
+                instance,
+                tell=lambda step: console.print(f"[dim]{escape(step)}[/dim]", soft_wrap=True),
+            )
+        show(report, profile, installation, console)
+    except DepthlineError as error:
+        errors.print(f"[red]error[/red] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,292 @@
+"""Single requests: the sensor that notices waiting artworks, the job that drains them, their daily table, their retention.
+
+What an artwork is, how it is claimed and what a drain does lives in depth_core.requests.
+"""
+
+import base64
+import json
+import time
+import uuid
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as time_of_day
+from typing import Any, TypedDict
+
+import dagster as dg
+from pydantic import Field
+
+from depth_core.errors import StoreError
+from depth_core.requests import inbox
+from depth_core.requests.artworks import ArtworkStore, open_store
+from depth_core.settings import Settings
+from pipelines.metadata import OWNERS, counts, preview
+from pipelines.resources import Installation
+
+POOL = "gpu_requests"
+FIRST_DAY = "2026-01-01"
+POLL_SECONDS = 0.5
+TICK_SECONDS = 4.5  # the daemon evaluates a sensor every 5 s; within a tick the sensor looks more often
+FRESH_SECONDS = 10.0  # a drain that gave no sign of life for so long does not count as one
+STARTING_SECONDS = 60.0  # how long Dagster may take to make a run of a request for one
+LONGEST_PAUSE_SECONDS = 60.0  # between drains that fail one after the other
+LISTED = 50  # artworks in a run's table
+
+
+class DrainConfig(dg.Config):
+    device: str = Field("auto", description="auto (as DEPTH_DEVICE says), cpu, cuda, cuda:1, mps.")
+
+
+@dg.op(
+    pool=POOL,
+    out=dg.Out(dg.Nothing),
+    description="Drains the inbox: claims waiting artworks, runs them, finishes them, and lingers for more.",
+)
+def drain_inbox(context: dg.OpExecutionContext, config: DrainConfig, installation: Installation) -> None:
+    from depth_core.engine import device
+    from depth_core.requests.drain import Drain, Report
+
+    settings = installation.settings()
+    if config.device != "auto":
+        settings = settings.model_copy(update={"device": config.device})
+    store, artworks = installation.store(), open_store(settings)
+    watch = inbox.Watch(artworks, settings)
+
+    def tell(report: Report) -> None:
+        ended = ", ".join(f"{artwork_id} {how}" for artwork_id, how in report.new)
+        context.log.info(f"{len(report.new)} ended: {ended}")
+
+    started = time.monotonic()
+    drain = Drain(
+        artworks,
+        store,
+        settings,
+        worker=f"drain-{config.device}-{context.run_id}-{uuid.uuid4().hex[:4]}",
+        device=config.device,
+        run_id=context.run_id,
+        turn_at=device.RequestTurn,
+        collect=lambda: _look(context.log, watch),
+        on_progress=tell,
+    )
+    context.log.info(f"draining the inbox on device {config.device} as {drain.worker}")
+    try:
+        report = drain.serve()
+    finally:
+        artworks.close()
+    ended = [(str(each), "succeeded", "") for each in report.succeeded] + [
+        (str(each), "failed", why) for each, why in report.failed.items()
+    ]
+    context.add_output_metadata(
+        {
+            "served": len(ended),
+            "succeeded": len(report.succeeded),
+            "failed": len(report.failed),
+            "dropped (cancelled, or taken back)": report.dropped,
+            "failed by kind": dg.MetadataValue.json(dict(report.by_error_kind)),
+            "seconds": round(time.monotonic() - started, 3),
+            "seconds by stage": dg.MetadataValue.json({stage: round(s, 3) for stage, s in report.seconds_by_stage.items()}),
+            "artworks": dg.MetadataValue.table(
+                [dg.TableRecord({"id": i, "status": status, "error": why}) for i, status, why in ended[-LISTED:]],
+                schema=dg.TableSchema([dg.TableColumn(name) for name in ("id", "status", "error")]),
+            ),
+            "all ids": dg.MetadataValue.json([row[0] for row in ended]),
+            **({"last depth maps": _strip(store, report.last_pictures)} if report.last_pictures else {}),
+        }
+    )
+
+
+def _look(log: Any, watch: inbox.Watch) -> None:
+    """Brings in what lies in the inbox and answers what has ended. A folder that cannot be read must not stop the other door."""
+    try:
+        for name, reason in watch.look().quarantined.items():
+            log.warning(f"inbox: {name} is quarantined: {reason}")
+    except StoreError as error:
+        log.warning(f"inbox: {error}")
+
+
+def _strip(store: Any, keys: list[str]) -> dg.MetadataValue:
+    """The given depth maps side by side, small."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    pictures = []
+    for key in keys:
+        with Image.open(BytesIO(store.read(key))) as picture:
+            picture.thumbnail((160, 160))
+            pictures.append(picture.convert("L"))
+    strip = Image.new("L", (sum(p.width for p in pictures) + 4 * (len(pictures) - 1), max(p.height for p in pictures)), 255)
+    x = 0
+    for picture in pictures:
+        strip.paste(picture, (x, 0))
+        x += picture.width + 4
+    file = BytesIO()
+    strip.save(file, "PNG")
+    return dg.MetadataValue.md(f"![last depth maps](data:image/png;base64,{base64.b64encode(file.getvalue()).decode()})")
+
+
+@dg.job(
+    description="Serves single requests: drains the inbox until nothing has come for a while.",
+    tags={
+        "dagster/priority": "10",  # before bulk runs that stand in the queue
+        "dagster/max_retries": "0",  # the sensor starts the next drain; a retry beside it would only wait for the pool
+    },
+)
+def serve_inbox() -> None:
+    drain_inbox()
+
+
+@dg.sensor(
+    job=serve_inbox,
+    minimum_interval_seconds=1,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Starts a drain on each device when artworks wait and no drain there is alive; picks up inbox files.",
+)
+def inbox_sensor(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SensorResult | dg.SkipReason:
+    settings = installation.settings()
+    artworks = open_store(settings)
+    watch = inbox.Watch(artworks, settings)
+    try:
+        deadline = time.monotonic() + TICK_SECONDS
+        while True:
+            _look(context.log, watch)
+            artworks.reconcile(max_attempts=settings.max_attempts, dead_workers=_dead_workers(context.instance, artworks))
+            waiting, _ = artworks.waiting()
+            if waiting:
+                launched: dict[str, Launched] = json.loads(context.cursor) if context.cursor else {}
+                requests = [
+                    request
+                    for name in settings.drain_devices
+                    if (request := _launch(context.instance, artworks, name, launched)) is not None
+                ]
+                if requests:
+                    return dg.SensorResult(run_requests=requests, cursor=json.dumps(launched))
+            if time.monotonic() > deadline:
+                return dg.SkipReason(f"{waiting} artworks wait; drains are alive or starting" if waiting else "nothing waits")
+            time.sleep(POLL_SECONDS)
+    finally:
+        artworks.close()
+
+
+class Launched(TypedDict):
+    """What the sensor's cursor keeps of a device."""
+
+    n: int  # drains asked for so far
+    at: float  # when the last of them was
+    failures: int  # how many of them failed, one after the other, up to the last
+
+
+def _launch(
+    instance: dg.DagsterInstance, artworks: ArtworkStore, device: str, launched: dict[str, Launched]
+) -> dg.RunRequest | None:
+    """A request for a drain on a device, unless one is alive there or on its way. Counts in `launched`.
+
+    A run key de-duplicates for ever, so it carries a number. A run that is under way and has announced no drain yet is waited
+    for: it is starting, or stands in line for the pool. One whose drain has stopped giving signs of life is not.
+    """
+    alive = artworks.drains(fresh_seconds=FRESH_SECONDS, device=device)
+    if any(not drain.run_id or instance.has_run(drain.run_id) for drain in alive):  # not those of another machine's Dagster
+        return None
+    last = launched.get(device) or Launched(n=0, at=0.0, failures=0)
+    age = time.time() - last["at"]
+    run = next(iter(instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": f"drain-{device}-{last['n']}"}), limit=1)), None)
+    failures = 0
+    if run is None:
+        if age < STARTING_SECONDS:
+            return None
+    elif run.is_finished:
+        failures = last["failures"] + 1 if run.status == dg.DagsterRunStatus.FAILURE else 0
+        if failures > 1 and age < min(LONGEST_PAUSE_SECONDS, 2.0**failures):
+            return None
+    elif all(drain.run_id != run.run_id for drain in artworks.drains(device=device)):
+        return None
+    number = last["n"] + 1
+    launched[device] = Launched(n=number, at=time.time(), failures=failures)
+    return dg.RunRequest(
+        run_key=f"drain-{device}-{number}",
+        run_config={"ops": {"drain_inbox": {"config": {"device": device}}}},
+        tags={"depthline/device": device},
+    )
+
+
+def _dead_workers(instance: dg.DagsterInstance, artworks: ArtworkStore) -> list[str]:
+    """Drains that say they are alive but whose run has ended: their claims need not wait for the lease to run out.
+
+    A run that this instance does not know may be another instance's; its lease decides.
+    """
+    alive = {drain.run_id: drain.worker for drain in artworks.drains(limit=20) if drain.ended_at is None and drain.run_id}
+    runs = instance.get_runs(dg.RunsFilter(run_ids=list(alive))) if alive else []
+    return [alive[run.run_id] for run in runs if run.is_finished]
+
+
+def _pruned_before(settings: Settings) -> datetime:
+    return datetime.now(UTC) - timedelta(days=settings.keep_artworks_days)
+
+
+@dg.op(description="Forgets artworks older than DEPTH_KEEP_ARTWORKS_DAYS, with their histories and webhooks. Files stay.")
+def prune_artworks(context: dg.OpExecutionContext, installation: Installation) -> None:
+    settings = installation.settings()
+    if not settings.keep_artworks_days:
+        context.log.info("DEPTH_KEEP_ARTWORKS_DAYS is 0: every artwork is kept")
+        return
+    before, pruned = _pruned_before(settings), 0
+    artworks = open_store(settings)
+    try:
+        while count := artworks.prune(before=before):  # in small transactions, between which others write
+            pruned += count
+    finally:
+        artworks.close()
+    context.log.info(f"{pruned:,} artworks from before {before:%Y-%m-%d %H:%M} UTC are forgotten; their files stay in the store")
+
+
+@dg.job(description="Keeps the database of single requests small.")
+def prune_requests() -> None:
+    prune_artworks()
+
+
+def build() -> list[dg.AssetsDefinition]:
+    @dg.asset(
+        partitions_def=dg.DailyPartitionsDefinition(start_date=FIRST_DAY),
+        group_name="requests",
+        kinds={"parquet", "pandas"},
+        owners=OWNERS,
+        description="The artworks of single requests that ended on a day, as artwork_records has them, under profile api.",
+    )
+    def request_records(context: dg.AssetExecutionContext, installation: Installation) -> dg.MaterializeResult[None]:
+        from depth_core.requests import tables
+
+        day = date.fromisoformat(context.partition_key)
+        settings = installation.settings()
+        if settings.keep_artworks_days and datetime.combine(day, time_of_day.min, UTC) < _pruned_before(settings):
+            raise dg.Failure(f"artworks of {day} may have been pruned (DEPTH_KEEP_ARTWORKS_DAYS); the table that is there stands")
+        artworks = open_store(settings)
+        try:
+            frame = tables.write_day(artworks, installation.store(), day, run_id=context.run.run_id)
+        finally:
+            artworks.close()
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": len(frame),
+                "by status": dg.MetadataValue.json(counts(frame["status"])),
+                "failed by kind": dg.MetadataValue.json(counts(frame["error_kind"])),
+                "preview": preview(frame, ["id", "status", "image_url", "model", "duration", "error_kind"]),
+            }
+        )
+
+    return [request_records]
+
+
+def build_schedules() -> list[Any]:
+    job = dg.define_asset_job(
+        "record_requests", dg.AssetSelection.assets("request_records"), description="Yesterday's single requests as a table."
+    )
+    return [
+        dg.build_schedule_from_partitioned_job(
+            job, name="record_requests_daily", hour_of_day=0, minute_of_hour=30, default_status=dg.DefaultScheduleStatus.RUNNING
+        ),
+        dg.ScheduleDefinition(
+            name="prune_requests_daily",
+            job=prune_requests,
+            cron_schedule="30 3 * * *",
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+            description="Every night: artworks older than DEPTH_KEEP_ARTWORKS_DAYS are forgotten.",
+        ),
+    ]

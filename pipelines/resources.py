@@ -1,0 +1,70 @@
+"""What assets need handed to them: the installation (settings and store) and the depth model. Thin: they give out plain
+objects of depth_core, so that the domain is tested without Dagster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from depth_core import profiles, settings
+from depth_core.inference import checkpoints
+from depth_core.inference.checkpoints import Checkpoint
+from depth_core.profiles import Profile
+from depth_core.settings import Settings
+from depth_core.storage import Store
+
+if TYPE_CHECKING:
+    from depth_core.inference.predictor import Predictor
+
+
+class Installation(dg.ConfigurableResource):
+    """Settings and store of this installation: environment variables DEPTH_*, overridden by `overrides`."""
+
+    overrides: dict[str, Any] = Field(default_factory=dict, description="Settings by name, in place of DEPTH_* variables.")
+
+    def settings(self) -> Settings:
+        return settings.load(**self.overrides)
+
+    def store(self) -> Store:
+        now = self.settings()
+        return Store(now.store_location, now.store_options)
+
+    def profile(self, name: str) -> Profile:
+        return profiles.find(self.settings().profiles_path, name)
+
+
+class DepthModelResource(dg.ConfigurableResource):
+    """The network. Set-up stores configuration only: a run that waits for its pool slot must not hold a model, so the op loads it
+    after it has the slot, and it is unloaded however the op ends."""
+
+    device: str = Field("", description="cuda, cuda:1, mps, cpu or auto; empty: as DEPTH_DEVICE says.")
+    precision: str = Field("", description="auto, fp32 or bf16; empty: as DEPTH_PRECISION says.")
+    batch_pixels: int = Field(0, description="Network pixels of a batch; 0: as DEPTH_BATCH_PIXELS says.")
+
+    def configure(self, base: Settings) -> Settings:
+        """The settings with this resource's own wishes in place."""
+        wishes = {"device": self.device, "precision": self.precision, "batch_pixels": self.batch_pixels}
+        return base.model_copy(update={name: wish for name, wish in wishes.items() if wish})
+
+    def resolve(self, profile: Profile, base: Settings) -> Checkpoint:
+        """Which weights the profile's model has, without loading them."""
+        return checkpoints.resolve(profile.parameters.spec, base, profile.checkpoint)
+
+    @contextmanager
+    def loaded(self, checkpoint: Checkpoint, base: Settings) -> Iterator[Predictor]:
+        """The network on its device, for as long as the block runs; of several GPUs, on one that no other bulk run here has."""
+        from depth_core.engine import device
+        from depth_core.inference import predictor
+
+        wanted = self.configure(base)
+        there = predictor.devices(wanted)
+        with device.free_device(there) if len(there) > 1 else nullcontext(there[0]) as free:
+            network = predictor.load(checkpoint, wanted.model_copy(update={"device": free}))
+            try:
+                yield network
+            finally:
+                network.close()

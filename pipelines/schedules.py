@@ -1,0 +1,44 @@
+"""What the clock starts: retrying failed rows, pruning the event log."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from depth_core import profiles
+from depth_core.errors import ErrorKind
+from depth_core.output import records
+from pipelines.jobs import prune_event_log, retry_failed_rows
+from pipelines.partitions import pair
+from pipelines.resources import Installation
+
+
+@dg.schedule(
+    job=retry_failed_rows,
+    cron_schedule="0 7 * * *",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Every morning: one run for each chunk x profile that has rows whose failure may have passed.",
+)
+def retry_failed_rows_schedule(
+    context: dg.ScheduleEvaluationContext, installation: Installation
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    passing = {kind.value for kind in ErrorKind if kind.retryable}
+    failed = records.read(installation.store(), status="failed", columns=["chunk", "profile", "error_kind"])
+    # Single requests and profiles that were taken out have records too, and no partitions.
+    there = failed["profile"].isin(profiles.load(installation.settings().profiles_path))
+    pairs = failed.loc[failed["error_kind"].isin(passing) & there, ["chunk", "profile"]].drop_duplicates()
+    if pairs.empty:
+        yield dg.SkipReason("no failed row that may get better")
+    day = context.scheduled_execution_time.strftime("%Y-%m-%d")
+    for chunk, profile in pairs.itertuples(index=False):
+        yield dg.RunRequest(run_key=f"retry-{chunk}-{profile}-{day}", partition_key=pair(chunk, profile))
+
+
+def build() -> list[dg.ScheduleDefinition]:
+    weekly = dg.ScheduleDefinition(
+        name="prune_event_log_weekly",
+        job=prune_event_log,
+        cron_schedule="0 5 * * 0",
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description="Sundays: old runs and their event logs go.",
+    )
+    return [retry_failed_rows_schedule, weekly]
