@@ -1,0 +1,106 @@
+"""What acceptance tests share: programs started as people start them, in a folder of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from depth_core.storage import Store
+
+ROOT = Path(__file__).parents[2]
+
+PROFILES = """
+[preview]
+max_failure_rate = 0.5
+[preview.parameters]
+model = "tiny"
+resolutionLowerLimit = 256
+"""
+
+
+@dataclass
+class Place:
+    """A user's folder: photos, manifests, profiles, a Dagster home."""
+
+    folder: Path
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.folder / "store")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        mine = {
+            "DAGSTER_HOME": str(self.folder / "dagster"),
+            "DEPTH_DATA": str(self.folder),
+            "DEPTH_DEVICE": "cpu",
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
+        return {name: value for name, value in os.environ.items() if not name.startswith("DEPTH_")} | mine | self.settings
+
+    def photos(self, count: int, size: tuple[int, int] = (320, 240)) -> list[Path]:
+        (self.folder / "photos").mkdir(exist_ok=True)
+        paths = []
+        for n in range(count):
+            coarse = np.random.default_rng(n).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+            path = self.folder / "photos" / f"{n:04d}.jpg"
+            Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path, quality=90)
+            paths.append(path)
+        return paths
+
+    def manifest(self, urls: list[str] | list[Path], name: str = "shots.csv") -> Path:
+        path = self.folder / "manifests" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("image_url\n" + "".join(f"{url}\n" for url in urls))
+        return path
+
+    def start(self, *command: str | Path) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [str(word) for word in command],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *command: str | Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(word) for word in command],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    def materialize(self, manifest: Path) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", "pipelines.materialize", manifest, "--profile", "preview")
+
+
+def furnish(folder: Path) -> Place:
+    (folder / "dagster").mkdir()
+    (folder / "dagster" / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
+    (folder / "profiles.toml").write_text(PROFILES)
+    return Place(folder)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return furnish(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """One place for all tests of a module, where starting the programs takes long."""
+    return furnish(tmp_path_factory.mktemp("place"))

@@ -1,0 +1,194 @@
+"""The `depthline` command as people run it: exit statuses, what is printed, what lies in the folder afterwards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from depth_core import cli
+from depth_core.catalog import MODELS
+
+
+def depth_map(place, *arguments: str | Path):
+    return place.run("depthline", "map", *arguments, "--resolution", "256")
+
+
+@pytest.fixture
+def here(place, monkeypatch: pytest.MonkeyPatch):
+    """The command without a process of its own, for the many small cases: (arguments) -> result."""
+    monkeypatch.chdir(place.folder)
+    for name, value in place.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str | Path) -> Result:
+        return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+    return run
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_photos_folders_and_patterns_become_flat_files_and_a_second_run_makes_nothing_again(place) -> None:
+    first, second, third = place.photos(3)
+    folder, deep = place.folder / "folder", place.folder / "deep" / "er"
+    folder.mkdir()
+    deep.mkdir(parents=True)
+    shutil.move(second, folder / "beach.JPG")
+    (folder / "notes.txt").write_text("not meant")
+    shutil.move(third, deep / "hill.jpg")
+    out = place.folder / "out"
+
+    done = depth_map(place, first, folder, "deep/**/*.jpg", "--out", out, "--16-bit")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 depth maps made in" in done.stdout
+    assert done.stderr == ""
+    assert names(out) == sorted(
+        f"{stem}.{name}" for stem in ("0000", "beach", "hill") for name in ("depth.png", "depth16.png", "depth.json")
+    )
+    with Image.open(out / "hill.depth.png") as picture:
+        assert (picture.mode, picture.size) == ("L", (320, 240))
+        low, high = picture.getextrema()
+        assert (low, high) == (0, 255)
+    assert json.loads((out / "hill.depth.json").read_text())["parameters"]["model"] == "tiny"
+
+    written = {name: (out / name).stat().st_mtime_ns for name in names(out)}
+    again = depth_map(place, first, folder, "deep/**/*.jpg", "--out", out, "--16-bit")
+    assert again.returncode == 0
+    assert "3 of 3 are there already" in again.stdout
+    assert "0 depth maps made" in again.stdout
+    assert {name: (out / name).stat().st_mtime_ns for name in names(out)} == written
+
+    forced = depth_map(place, first, folder, "deep/**/*.jpg", "--out", out, "--16-bit", "--force")
+    assert "3 depth maps made" in forced.stdout
+    assert all((out / name).stat().st_mtime_ns > at for name, at in written.items())
+
+
+def test_what_is_not_as_asked_is_made_again_and_the_rest_is_not(place, here) -> None:
+    kept, changed = place.photos(2)
+    out = place.folder / "out"
+    here("map", kept, changed, "--out", out)
+    before = {name: (out / name).stat().st_mtime_ns for name in names(out)}
+    Image.new("RGB", (64, 48), "white").save(changed)
+    changed_only = here("map", kept, changed, "--out", out)
+    assert "1 of 2 are there already" in changed_only.stdout
+    assert "1 depth map made" in changed_only.stdout
+    assert (out / "0000.depth.png").stat().st_mtime_ns == before["0000.depth.png"]
+    with Image.open(out / "0001.depth.png") as picture:
+        assert picture.size == (64, 48)
+    (out / "0000.depth.png").unlink()
+    lost = here("map", kept, changed, "--out", out)
+    assert "1 depth map made" in lost.stdout
+    inverted = here("map", kept, changed, "--out", out, "--invert")
+    assert "2 depth maps made" in inverted.stdout
+
+
+def test_photos_of_one_name_get_a_number_and_depth_maps_are_not_taken_for_photos(place, here) -> None:
+    (photo,) = place.photos(1)
+    with Image.open(photo) as image:
+        image.save(photo.with_suffix(".png"))
+    folder = photo.parent
+    done = here("map", folder, "--out", folder)
+    assert "2 depth maps made" in done.stdout
+    assert {"0000.depth.png", "0000-2.depth.png"} <= set(names(folder))
+    again = here("map", folder, folder / "*.*", "--out", folder)
+    assert "2 of 2 are there already" in again.stdout
+
+
+def test_a_bad_file_among_good_ones_is_named_and_costs_its_neighbours_nothing(place) -> None:
+    photos = place.photos(2)
+    bad = place.folder / "photos" / "0000a.jpg"
+    bad.write_bytes(b"<html>gone</html>")
+    done = depth_map(place, *photos, bad, "--out", "out")
+    assert done.returncode == 1
+    assert f"not_an_image {bad}" in done.stdout
+    assert "2 depth maps made in out, 1 failed" in done.stdout
+    assert not [name for name in names(place.folder / "out") if name.startswith("0000a")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "nonsense"], ["nonsense", *(spec.key for spec in MODELS)]),
+        (["--model", "large"], ["v2/large", "v3/large"]),
+        (["--mode", "Raw"], ["--mode", "V3"]),
+        (["--mode", "V2-Style", "--model", "tiny"], ["--mode", "V3"]),
+        (["--resolution", "300"], ["--resolution", "64"]),
+        (["--device", "cuda:77"], ["cuda:77"]),
+        (["nowhere.jpg"], ["no photo at nowhere.jpg"]),
+    ],
+    ids=lambda case: " ".join(case) if isinstance(case, list) and case and case[0].startswith(("--", "no")) else "",
+)
+def test_what_cannot_be_done_at_all_is_one_line_with_the_cure(place, here, arguments: list[str], words: list[str]) -> None:
+    (photo,) = place.photos(1)
+    done = here("map", photo, "--out", "out", *arguments)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error ")
+    assert done.stderr.count("\n") == 1
+    for word in words:
+        assert word in done.stderr
+    assert not list((place.folder / "out").glob("*")), "nothing was asked of the network"
+
+
+def test_a_model_whose_weights_are_not_here_is_never_answered_with_another(place, here, monkeypatch) -> None:
+    (photo,) = place.photos(1)
+    monkeypatch.setenv("DEPTH_CHECKPOINTS", json.dumps({"v2/small": str(place.folder / "no-weights-here")}))
+    done = here("map", photo, "--out", "out", "--model", "v2/small")
+    assert done.exit_code == 2
+    assert "no-weights-here" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_doctor_of_a_sound_installation_shows_it_and_is_content(place) -> None:
+    done = place.run("depthline", "doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in ("depthline", "torch", "cpu (DEPTH_DEVICE=cpu)", "writable", "preview", "here: bundled"):
+        assert words in done.stdout
+    assert "wrong" not in done.stdout
+
+
+def break_store(place) -> None:
+    (place.folder / "store").write_text("a file where the store's folder should be")
+
+
+def break_profiles(place) -> None:
+    (place.folder / "profiles.toml").write_text("[preview]\ncolour = 'red'\n")
+
+
+def break_device(place) -> None:
+    place.settings["DEPTH_DEVICE"] = "abacus"
+
+
+def break_setting(place) -> None:
+    place.settings["DEPTH_PNG_LEVEL"] = "11"
+
+
+@pytest.mark.parametrize(
+    ("break_it", "named"),
+    [(break_store, "store"), (break_profiles, "colour"), (break_device, "abacus"), (break_setting, "DEPTH_PNG_LEVEL")],
+)
+def test_the_doctor_names_what_is_wrong(place, break_it, named: str) -> None:
+    break_it(place)
+    done = place.run("depthline", "doctor")
+    assert done.returncode == 1
+    assert "wrong" in done.stdout
+    assert named in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_models_lists_every_model_with_its_licence_and_where_its_weights_are(place) -> None:
+    done = place.run("depthline", "models")
+    assert done.returncode == 0
+    for spec in MODELS:
+        (facts,) = [line for line in done.stdout.splitlines() if line.split()[:1] == [spec.key] and spec.licence in line]
+        assert spec.kind.value.replace("_", " ") in facts
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "here: bundled" in done.stdout

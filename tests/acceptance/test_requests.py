@@ -1,0 +1,247 @@
+"""Single requests end to end: `make up`'s programs, a client, an image server and a webhook receiver, all real, started once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import dagster as dg
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from standardwebhooks import Webhook
+
+from depth_core.requests.artworks import ArtworkStore
+from depth_core.requests.database import open_database
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "a-key-of-sixteen-and-more"
+LINGER_SECONDS = 4
+
+pytestmark = pytest.mark.xdist_group("requests")  # one start of the programs for the whole module
+
+
+@dataclass
+class World:
+    """Everybody else: a server of images and a receiver of webhooks. Images under /slow are held back until they are let go."""
+
+    url: str = ""
+    let_go: threading.Event = field(default_factory=threading.Event)
+    webhooks: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+
+    def messages(self, artwork_id: str) -> list[tuple[dict[str, str], bytes]]:
+        return [(headers, body) for headers, body in self.webhooks if json.loads(body)["id"] == artwork_id]
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    world = World()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.startswith("/slow"):
+                world.let_go.wait(120)
+            coarse = np.random.default_rng(abs(hash(self.path))).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+            file = BytesIO()
+            Image.fromarray(coarse).resize((320, 240), Image.Resampling.BICUBIC).save(file, "JPEG")
+            self.answer(200, file.getvalue())
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            world.webhooks.append(({name.lower(): value for name, value in self.headers.items()}, body))
+            self.answer(204)
+
+        def answer(self, status: int, body: bytes = b"") -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    world.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield world
+    world.let_go.set()
+    server.shutdown()
+    server.server_close()
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 100) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+    return found
+
+
+@pytest.fixture(scope="module")
+def running(shared_place) -> Iterator[httpx.Client]:
+    """The door, Dagster's web server and its daemon, and a client with a key."""
+    place = shared_place
+    shutil.copy(ROOT / "workspace.yaml", place.folder)
+    door = free_port()
+    place.settings = {
+        "DEPTH_API_PORT": str(door),
+        "DEPTH_API_KEYS": f"ann:{TOKEN}",
+        "DEPTH_PUBLIC_URL": f"http://127.0.0.1:{door}",
+        "DEPTH_ALLOW_PRIVATE_HOSTS": "true",
+        "DEPTH_LINGER_SECONDS": str(LINGER_SECONDS),
+        "DEPTH_INBOX_SETTLE_SECONDS": "0.5",
+    }
+    log = place.folder / "up.log"
+    command = [sys.executable, "-m", "pipelines.up", "-h", "127.0.0.1", "-p", str(free_port())]
+    with log.open("wb") as output:
+        up = subprocess.Popen(
+            command, cwd=place.folder, env=place.environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{door}", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=100
+        ) as client:
+            wait_until(lambda: up.poll() is not None or answers(client), "the door does not answer")
+            assert up.poll() is None, log.read_text()
+            yield client
+    except BaseException:
+        sys.stderr.write(log.read_text()[-20_000:])
+        raise
+    finally:
+        up.send_signal(signal.SIGINT)
+        assert up.wait(60) == 0
+
+
+def answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def artworks(running, shared_place) -> Iterator[ArtworkStore]:
+    """The database, to look at what the API does not show."""
+    store = ArtworkStore(open_database(f"sqlite:///{shared_place.folder / 'depthline.db'}"))
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def ask(running, world) -> Callable[..., Any]:
+    """Posts one image of `world`, with its webhook, and returns the answer."""
+
+    def post(name: str, headers: dict[str, str] | None = None) -> httpx.Response:
+        body = {
+            "imageUrl": f"{world.url}/{name}",
+            "model": "tiny",
+            "resolutionLowerLimit": 256,
+            "webhook": f"{world.url}/hook",
+        }
+        return running.post("/v2/artworks/depth-map", json=body, headers=headers).raise_for_status()
+
+    return post
+
+
+def status(client: httpx.Client, artwork_id: str) -> str:
+    return client.get(f"/v2/artworks/{artwork_id}").raise_for_status().json()["status"]
+
+
+def test_a_post_becomes_a_depth_map_a_signed_webhook_and_an_entry_in_its_dagster_run(running, world, ask, shared_place) -> None:
+    posted = ask("first.jpg")
+    assert posted.status_code == 202
+    artwork_id = posted.json()["id"]
+    assert posted.json()["status"] == "starting"
+
+    wait_until(lambda: status(running, artwork_id) == "succeeded", "not done")
+
+    artwork = running.get(f"/v2/artworks/{artwork_id}").json()
+    picture, sidecar = (running.get(url).raise_for_status() for url in artwork["results"])
+    with Image.open(BytesIO(picture.content)) as image:
+        assert (image.mode, image.size) == ("L", (320, 240))
+    assert sidecar.json()["parameters"]["model"] == "tiny"
+
+    headers, body = wait_until(lambda: world.messages(artwork_id), "no webhook")[0]
+    secret = shared_place.run("depthline", "webhooks", "secret", "ann").stdout.strip()
+    assert Webhook(secret).verify(body, headers) == artwork
+
+    shown = shared_place.run("depthline", "artwork", artwork_id).stdout
+    (run_id,) = [line.split()[1] for line in shown.splitlines() if line.startswith("run ")]
+    with dg.DagsterInstance.from_config(str(shared_place.folder / "dagster")) as instance:
+        assert instance.get_run_by_id(run_id).job_name == "serve_inbox"
+        wait_until(lambda: instance.get_run_by_id(run_id).is_finished, "the drain lingers for ever")
+        (output,) = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_OUTPUT).records
+        said = output.event_log_entry.dagster_event.event_specific_data.metadata
+    assert said["all ids"].value == [artwork_id]
+    assert said["succeeded"].value == 1
+
+
+def test_a_killed_drain_loses_nothing_and_repeats_nothing(running, world, ask, artworks) -> None:
+    ids = [ask(f"slow/{n}.jpg").json()["id"] for n in range(5)]
+    wait_until(lambda: {status(running, each) for each in ids} == {"processing"}, "not claimed")
+    (drain,) = artworks.drains(fresh_seconds=10)
+
+    os.kill(drain.pid, signal.SIGKILL)
+    world.let_go.set()
+
+    wait_until(lambda: {status(running, each) for each in ids} == {"succeeded"}, "not all done")
+    wait_until(lambda: all(world.messages(each) for each in ids), "a webhook is missing")
+    for each in ids:
+        steps = artworks.history(UUID(each))
+        assert [step.status for step in steps] == ["starting", "processing", "starting", "processing", "succeeded"]
+        assert [step.worker == drain.worker for step in steps if step.status == "processing"] == [True, False]
+    time.sleep(1)  # for webhooks that should not come
+    assert len({headers["webhook-id"] for each in ids for headers, _ in world.messages(each)}) == len(ids)
+    assert [len(world.messages(each)) for each in ids] == [1] * len(ids)
+
+
+def test_a_client_that_waits_gets_the_finished_artwork(ask) -> None:
+    answer = ask("waited-for.jpg", {"Prefer": "wait=60"})
+    assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
+    assert answer.headers["Preference-Applied"] == "wait=60"
+
+
+def test_a_file_in_the_inbox_is_answered_beside_it_and_a_bad_one_is_put_aside(running, world, shared_place) -> None:
+    inbox = shared_place.folder / "inbox"
+    inbox.mkdir(exist_ok=True)
+    good = {"imageUrl": f"{world.url}/dropped.jpg", "model": "tiny", "resolutionLowerLimit": 256}
+    (inbox / "bad.json").write_text(json.dumps(good | {"colour": "red"}))
+    (inbox / "cat.json").write_text(json.dumps(good))
+    answer = inbox / "cat.artwork.json"
+    wait_until(answer.exists, "no answer")
+    artwork = json.loads(answer.read_text())
+    assert artwork["status"] == "succeeded"
+    (reason,) = (inbox / "quarantine").glob("bad-*.reason.json")
+    assert "colour" in reason.read_text()
+    assert running.get(f"/v2/artworks/{artwork['id']}").status_code == 404, "an inbox file's artwork is not Ann's"
+
+
+def test_make_up_ends_all_and_says_so_when_the_door_cannot_start(place) -> None:
+    shutil.copy(ROOT / "workspace.yaml", place.folder)
+    place.settings["DEPTH_API_HOST"] = "0.0.0.0"  # without keys
+    ended = place.run(sys.executable, "-m", "pipelines.up", "-h", "127.0.0.1", "-p", str(free_port()), timeout=90)
+    assert ended.returncode == 1
+    assert "DEPTH_API_KEYS" in ended.stderr
+    assert "the door has ended" in ended.stderr

@@ -1,0 +1,115 @@
+"""What must survive: kill -9 in the middle of a chunk, two runs of one chunk at once, a store that goes away."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import time
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from depth_core.output import encode, records
+from depth_core.storage import PART_SUFFIX
+
+ROOT = Path(__file__).parents[2]
+
+COUNT = 60
+
+
+def sidecars(place) -> list[str]:
+    return [key for key in place.store.keys("depth") if key.endswith(encode.SIDECAR)]
+
+
+def assert_every_file_is_whole(place) -> None:
+    """Every key of the store that claims to be complete is, and nothing half-written counts as a key."""
+    store = place.store
+    for key in sidecars(place):
+        folder = key.removesuffix(f"/{encode.SIDECAR}")
+        sidecar = encode.read_sidecar(store, folder)
+        assert sidecar is not None, key
+        with Image.open(BytesIO(store.read(f"{folder}/depth.png"))) as picture:
+            picture.load()
+            assert picture.size == (sidecar["output"]["width"], sidecar["output"]["height"])
+    assert not [key for key in store.keys("") if key.endswith(PART_SUFFIX)]
+
+
+def assert_one_record_per_row(place, rows: int, status: str = "succeeded") -> None:
+    frame = records.read(place.store, profile="preview")
+    assert len(frame) == rows
+    assert frame["row_key"].is_unique
+    assert set(frame["status"]) == {status}
+
+
+def wait_for(condition, process, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_run_that_is_killed_again_and_again_is_finished_by_the_next(place) -> None:
+    manifest = place.manifest(place.photos(COUNT))
+    draw = random.Random()
+    done = 0
+    for _ in range(3):
+        process = place.start(sys.executable, "-m", "pipelines.materialize", manifest)
+        wait_for(lambda before=done: len(sidecars(place)) > before, process)
+        time.sleep(draw.uniform(0, 0.6))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert len(sidecars(place)) > done
+        done = len(sidecars(place))
+        assert_every_file_is_whole(place)
+    written = {key: Path(place.store.path(key)).stat().st_mtime_ns for key in sidecars(place)}
+
+    last = place.materialize(manifest)
+
+    assert last.returncode == 0, last.stdout[-3000:] + last.stderr[-3000:]
+    assert_one_record_per_row(place, COUNT)
+    assert_every_file_is_whole(place)
+    again = [key for key, at in written.items() if Path(place.store.path(key)).stat().st_mtime_ns != at]
+    assert again == [], "what was complete has been computed again"
+    assert not list(place.store.keys("journal"))
+
+
+def test_two_runs_of_one_chunk_at_once_leave_valid_files_and_one_complete_table(place) -> None:
+    manifest = place.manifest(place.photos(24))
+    both = []
+    for home in ("dagster", "another-dagster"):  # in one instance the pool would let them run one after the other
+        (place.folder / home).mkdir(exist_ok=True)
+        shutil.copy(ROOT / "dagster.yaml", place.folder / home)
+        place.settings["DAGSTER_HOME"] = str(place.folder / home)
+        both.append(place.start(sys.executable, "-m", "pipelines.materialize", manifest))
+    outputs = [process.communicate(timeout=240)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert_every_file_is_whole(place)
+    assert_one_record_per_row(place, 24)
+
+
+def test_a_full_disk_fails_the_run_with_a_clear_error_and_the_next_run_goes_on(place) -> None:
+    """The limit on a file's size stands in for a full disk: the system refuses the write in the middle of a file."""
+    manifest = place.manifest(place.photos(8))
+    limited = place.run("bash", "-c", f"ulimit -f 8; trap '' XFSZ; exec {sys.executable} -m pipelines.materialize {manifest}")
+    assert limited.returncode != 0
+    assert_every_file_is_whole(place)
+    assert place.materialize(manifest).returncode == 0
+    assert_one_record_per_row(place, 8)
+
+
+def test_a_store_that_cannot_be_used_is_one_clear_error(place) -> None:
+    if os.geteuid() == 0:
+        blocked = place.folder / "store"
+        blocked.write_text("a file where the store's folder should be")
+    else:
+        (place.folder / "store").mkdir(mode=0o500)
+    failed = place.materialize(place.manifest(place.photos(1)))
+    assert failed.returncode == 1
+    assert re.search(r"cannot (read|write) .*/store", failed.stderr)
+    assert "Traceback" not in failed.stdout + failed.stderr

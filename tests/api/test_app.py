@@ -1,0 +1,502 @@
+"""The door as a client sees it, over a real connection."""
+
+import base64
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
+
+from depth_core.errors import ConfigurationError, ErrorKind
+from depth_core.requests import webhooks
+from depth_core.requests.artworks import ArtworkStore
+from depth_core.settings import Settings
+from depth_core.storage import Store
+
+BOB = {"Authorization": "Bearer bob-key-0123456789"}
+BODY = {"imageUrl": "https://example.com/a.jpg", "model": "tiny"}
+NEW = "/v2/artworks/depth-map"
+JSON = {"Content-Type": "application/json"}
+
+
+def post(client: httpx.Client, body: Any = BODY, **headers: str) -> httpx.Response:
+    return client.post(NEW, json=body, headers=headers)
+
+
+# -- creating -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_post_is_answered_with_the_artwork_at_once(client: httpx.Client) -> None:
+    response = post(client, {"imageUrl": "https://example.com/a.jpg"})
+    assert response.status_code == 202
+    artwork = response.json()
+    assert response.headers["location"] == f"/v2/artworks/{artwork['id']}"
+    assert set(artwork) == {"id", "artworkType", "parameters", "duration", "results", "status", "createdAt"}
+    assert artwork["artworkType"] == "depth_map"
+    assert artwork["status"] == "starting"
+    assert artwork["duration"] == 0
+    assert artwork["results"] == []
+    assert artwork["parameters"] == {
+        "imageUrl": "https://example.com/a.jpg",
+        "invertDepth": False,
+        "resolutionLowerLimit": 1024,
+        "usePostResize": True,
+        "useVersion3": False,
+        "model": "large",
+        "normalizationMode": "Standard",
+    }
+    assert client.get(response.headers["location"]).json() == artwork
+
+
+def test_every_fault_of_a_body_is_listed_at_once(client: httpx.Client) -> None:
+    response = client.post(
+        NEW,
+        json={
+            "imageUrl": "ftp://example.com/a.jpg",
+            "webhook": "nonsense",
+            "resolutionLowerLimit": 300,
+            "invertDepth": "yes",
+            "model": "metric_large",
+            "colour": "red",
+            "image_url": "x",
+        },
+        headers={"Idempotency-Key": "k" * 256},
+    )
+    assert response.status_code == 422
+    faults = response.json()["detail"]
+    assert all(set(fault) == {"loc", "msg", "type"} for fault in faults)
+    fields = ("imageUrl", "webhook", "resolutionLowerLimit", "invertDepth", "model", "colour", "image_url")
+    assert sorted(fault["loc"] for fault in faults) == sorted(
+        [["body", name] for name in fields] + [["header", "Idempotency-Key"]]
+    )
+    [model] = [fault for fault in faults if fault["loc"] == ["body", "model"]]
+    assert "small, base, large, giant" in model["msg"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ({"normalizationMode": "Raw"}, "normalizationMode"),
+        ({"normalizationMode": "Raw", "model": "tiny", "useVersion3": True}, "normalizationMode"),
+        ({"model": "mono_large"}, "model"),
+        ({"resolutionLowerLimit": 2112}, "resolutionLowerLimit"),
+        ({"resolutionLowerLimit": 512.5}, "resolutionLowerLimit"),
+        ({"resolutionLowerLimit": "512"}, "resolutionLowerLimit"),
+        ({"usePostResize": 1}, "usePostResize"),
+        ({"useVersion3": None}, "useVersion3"),
+        ({"imageUrl": "file:///etc/passwd"}, "imageUrl"),
+        ({"imageUrl": "s3://private/a.jpg"}, "imageUrl"),
+        ({"imageUrl": "/a.jpg"}, "imageUrl"),
+        ({"imageUrl": ""}, "imageUrl"),
+        ({"imageUrl": None}, "imageUrl"),
+        ({"imageUrl": "https://example.com/" + "a" * 9000}, "imageUrl"),
+        ({"imageUrl": "https://example.com/a b"}, "imageUrl"),
+        ({"imageUrl": "https://example.com/\0"}, "imageUrl"),
+    ],
+)
+def test_a_wrong_field_is_named(client: httpx.Client, words: dict[str, Any], named: str) -> None:
+    response = post(client, {**BODY, "model": "large", **words})
+    assert response.status_code == 422
+    assert [fault["loc"] for fault in response.json()["detail"]] == [["body", named]]
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b"null", b'"x"', b"\xff", b"[" * 20_000, b'{"\\ud800": 1}', b'{"imageUrl": "\\ud800"}', b"NaN"]
+)
+def test_a_body_that_is_no_request_is_a_422(client: httpx.Client, text: bytes) -> None:
+    response = client.post(NEW, content=text, headers=JSON)
+    assert response.status_code == 422
+    assert response.json()["detail"]
+
+
+def test_a_whole_number_may_be_written_with_a_point(client: httpx.Client) -> None:
+    response = client.post(
+        NEW, content=b'{"imageUrl": "https://example.com/a.jpg", "resolutionLowerLimit": 5.12e2}', headers=JSON
+    )
+    assert response.json()["parameters"]["resolutionLowerLimit"] == 512
+
+
+def test_a_body_of_another_type_is_refused(client: httpx.Client) -> None:
+    assert client.post(NEW, content=b"{}", headers={"Content-Type": "text/plain"}).status_code == 415
+    assert client.post(NEW, data={"imageUrl": "https://example.com"}).status_code == 415
+
+
+def test_a_body_that_is_too_large_is_refused_with_and_without_a_length(client: httpx.Client) -> None:
+    large = b'{"imageUrl": "' + b"a" * 70_000 + b'"}'
+    assert client.post(NEW, content=large, headers=JSON).status_code == 413
+    pieces = (large[start : start + 1000] for start in range(0, len(large), 1000))
+    assert client.post(NEW, content=pieces, headers=JSON).status_code == 413
+    assert post(client).status_code == 202
+
+
+def test_addresses_that_may_not_be_called_are_refused_at_once(
+    configure: Callable[..., Settings], serving: Callable[[Settings], Any]
+) -> None:
+    with serving(configure(allow_private_hosts=False)) as url, httpx.Client(base_url=url, headers=BOB) as client:
+        for bad in (
+            "http://127.0.0.1/a",
+            "http://2130706433/a",
+            "http://10.0.0.1/",
+            "http://example.com:22/",
+            "http://u:p@example.com/",
+        ):
+            response = post(client, {**BODY, "imageUrl": bad, "webhook": bad})
+            assert response.status_code == 422, bad
+            assert [fault["type"] for fault in response.json()["detail"]] == ["blocked_address"] * 2, bad
+        assert post(client).status_code == 202
+
+
+def test_buckets_on_the_list_may_be_named(configure: Callable[..., Settings], serving: Callable[[Settings], Any]) -> None:
+    with serving(configure(image_buckets=["photos"])) as url, httpx.Client(base_url=url, headers=BOB) as client:
+        assert post(client, {**BODY, "imageUrl": "s3://photos/a/b.jpg"}).status_code == 202
+        assert post(client, {**BODY, "imageUrl": "s3://photos2/a.jpg"}).status_code == 422
+        assert post(client, {**BODY, "webhook": "s3://photos/a.jpg"}).status_code == 422
+
+
+# -- Idempotency-Key ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_idempotency_key_and_body_is_the_same_answer(client: httpx.Client) -> None:
+    headers = {"Idempotency-Key": "order 66"}
+    first = client.post(NEW, json=BODY, headers=headers)
+    spelt_out = {"usePostResize": True, "model": "tiny", "imageUrl": BODY["imageUrl"], "webhook": None}
+    again = client.post(NEW, json=spelt_out, headers=headers)
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert again.json() == first.json()
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"
+    assert len(client.get("/v2/artworks").json()["artworks"]) == 1
+
+
+def test_the_same_idempotency_key_with_another_body_is_a_409(client: httpx.Client) -> None:
+    headers = {"Idempotency-Key": "k"}
+    client.post(NEW, json=BODY, headers=headers)
+    response = client.post(NEW, json={**BODY, "invertDepth": True}, headers=headers)
+    assert response.status_code == 409
+    assert "another body" in response.json()["detail"]
+    assert client.post(NEW, json={**BODY, "invertDepth": True}, headers=headers | BOB).status_code == 202
+
+
+def test_an_idempotency_key_that_is_too_long_is_a_422(client: httpx.Client) -> None:
+    response = client.post(NEW, json=BODY, headers={"Idempotency-Key": "k" * 256})
+    assert [fault["loc"] for fault in response.json()["detail"]] == [["header", "Idempotency-Key"]]
+
+
+# -- Prefer: wait -------------------------------------------------------------------------------------------------------------
+
+
+def test_prefer_wait_answers_when_the_artwork_is_done(client: httpx.Client, finish: Callable[..., Any]) -> None:
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            finish()
+            time.sleep(0.05)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        response = client.post(NEW, json=BODY, headers={"Prefer": "respond-async, wait=30", "Idempotency-Key": "k"})
+    finally:
+        stop.set()
+        worker.join()
+    assert response.status_code == 200
+    assert response.headers["preference-applied"] == "wait=30"
+    assert response.json()["status"] == "succeeded"
+    assert len(response.json()["results"]) == 2
+    again = client.post(NEW, json=BODY, headers={"Idempotency-Key": "k"})
+    assert (again.status_code, again.json()) == (200, response.json())
+
+
+def test_prefer_wait_answers_202_when_the_time_is_over(client: httpx.Client) -> None:
+    headers = {"Prefer": "wait=1", "Idempotency-Key": "k"}
+    response = client.post(NEW, json=BODY, headers=headers)
+    assert response.status_code == 202
+    assert response.json()["status"] == "starting"
+    client.post(f"/v2/artworks/{response.json()['id']}/cancel")
+    again = client.post(NEW, json=BODY, headers=headers)
+    assert (again.status_code, again.json()["status"]) == (202, "canceled")
+
+
+@pytest.mark.parametrize("prefer", ["wait", "wait=x", "wait=-1", "awaits=9", "return=minimal", ""])
+def test_other_preferences_are_ignored(client: httpx.Client, prefer: str) -> None:
+    response = client.post(NEW, json=BODY, headers={"Prefer": prefer})
+    assert response.status_code == 202
+    assert "preference-applied" not in response.headers
+
+
+# -- reading ------------------------------------------------------------------------------------------------------------------
+
+
+def test_artworks_are_listed_by_page_and_status(client: httpx.Client) -> None:
+    ids = [post(client).json()["id"] for _ in range(5)]
+    client.post(f"/v2/artworks/{ids[2]}/cancel")
+    seen, cursor = [], None
+    while True:
+        page = client.get("/v2/artworks", params={"limit": 2} | ({"cursor": cursor} if cursor else {})).json()
+        seen += [artwork["id"] for artwork in page["artworks"]]
+        cursor = page.get("nextCursor")
+        if cursor is None:
+            break
+    assert seen == ids[::-1]
+    [canceled] = client.get("/v2/artworks", params={"status": "canceled"}).json()["artworks"]
+    assert canceled["id"] == ids[2]
+
+
+@pytest.mark.parametrize("query", [{"status": "done"}, {"limit": 0}, {"limit": 101}, {"limit": "x"}, {"cursor": "x"}])
+def test_a_wrong_query_is_a_422_that_names_it(client: httpx.Client, query: dict[str, Any]) -> None:
+    response = client.get("/v2/artworks", params=query)
+    assert response.status_code == 422
+    assert [fault["loc"] for fault in response.json()["detail"]] == [["query", *query]]
+
+
+def test_an_artwork_of_another_key_is_not_there(client: httpx.Client, finish: Callable[..., Any]) -> None:
+    path = post(client).headers["location"]
+    finish()
+    for method, target in [("GET", path), ("POST", f"{path}/cancel"), ("GET", f"{path}/results/depth.png")]:
+        assert client.request(method, target, headers=BOB).status_code == 404
+    assert client.get("/v2/artworks", headers=BOB).json()["artworks"] == []
+    assert client.get(f"/v2/artworks/{uuid4()}").status_code == 404
+    assert client.get("/v2/artworks/none").status_code == 404
+    assert client.get(NEW).status_code == 405
+
+
+def test_cancelling_ends_what_waits_and_leaves_what_is_done(client: httpx.Client, finish: Callable[..., Any]) -> None:
+    path = post(client).headers["location"]
+    assert client.post(f"{path}/cancel").json()["status"] == "canceled"
+    assert client.post(f"{path}/cancel").json()["status"] == "canceled"
+    done = post(client).headers["location"]
+    finish()
+    assert client.post(f"{done}/cancel").json()["status"] == "succeeded"
+
+
+def test_a_failed_artwork_says_why(client: httpx.Client, artworks: ArtworkStore) -> None:
+    path = post(client).headers["location"]
+    [claimed] = artworks.claim("test", limit=1, lease_seconds=60)
+    artworks.fail(claimed.id, "test", ErrorKind.NOT_FOUND, "https://example.com/a.jpg: 404")
+    artwork = client.get(path).json()
+    assert artwork["status"] == "failed"
+    assert artwork["error"] == {"kind": "not_found", "message": "https://example.com/a.jpg: 404"}
+
+
+# -- results ------------------------------------------------------------------------------------------------------------------
+
+
+def test_results_are_streamed_with_type_length_etag_and_range(client: httpx.Client, finish: Callable[..., Any]) -> None:
+    path = post(client).headers["location"]
+    files = finish()
+    results = client.get(path).json()["results"]
+    assert results == [f"http://127.0.0.1:8000{path}/results/depth.png", f"http://127.0.0.1:8000{path}/results/depth.json"]
+    png = f"{path}/results/depth.png"
+    whole = client.get(png)
+    assert whole.content == files["depth.png"]
+    assert whole.headers["content-type"] == "image/png"
+    assert whole.headers["content-length"] == "1024"
+    assert client.get(f"{path}/results/depth.json").headers["content-type"] == "application/json"
+
+    part = client.get(png, headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, files["depth.png"][10:20])
+    assert part.headers["content-range"] == "bytes 10-19/1024"
+    assert client.get(png, headers={"Range": "bytes=-4"}).content == files["depth.png"][-4:]
+    assert client.get(png, headers={"Range": "bytes=5000-"}).status_code == 416
+    etag = whole.headers["etag"]
+    assert client.get(png, headers={"Range": "bytes=0-1", "If-Range": etag}).status_code == 206
+    assert client.get(png, headers={"Range": "bytes=0-1", "If-Range": '"old"'}).status_code == 200
+    assert client.get(png, headers={"If-None-Match": f'"x", {etag}'}).status_code == 304
+    head = client.head(png)
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", "1024")
+
+
+def test_what_is_no_result_is_not_served(client: httpx.Client, finish: Callable[..., Any], settings: Settings) -> None:
+    path = post(client).headers["location"]
+    assert client.get(f"{path}/results/depth.png").status_code == 404
+    finish()
+    for name in ("depth16.png", "..%2Fdepth.json", "%2e%2e/%2e%2e/depthline.db", "", "."):
+        assert client.get(f"{path}/results/{name}").status_code == 404, name
+    for key in Store(settings.store_location).keys("depth"):
+        Store(settings.store_location).delete(key)
+    assert client.get(f"{path}/results/depth.png").status_code == 404
+
+
+def test_results_in_a_bucket_are_a_signed_redirect(
+    configure: Callable[..., Settings],
+    serving: Callable[[Settings], Any],
+    artworks: ArtworkStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        options = {"endpoint_url": f"http://{host}:{port}"}
+        settings = configure(store_url="s3://depth/maps", store_options=options)
+        store = Store(settings.store_location, options)
+        store.fs.mkdir("depth")
+        with serving(settings) as url, httpx.Client(base_url=url, headers=BOB) as client:
+            path = post(client).headers["location"]
+            [claimed] = artworks.claim("test", limit=1, lease_seconds=60)
+            store.write("depth/x/depth.png", b"pixels", content_type="image/png")
+            artworks.finish(claimed.id, "test", folder="depth/x", results=["depth.png"], seconds={})
+            response = client.get(f"{path}/results/depth.png")
+            assert response.status_code == 307
+            assert "Signature" in response.headers["location"]
+            file = httpx.get(response.headers["location"], headers={"Range": "bytes=1-2"})
+            assert (file.status_code, file.content, file.headers["content-type"]) == (206, b"ix", "image/png")
+            assert client.get("/health/ready").json()["store"] == {"ok": True, "detail": ""}
+    finally:
+        server.stop()
+
+
+# -- operations ---------------------------------------------------------------------------------------------------------------
+
+
+def test_health_says_what_works(client: httpx.Client, artworks: ArtworkStore) -> None:
+    assert client.get("/health/live").json() == {"status": "live"}
+    ready = client.get("/health/ready")
+    assert ready.status_code == 200
+    assert ready.json() == {
+        "status": "ready",
+        "database": {"ok": True, "detail": ""},
+        "store": {"ok": True, "detail": ""},
+        "lastDrainSeconds": None,
+        "liveDrains": 0,
+        "waiting": 0,
+    }
+    post(client)
+    artworks.start_drain("w", "cpu")
+    ready = client.get("/health/ready").json()
+    assert ready["liveDrains"] == 1
+    assert ready["waiting"] == 1
+    assert 0 <= ready["lastDrainSeconds"] < 60
+
+
+def test_a_store_that_cannot_be_written_is_not_ready(
+    configure: Callable[..., Settings], serving: Callable[[Settings], Any], tmp_path: Path
+) -> None:
+    (tmp_path / "a-file").write_text("")
+    with serving(configure(store_url=str(tmp_path / "a-file" / "store"))) as url:
+        response = httpx.get(f"{url}/health/ready")
+    assert response.status_code == 503
+    assert response.json()["status"] == "not ready"
+    assert response.json()["database"]["ok"] is True
+    assert "cannot write" in response.json()["store"]["detail"]
+
+
+def test_a_database_that_does_not_work_is_a_503(client: httpx.Client, tmp_path: Path) -> None:
+    post(client)
+    with closing(sqlite3.connect(tmp_path / "depthline.db")) as connection:
+        connection.execute("ALTER TABLE artworks RENAME TO elsewhere")
+    response = client.get("/v2/artworks")
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "5"
+    assert client.get("/health/ready").status_code == 503
+    assert client.get("/health/live").status_code == 200
+
+
+def test_metrics_tell_requests_artworks_queue_and_stages(client: httpx.Client, finish: Callable[..., Any]) -> None:
+    post(client)
+    finish()
+    post(client)
+    client.get("/nowhere")
+    client.get(f"/v2/artworks/{uuid4()}")
+    lines = client.get("/metrics").text.splitlines()
+    assert 'depthline_artworks{status="succeeded"} 1.0' in lines
+    assert 'depthline_artworks{status="starting"} 1.0' in lines
+    assert "depthline_queue_depth 1.0" in lines
+    assert 'depthline_stage_seconds_total{stage="predict"} 0.25' in lines
+    assert 'depthline_http_requests_total{method="POST",route="/v2/artworks/depth-map",status="202"} 2.0' in lines
+    assert 'depthline_http_requests_total{method="GET",route="/v2/artworks/{artwork_id}",status="404"} 1.0' in lines
+    assert 'depthline_http_requests_total{method="other",route="other",status="404"} 1.0' in lines
+    assert any(line.startswith("depthline_queue_age_seconds ") for line in lines)
+    assert 'depthline_webhooks{state="pending"} 0.0' in lines
+
+
+def test_the_openapi_document_and_its_page_are_there(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    assert set(document["paths"]) == {
+        "/v2/artworks/depth-map",
+        "/v2/artworks",
+        "/v2/artworks/{artwork_id}",
+        "/v2/artworks/{artwork_id}/cancel",
+        "/v2/artworks/{artwork_id}/results/{name}",
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+    }
+    assert client.get("/docs").status_code == 200
+
+
+def test_the_door_loads_neither_torch_nor_dagster_nor_pandas() -> None:
+    program = (
+        "import sys; from depth_api.app import create_app; create_app(); "
+        "print([name for name in ('torch', 'transformers', 'dagster', 'pandas', 'numpy', 'PIL') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_door_delivers_webhooks_by_itself(
+    configure: Callable[..., Settings], serving: Callable[[Settings], Any], artworks: ArtworkStore
+) -> None:
+    with serving(configure(webhooks_in_door=True)) as url, httpx.Client(base_url=url, headers=BOB) as client:
+        # The door itself is the receiver: it refuses the message, and that is an attempt with an answer.
+        path = post(client, {**BODY, "webhook": f"{url}/health/live"}).headers["location"]
+        client.post(f"{path}/cancel")
+        deadline = time.monotonic() + 30
+        while not (tried := webhooks.deliveries(artworks, UUID(path[-36:]))[0][1]):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert tried[0].status_code == 405
+
+
+# -- anything at all ----------------------------------------------------------------------------------------------------------
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+_FIELDS = st.sampled_from([*BODY, "webhook", "invertDepth", "resolutionLowerLimit", "useVersion3", "normalizationMode", "x"])
+
+
+@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.dictionaries(_FIELDS, _JSON | st.text(max_size=50).map(lambda text: f"https://{text}"), max_size=4))
+def test_any_body_is_accepted_or_refused_never_an_error(client: httpx.Client, changes: dict[str, Any]) -> None:
+    response = post(client, {**BODY, **changes})
+    assert response.status_code in (202, 422)
+    if response.status_code == 202:
+        assert client.get(response.headers["location"]).json()["parameters"]["imageUrl"] == {**BODY, **changes}["imageUrl"]
+
+
+@pytest.mark.parametrize("path", ["/v2/artworks/%00", "/v2/artworks?cursor=%00", "/v2/artworks?cursor=" + "_" * 32, "/%ff%fe"])
+def test_odd_paths_are_refused_and_nothing_breaks(client: httpx.Client, path: str) -> None:
+    assert client.get(path).status_code in (200, 404, 422)
+
+
+def test_basic_credentials_are_not_a_key(client: httpx.Client) -> None:
+    basic = base64.b64encode(b"ann:ann-key-0123456789").decode()
+    assert client.get("/v2/artworks", headers={"Authorization": f"Basic {basic}"}).status_code == 401
+
+
+def test_wrong_keys_are_a_configuration_error(configure: Callable[..., Settings]) -> None:
+    from depth_api.app import create_app
+
+    for keys in ("nonsense", "ann:short", ":" + "k" * 20):
+        with pytest.raises(ConfigurationError) as caught:
+            create_app(configure(api_keys=keys))
+        assert "k" * 20 not in str(caught.value)

@@ -1,0 +1,68 @@
+"""`python -m depth_api`, as `make api` starts it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+
+def start(tmp_path: Path, **changes: str) -> subprocess.Popen[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DEPTH_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "depth_api"],
+        cwd=tmp_path,
+        env={**environment, "DEPTH_DATA": str(tmp_path), **changes},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_door_starts_logs_its_requests_with_the_artworks_id_and_ends_when_told(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = start(tmp_path, DEPTH_API_PORT=str(port))
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            httpx.get(f"{url}/health/live")
+            break
+        except httpx.ConnectError:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    answer = httpx.post(f"{url}/v2/artworks/depth-map", json={"imageUrl": "https://example.com/a.jpg", "model": "tiny"})
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=30)
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert any("loopback only" in line["event"] for line in lines)
+    [posted] = [line for line in lines if line["event"] == "request" and line["method"] == "POST"]
+    assert posted["artwork_id"] == answer.json()["id"]
+    assert posted["request_id"] == answer.headers["x-request-id"]
+    assert (posted["status"], posted["api_key"]) == (202, "local")
+
+
+@pytest.mark.parametrize(
+    ("changes", "cure"),
+    [
+        ({"DEPTH_API_HOST": "0.0.0.0"}, "loopback only"),
+        ({"DEPTH_API_KEYS": "nonsense"}, "name:key pairs"),
+        ({"DEPTH_DATABASE_URL": "mysql://x"}, "not supported"),
+        ({"DEPTH_DATABASE_URL": "postgresql://127.0.0.1:9/none"}, "cannot open the database"),
+        ({"DEPTH_RATE_LIMIT": "many"}, "DEPTH_RATE_LIMIT"),
+    ],
+)
+def test_what_the_operator_got_wrong_is_one_line(tmp_path: Path, changes: dict[str, str], cure: str) -> None:
+    process = start(tmp_path, **changes)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert cure in said
+    assert len(said.strip().splitlines()) == 1

@@ -1,0 +1,257 @@
+"""A chunk under a profile: only what is not done is done, and the journal remembers for whoever comes after a crash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from io import BytesIO
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from depth_core import catalog
+from depth_core.engine import chunk, stages
+from depth_core.engine.chunk import Redo, Result, Source
+from depth_core.errors import ModelUnavailableError
+from depth_core.inference import checkpoints
+from depth_core.inference.predictor import Predictor
+from depth_core.ingest import sources
+from depth_core.output import encode, records
+from depth_core.profiles import Profile
+from depth_core.settings import Settings
+from depth_core.storage import Store
+
+Run = Callable[..., Result]
+
+
+def keep(store: Store, *images: bytes) -> list[Source]:
+    kept = []
+    for data in images:
+        sha = hashlib.sha256(data).hexdigest()
+        store.write(sources.source_key(sha), data)
+        kept.append(Source(sha, f"{sha[:6]}.jpg"))
+    return kept
+
+
+@pytest.fixture
+def loads() -> list[str]:
+    """The checkpoints that were loaded."""
+    return []
+
+
+@pytest.fixture
+def run(store: Store, settings: Settings, profile: Profile, tiny: Predictor, loads: list[str]) -> Run:
+    @contextmanager
+    def load(checkpoint: checkpoints.Checkpoint) -> Iterator[Predictor]:
+        loads.append(checkpoint.spec.key)
+        yield tiny
+
+    def run(images: list[Source], **changes: Any) -> Result:
+        words: dict[str, Any] = {
+            "profile": profile,
+            "chunk": "photos-00000000-00000",
+            "run_id": "run",
+            "checkpoint": checkpoints.resolve(catalog.BY_KEY["tiny"], settings),
+            "load": load,
+            "store": store,
+            "settings": settings,
+        }
+        return chunk.run(images, **words | changes)
+
+    return run
+
+
+def test_a_second_run_finds_everything_done_and_loads_no_model(run: Run, store: Store, photo: Any, loads: list[str]) -> None:
+    images = keep(store, *(photo(seed=n) for n in range(3)))
+    first, second = run(images), run(images)
+    assert (first.progress.done, first.progress.reused) == (3, 0)
+    assert (second.progress.done, second.progress.reused) == (0, 3)
+    assert loads == ["tiny"]
+    assert all(outcome.reused for outcome in second.outcomes.values())
+
+
+def test_only_new_images_of_a_grown_chunk_are_computed(run: Run, store: Store, photo: Any) -> None:
+    images = keep(store, *(photo(seed=n) for n in range(4)))
+    run(images[:3])
+    assert run(images).progress.done == 1
+
+
+def test_an_image_that_stands_in_the_chunk_twice_is_computed_once(run: Run, store: Store, photo: Any) -> None:
+    images = keep(store, photo(seed=1), photo(seed=1))
+    result = run(images)
+    assert result.progress.done == len(result.outcomes) == 1
+
+
+def test_what_another_chunk_has_made_is_not_made_again(run: Run, store: Store, photo: Any, loads: list[str]) -> None:
+    images = keep(store, photo())
+    run(images)
+    assert run(images, chunk="photos-00000000-00001").progress.reused == 1
+    assert loads == ["tiny"]
+
+
+def test_changed_parameters_are_other_depth_maps(run: Run, store: Store, photo: Any, profile: Profile) -> None:
+    images = keep(store, photo())
+    inverted = profile.model_copy(update={"parameters": profile.parameters.model_copy(update={"invert_depth": True})})
+    one, other = run(images), run(images, profile=inverted)
+    assert other.progress.done == 1
+    assert one.outcomes[images[0].sha256].folder != other.outcomes[images[0].sha256].folder
+
+
+def test_the_journal_of_a_run_that_died_is_believed(run: Run, store: Store, photo: Any, profile: Profile) -> None:
+    images = keep(store, photo(seed=1), b"no image at all")
+    result = run(images)
+    key = f"outcomes/{profile.name}/photos-00000000-00000.parquet"
+    store.delete(key)
+    with records.Journal(store, profile.name, "photos-00000000-00000", "dead-run") as journal:
+        for outcome in result.outcomes.values():
+            journal.append(outcome)
+
+    again = run(images)
+
+    assert again.progress.done == 0
+    assert again.outcomes[images[1].sha256].error_kind == "not_an_image"
+    assert store.exists(key)
+    assert not list(store.keys("journal"))
+
+
+def test_a_depth_map_that_nobody_wrote_down_is_found_in_the_store(run: Run, store: Store, photo: Any, profile: Profile) -> None:
+    images = keep(store, photo())
+    run(images)
+    store.delete(f"outcomes/{profile.name}/photos-00000000-00000.parquet")
+    assert run(images).progress.reused == 1
+
+
+def test_a_folder_without_its_sidecar_is_not_done(run: Run, store: Store, photo: Any, profile: Profile) -> None:
+    images = keep(store, photo())
+    folder = run(images).outcomes[images[0].sha256].folder
+    store.delete(f"outcomes/{profile.name}/photos-00000000-00000.parquet")
+    store.delete(f"{folder}/depth.json")
+    assert run(images).progress.done == 1
+
+
+def test_permanent_failures_are_tried_again_only_when_asked(run: Run, store: Store) -> None:
+    images = keep(store, b"no image at all")
+    assert run(images).progress.failed == 1
+    assert run(images).progress.done == 0
+    again = run(images, redo=Redo(permanent_failures=True))
+    assert again.progress.done == 1
+    assert again.outcomes[images[0].sha256].attempts == 2
+
+
+def test_failures_that_may_pass_are_tried_again_by_the_next_run(run: Run, store: Store, photo: Any, profile: Profile) -> None:
+    images = keep(store, photo())
+    good = run(images, redo=Redo(everything=True)).outcomes[images[0].sha256]
+    store.delete(f"{good.folder}/depth.json")
+    failed = replace(good, status="failed", error_kind="out_of_memory", error_message="full", results=())
+    records.write_outcomes(store, profile.name, "photos-00000000-00000", [failed])
+    again = run(images).outcomes[images[0].sha256]
+    assert (again.status, again.attempts) == ("succeeded", 2)
+
+
+def test_force_makes_everything_again(run: Run, store: Store, photo: Any) -> None:
+    images = keep(store, photo())
+    run(images)
+    assert run(images, redo=Redo(everything=True)).progress.done == 1
+
+
+def test_verify_makes_again_what_somebody_has_deleted(run: Run, store: Store, photo: Any) -> None:
+    images = keep(store, photo(seed=1), photo(seed=2))
+    folder = run(images).outcomes[images[0].sha256].folder
+    store.delete(f"{folder}/depth.png")
+    assert run(images).progress.done == 0
+    assert run(images, redo=Redo(verify=True)).progress.done == 1
+    assert store.exists(f"{folder}/depth.png")
+
+
+def test_a_chunk_without_images_is_complete(run: Run, store: Store, profile: Profile, loads: list[str]) -> None:
+    assert run([]).outcomes == {}
+    assert loads == []
+    assert store.exists(f"outcomes/{profile.name}/photos-00000000-00000.parquet")
+
+
+def test_progress_counts_to_the_end(run: Run, store: Store, photo: Any) -> None:
+    images = keep(store, photo(seed=1), photo(seed=2), b"no image")
+    seen = []
+    run(images, on_progress=lambda progress: seen.append((progress.done, progress.left)))
+    assert seen[0] == (0, 3)
+    assert seen[-1] == (3, 0)
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_run_and_not_the_images(
+    run: Run, store: Store, photo: Any, profile: Profile
+) -> None:
+    @contextmanager
+    def load(checkpoint: checkpoints.Checkpoint) -> Iterator[Predictor]:
+        raise ModelUnavailableError("no weights here")
+        yield
+
+    images = keep(store, photo())
+    with pytest.raises(ModelUnavailableError, match="no weights here"):
+        run(images, load=load)
+    assert records.read_outcomes(store, profile.name, "photos-00000000-00000") == {}
+
+
+class TestOneRangeForTheChunk:
+    @pytest.fixture
+    def profile(self, profile: Profile) -> Profile:
+        return profile.model_copy(update={"range": "chunk"})
+
+    def test_the_pictures_share_one_scale_and_the_network_runs_once_an_image(
+        self, run: Run, store: Store, photo: Any, tiny: Predictor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen = []
+        predict = tiny.predict
+        monkeypatch.setattr(tiny, "predict", lambda batch: (seen.extend(batch), predict(batch))[1])
+        images = keep(store, *(photo(seed=n) for n in range(4)))
+
+        outcomes = run(images).outcomes
+
+        assert len(seen) == 4
+        low, high = min(o.depth_min for o in outcomes.values()), max(o.depth_max for o in outcomes.values())
+        for outcome in outcomes.values():
+            with Image.open(BytesIO(store.read(f"{outcome.folder}/depth.png"))) as picture:
+                darkest, lightest = picture.getextrema()
+            assert darkest == pytest.approx(255 * (outcome.depth_min - low) / (high - low), abs=2)
+            assert lightest == pytest.approx(255 * (outcome.depth_max - low) / (high - low), abs=2)
+            assert encode.read_sidecar(store, outcome.folder)["range"] == [low, high]
+        assert not list(store.keys("spool"))
+
+    def test_an_unchanged_chunk_is_left_alone(self, run: Run, store: Store, photo: Any, loads: list[str]) -> None:
+        images = keep(store, photo(seed=1), photo(seed=2), b"no image")
+        run(images)
+        again = run(images)
+        assert (again.progress.done, again.progress.reused) == (0, 3)
+        assert loads == ["tiny"]
+
+    def test_an_image_that_widens_the_range_renders_all_again(self, run: Run, store: Store, photo: Any) -> None:
+        images = keep(store, *(photo(seed=n) for n in range(5)))
+        narrow = run(images[:1]).outcomes[images[0].sha256]
+        wide = run(images).outcomes[images[0].sha256]
+        assert narrow.folder != wide.folder
+
+    def test_a_run_that_died_between_the_passes_is_continued_without_the_network(
+        self, run: Run, store: Store, photo: Any, tiny: Predictor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        images = keep(store, photo(seed=1), photo(seed=2))
+        with monkeypatch.context() as patch:
+            patch.setattr(stages, "render", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt()))
+            with pytest.raises(KeyboardInterrupt):
+                run(images)
+        monkeypatch.setattr(tiny, "predict", lambda batch: pytest.fail("the network ran again"))
+        assert {outcome.status for outcome in run(images).outcomes.values()} == {"succeeded"}
+
+    def test_a_chunk_in_which_every_image_fails_has_no_range_and_is_complete(self, run: Run, store: Store) -> None:
+        assert [o.error_kind for o in run(keep(store, b"no image")).outcomes.values()] == ["not_an_image"]
+
+    def test_a_chunk_without_images_is_complete(self, run: Run) -> None:
+        assert run([]).outcomes == {}
+
+
+def test_a_fixed_range_is_used_for_every_image(run: Run, store: Store, photo: Any, profile: Profile) -> None:
+    fixed = profile.model_copy(update={"range": (0.0, 10.0)})
+    (outcome,) = run(keep(store, photo()), profile=fixed).outcomes.values()
+    with Image.open(BytesIO(store.read(f"{outcome.folder}/depth.png"))) as picture:
+        assert picture.getextrema()[1] <= 26  # the network's numbers end at 1

@@ -1,0 +1,111 @@
+"""Bulk chunks and single requests share a device batch by batch, and requests go first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from depth_core.engine import device
+
+
+def test_a_waiting_request_goes_before_the_next_batch_of_bulk(tmp_path: Path) -> None:
+    order: list[str] = []
+    begun, asked = threading.Event(), threading.Event()
+
+    def chunk() -> None:
+        bulk = device.BulkTurn("cuda:0", tmp_path)
+        bulk.take()
+        for n in range(3):
+            if bulk.wanted():
+                bulk.give_back()
+                bulk.take()
+            order.append(f"bulk {n}")
+            if n == 0:
+                begun.set()
+                asked.wait()
+                time.sleep(0.2)  # long enough for the request to reach the gate
+        bulk.give_back()
+
+    def single() -> None:
+        begun.wait()
+        asked.set()
+        request = device.RequestTurn("cuda:0", tmp_path)
+        request.take()
+        order.append("request")
+        request.give_back()
+
+    threads = [threading.Thread(target=chunk), threading.Thread(target=single)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert order == ["bulk 0", "request", "bulk 1", "bulk 2"]
+
+
+def test_two_devices_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    turns = [device.BulkTurn(name, tmp_path) for name in ("cuda:0", "cuda:1")]
+    for turn in turns:
+        turn.take()
+    for turn in turns:
+        turn.give_back()
+
+
+def test_one_device_has_one_name(tmp_path: Path) -> None:
+    names = set()
+    for name in ("cuda", "cuda:0"):
+        turn = device.BulkTurn(name, tmp_path)
+        turn.take()
+        names |= {file.name for file in tmp_path.iterdir()}
+        turn.give_back()
+    assert names == {"cuda-0.gate", "cuda-0.device"}
+
+
+def test_a_process_that_is_killed_gives_its_turn_back(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from depth_core.engine import device\n"
+        "device.RequestTurn('cpu', Path(sys.argv[1])).take()\n"
+        "print('mine', flush=True); time.sleep(600)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    turn = device.BulkTurn("cpu", tmp_path)
+    turn.take()
+    turn.give_back()
+
+
+def test_bulk_runs_spread_over_the_devices_and_wait_when_all_are_taken(tmp_path: Path) -> None:
+    both = ["cuda:0", "cuda:1"]
+    third: list[str] = []
+
+    def wait_for_one() -> None:
+        with device.free_device(both, tmp_path) as found:
+            third.append(found)
+
+    with device.free_device(both, tmp_path) as first:
+        with device.free_device(both, tmp_path) as second:
+            assert [first, second] == both
+            waiting = threading.Thread(target=wait_for_one)
+            waiting.start()
+            time.sleep(0.2)
+            assert third == []
+        waiting.join(30)
+        assert third == ["cuda:1"]
+
+
+def test_bulk_keeps_its_turn_while_nobody_waits(tmp_path: Path) -> None:
+    turn = device.BulkTurn("cpu", tmp_path)
+    turn.take()
+    assert not turn.wanted()
+    turn.give_back()
+
+
+def test_a_request_gives_its_turn_back_after_every_batch(tmp_path: Path) -> None:
+    assert device.RequestTurn("cpu", tmp_path).wanted()

@@ -1,0 +1,275 @@
+"""One machine, one device, bounded queues: every item gets its outcome, whatever its neighbours do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from depth_core.engine import local
+from depth_core.engine.stages import Item, Plan, Prepared
+from depth_core.errors import StoreError
+from depth_core.inference.predictor import Predictor
+from depth_core.output import encode
+from depth_core.output.records import Outcome
+from depth_core.settings import Settings
+from depth_core.storage import Store
+
+Photo = Callable[..., bytes]
+
+
+def items_of(*images: bytes) -> list[Item]:
+    return [Item(str(n), (lambda data=data: data), f"depth/{n}") for n, data in enumerate(images)]
+
+
+def outcomes(run: Iterator[tuple[Item, object]]) -> dict[str, object]:
+    return {item.source: outcome for item, outcome in run}
+
+
+def test_every_image_gets_a_depth_map_of_its_own_size(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+) -> None:
+    sizes = [(320, 240), (240, 320), (300, 300), (640, 200), (320, 240)]
+    items = items_of(*(photo(*size, seed=n) for n, size in enumerate(sizes)))
+
+    done = outcomes(local.run(items, predictor=tiny, plan=plan, store=store, settings=settings))
+
+    assert {key: outcome.status for key, outcome in done.items()} == {str(n): "succeeded" for n in range(5)}
+    for n, size in enumerate(sizes):
+        picture = Image.open(BytesIO(store.read(f"depth/{n}/depth.png")))
+        assert picture.size == size
+        assert picture.mode == "L"
+        assert picture.getextrema() == (0, 255) or np.ptp(np.asarray(picture)) > 200
+
+
+def test_a_batch_gives_what_single_images_give(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+) -> None:
+    images = [photo(seed=n) for n in range(4)]
+    together = settings.model_copy(update={"batch_pixels": 10**7})
+    alone = settings.model_copy(update={"batch_pixels": 1})
+    for name, each in (("together", together), ("alone", alone)):
+        list(local.run(items_of(*images), predictor=tiny, plan=plan, store=Store(f"{store.root}/{name}"), settings=each))
+    for n in range(4):
+        pictures = [
+            np.asarray(Image.open(BytesIO(store.read(f"{name}/depth/{n}/depth.png"))), int) for name in ("together", "alone")
+        ]
+        assert np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+def test_an_image_that_fails_costs_only_itself(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+) -> None:
+    items = items_of(photo(seed=1), b"<html>404</html>", b"", photo(seed=2)[:900], photo(seed=3))
+
+    done = outcomes(local.run(items, predictor=tiny, plan=plan, store=store, settings=settings))
+
+    assert [done[str(n)].status for n in range(5)] == ["succeeded", "failed", "failed", "failed", "succeeded"]
+    assert [done[str(n)].error_kind for n in (1, 2, 3)] == ["not_an_image", "empty_file", "truncated_image"]
+    assert encode.read_sidecar(store, "depth/1") is None
+
+
+def test_an_unforeseen_error_while_reading_is_a_failed_image_that_names_it(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+) -> None:
+    def broken() -> bytes:
+        raise RuntimeError("cosmic ray")
+
+    items = [*items_of(photo()), Item("broken", broken, "depth/broken")]
+    done = outcomes(local.run(items, predictor=tiny, plan=plan, store=store, settings=settings))
+    assert done["0"].status == "succeeded"
+    assert (done["broken"].error_kind, done["broken"].error_message) == ("internal", "RuntimeError: cosmic ray")
+
+
+class LittleMemory:
+    """The tiny network on a device that holds `most` images."""
+
+    def __init__(self, network: Predictor, most: int) -> None:
+        self.network, self.most, self.batches = network, most, []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.network, name)
+
+    def batch_size(self, size: tuple[int, int]) -> int:
+        return 4
+
+    def predict(self, batch: object) -> object:
+        import torch
+
+        self.batches.append(len(batch))
+        if len(batch) > self.most:
+            raise torch.OutOfMemoryError("the device is full")
+        return self.network.predict(batch)
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+) -> None:
+    device = LittleMemory(tiny, most=1)
+    items = items_of(*(photo(seed=n) for n in range(4)))
+    done = outcomes(local.run(items, predictor=device, plan=plan, store=store, settings=settings))
+    assert all(outcome.status == "succeeded" for outcome in done.values())
+    assert sorted(device.batches) == [1, 1, 1, 1, 2, 2, 4]
+
+
+def test_an_image_that_does_not_even_fit_alone_fails_as_out_of_memory(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+) -> None:
+    done = outcomes(local.run(items_of(photo()), predictor=LittleMemory(tiny, most=0), plan=plan, store=store, settings=settings))
+    assert done["0"].error_kind == "out_of_memory"
+    assert "256" in done["0"].error_message
+
+
+def test_an_answer_without_a_finite_number_is_a_failed_image(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+) -> None:
+    class Nonsense(LittleMemory):
+        def predict(self, batch: object) -> object:
+            prediction = self.network.predict(batch)
+            return replace(prediction, depth=prediction.depth * float("nan"))
+
+    done = outcomes(local.run(items_of(photo()), predictor=Nonsense(tiny, 4), plan=plan, store=store, settings=settings))
+    assert done["0"].error_kind == "invalid_output"
+
+
+def test_a_store_that_goes_away_ends_the_run_and_what_was_written_stays_valid(
+    tiny: Predictor, plan: Plan, settings: Settings, photo: Photo, tmp_path: object
+) -> None:
+    class Failing(Store):
+        left = 5
+
+        def write(self, key: str, data: bytes, *, content_type: str | None = None) -> None:
+            type(self).left -= 1
+            if self.left < 0:
+                raise StoreError("cannot write: no space left")
+            super().write(key, data, content_type=content_type)
+
+    store = Failing(f"{tmp_path}/store")
+    items = items_of(*(photo(seed=n) for n in range(12)))
+    with pytest.raises(StoreError, match="no space left"):
+        list(local.run(items, predictor=tiny, plan=plan, store=store, settings=settings))
+
+    complete = [n for n in range(12) if encode.read_sidecar(store, f"depth/{n}")]
+    assert 0 < len(complete) < 12
+    for n in complete:
+        Image.open(BytesIO(store.read(f"depth/{n}/depth.png"))).verify()
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("decode", "predict", "encode"))]
+
+
+def test_nothing_runs_far_ahead_of_the_device(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+) -> None:
+    data, read = photo(), []
+
+    def endless() -> Iterator[Item]:
+        for n in range(10**9):
+            read.append(n)
+            yield Item(str(n), lambda: data, f"depth/{n}")
+
+    run = local.run(endless(), predictor=tiny, plan=plan, store=store, settings=settings)
+    for _ in range(3):
+        next(run)
+    run.close()
+    assert len(read) < 40
+
+
+class Watched:
+    """A turn that notes what is done with it; somebody wants it always, or never."""
+
+    def __init__(self, *, wanted: bool) -> None:
+        self.notes: list[str] = []
+        self._wanted = wanted
+
+    def take(self) -> None:
+        self.notes.append("taken")
+
+    def give_back(self) -> None:
+        self.notes.append("given back")
+
+    def wanted(self) -> bool:
+        return self._wanted
+
+
+def test_a_turn_that_others_want_is_given_back_between_batches(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+) -> None:
+    turn, images = Watched(wanted=True), 4 * tiny.lanes
+    items = items_of(*(photo(seed=n) for n in range(images)))
+    assert len(list(local.run(items, predictor=tiny, plan=plan, store=store, settings=settings, turn=turn))) == images
+    assert turn.notes == ["taken", "given back"] * (len(turn.notes) // 2)
+    assert len(turn.notes) // 2 >= images // tiny.lanes
+
+
+def test_a_turn_is_given_back_when_the_run_breaks_off(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+) -> None:
+    turn = Watched(wanted=False)
+    run = local.run(
+        items_of(*(photo(seed=n) for n in range(8))), predictor=tiny, plan=plan, store=store, settings=settings, turn=turn
+    )
+    next(run)
+    run.close()
+    assert turn.notes[0] == "taken"
+    assert turn.notes[-1] == "given back"
+
+
+def test_a_network_that_breaks_ends_the_run(tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo) -> None:
+    class Broken(LittleMemory):
+        def predict(self, batch: object) -> object:
+            raise RuntimeError("the device is gone")
+
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        list(local.run(items_of(photo()), predictor=Broken(tiny, 4), plan=plan, store=store, settings=settings))
+
+
+@given(
+    widths=st.lists(st.integers(18, 72), max_size=120),
+    batch_pixels=st.sampled_from([1, 2_000_000, 8_000_000, 34_000_000]),
+    lanes=st.integers(1, 3),
+)
+def test_whatever_sizes_come_in_whatever_order_every_image_ends_once(widths: list[int], batch_pixels: int, lanes: int) -> None:
+    """The engine alone: stages that do nothing, batches sized as a GPU sizes them."""
+
+    class Device:
+        def __init__(self) -> None:
+            self.lanes = lanes
+
+        def batch_size(self, size: tuple[int, int]) -> int:
+            return max(1, batch_pixels // (size[0] * size[1]))
+
+        @contextmanager
+        def lane(self, busy: int) -> Iterator[None]:
+            yield
+
+    def prepare(item: Item, *_: object) -> Prepared:
+        return Prepared(item, None, (14 * int(item.name), 518), "", (1, 1), None, {})
+
+    def predict(batch: list[Prepared], *_: object) -> list[Prepared]:
+        assert len({image.size for image in batch}) == 1
+        return batch
+
+    steps = local.Steps(prepare=prepare, predict=predict, write=lambda image, *_, **__: Outcome(image.item.source, "succeeded"))
+    items = [Item(str(n), bytes, "", str(width)) for n, width in enumerate(widths)]
+    settings = Settings(decode_threads=2, encode_threads=2)
+    done = [
+        item.source for item, _ in local.run(items, predictor=Device(), plan=None, store=None, settings=settings, steps=steps)
+    ]
+    assert sorted(done, key=int) == [item.source for item in items]
+
+
+def test_sixteen_bits_and_eight_bits_show_the_same_picture(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+) -> None:
+    list(local.run(items_of(photo()), predictor=tiny, plan=replace(plan, depth16=True), store=store, settings=settings))
+    eight = np.asarray(Image.open(BytesIO(store.read("depth/0/depth.png"))), float)
+    sixteen = np.asarray(Image.open(BytesIO(store.read("depth/0/depth16.png"))), float)
+    assert sixteen.max() > 255
+    assert np.abs(sixteen / 257 - eight).max() <= 0.51

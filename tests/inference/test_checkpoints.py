@@ -1,0 +1,312 @@
+"""Where weights come from: settings, folders, S3, the Hub, the package; real servers on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import torch
+from moto.server import ThreadedMotoServer
+from safetensors.torch import save, save_file
+
+from depth_core.catalog import BY_KEY, MODELS, DepthKind
+from depth_core.errors import ModelUnavailableError
+from depth_core.inference import checkpoints
+from depth_core.settings import Settings
+
+SMALL, GIANT, TINY = BY_KEY["v2/small"], BY_KEY["v2/giant"], BY_KEY["tiny"]
+Configured = Callable[..., Settings]
+
+
+@pytest.fixture(autouse=True)
+def empty_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def weights_at(file: Path, value: float = 1.0) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"a": torch.full((8,), value)}, file)
+    return file
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_tiny_is_bundled_and_named_by_its_own_bytes(configured: Configured) -> None:
+    checkpoint = checkpoints.resolve(TINY, configured(), download=False)
+    assert checkpoint.source == "bundled"
+    assert checkpoint.licence == "Apache-2.0"
+    assert checkpoint.revision == sha256(checkpoint.path / "model.safetensors")[:16]
+
+
+def test_a_profile_comes_before_a_setting_before_the_folder(configured: Configured, tmp_path: Path) -> None:
+    by_profile = weights_at(tmp_path / "profile.safetensors", 1)
+    by_setting = weights_at(tmp_path / "setting.safetensors", 2)
+    by_folder = weights_at(tmp_path / "folder" / "v2" / "small" / "model.safetensors", 3)
+    folder = {"checkpoints_url": str(tmp_path / "folder")}
+    setting = {"checkpoints": {"v2/small": str(by_setting)}}
+    for settings, override, expected in (
+        (configured(**folder, **setting), str(by_profile), by_profile),
+        (configured(**folder, **setting), "", by_setting),
+        (configured(**folder), "", by_folder),
+    ):
+        checkpoint = checkpoints.resolve(SMALL, settings, override)
+        assert checkpoint.revision == sha256(expected)[:16]
+        assert checkpoint.path in (expected, expected.parent)
+
+
+def test_a_model_that_the_folder_lacks_comes_from_the_hub(configured: Configured, tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailableError, match=r"depthline models fetch v2/small.*Depth-Anything-V2-Small-hf"):
+        checkpoints.resolve(SMALL, configured(checkpoints_url=str(tmp_path)), download=False)
+
+
+def test_giant_has_no_repository_and_says_how_to_set_a_path(configured: Configured, tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailableError, match=r'never been published.*DEPTH_CHECKPOINTS=\'\{"v2/giant"'):
+        checkpoints.resolve(GIANT, configured())
+    file = weights_at(tmp_path / "giant.safetensors")
+    assert checkpoints.resolve(GIANT, configured(checkpoints={"v2/giant": str(file)})).path == file
+
+
+def test_a_path_that_is_not_there_is_an_error_not_another_model(configured: Configured, tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailableError, match="DEPTH_CHECKPOINTS"):
+        checkpoints.resolve(TINY, configured(checkpoints={"tiny": str(tmp_path / "missing")}))
+
+
+@pytest.mark.parametrize("spec", MODELS, ids=lambda spec: spec.key)
+def test_commercial_only_refuses_exactly_the_non_commercial_licences(spec: Any, configured: Configured, tmp_path: Path) -> None:
+    file = weights_at(tmp_path / "a.safetensors")
+    settings = configured(commercial_only=True, checkpoints={spec.key: str(file)})
+    if spec.licence == "Apache-2.0":
+        assert checkpoints.resolve(spec, settings).path == file
+    else:
+        with pytest.raises(ModelUnavailableError, match=r"CC-BY-NC-4.0.*DEPTH_COMMERCIAL_ONLY"):
+            checkpoints.resolve(spec, settings)
+
+
+def test_a_broken_file_is_refused_when_resolved(configured: Configured, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 99173660\n")
+    with pytest.raises(ModelUnavailableError, match="LFS"):
+        checkpoints.resolve(SMALL, configured(), str(file))
+
+
+def test_changed_weights_have_another_revision(configured: Configured, tmp_path: Path) -> None:
+    file = weights_at(tmp_path / "a.safetensors", 1)
+    before = checkpoints.resolve(SMALL, configured(), str(file)).revision
+    weights_at(file, 2)
+    os.utime(file, ns=(1, 1))
+    assert checkpoints.resolve(SMALL, configured(), str(file)).revision == sha256(file)[:16] != before
+
+
+def test_a_sha256_once_computed_is_remembered_beside_the_cache(configured: Configured, tmp_path: Path) -> None:
+    file = weights_at(tmp_path / "a.safetensors")
+    settings = configured()
+    expected = checkpoints.sha256_of(file, settings)
+    (note,) = (settings.checkpoint_cache / "sha256").iterdir()
+    assert note.read_text() == expected == sha256(file)
+
+
+def test_every_model_is_described_with_where_its_weights_come_from(configured: Configured, tmp_path: Path) -> None:
+    file = weights_at(tmp_path / "mine.safetensors")
+    rows = {row.spec.key: row for row in checkpoints.describe_models(configured(checkpoints={"v3/base": str(file)}))}
+    assert list(rows) == [spec.key for spec in MODELS]
+    assert rows["tiny"].present
+    assert rows["v3/base"].present
+    assert rows["v3/base"].source == str(file)
+    assert not rows["v2/giant"].present
+    assert not rows["v3/nested_giant_large"].present
+    assert rows["v3/nested_giant_large"].memory_gib > rows["v3/small"].memory_gib > 0
+    assert {row.meaning for row in rows.values()} == {checkpoints._MEANING[kind] for kind in DepthKind}
+
+
+# -- S3 -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A bucket "weights" on an S3-speaking server, and the settings that reach it."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {"key": "k", "secret": "s", "endpoint_url": f"http://{host}:{port}"}
+    client = boto3.client(
+        "s3", endpoint_url=options["endpoint_url"], aws_access_key_id="k", aws_secret_access_key="s", region_name="us-east-1"
+    )
+    client.create_bucket(Bucket="weights")
+    yield client, {"source_options": options}
+    server.stop()
+
+
+def test_weights_come_from_s3_once_and_again_when_they_change_there(s3: Any, configured: Configured) -> None:
+    client, words = s3
+    settings = configured(**words, checkpoints={"v2/small": "s3://weights/mine.safetensors"})
+    bodies = [save({"a": torch.full((64,), value)}) for value in (1.0, 2.0)]
+    client.put_object(Bucket="weights", Key="mine.safetensors", Body=bodies[0])
+    with pytest.raises(ModelUnavailableError, match="depthline models fetch v2/small"):
+        checkpoints.resolve(SMALL, settings, download=False)
+    first = checkpoints.resolve(SMALL, settings)
+    written = first.path.stat().st_mtime_ns
+    assert first.path.read_bytes() == bodies[0]
+    assert checkpoints.resolve(SMALL, settings, download=False) == first
+    assert first.path.stat().st_mtime_ns == written
+    client.put_object(Bucket="weights", Key="mine.safetensors", Body=bodies[1])
+    assert checkpoints.resolve(SMALL, settings).revision == hashlib.sha256(bodies[1]).hexdigest()[:16]
+
+
+def test_a_checkpoint_folder_on_s3_brings_its_configuration_along(s3: Any, configured: Configured) -> None:
+    client, words = s3
+    for file in checkpoints.BUNDLED.iterdir():
+        client.put_object(Bucket="weights", Key=f"all/tiny/{file.name}", Body=file.read_bytes())
+    checkpoint = checkpoints.resolve(TINY, configured(**words, checkpoints_url="s3://weights/all"))
+    assert checkpoint.source == "s3://weights/all/tiny"
+    assert {file.name for file in checkpoint.path.iterdir()} == {"config.json", "model.safetensors", "preprocessor_config.json"}
+
+
+def test_many_at_once_fetch_the_same_weights_without_harm(s3: Any, configured: Configured) -> None:
+    client, words = s3
+    body = save({"a": torch.rand(1 << 20)})
+    client.put_object(Bucket="weights", Key="mine.safetensors", Body=body)
+    settings = configured(**words, checkpoints={"v2/small": "s3://weights/mine.safetensors"})
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: checkpoints.resolve(SMALL, settings), range(4)))
+    assert len(set(found)) == 1
+    assert found[0].path.read_bytes() == body
+    assert not list((settings.checkpoint_cache / "weights").glob("*.part"))
+
+
+def test_a_truncated_file_on_s3_leaves_nothing_in_the_cache(s3: Any, configured: Configured) -> None:
+    client, words = s3
+    client.put_object(Bucket="weights", Key="mine.safetensors", Body=save({"a": torch.rand(1000)})[:2000])
+    settings = configured(**words, checkpoints={"v2/small": "s3://weights/mine.safetensors"})
+    with pytest.raises(ModelUnavailableError, match="truncated"):
+        checkpoints.resolve(SMALL, settings)
+    assert not [path for path in (settings.checkpoint_cache / "weights").iterdir() if path.is_dir()]
+
+
+def test_a_url_where_nothing_is_and_a_server_that_does_not_answer_are_clear_errors(s3: Any, configured: Configured) -> None:
+    _, words = s3
+    with pytest.raises(ModelUnavailableError, match="no weights at s3://nowhere"):
+        checkpoints.resolve(SMALL, configured(**words), "s3://nowhere/mine.safetensors")
+    with pytest.raises(ModelUnavailableError, match="DEPTH_SOURCE_OPTIONS"):
+        checkpoints.resolve(SMALL, configured(), "http://127.0.0.1:9/mine.safetensors")
+
+
+# -- the Hub ------------------------------------------------------------------------------------------------------------
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(ThreadingHTTPServer):
+    """Answers as the Hub does for one file, at any revision."""
+
+    body = save({"a": torch.ones(100)})
+    commit = COMMIT
+    requests: list[tuple[str, str, str | None]]
+
+
+class _HubAnswer(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self.answer(b"")
+
+    def do_GET(self) -> None:
+        self.answer(self.server.body)
+
+    def answer(self, body: bytes) -> None:
+        self.server.requests.append((self.command, self.path, self.headers.get("Authorization")))
+        found = self.path.endswith("/model.safetensors")
+        self.send_response(200 if found else 404)
+        self.send_header("X-Repo-Commit", self.server.commit)
+        self.send_header("ETag", f'"{hashlib.sha256(self.server.body).hexdigest()}"')
+        self.send_header("Content-Length", str(len(self.server.body) if found else 0))
+        self.end_headers()
+        if found:
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    server = Hub(("127.0.0.1", 0), _HubAnswer)
+    server.requests = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+SCRIPT = """
+import json, sys
+from depth_core import settings
+from depth_core.catalog import BY_KEY
+from depth_core.errors import ModelUnavailableError
+from depth_core.inference import checkpoints
+try:
+    spec, now = BY_KEY["v2/small"], settings.load()
+    found = checkpoints.fetch([spec], now)[0] if sys.argv[1] == "fetch" else checkpoints.resolve(spec, now)
+    print(json.dumps([found.source, found.revision, str(found.path), "torch" in sys.modules]))
+except ModelUnavailableError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+def resolved(tmp_path: Path, how: str = "resolve", **environment: str) -> Any:
+    """v2/small as a fresh process resolves or fetches it, since the Hub's library reads its environment once."""
+    words = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "DEPTH_CHECKPOINT_CACHE": str(tmp_path / "cache")}
+    process = subprocess.run(
+        [sys.executable, "-c", SCRIPT, how],
+        env=os.environ | words | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+    )
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def test_the_hub_is_asked_once_then_its_cache_is_enough_and_no_torch_is_loaded(hub: Hub, tmp_path: Path) -> None:
+    endpoint = f"http://127.0.0.1:{hub.server_port}"
+    source, revision, path, torch_loaded = resolved(tmp_path, HF_ENDPOINT=endpoint, HF_TOKEN="hf_secret")
+    assert (source, revision, torch_loaded) == (f"hub:depth-anything/Depth-Anything-V2-Small-hf@{COMMIT}", COMMIT, False)
+    assert Path(path).read_bytes() == hub.body
+    assert "Bearer hf_secret" in {token for _, _, token in hub.requests}
+    hub.requests.clear()
+    assert resolved(tmp_path, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1")[2] == path
+    assert hub.requests == []
+    Path(path).resolve().write_bytes(save({"a": torch.zeros(100)}))
+    assert "is corrupt" in resolved(tmp_path, HF_HUB_OFFLINE="1")
+
+
+def test_a_branch_moves_only_when_it_is_fetched_again(hub: Hub, tmp_path: Path) -> None:
+    endpoint = f"http://127.0.0.1:{hub.server_port}"
+    assert resolved(tmp_path, HF_ENDPOINT=endpoint)[1] == COMMIT
+    hub.commit, hub.body = COMMIT[::-1], save({"a": torch.zeros(100)})
+    assert resolved(tmp_path, HF_ENDPOINT=endpoint)[1] == COMMIT
+    assert resolved(tmp_path, "fetch", HF_ENDPOINT=endpoint)[1] == COMMIT[::-1]
+    assert resolved(tmp_path, HF_ENDPOINT=endpoint)[1] == COMMIT[::-1]
+
+
+def test_a_pinned_revision_is_the_one_that_is_asked_for(hub: Hub, tmp_path: Path) -> None:
+    resolved(tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}", DEPTH_HUB_REVISIONS=json.dumps({"v2/small": COMMIT}))
+    assert f"/depth-anything/Depth-Anything-V2-Small-hf/resolve/{COMMIT}/model.safetensors" in {
+        path for _, path, _ in hub.requests
+    }
+
+
+def test_without_the_hub_the_error_says_so_and_how_to_do_without(tmp_path: Path) -> None:
+    assert "DEPTH_CHECKPOINTS=" in resolved(tmp_path, HF_HUB_OFFLINE="1")

@@ -1,0 +1,118 @@
+"""Parts of the networks that the reference fixtures cannot show: kernels, positions, sky and scale of odd images."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from depth_core.inference import depth_anything_3, kernels, vision_transformer
+from depth_core.inference.depth_anything_3 import Fields, aligned, quantile, sky_filled
+
+
+@pytest.mark.parametrize("length", [10, 1001, 1500])
+def test_our_attention_is_torchs_attention(length: int) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, length, 3, 64).transpose(2, 3)
+    expected = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    torch.testing.assert_close(kernels.attention(q, k, v), expected, atol=2e-5, rtol=1e-4)
+    with torch.inference_mode():
+        torch.testing.assert_close(kernels.attention(q, k, v), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_our_linear_is_torchs_linear_with_gradients_or_without() -> None:
+    torch.manual_seed(0)
+    layer = kernels.Linear(48, 80)
+    x = torch.randn(2, 7, 96)[..., ::2]
+    expected = F.linear(x, layer.weight, layer.bias)
+    assert torch.equal(layer(x), expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), expected.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_the_position_table_is_used_raw_at_its_own_size_and_resized_elsewhere() -> None:
+    table = torch.randn(1, 1 + 37 * 37, 8)
+    assert vision_transformer.resized_positions(table, 37, 37) is table
+    resized = vision_transformer.resized_positions(table, 18, 20)
+    assert resized.shape == (1, 1 + 18 * 20, 8)
+    assert torch.equal(resized[:, 0], table[:, 0])
+
+
+def test_rotation_tells_neighbours_apart_in_local_blocks_and_not_in_global_ones() -> None:
+    local, everywhere = vision_transformer.rotation_tables(3, 4, torch.device("cpu"))
+    assert len({tuple(row.tolist()) for row in local.transpose(0, 1).flatten(1)}) == 1 + 3 * 4
+    assert len({tuple(row.tolist()) for row in everywhere.transpose(0, 1).flatten(1)}) == 2
+
+
+def test_rotation_keeps_lengths_and_leaves_token_0_alone() -> None:
+    x = torch.randn(2, 3, 13, 64)
+    turned = vision_transformer.rotate(x, vision_transformer.rotation_tables(3, 4, torch.device("cpu"))[0])
+    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
+    torch.testing.assert_close(turned[..., 0, :], x[..., 0, :])
+
+
+def test_quantile_is_torchs_where_torch_has_one() -> None:
+    values = torch.rand(1001)
+    for q in (0.0, 0.25, 0.5, 0.99, 1.0):
+        torch.testing.assert_close(quantile(values, q), torch.quantile(values, q))
+
+
+def fields(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """depth, metres, sky, confidence: (3, 30, 40) each."""
+    generator = torch.Generator().manual_seed(seed)
+    depth = 1 + torch.rand(3, 30, 40, generator=generator)
+    return depth, 7 * depth, torch.rand(3, 30, 40, generator=generator), 1 + torch.rand(3, 30, 40, generator=generator)
+
+
+def test_sky_is_filled_image_by_image_whatever_the_batch() -> None:
+    depth, _, sky, _ = fields(0)
+    depth[1] *= 100
+    together = sky_filled(depth, sky)
+    for i in range(3):
+        assert torch.equal(together[i], sky_filled(depth[i : i + 1], sky[i : i + 1])[0])
+        outside = sky[i] >= 0.3
+        assert together[i][outside].unique().numel() == 1
+        assert torch.equal(together[i][~outside], depth[i][~outside])
+
+
+def test_an_image_that_is_all_sky_or_has_none_keeps_its_depth() -> None:
+    depth, *_ = fields(1)
+    for sky in (torch.ones_like(depth), torch.zeros_like(depth)):
+        assert torch.equal(sky_filled(depth, sky), depth)
+
+
+def test_nested_depth_is_scaled_to_metres_image_by_image() -> None:
+    depth, metres, sky, confidence = fields(2)
+    metres[1] *= 3
+    together, sure, scales = aligned(Fields(depth, confidence), metres, sky)
+    assert scales.tolist() == pytest.approx([7, 21, 7], rel=1e-4)
+    for i in range(3):
+        alone = aligned(Fields(depth[i : i + 1], confidence[i : i + 1]), metres[i : i + 1], sky[i : i + 1])
+        assert torch.equal(together[i], alone[0][0])
+        outside = sky[i] >= 0.3
+        torch.testing.assert_close(together[i][~outside], metres[i][~outside])
+        assert (sure[i][outside] == 1).all()
+
+
+def test_nested_sky_is_at_most_200_metres_away() -> None:
+    depth, metres, sky, confidence = fields(3)
+    together, _, _ = aligned(Fields(depth, confidence), 100 * metres, sky)
+    assert together[sky >= 0.3].unique().tolist() == [depth_anything_3.FARTHEST_SKY]
+
+
+def test_nested_has_an_answer_for_an_image_that_is_all_sky_and_for_one_without_metres() -> None:
+    depth, metres, _, confidence = fields(4)
+    together, sure, scales = aligned(Fields(depth, confidence), metres, torch.ones_like(depth))
+    torch.testing.assert_close(together, metres)
+    assert torch.equal(sure, confidence)
+    together, _, scales = aligned(Fields(depth, confidence), torch.zeros_like(metres), torch.zeros_like(depth))
+    assert torch.equal(together, depth)
+    assert scales.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", depth_anything_3.VARIANTS)
+def test_a_network_is_as_large_as_the_catalogue_of_the_official_code_says(name: str) -> None:
+    millions = {"small": 24.99, "base": 98.29, "large": 337.03, "giant": 1172.03, "mono_large": 334.17, "metric_large": 334.17}
+    with torch.device("meta"):
+        net = depth_anything_3.Net(depth_anything_3.VARIANTS[name])
+    assert sum(parameter.numel() for parameter in net.parameters()) / 1e6 == pytest.approx(millions[name], abs=0.01)

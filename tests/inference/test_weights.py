@@ -1,0 +1,125 @@
+"""Which files are weights, and which are refused and why."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from depth_core.errors import ModelUnavailableError
+from depth_core.inference import weights
+
+TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def test_safetensors_and_both_pytorch_formats_are_read_by_what_they_are_not_by_their_names(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "one.bin")
+    torch.save(TENSORS, tmp_path / "two.safetensors")
+    torch.save(TENSORS, tmp_path / "three.pth", _use_new_zipfile_serialization=False)
+    for name in ("one.bin", "two.safetensors", "three.pth"):
+        assert same(weights.read(tmp_path / name), TENSORS)
+
+
+def test_a_training_checkpoint_is_opened_to_its_model(tmp_path: Path) -> None:
+    torch.save({"model": TENSORS, "epoch": 3}, tmp_path / "a.pth")
+    assert same(weights.read(tmp_path / "a.pth"), TENSORS)
+
+
+class Trap:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, int]]:
+        return os.mkdir, (str(self.path), 0o755)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_pickle_with_code_is_refused_and_the_code_never_runs(tmp_path: Path, new: bool) -> None:
+    torch.save({"a": torch.ones(2), "b": Trap(tmp_path / "trapped")}, tmp_path / "a.pth", _use_new_zipfile_serialization=new)
+    with pytest.raises(ModelUnavailableError, match="refused, since reading it would run code"):
+        weights.read(tmp_path / "a.pth")
+    assert not (tmp_path / "trapped").exists()
+
+
+def truncated(file: Path, keep: float = 0.5) -> Path:
+    data = file.read_bytes()
+    file.write_bytes(data[: int(len(data) * keep)])
+    return file
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.99])
+def test_a_cut_off_safetensors_file_is_refused_before_any_tensor_is_read(tmp_path: Path, keep: float) -> None:
+    save_file({"a": torch.ones(1000)}, tmp_path / "a.safetensors")
+    with pytest.raises(ModelUnavailableError, match="download it again"):
+        weights.inspect(truncated(tmp_path / "a.safetensors", keep))
+
+
+def test_a_cut_off_pytorch_file_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1000)}, tmp_path / "a.pth")
+    with pytest.raises(ModelUnavailableError, match="truncated"):
+        weights.inspect(truncated(tmp_path / "a.pth"))
+    torch.save({"a": torch.ones(1000)}, tmp_path / "b.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(ModelUnavailableError, match="corrupt"):
+        weights.read(truncated(tmp_path / "b.pth"))
+
+
+def test_a_git_lfs_pointer_is_recognised_and_the_cure_named(tmp_path: Path) -> None:
+    pointer = tmp_path / "model.safetensors"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 99173660\n")
+    with pytest.raises(ModelUnavailableError, match="git lfs pull"):
+        weights.inspect(pointer)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<!DOCTYPE html><html>404 not found</html>",
+        struct.pack("<Q", 40) + b"{" + b"x" * 39,
+        struct.pack("<Q", 2) + b"{}" + b"x" * 20,
+        struct.pack("<Q", 1 << 60) + b"{" + b"x" * 39,
+    ],
+    ids=["html", "header that is no JSON", "no tensors", "header beyond the file"],
+)
+def test_what_holds_no_weights_is_refused(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(ModelUnavailableError, match=r"neither|corrupt"):
+        weights.inspect(file)
+
+
+def test_a_pytorch_file_without_named_tensors_is_refused(tmp_path: Path) -> None:
+    torch.save([torch.ones(2)], tmp_path / "a.pth")
+    with pytest.raises(ModelUnavailableError, match="no named tensors"):
+        weights.read(tmp_path / "a.pth")
+
+
+def test_safetensors_are_preferred_in_a_folder(tmp_path: Path) -> None:
+    torch.save(TENSORS, tmp_path / "a.pth")
+    save_file(TENSORS, tmp_path / "z.safetensors")
+    assert weights.find(tmp_path).name == "z.safetensors"
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    assert weights.find(tmp_path).name == "model.safetensors"
+
+
+def test_a_folder_with_several_or_no_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailableError, match="no weights in"):
+        weights.find(tmp_path)
+    for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
+        save_file(TENSORS, tmp_path / name)
+    with pytest.raises(ModelUnavailableError, match="join the shards"):
+        weights.find(tmp_path)
+
+
+def test_missing_and_misshapen_keys_are_listed_and_others_ignored() -> None:
+    wanted = {"a.weight": (2, 3), "b": (4,)}
+    weights.check_against(TENSORS | {"more": torch.ones(1)}, wanted, origin="f", model="m")
+    with pytest.raises(ModelUnavailableError, match=r"1 keys missing: c; 1 of another shape: b: \(4,\) instead of \(5,\)"):
+        weights.check_against(TENSORS, {"a.weight": (2, 3), "b": (5,), "c": (1,)}, origin="f", model="m")

@@ -1,0 +1,726 @@
+"""Manifests: every format and place, bad rows beside good ones, chunks that never move, URLs made absolute."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from depth_core.errors import ImageError, ManifestError, StoreError
+from depth_core.ingest import manifest
+from depth_core.settings import Settings
+from depth_core.storage import Store
+
+Make = Callable[..., Settings]
+Reader = Callable[..., pd.DataFrame]
+
+
+@pytest.fixture
+def read(tmp_path: Path, settings: Settings) -> Reader:
+    """Writes a manifest of that name and content and reads it."""
+
+    def read(name: str, content: bytes | str, now: Settings = settings) -> pd.DataFrame:
+        file = tmp_path / name
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+        return manifest.read(str(file), now).frame
+
+    return read
+
+
+def rows(frame: pd.DataFrame) -> list[tuple[int, str, str, dict[str, Any]]]:
+    """Line, id, URL and the rest of every good row."""
+    good = frame[frame["error_kind"].isna()]
+    rest = good["carried"].map(json.loads)
+    return list(zip(good["line"], good["row_id"], good["image_url"], rest, strict=True))
+
+
+def bad(frame: pd.DataFrame) -> dict[int, str]:
+    """Message of every bad row, by line."""
+    failed = frame[frame["error_kind"].notna()]
+    assert set(failed["error_kind"]) <= {"bad_row"}
+    return dict(zip(failed["line"], failed["error_message"], strict=True))
+
+
+CSV = "id,image_url,title\n1,http://x/a.jpg,Cat\n2,http://x/b.jpg,\n"
+EXPECTED = [(2, "1", "http://x/a.jpg", {"title": "Cat"}), (3, "2", "http://x/b.jpg", {"title": ""})]
+
+
+# -- formats ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", CSV.encode()),
+        ("a.CSV", CSV.encode()),
+        ("crlf.csv", CSV.replace("\n", "\r\n").encode()),
+        ("old-mac.csv", CSV.replace("\n", "\r").encode()),
+        ("no-last-newline.csv", CSV.strip().encode()),
+        ("byte-order-mark.csv", b"\xef\xbb\xbf" + CSV.encode()),
+        ("utf-16.csv", CSV.encode("utf-16")),
+        ("semicolons.csv", CSV.replace(",", ";").encode()),
+        ("a.tsv", CSV.replace(",", "\t").encode()),
+        ("a.csv.gz", gzip.compress(CSV.encode())),
+        ("quoted.csv", CSV.replace("Cat", '"Cat"').encode()),
+    ],
+)
+def test_csv_and_tsv_are_read_however_they_were_exported(read: Reader, name: str, content: bytes) -> None:
+    assert rows(read(name, content)) == EXPECTED
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".ndjson"])
+def test_json_lines_keep_the_types_of_what_they_carry(read: Reader, ending: str) -> None:
+    text = '{"id": 7, "imageUrl": "http://x/a.jpg", "tags": ["a", 1.5, null]}\r\n\n{"url": "http://x/b.jpg"}'
+    assert rows(read(f"a{ending}", text)) == [
+        (1, "7", "http://x/a.jpg", {"tags": ["a", 1.5, None]}),
+        (3, "", "http://x/b.jpg", {}),
+    ]
+
+
+def test_a_list_of_urls_may_have_comments_and_blank_lines(read: Reader) -> None:
+    assert rows(read("a.txt", "# photos\n\nhttp://x/a.jpg \n\t\n  b.jpg")) == [
+        (3, "", "http://x/a.jpg", {}),
+        (5, "", "b.jpg", {}),
+    ]
+
+
+def test_parquet_rows_are_counted_from_one_and_carry_values_as_json(read: Reader, tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "id": pa.array([10, None], pa.int64()),
+            "url": pa.array(["http://x/a.jpg", None]).dictionary_encode(),
+            "score": [0.5, float("nan")],
+            "taken": pa.array([0, None], pa.timestamp("s")),
+            "thumbnail": pa.array([b"\xff" * 10_000, b""]),
+            "tags": [["a"], None],
+        }
+    )
+    pq.write_table(table, tmp_path / "t")
+    assert rows(read("a.parquet", (tmp_path / "t").read_bytes())) == [
+        (1, "10", "http://x/a.jpg", {"score": 0.5, "taken": "1970-01-01 00:00:00", "tags": ["a"]}),
+        (2, "", "", {"score": None, "taken": None, "tags": None}),
+    ]
+
+
+@pytest.mark.parametrize("header", ["image_url", "imageUrl", "url", "URL", " image_url "])
+def test_the_url_column_has_three_names(read: Reader, header: str) -> None:
+    assert rows(read("a.csv", f"{header},note\nhttp://x/a.jpg,n\n")) == [(2, "", "http://x/a.jpg", {"note": "n"})]
+
+
+def test_the_first_known_url_column_counts_and_the_others_are_carried(read: Reader) -> None:
+    assert rows(read("a.csv", "url,image_url\npage,photo\n")) == [(2, "", "photo", {"url": "page"})]
+
+
+def test_quotes_in_odd_places_are_kept(read: Reader) -> None:
+    frame = read("a.csv", 'url,t\na,"12" screen\nb,5" pipe\nc,"x""y"\n')
+    assert [row[3]["t"] for row in rows(frame)] == ["12 screen", '5" pipe', 'x"y']
+
+
+def test_columns_without_a_name_or_with_the_same_are_all_carried(read: Reader) -> None:
+    assert rows(read("a.csv", 'url,t,t,,"a ""%s"" b"\nu,1,2,3,4\n')) == [
+        (2, "", "u", {"t": "1", "t'": "2", "column 4": "3", 'a "%s" b': "4"})
+    ]
+
+
+def test_the_hash_is_of_the_bytes_as_they_lie_there(tmp_path: Path, settings: Settings) -> None:
+    packed = gzip.compress(CSV.encode())
+    (tmp_path / "a.csv.gz").write_bytes(packed)
+    assert manifest.read(str(tmp_path / "a.csv.gz"), settings).sha256 == hashlib.sha256(packed).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_manifest_with_a_header_only_has_no_rows(read: Reader, name: str) -> None:
+    frame = read(name, "image_url\n")
+    assert len(frame) == 0
+    assert frame["line"].dtype == "int64"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
+def test_an_empty_list_has_no_rows(read: Reader, name: str) -> None:
+    assert len(read(name, "")) == 0
+
+
+# -- bad rows -----------------------------------------------------------------------------------------------------------
+
+
+def test_quoted_newlines_belong_to_their_row_and_lines_stay_right(read: Reader) -> None:
+    frame = read("a.csv", 'url,title\na,"two\nlines"\nb,\'\n\nc,"x"\n')
+    assert rows(frame) == [
+        (2, "", "a", {"title": "two\nlines"}),
+        (4, "", "b", {"title": "'"}),
+        (6, "", "c", {"title": "x"}),
+    ]
+
+
+def test_rows_with_too_few_or_too_many_fields_fail_alone(read: Reader, tmp_path: Path) -> None:
+    frame = read("a.csv", "url,title\na,1\nb\nc,1,2\nd,1,,\n,,\ne,1\n")
+    assert [row[2] for row in rows(frame)] == ["a", "d", "e"]
+    assert bad(frame) == {
+        3: f"{tmp_path}/a.csv:3: has 1 fields where the header has 2",
+        4: f"{tmp_path}/a.csv:4: has 3 fields where the header has 2",
+    }
+
+
+@pytest.mark.parametrize("closed_by", ["", 'x,"1"\n'])
+def test_a_quote_that_is_never_closed_fails_its_own_row_only(read: Reader, closed_by: str) -> None:
+    good = "".join(f"u{n},1\n" for n in range(50))
+    frame = read("a.csv", f'url,title\na,1\nb,"open\n{good}{closed_by}')
+    assert [row[2] for row in rows(frame)] == ["a", *(f"u{n}" for n in range(50)), *(["x"] if closed_by else [])]
+    assert list(bad(frame)) == [3]
+
+
+def test_a_quote_left_open_in_a_large_file_fails_its_own_row_only(read: Reader) -> None:
+    good = "".join(f"http://x/{n}.jpg,1\n" for n in range(20_000))
+    frame = read("a.csv", f'url,title\nb,"open\n{good}')
+    assert len(rows(frame)) == 20_000
+    assert list(bad(frame)) == [2]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.jsonl"])
+def test_bytes_that_are_not_utf8_fail_their_own_row(read: Reader, name: str) -> None:
+    line = {"a.csv": b"http://x/%s,t", "a.txt": b"http://x/%s", "a.jsonl": b'{"url": "http://x/%s"}'}[name]
+    header = b"url,title\n" if name == "a.csv" else b""
+    frame = read(name, header + b"\n".join(line % part for part in (b"a", b"M\xfcnchen", "für".encode(), b"b")))
+    assert [row[2] for row in rows(frame)] == ["http://x/a", "http://x/für", "http://x/b"]
+    ((number, message),) = bad(frame).items()
+    assert number == 2 + bool(header)
+    assert "not valid UTF-8" in message
+
+
+def test_nul_bytes_fail_their_own_row(read: Reader) -> None:
+    frame = read("a.csv", "url,t\na,1\nb\0,2\nc,3\n")
+    assert [row[2] for row in rows(frame)] == ["a", "c"]
+    assert list(bad(frame)) == [3]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt", "a.parquet"])
+def test_a_field_that_is_too_long_fails_its_own_row(read: Reader, make_settings: Make, tmp_path: Path, name: str) -> None:
+    urls = ["a", "x" * 101, "b"]
+    if name == "a.parquet":
+        pq.write_table(pa.table({"url": urls}), tmp_path / "t")
+        content = (tmp_path / "t").read_bytes()
+    elif name == "a.jsonl":
+        content = "\n".join(json.dumps({"url": url, "n": 1}) for url in urls).encode()
+    else:
+        content = "\n".join((["url"] if name == "a.csv" else []) + urls).encode()
+    frame = read(name, content, make_settings(max_field_chars=100))
+    assert [row[2] for row in rows(frame)] == ["a", "b"]
+    ((_, message),) = bad(frame).items()
+    assert "longer than 100 characters (DEPTH_MAX_FIELD_CHARS)" in message
+    assert frame["image_url"].str.len().max() <= 100
+
+
+def test_a_field_of_a_megabyte_fails_its_own_row(read: Reader) -> None:
+    frame = read("a.csv", f"url,t\na,1\nb,{'x' * 1_000_000}\nc,3\n")
+    assert [row[2] for row in rows(frame)] == ["a", "c"]
+    assert list(bad(frame)) == [3]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "17",
+        '"http://x/a.jpg"',
+        "[1]",
+        '{"url": 5}',
+        '{"url": "a", "id": {}}',
+        '{"url": "a", "n": NaN}',
+        '{"url": "a", "n": 1e999}',
+        '{"url": "\\ud800"}',
+        "[" * 100_000,
+    ],
+)
+def test_a_json_line_that_is_no_row_fails_alone(read: Reader, line: str) -> None:
+    frame = read("a.jsonl", f'{{"url": "a"}}\n{line}\n{{"url": "b"}}')
+    assert [row[2] for row in rows(frame)] == ["a", "b"]
+    assert list(bad(frame)) == [2]
+
+
+@given(content=st.binary(max_size=400), name=st.sampled_from(["a.csv", "a.tsv", "a.jsonl", "a.txt", "a.parquet", "a.csv.gz"]))
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+def test_any_bytes_are_a_table_or_one_clear_error(read: Reader, store: Store, content: bytes, name: str) -> None:
+    for data in (content, b"url,id\n" + content, b'{"url": "a"}\n' + content):
+        with suppress(ManifestError):
+            frame = read(name, data)
+            assert frame["line"].is_monotonic_increasing
+            given_chunks = manifest.ManifestRows("/a.csv", "", frame)
+            manifest.write_chunks(
+                store, "a-1", manifest.assign_chunks(given_chunks, None, slug="a-1", rows_per_chunk=5), given_chunks
+            )
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(exclude_characters="\0\r", exclude_categories=["Cs"]), max_size=20),
+            st.text("ab\n\",;'", max_size=9),
+        ),
+        max_size=20,
+    )
+)
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+def test_what_a_csv_writer_wrote_comes_back(read: Reader, pairs: list[tuple[str, str]]) -> None:
+    frame = pd.DataFrame(pairs, columns=["t", "u"], dtype="str").assign(url=[f"http://x/{n}" for n in range(len(pairs))])
+    got = rows(read("a.csv", frame.to_csv(index=False)))
+    assert [(carried["t"], carried["u"]) for _, _, _, carried in got] == pairs
+    assert [url for _, _, url, _ in got] == frame["url"].tolist()
+
+
+# -- manifests that cannot be read at all -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"", "is empty"),
+        ("a.csv", b"id,title\n1,2\n", "has no column image_url or imageUrl or url; its first line names id, title"),
+        ("a.csv", b"http://x/a.jpg\nhttp://x/b.jpg\n", "has no column image_url"),
+        ("a.csv", b"<!DOCTYPE html><html>Sign in</html>", "is a web page"),
+        ("a.txt", b"\n <html>", "is a web page"),
+        ("a.csv", b"PK\x03\x04rest", "spreadsheet"),
+        ("a.csv", b"PAR1rest", "name it .parquet"),
+        ("a.csv.gz", b"image_url\n", "is not gzip"),
+        ("a.csv.gz", gzip.compress(b"image_url\n" * 1000)[:-20], "damaged gzip"),
+        ("a.parquet", b"PAR1 and no more", "not a readable Parquet file"),
+        ("a.jsonl", b'[{"url": "a"}]', "one JSON array"),
+        ("a.jsonl", b'{"link": "a"}\n', "no row has a image_url"),
+        ("a.jsonl", b"what is this\n", "line 1"),
+        ("a.xlsx", b"", "unknown kind of manifest; known endings: .csv"),
+        ("a.parquet.gz", b"", "unknown kind"),
+    ],
+)
+def test_a_manifest_that_cannot_be_read_at_all_is_one_clear_error(read: Reader, name: str, content: bytes, message: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        read(name, content)
+    assert message in str(caught.value)
+    assert name in str(caught.value)
+
+
+def test_a_parquet_file_whose_url_column_is_no_text_says_so(read: Reader, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"url": [1, 2]}), tmp_path / "t")
+    with pytest.raises(ManifestError, match="holds int64, not text"):
+        read("a.parquet", (tmp_path / "t").read_bytes())
+
+
+def test_a_missing_manifest_or_a_folder_is_one_clear_error(tmp_path: Path, settings: Settings) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(ManifestError, match="is not there"):
+        manifest.read(str(tmp_path / "missing.csv"), settings)
+    with pytest.raises(ManifestError, match="is a folder"):
+        manifest.read(str(tmp_path / "folder.csv"), settings)
+    with pytest.raises(ManifestError, match="local file, or an s3"):
+        manifest.read("ftp://x/a.csv", settings)
+
+
+# -- elsewhere ----------------------------------------------------------------------------------------------------------
+
+
+def test_manifests_come_over_http_by_ending_or_content_type(site: Any, settings: Settings) -> None:
+    packed = gzip.compress(CSV.encode())
+    for url in (
+        site.on("/a.csv", site.answer(200, CSV.encode())),
+        site.on("/b.csv", site.answer(200, CSV.encode())) + "?signature=x.y",
+        site.on("/c.csv.gz", site.answer(200, packed)),
+        site.on("/d.csv.gz", site.answer(200, packed, Content_Encoding="gzip")),
+        site.on("/export", site.answer(200, CSV.encode(), Content_Type="text/csv; charset=utf-8")),
+        site.on("/moved.csv", site.answer(302, Location="/a.csv")),
+    ):
+        assert rows(manifest.read(url, settings).frame) == EXPECTED, url
+
+
+def test_a_manifest_that_the_server_refuses_is_one_clear_error(site: Any, make_settings: Make) -> None:
+    with pytest.raises(ManifestError, match="404"):
+        manifest.read(site.on("/a.csv"), make_settings())
+    with pytest.raises(ManifestError, match="DEPTH_MANIFEST_PRIVATE_HOSTS"):
+        manifest.read(site.on("/a.csv"), make_settings(manifest_private_hosts=False))
+
+
+def test_manifests_come_from_s3(s3_bucket: Any, s3_options: dict[str, Any], make_settings: Make) -> None:
+    now = make_settings(source_options=s3_options, manifests_url=f"s3://{s3_bucket.name}/in")
+    s3_bucket.put_object(Key="in/deep/a.csv.gz", Body=gzip.compress(CSV.encode()))
+    s3_bucket.put_object(Key="in/readme.md", Body=b"")
+    s3_bucket.put_object(Key="out/b.csv", Body=b"")
+    (found,) = manifest.discover(now)
+    assert found.uri == f"s3://{s3_bucket.name}/in/deep/a.csv.gz"
+    frame = manifest.read(found.uri, now).frame
+    assert rows(frame) == EXPECTED
+    s3_bucket.put_object(Key="in/deep/a.csv.gz", Body=b"changed")
+    assert manifest.discover(now)[0].fingerprint != found.fingerprint
+    with pytest.raises(ManifestError, match="is not there"):
+        manifest.read(f"s3://{s3_bucket.name}/in/missing.csv", now)
+
+
+def test_manifests_are_found_below_the_folder_and_changes_are_seen(tmp_path: Path, settings: Settings) -> None:
+    folder = Path(settings.manifests_location)
+    (folder / "deep").mkdir(parents=True)
+    for name in ("b.csv", "deep/a.jsonl.gz", "c.parquet", ".hidden.csv", "notes.md", "d.parquet.gz"):
+        (folder / name).write_text("x")
+    found = manifest.discover(settings)
+    assert [Path(one.uri).name for one in found] == ["b.csv", "c.parquet", "a.jsonl.gz"]
+    assert manifest.discover(settings) == found
+    (folder / "b.csv").write_text("longer")
+    os.utime(folder / "c.parquet", (time.time(), time.time() + 5))
+    changed = [now.fingerprint != then.fingerprint for now, then in zip(manifest.discover(settings), found, strict=True)]
+    assert changed == [True, True, False]
+
+
+def test_no_manifests_folder_means_no_manifests(settings: Settings) -> None:
+    assert manifest.discover(settings) == []
+
+
+def test_a_url_file_stands_for_a_manifest_elsewhere(site: Any, settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    folder = Path(settings.manifests_location)
+    folder.mkdir(parents=True)
+    there = site.on("/a.csv", site.answer(200, b"url\n", ETag='"1"'), site.answer(200, b"url\n", ETag='"2"'))
+    (folder / "there.url").write_text(there + "\n")
+    (folder / "gone.url").write_text(site.on("/gone.csv"))
+    (first,) = manifest.discover(settings)
+    (second,) = manifest.discover(settings)
+    assert (first.uri, first.slug) == (there, second.slug)
+    assert first.fingerprint != second.fingerprint
+    assert "/gone.csv" in caplog.text
+
+
+# -- names --------------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(min_size=1, max_size=80))
+def test_a_slug_is_a_key_whatever_the_uri(uri: str) -> None:
+    for one in (f"/data/{uri}.csv", f"http://x/{uri}", uri):
+        assert set(manifest.slug(one)) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-")
+        chunk = manifest.chunk_key(manifest.slug(one), 7)
+        assert manifest.slug_of_chunk(chunk) == manifest.slug(one)
+
+
+def test_slugs_have_the_manifests_name_and_tell_places_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert manifest.slug("s3://b/My Photos (2).csv.gz").startswith("my-photos-2-")
+    assert manifest.slug("https://x/list.parquet?sig=1").startswith("list-")
+    assert manifest.slug("s3://a/photos.csv") != manifest.slug("s3://b/photos.csv")
+    monkeypatch.chdir(tmp_path)
+    assert (
+        manifest.slug("photos.csv")
+        == manifest.slug(str(tmp_path / "photos.csv"))
+        == manifest.slug((tmp_path / "photos.csv").as_uri())
+    )
+
+
+# -- chunks -------------------------------------------------------------------------------------------------------------
+
+SLUG = "m-12345678"
+
+
+def table(*entries: tuple[str, str] | str, first_line: int = 2) -> manifest.ManifestRows:
+    """Rows given as URL, or as (id, URL)."""
+    pairs = [("", entry) if isinstance(entry, str) else entry for entry in entries]
+    frame = pd.DataFrame(
+        {
+            "line": pd.Series(range(first_line, first_line + len(pairs)), dtype="int64"),
+            "row_id": pd.Series([pair[0] for pair in pairs], dtype="str"),
+            "image_url": pd.Series([pair[1] for pair in pairs], dtype="str"),
+            "carried": pd.Series(["{}"] * len(pairs), dtype="str"),
+            "error_kind": pd.Series([None] * len(pairs), dtype="str"),
+            "error_message": pd.Series([None] * len(pairs), dtype="str"),
+        }
+    )
+    return manifest.ManifestRows("/m.csv", "", frame)
+
+
+def assign(now: manifest.ManifestRows, previous: pd.DataFrame | None = None, size: int = 2) -> manifest.ChunkAssignment:
+    return manifest.assign_chunks(now, previous, slug=SLUG, rows_per_chunk=size)
+
+
+def places(assignment: manifest.ChunkAssignment) -> dict[str, int]:
+    there = assignment.index[assignment.index["digest"] != ""]
+    return {key: int(chunk[-5:]) for key, chunk in zip(there["row_key"], there["chunk"], strict=True)}
+
+
+def numbers(assignment: manifest.ChunkAssignment) -> list[int]:
+    return [int(chunk[-5:]) for chunk in assignment.changed]
+
+
+def test_rows_fill_chunks_in_order() -> None:
+    first = assign(table("a", "b", "c"))
+    assert places(first) == {"url:a": 0, "url:b": 0, "url:c": 1}
+    assert numbers(first) == [0, 1]
+    chunk = first.chunks[f"{SLUG}-00000"]
+    assert tuple(chunk.columns) == manifest.CHUNK_COLUMNS
+    assert chunk["position"].tolist() == [0, 1]
+    assert chunk["position"].dtype == "int32"
+    assert chunk["file"].tolist() == ["/m.csv"] * 2
+
+
+def test_a_row_inserted_at_the_top_moves_nothing() -> None:
+    first = assign(table("a", "b", "c"))
+    second = assign(table("new", "a", "b", "c"), first.index)
+    assert places(second) == places(first) | {"url:new": 1}
+    assert numbers(second) == [1]
+    assert second.chunks[f"{SLUG}-00001"]["image_url"].tolist() == ["new", "c"]
+
+
+def test_the_same_rows_again_change_nothing_wherever_they_stand() -> None:
+    first = assign(table("a", "b", "c"))
+    assert numbers(assign(table("c", "b", "a", first_line=100), first.index)) == []
+
+
+def test_a_changed_row_changes_its_own_chunk() -> None:
+    first = assign(table(("1", "a"), ("2", "b"), ("3", "c")))
+    second = assign(table(("1", "a"), ("2", "b"), ("3", "other")), first.index)
+    assert places(second) == places(first)
+    assert numbers(second) == [1]
+
+
+def test_deleted_rows_leave_holes_and_come_back_to_their_chunk() -> None:
+    first = assign(table("a", "b", "c", "d"))
+    second = assign(table("c", "d", "e"), first.index)
+    assert places(second) == {"url:c": 1, "url:d": 1, "url:e": 2}
+    assert numbers(second) == [0, 2]
+    assert len(second.chunks[f"{SLUG}-00000"]) == 0
+    assert tuple(second.chunks[f"{SLUG}-00000"].columns) == manifest.CHUNK_COLUMNS
+    third = assign(table("a", "b", "c", "d", "e"), second.index)
+    assert places(third) == places(first) | {"url:e": 2}
+    assert numbers(third) == [0]
+
+
+def test_further_occurrences_of_a_url_or_an_id_are_rows_of_their_own() -> None:
+    first = assign(table("a", "a", ("1", "a"), ("1", "b")), size=10)
+    assert list(places(first)) == ["url:a", "url+2:a", "id:1", "id+2:1"]
+
+
+def test_another_chunk_size_moves_no_old_row() -> None:
+    first = assign(table("a", "b", "c"))
+    assert places(assign(table("a", "b", "c", "d", "e"), first.index, size=1)) == places(first) | {"url:d": 2, "url:e": 3}
+    assert places(assign(table("a", "b", "c", "d", "e"), first.index, size=5)) == places(first) | {"url:d": 1, "url:e": 1}
+
+
+def test_an_empty_manifest_has_no_chunks(store: Store) -> None:
+    empty = assign(table())
+    assert (numbers(empty), len(empty.index)) == ([], 0)
+    manifest.write_chunks(store, SLUG, empty, table())
+    again = manifest.read_index(store, SLUG)
+    assert places(assign(table("a"), again)) == {"url:a": 0}
+
+
+_MANIFESTS = st.lists(
+    st.lists(st.tuples(st.sampled_from(["", "", "1", "2", "3"]), st.sampled_from("abcdef")), max_size=12), max_size=6
+)
+
+
+@given(_MANIFESTS, st.lists(st.integers(1, 4), min_size=6, max_size=6))
+@hypothesis_settings(deadline=None, max_examples=40)
+def test_whatever_happens_to_a_manifest_no_row_moves_and_changes_are_exact(
+    versions: list[list[tuple[str, str]]], sizes: list[int]
+) -> None:
+    index: pd.DataFrame | None = None
+    seen: dict[str, str] = {}
+    stored: dict[str, list[tuple[str, str, str]]] = {}  # what the chunk files would say
+    for pairs, size in zip(versions, sizes, strict=False):
+        assignment = assign(table(*pairs), index, size)
+        index = assignment.index
+        chunk_of = dict(zip(index["row_key"], index["chunk"], strict=True))
+        assert len(chunk_of) == len(index)
+        assert seen.items() <= chunk_of.items()  # for ever
+        grown = {chunk for key, chunk in chunk_of.items() if key not in seen}
+        assert all((index["chunk"] == chunk).sum() <= size for chunk in grown)
+        seen = chunk_of
+        everything = assign(table(*pairs), index.assign(digest="?")).chunks  # every chunk as it should be
+        wanted = {
+            chunk: sorted(zip(frame["row_key"], frame["row_id"], frame["image_url"], strict=True))
+            for chunk, frame in everything.items()
+        }
+        assert set(assignment.changed) == {chunk for chunk in wanted if wanted[chunk] != stored.get(chunk)}
+        assert set(assignment.chunks) == set(assignment.changed)
+        stored = wanted
+        assert sum(map(len, wanted.values())) == len(pairs)
+
+
+# -- the store ----------------------------------------------------------------------------------------------------------
+
+
+def test_chunks_index_and_facts_come_back_from_the_store(store: Store) -> None:
+    rows_now = table(("1", "a"), "b", "c")
+    manifest.write_chunks(store, SLUG, assign(rows_now), rows_now)
+    chunk = manifest.read_chunk(store, f"{SLUG}-00000")
+    assert chunk["image_url"].tolist() == ["a", "b"]
+    assert chunk["error_kind"].isna().all()
+    assert (chunk["line"].dtype, chunk["position"].dtype) == ("int64", "int32")
+    facts = manifest.read_facts(store, SLUG)
+    assert facts is not None
+    assert {key: facts[key] for key in ("uri", "rows", "bad_rows", "chunks")} == {
+        "uri": "/m.csv",
+        "rows": 3,
+        "bad_rows": 0,
+        "chunks": 2,
+    }
+    assert numbers(assign(rows_now, manifest.read_index(store, SLUG))) == []
+
+
+def test_only_changed_chunks_are_written(store: Store) -> None:
+    first = table("a", "b", "c")
+    manifest.write_chunks(store, SLUG, assign(first), first)
+    untouched = Path(store.path(f"manifests/{SLUG}/chunks/{SLUG}-00000.parquet"))
+    before = untouched.stat().st_mtime_ns
+    second = table("a", "b", "c", "d", "e")
+    manifest.write_chunks(store, SLUG, assign(second, manifest.read_index(store, SLUG)), second)
+    assert untouched.stat().st_mtime_ns == before
+    assert manifest.read_chunk(store, f"{SLUG}-00001")["image_url"].tolist() == ["c", "d"]
+
+
+def test_a_run_that_died_before_the_index_is_repaired_even_if_the_manifest_went_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = table(("1", "a"), ("2", "b")), table(("1", "a"), ("2", "other"))
+    manifest.write_chunks(store, SLUG, assign(first), first)
+    write = Store.write
+
+    def dies(self: Store, key: str, data: bytes, **options: Any) -> None:
+        if key.endswith("index.parquet"):
+            raise StoreError("no space left")
+        write(self, key, data, **options)
+
+    monkeypatch.setattr(Store, "write", dies)
+    with pytest.raises(StoreError):
+        manifest.write_chunks(store, SLUG, assign(second, manifest.read_index(store, SLUG)), second)
+    monkeypatch.undo()
+    assert manifest.read_chunk(store, f"{SLUG}-00000")["image_url"].tolist() == ["a", "other"]
+    repaired = assign(first, manifest.read_index(store, SLUG))
+    assert numbers(repaired) == [0]
+    manifest.write_chunks(store, SLUG, repaired, first)
+    assert manifest.read_chunk(store, f"{SLUG}-00000")["image_url"].tolist() == ["a", "b"]
+    assert numbers(assign(first, manifest.read_index(store, SLUG))) == []
+
+
+def test_what_was_never_written_is_missing_or_a_clear_error(store: Store) -> None:
+    assert manifest.read_index(store, SLUG) is None
+    assert manifest.read_facts(store, SLUG) is None
+    with pytest.raises(ManifestError, match="index its manifest first"):
+        manifest.read_chunk(store, f"{SLUG}-00000")
+    with pytest.raises(ManifestError, match="not validated yet"):
+        manifest.read_rows(store, f"{SLUG}-00000")
+
+
+def test_ten_thousand_rows_become_twenty_chunks(store: Store) -> None:
+    many = table(*(f"http://x/{n}.jpg" for n in range(10_000)))
+    manifest.write_chunks(store, SLUG, assign(many, size=500), many)
+    assert len(list(store.keys(f"manifests/{SLUG}/chunks"))) == 20
+
+
+# -- judging ------------------------------------------------------------------------------------------------------------
+
+
+def judged(url: str, settings: Settings, *, file: str = "/data/in/m.csv") -> tuple[str, str | None, str]:
+    assignment = assign(table(url))
+    (chunk,) = assignment.chunks.values()
+    row = manifest.validate(chunk.assign(file=file), settings).iloc[0]
+    return row["image_url"], None if pd.isna(row["error_kind"]) else row["error_kind"], str(row["error_message"])
+
+
+@pytest.mark.parametrize(
+    ("url", "absolute"),
+    [
+        ("http://x.example/a.jpg", "http://x.example/a.jpg"),
+        (" https://x.example:8443/a.jpg?w=1&sig=a%2Fb== ", "https://x.example:8443/a.jpg?w=1&sig=a%2Fb=="),
+        ("HTTPS://x.example/a.jpg", "https://x.example/a.jpg"),
+        ("http://x.example/ein foto.jpg", "http://x.example/ein%20foto.jpg"),
+        ("http://bücher.example/ä.jpg", "http://xn--bcher-kva.example/%C3%A4.jpg"),
+        ("s3://bucket/a/b c.jpg", "s3://bucket/a/b c.jpg"),
+        ("photos/a.jpg", "/data/in/photos/a.jpg"),
+        ("../photos/a.jpg", "/data/photos/a.jpg"),
+        ("photos\\summer\\a.jpg", "/data/in/photos/summer/a.jpg"),
+        ("/photos/a b.jpg", "/photos/a b.jpg"),
+        ("file:///photos/a%20b.jpg", "/photos/a b.jpg"),
+        ("file://localhost/photos/a.jpg", "/photos/a.jpg"),
+        ("50%.jpg", "/data/in/50%.jpg"),
+    ],
+)
+def test_urls_and_paths_become_absolute(url: str, absolute: str, settings: Settings) -> None:
+    assert judged(url, settings)[:2] == (absolute, None)
+
+
+@pytest.mark.parametrize(
+    ("file", "url", "absolute"),
+    [
+        ("https://x.example/sets/m.csv?sig=1", "photos/a b.jpg", "https://x.example/sets/photos/a%20b.jpg"),
+        ("https://x.example/sets/m.csv", "../a.jpg", "https://x.example/a.jpg"),
+        ("https://x.example/sets/m.csv", "/a.jpg", "https://x.example/a.jpg"),
+        ("s3://bucket/sets/m.csv", "photos/a.jpg", "s3://bucket/sets/photos/a.jpg"),
+        ("s3://bucket/sets/m.csv", "../a.jpg", "s3://bucket/a.jpg"),
+        ("s3://bucket/sets/m.csv", "/a.jpg", "s3://bucket/a.jpg"),
+    ],
+)
+def test_relative_paths_are_relative_to_the_manifest(file: str, url: str, absolute: str, settings: Settings) -> None:
+    assert judged(url, settings, file=file)[:2] == (absolute, None)
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("", "missing_url"),
+        ("   ", "missing_url"),
+        ("gopher://x/a.jpg", "bad_url"),
+        ("data:image/png;base64,AAAA", "bad_url"),
+        ("javascript:alert(1)", "bad_url"),
+        ("http://", "bad_url"),
+        ("http:///a.jpg", "bad_url"),
+        ("http:a.jpg", "bad_url"),
+        ("http://a b/c.jpg", "bad_url"),
+        ("http://x:99999999/a.jpg", "bad_url"),
+        ("http://x/a\x07.jpg", "bad_url"),
+        ("http://x/a\n.jpg", "bad_url"),
+        ("s3://bucket", "bad_url"),
+        ("s3://bucket/", "bad_url"),
+        ("s3:/bucket/key", "bad_url"),
+        ("file://server/share/a.jpg", "bad_url"),
+        ("C:\\photos\\a.jpg", "bad_url"),
+        ("C:/photos/a.jpg", "bad_url"),
+        ("\\\\server\\share\\a.jpg", "bad_url"),
+        ("x" * 9000, "bad_row"),
+        ("http://x.example/" + "x" * 9000, "bad_row"),
+    ],
+)
+def test_rows_that_name_no_image_fail_with_file_and_line(url: str, kind: str, settings: Settings) -> None:
+    kept, found, message = judged(url, settings)
+    assert found == kind
+    assert kept == url
+    assert message.startswith("/data/in/m.csv:2: ")
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "C:\\a.jpg"])
+def test_a_manifest_from_the_web_may_not_name_local_files(url: str, settings: Settings) -> None:
+    assert judged(url, settings, file="https://x.example/m.csv")[1] == "bad_url"
+
+
+def test_nothing_escapes_an_s3_manifests_bucket(settings: Settings) -> None:
+    assert judged("../../other/a.jpg", settings, file="s3://bucket/m.csv")[1] == "bad_url"
+
+
+def test_rows_that_failed_before_stay_as_they_are(read: Reader, settings: Settings, store: Store) -> None:
+    frame = read("a.csv", "url,t\nhttp://x/a,1\nb\n,2\n")
+    rows_now = manifest.ManifestRows("/m.csv", "", frame)
+    (chunk,) = assign(rows_now, size=10).chunks.values()
+    result = manifest.validate(chunk, settings)
+    assert [None if pd.isna(kind) else kind for kind in result["error_kind"]] == [None, "bad_row", "missing_url"]
+    assert "where the header has 2" in result["error_message"][1]
+    manifest.write_rows(store, "m-12345678-00000", result)
+    pd.testing.assert_frame_equal(manifest.read_rows(store, "m-12345678-00000"), result)
+
+
+@given(st.text(max_size=60), st.sampled_from(["/data/m.csv", "s3://b/in/m.csv", "https://x.example/in/m.csv"]))
+def test_any_url_is_absolute_or_a_failed_row(url: str, file: str) -> None:
+    for one in (url, f"http://{url}", f"s3://{url}", f"file://{url}"):
+        with suppress(ImageError):
+            assert manifest.absolute(one, file, 8192).startswith(("http://", "https://", "s3://", "/"))

@@ -1,0 +1,199 @@
+"""Files of a depth map: they hold the very pixels, other programs read them, and depth.json alone makes a folder complete."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from depth_core import catalog
+from depth_core.contract import DepthParameters
+from depth_core.errors import StoreError
+from depth_core.output import encode
+from depth_core.output.records import outcome_from_sidecar
+from depth_core.storage import Store
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth with an edge, as depth is: float32 in 0..1."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    wave = np.sin(x / 37 + seed) + y / max(height, 1) + (x > width / 2)
+    return ((wave - wave.min()) / max(np.ptp(wave), 1e-6)).astype(np.float32)
+
+
+@pytest.mark.parametrize("level", [0, 1, 6, 9])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_png_holds_the_very_pixels_at_every_level(bits: int, level: int) -> None:
+    gray = (picture(120, 161) * (2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16)
+    png = encode.png8(gray, level) if bits == 8 else encode.png16(gray, level)
+    image = Image.open(io.BytesIO(png))
+    assert (image.format, image.mode, image.size) == ("PNG", "L" if bits == 8 else "I;16", (161, 120))
+    np.testing.assert_array_equal(np.asarray(image), gray)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_a_png_of_noise_of_any_size_holds_the_very_pixels(height: int, width: int, seed: int) -> None:
+    gray = np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(encode.png8(gray)))), gray)
+
+
+def test_a_view_that_is_not_contiguous_is_encoded_as_it_looks() -> None:
+    gray = (picture(60, 90) * 255).astype(np.uint8)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(encode.png8(gray.T[::-2])))), gray.T[::-2])
+
+
+def test_a_picture_of_the_wrong_type_or_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected uint8 \(H, W\), got float32"):
+        encode.png8(picture(4, 4))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"expected uint16 \(H, W\), got uint8"):
+        encode.png16(np.zeros((4, 4), np.uint8))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"got float32 \(1, 4, 4\)"):
+        encode.tiff32(np.zeros((1, 4, 4), np.float32))
+
+
+def test_a_tiff_holds_the_very_floats_for_tifffile_and_for_pillow() -> None:
+    import tifffile
+
+    depth = 1 / (picture(100, 130) + 0.01)
+    depth[3, 5] = 1e-30
+    tiff = encode.tiff32(depth)
+    with tifffile.TiffFile(io.BytesIO(tiff)) as file:
+        assert len(file.pages) == 1
+        np.testing.assert_array_equal(file.asarray(), depth)
+    image = Image.open(io.BytesIO(tiff))
+    assert image.mode == "F"
+    np.testing.assert_array_equal(np.asarray(image), depth)
+    assert len(tiff) < depth.nbytes
+
+
+def test_a_folder_is_complete_once_its_sidecar_is_written_and_lists_files_in_the_order_of_results(
+    store: Store, make_sidecar: Any
+) -> None:
+    folder = encode.output_folder("ab" * 32, "d" * 16)
+    assert folder == f"depth/{'d' * 16}/ab/{'ab' * 32}"
+    assert encode.read_sidecar(store, folder) is None
+    files = {"depth16.png": b"16", "depth.tiff": b"t", "depth.png": b"8"}
+    names = encode.write(store, folder, files, make_sidecar("ab" * 32))
+    assert names == ("depth.png", "depth.tiff", "depth16.png", "depth.json")
+    read = encode.read_sidecar(store, folder)
+    assert read is not None
+    assert read["files"] == list(names)
+    assert {name: store.read(f"{folder}/{name}") for name in files} == files
+
+
+def test_files_on_s3_have_their_content_types(s3_store: Store, make_sidecar: Any) -> None:
+    encode.write(s3_store, "f", {"depth.png": b"8", "depth.tiff": b"t"}, make_sidecar())
+    types = {
+        name: s3_store.fs.info(s3_store.path(f"f/{name}"))["ContentType"] for name in ("depth.png", "depth.tiff", "depth.json")
+    }
+    assert types == {"depth.png": "image/png", "depth.tiff": "image/tiff", "depth.json": "application/json"}
+
+
+class _FullDisk(Store):
+    """A store whose disk is full after some writes."""
+
+    def __init__(self, url: str | Path, room: int) -> None:
+        super().__init__(url)
+        self.room = room
+
+    def write(self, key: str, data: bytes | memoryview, *, content_type: str | None = None) -> None:
+        self.room -= 1
+        if self.room < 0:
+            raise StoreError("no space left")
+        super().write(key, data, content_type=content_type)
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_a_folder_whose_writing_broke_off_does_not_count_as_complete(tmp_path: Path, make_sidecar: Any, room: int) -> None:
+    store = _FullDisk(tmp_path, room)
+    with pytest.raises(StoreError):
+        encode.write(store, "f", {"depth.png": b"8", "depth.tiff": b"t"}, make_sidecar())
+    assert encode.read_sidecar(store, "f") is None
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"model": ', b"[]", b"\xff\xfe"])
+def test_a_damaged_sidecar_means_that_the_folder_is_made_again(local_store: Store, damage: bytes) -> None:
+    local_store.write("f/depth.json", damage)
+    assert encode.read_sidecar(local_store, "f") is None
+
+
+def test_a_folder_without_its_depth_png_or_with_an_unknown_file_is_refused(local_store: Store, make_sidecar: Any) -> None:
+    for files in ({"depth.tiff": b"t"}, {"depth.png": b"8", "other.png": b"?"}):
+        with pytest.raises(ValueError, match=r"depth\.png"):
+            encode.write(local_store, "f", files, make_sidecar())
+    assert list(local_store.keys("")) == []
+
+
+def test_the_sidecar_says_everything_in_the_spelling_of_the_api(local_store: Store, make_sidecar: Any) -> None:
+    encode.write(local_store, "f", {"depth.png": b"8"}, make_sidecar(focal_px=812.5, range=(0.0, 9.0)))
+    sidecar = json.loads(local_store.read("f/depth.json"))
+    assert sidecar.pop("versions").keys() == {"depthline", "output", "torch"}
+    assert sidecar == {
+        "model": "v2/small",
+        "checkpoint": {"source": "weights/small", "revision": "r1"},
+        "licence": "Apache-2.0",
+        "kind": "disparity",
+        "unit": None,
+        "largeMeans": "near",
+        "min": 0.5,
+        "max": 7.25,
+        "source": {"width": 640, "height": 480},
+        "process": {"width": 686, "height": 518},
+        "output": {"width": 640, "height": 480},
+        "sourceSha256": "0" * 64,
+        "parameters": DepthParameters(model="small").as_api(),
+        "range": [0.0, 9.0],
+        "focalPx": 812.5,
+        "files": ["depth.png", "depth.json"],
+        "seconds": {},
+        "finishedAt": "2026-03-01T12:00:00.000Z",
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "unit", "large_means"),
+    [
+        ("tiny", "disparity", None, "near"),
+        ("v3/mono_large", "relative_depth", None, "far"),
+        ("v3/metric_large", "metric_depth", "m", "far"),
+    ],
+)
+def test_the_catalogue_says_what_a_models_numbers_mean(key: str, kind: str, unit: str | None, large_means: str) -> None:
+    said = encode.meaning(catalog.BY_KEY[key])
+    assert (said["model"], said["kind"], said["unit"], said["large_means"]) == (key, kind, unit, large_means)
+
+
+def test_a_sidecar_read_again_gives_the_outcome_that_was_written(local_store: Store, make_sidecar: Any) -> None:
+    encode.write(local_store, "f", {"depth.png": b"8"}, make_sidecar(seconds={"predict": 1.5}))
+    outcome = outcome_from_sidecar("f", encode.read_sidecar(local_store, "f") or {})
+    assert outcome.reused
+    assert (outcome.source_width, outcome.network_height, outcome.output_width) == (640, 518, 640)
+    assert (outcome.results, outcome.seconds) == (("depth.png", "depth.json"), {"predict": 1.5})
+
+
+def test_whatever_changes_the_files_changes_the_digest() -> None:
+    base = DepthParameters(model="small")
+    digests = {
+        encode.digest_of(base, "r1", None, False),
+        encode.digest_of(base, "r2", None, False),
+        encode.digest_of(base, "r1", (0.0, 1.0), False),
+        encode.digest_of(base, "r1", (0.0, 2.0), False),
+        encode.digest_of(base, "r1", None, True),
+        encode.digest_of(DepthParameters(model="small", invert_depth=True), "r1", None, False),
+        encode.digest_of(DepthParameters(model="base"), "r1", None, False),
+    }
+    assert len(digests) == 7
+    assert encode.digest_of(DepthParameters(model="small"), "r1", None, False) in digests
+
+
+def test_raising_the_output_version_changes_every_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = encode.digest_of(DepthParameters(), "r1", None, False)
+    monkeypatch.setattr(encode, "OUTPUT_VERSION", encode.OUTPUT_VERSION + 1)
+    assert encode.digest_of(DepthParameters(), "r1", None, False) != before

@@ -1,0 +1,158 @@
+"""Pictures from numbers: what every field becomes, the odd ones too. tests/inference/test_oracle.py has the reference fixture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from depth_core.catalog import DepthKind, Family
+from depth_core.contract import NormalizationMode
+from depth_core.output.normalization import finite_range, picture, raw, resize
+
+STANDARD, V2_STYLE, RAW = NormalizationMode.STANDARD, NormalizationMode.V2_STYLE, NormalizationMode.RAW
+DISPARITY, DEPTH = DepthKind.DISPARITY, DepthKind.RELATIVE_DEPTH
+FIELDS = hnp.arrays(
+    np.float32, st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6)), elements=st.floats(width=32, allow_nan=True)
+)
+
+
+def field(*values: float) -> np.ndarray:
+    return np.array([[values]], dtype=np.float32)
+
+
+@pytest.mark.parametrize("mode", list(NormalizationMode))
+@pytest.mark.parametrize("invert", [False, True])
+@given(depth=FIELDS, sky=FIELDS)
+def test_any_field_at_all_becomes_a_picture_within_0_and_1(
+    mode: NormalizationMode, invert: bool, depth: np.ndarray, sky: np.ndarray
+) -> None:
+    sky = np.resize(sky, depth.shape)
+    out = picture(depth, sky, kind=DEPTH, mode=mode, invert=invert)
+    assert out.dtype == np.float32
+    assert out.shape == depth.shape
+    assert ((out >= 0) & (out <= 1)).all()
+
+
+@pytest.mark.parametrize("mode", list(NormalizationMode))
+def test_inverting_flips_the_picture(mode: NormalizationMode) -> None:
+    depth = np.random.default_rng(1).uniform(1, 9, (2, 20, 30)).astype(np.float32)
+    plain, flipped = (picture(depth, kind=DEPTH, mode=mode, invert=invert) for invert in (False, True))
+    np.testing.assert_allclose(plain + flipped, 1, atol=1e-6)
+
+
+def test_near_is_light_whichever_way_the_network_counts() -> None:
+    assert picture(field(1, 2, 3), kind=DISPARITY, mode=STANDARD)[0, 0].tolist() == [0, 0.5, 1]
+    assert picture(field(1, 2, 3), kind=DEPTH, mode=STANDARD)[0, 0].tolist() == [1, 0.5, 0]
+    assert picture(field(1, 2, 3), kind=DepthKind.METRIC_DEPTH, mode=RAW)[0, 0].tolist() == [1, 0.5, 0]
+
+
+def test_each_image_of_a_batch_has_its_own_scale_on_torch_and_numpy_alike() -> None:
+    rng = np.random.default_rng(2)
+    depth, sky = rng.uniform(0.5, 9, (3, 40, 50)).astype(np.float32), rng.uniform(0, 1, (3, 40, 50)).astype(np.float32)
+    for mode in (STANDARD, V2_STYLE):
+        batch = picture(depth, sky, kind=DEPTH, mode=mode)
+        for i in range(3):
+            alone = picture(torch.from_numpy(depth[i : i + 1]), torch.from_numpy(sky[i : i + 1]), kind=DEPTH, mode=mode)
+            assert isinstance(alone, torch.Tensor)
+            assert np.array_equal(batch[i], alone[0].numpy())
+
+
+def test_a_field_without_contrast_is_as_far_away_as_can_be() -> None:
+    flat = np.full((1, 4, 4), 3.0, np.float32)
+    for kind, mode in ((DISPARITY, STANDARD), (DEPTH, STANDARD), (DEPTH, V2_STYLE)):
+        assert (picture(flat, kind=kind, mode=mode) == 0).all()
+        assert (picture(flat, kind=kind, mode=mode, invert=True) == 1).all()
+
+
+def test_nan_is_far_and_infinities_are_the_ends_of_the_range() -> None:
+    values = field(1, np.nan, 3, np.inf, -np.inf)
+    assert picture(values, kind=DISPARITY, mode=STANDARD)[0, 0].tolist() == [0, 0, 1, 1, 0]
+    assert picture(values, kind=DEPTH, mode=STANDARD)[0, 0].tolist() == [1, 0, 0, 0, 1]
+
+
+def test_a_field_without_one_finite_number_is_black_and_its_range_says_so() -> None:
+    nothing = np.stack([np.full((2, 2), np.nan), np.full((2, 2), np.inf), np.ones((2, 2))]).astype(np.float32)
+    assert (picture(nothing, kind=DEPTH, mode=STANDARD) == 0).all()
+    ranges = finite_range(nothing)
+    assert np.isnan(ranges[:2]).all()
+    assert ranges[2].tolist() == [1, 1]
+
+
+def test_the_finite_range_leaves_out_what_is_not_finite() -> None:
+    assert finite_range(field(4, np.nan, -2, np.inf, -np.inf)).tolist() == [[-2, 4]]
+
+
+def test_a_fixed_range_scales_every_image_alike_and_clips() -> None:
+    for ends in ((2.0, 6.0), (6.0, 2.0)):
+        assert picture(field(0, 2, 4, 6, 8), kind=DEPTH, mode=STANDARD, value_range=ends)[0, 0].tolist() == [1, 1, 0.5, 0, 0]
+        assert picture(field(0, 4, 8), kind=DISPARITY, mode=STANDARD, value_range=ends)[0, 0].tolist() == [0, 0.5, 1]
+    v2 = picture(field(1, 2, 4, 8, 100), kind=DEPTH, mode=V2_STYLE, value_range=(2.0, 8.0))[0, 0]
+    assert v2 == pytest.approx([1, 1, (1 / 3) ** 0.5, 0, 0], abs=1e-3)
+
+
+def test_v2_style_cuts_a_percent_of_the_content_at_either_end() -> None:
+    depth = 1 / np.linspace(1, 2, 1001, dtype=np.float32)[None, None]
+    out = picture(depth, kind=DEPTH, mode=V2_STYLE)[0, 0]
+    assert (out == 0).sum() == 11
+    assert (out == 1).sum() == 11
+
+
+def test_v2_style_paints_sky_black_with_a_softened_border() -> None:
+    depth = np.random.default_rng(3).uniform(1, 2, (1, 9, 9)).astype(np.float32)
+    sky = np.zeros_like(depth)
+    sky[:, :4] = 1
+    out = picture(depth, sky, kind=DEPTH, mode=V2_STYLE)
+    without = picture(depth, np.zeros_like(depth), kind=DEPTH, mode=V2_STYLE, value_range=None)
+    assert (out[0, :3] == 0).all()
+    assert (out[0, 3] > 0).any()  # a third of the window is content
+    assert without[0, :3].max() > 0
+
+
+def test_v2_style_of_an_image_that_is_all_sky_is_black() -> None:
+    depth = np.random.default_rng(4).uniform(1, 2, (1, 5, 5)).astype(np.float32)
+    assert (picture(depth, np.ones_like(depth), kind=DEPTH, mode=V2_STYLE) == 0).all()
+
+
+def test_v2_style_is_refused_for_disparity() -> None:
+    with pytest.raises(ValueError, match="disparity"):
+        picture(field(1, 2), kind=DISPARITY, mode=V2_STYLE)
+
+
+def test_raw_is_untouched_and_inverted_raw_is_the_maximum_minus_it() -> None:
+    values = field(1.5, 4, np.nan, 2)
+    np.testing.assert_array_equal(raw(values), values)
+    np.testing.assert_array_equal(raw(values, invert=True), field(2.5, 0, np.nan, 2))
+
+
+def test_resizing_to_the_same_size_changes_nothing() -> None:
+    values = np.random.default_rng(5).uniform(0, 1, (7, 9)).astype(np.float32)
+    assert np.array_equal(resize(values, (9, 7), family=Family.V3), values)
+
+
+@pytest.mark.parametrize("family", list(Family))
+@given(shape=st.tuples(*[st.integers(2, 20)] * 2), size=st.tuples(*[st.integers(1, 40)] * 2), step=st.booleans())
+def test_no_edge_rings(family: Family, shape: tuple[int, int], size: tuple[int, int], step: bool) -> None:
+    values = np.random.default_rng(shape[0]).uniform(0, 1, shape).astype(np.float32)
+    if step:
+        values = (values > 0.5).astype(np.float32)
+    out = resize(values, size, family=family)
+    assert out.shape == (size[1], size[0])
+    assert out.min() >= values.min() - 1e-6
+    assert out.max() <= values.max() + 1e-6
+
+
+def test_v2_keeps_its_corners_where_its_official_code_does() -> None:
+    values = np.array([[0, 1], [2, 3]], np.float32)
+    enlarged = resize(values, (5, 5), family=Family.V2)
+    assert enlarged[0].tolist() == [0, 0.25, 0.5, 0.75, 1]
+    batch = resize(torch.from_numpy(values)[None], (5, 5), family=Family.V2)
+    assert torch.equal(batch[0], torch.from_numpy(enlarged))
+
+
+def test_shrinking_v3_averages_what_a_pixel_covers() -> None:
+    stripes = np.tile(np.array([0, 1], np.float32), (8, 8))
+    np.testing.assert_allclose(resize(stripes, (4, 2), family=Family.V3), 0.5, atol=0.05)

@@ -1,0 +1,218 @@
+"""From a manifest to records and galleries, materialized as Dagster materializes them."""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+
+import dagster as dg
+import pytest
+from PIL import Image
+
+from depth_core.ingest import manifest
+from pipelines.partitions import CHUNK, pair
+
+
+def test_every_row_of_a_manifest_has_exactly_one_record(house) -> None:
+    for n in range(3):
+        house.photo(f"{n}.jpg", seed=n)
+    (house.folder / "photos" / "text.jpg").write_text("no image")
+    path = house.manifest(
+        "mixed.csv",
+        "id,image_url,colour",
+        "a,../photos/0.jpg,red",
+        "b,../photos/1.jpg,blue",
+        "again,../photos/1.jpg,blue",
+        "gone,../photos/nowhere.jpg,",
+        "text,../photos/text.jpg,",
+        "empty,,",
+        "odd,gopher://x/y.jpg,",
+        "dead,http://127.0.0.1:9/x.jpg,",
+    )
+    house.materialize(path)
+
+    frame = house.records(profile="preview").set_index("row_id")
+
+    assert list(frame.index) == ["a", "b", "again", "gone", "text", "empty", "odd", "dead"]
+    assert frame["status"].tolist() == ["succeeded"] * 3 + ["failed"] * 5
+    kinds = frame["error_kind"].to_dict()
+    assert {name: kinds[name] for name in ("gone", "text", "empty", "odd", "dead")} == {
+        "gone": "not_found",
+        "text": "not_an_image",
+        "empty": "missing_url",
+        "odd": "bad_url",
+        "dead": "unreachable",
+    }
+    assert frame.loc["empty", "line"] == 7
+    assert "mixed.csv" in frame.loc["empty", "error_message"]
+    assert json.loads(frame.loc["a", "carried"]) == {"colour": "red"}
+    assert frame.loc["b", "folder"] == frame.loc["again", "folder"]
+    with Image.open(BytesIO(house.store.read(f"{frame.loc['a', 'folder']}/depth.png"))) as picture:
+        assert picture.size == (160, 120)
+
+
+def test_a_second_materialization_does_no_work_twice(house, metadata) -> None:
+    house.photo("a.jpg")
+    path = house.manifest("one.csv", "image_url", "../photos/a.jpg")
+    house.materialize(path)
+    (chunk,) = house.chunks(path)
+
+    sources = metadata(house.run("ingest_chunk", chunk), "source_images")
+    depth = metadata(house.run("depth_maps_for_chunk", pair(chunk, "preview")), "depth_maps")
+
+    assert (sources["fetched"], sources["already there"]) == (0, 1)
+    assert (depth["made now"], depth["done before"]) == (0, 1)
+
+
+def test_two_profiles_share_the_sources_and_have_their_own_depth_maps(house) -> None:
+    house.photo("a.jpg")
+    path = house.manifest("one.csv", "image_url", "../photos/a.jpg")
+    house.materialize(path, "preview")
+    house.materialize(path, "inverted")
+
+    plain, inverted = (house.records(profile=name).iloc[0] for name in ("preview", "inverted"))
+
+    assert plain["source_sha256"] == inverted["source_sha256"]
+    one, other = (Image.open(BytesIO(house.store.read(f"{r['folder']}/depth.png"))) for r in (plain, inverted))
+    assert all(abs(a + b - 255) <= 1 for a, b in zip(one.tobytes(), other.tobytes(), strict=True))
+
+
+def test_a_chunk_in_which_every_image_fails_still_has_records_and_a_gallery(house, metadata) -> None:
+    path = house.manifest("bad.csv", "image_url", "../photos/nothing.jpg", "")
+    house.index(path)
+    (chunk,) = house.chunks(path)
+    house.run("ingest_chunk", chunk)
+    result = house.run("depth_maps_for_chunk", pair(chunk, "preview"))
+
+    assert result.success
+    assert metadata(result, "artwork_records")["failed"] == len(house.records())
+    assert "contact sheet" in metadata(result, "depth_gallery")
+
+
+def test_urls_that_cannot_be_taken_apart_cost_nobody_else_the_gallery(house) -> None:
+    house.photo("a.jpg")
+    path = house.manifest("odd.csv", "image_url", "../photos/a.jpg", "http://[bad/x.jpg", "http://\u2100/x.jpg")
+    house.materialize(path)
+    assert house.records()["status"].tolist() == ["succeeded", "failed", "failed"]
+
+
+def test_an_empty_manifest_is_no_error_and_has_no_chunks(house, metadata) -> None:
+    path = house.manifest("empty.csv")
+    path.write_text("image_url\n")
+    assert metadata(house.index(path), "manifest_index")["rows"] == 0
+    assert house.chunks(path) == []
+
+
+def test_a_manifest_of_one_row_works_to_the_end(house) -> None:
+    path = house.manifest("one.txt", str(house.photo("a.png")))
+    house.materialize(path)
+    assert house.records()["status"].tolist() == ["succeeded"]
+
+
+def test_a_manifest_that_cannot_be_read_fails_its_own_run_and_touches_nothing_else(house) -> None:
+    house.photo("a.jpg")
+    good = house.manifest("good.csv", "image_url", "../photos/a.jpg")
+    house.materialize(good)
+    before = {key: house.store.size(key) for key in house.store.keys("")}
+    broken = house.manifest("broken.parquet", "this is no Parquet")
+
+    with pytest.raises(Exception, match=r"broken\.parquet"):
+        house.index(broken)
+
+    assert {key: house.store.size(key) for key in house.store.keys("")} == before
+
+
+class TestLargeManifests:
+    @pytest.fixture
+    def overrides(self):
+        return {"rows_per_chunk": 500}
+
+    def test_ten_thousand_rows_are_twenty_chunks_and_few_events(self, house, metadata) -> None:
+        path = house.manifest("many.csv", "image_url", *(f"http://127.0.0.1:9/{n}.jpg" for n in range(10_000)))
+        result = house.index(path)
+        assert metadata(result, "manifest_index")["chunks"] == 20
+        assert set(house.instance.get_dynamic_partitions(CHUNK)) == set(house.chunks(path))
+        chunk_run = house.run("ingest_chunk", house.chunks(path)[0], asset_selection=[dg.AssetKey("image_manifest")])
+        assert len(result.all_events) < 60
+        assert len(chunk_run.all_events) < 60
+
+    def test_rows_that_are_added_or_changed_touch_only_their_chunks(self, house, metadata) -> None:
+        rows = [f"http://127.0.0.1:9/{n}.jpg" for n in range(1_200)]
+        path = house.manifest("many.csv", "image_url", *rows)
+        house.index(path)
+        first, second, third = house.chunks(path)
+
+        house.manifest("many.csv", "image_url", "http://127.0.0.1:9/new-at-the-top.jpg", *rows)
+        assert metadata(house.index(path), "manifest_index")["changed"] == [third]
+
+        house.manifest("many.csv", "image_url", *rows[:10], *rows[11:], "http://127.0.0.1:9/new-at-the-top.jpg")
+        assert metadata(house.index(path), "manifest_index")["changed"] == [first]
+        assert len(manifest.read_chunk(house.store, second)) == 500
+
+
+def test_depth_maps_of_a_chunk_that_was_never_ingested_say_what_to_do(house) -> None:
+    house.photo("a.jpg")
+    path = house.manifest("one.csv", "image_url", "../photos/a.jpg")
+    house.index(path)
+    (chunk,) = house.chunks(path)
+    with pytest.raises(Exception, match="materialize source_images"):
+        house.run("depth_maps_for_chunk", pair(chunk, "preview"))
+
+
+def test_a_model_without_weights_fails_the_run_with_the_cure_and_makes_no_records(house) -> None:
+    with (house.folder / "profiles.toml").open("a") as file:
+        file.write('\n[giant.parameters]\nmodel = "giant"\n')
+    house.photo("a.jpg")
+    path = house.manifest("one.csv", "image_url", "../photos/a.jpg")
+    house.index(path)
+    (chunk,) = house.chunks(path)
+    house.run("ingest_chunk", chunk)
+    with pytest.raises(Exception, match="DEPTH_CHECKPOINTS"):
+        house.run("depth_maps_for_chunk", pair(chunk, "giant"))
+    assert house.records(profile="giant").empty
+
+
+def test_a_changed_local_photo_is_fetched_and_computed_again(house) -> None:
+    house.photo("a.jpg", seed=1)
+    path = house.manifest("one.csv", "image_url", "../photos/a.jpg")
+    house.materialize(path)
+    before = house.records().iloc[0]
+    house.photo("a.jpg", seed=2, size=(200, 120))
+    house.materialize(path)
+    after = house.records().iloc[0]
+    assert before["source_sha256"] != after["source_sha256"]
+    assert after["output_width"] == 200
+
+
+def test_rows_whose_failure_may_pass_are_done_by_the_retry_job(house) -> None:
+    import http.server
+    import threading
+
+    photo = house.photo("a.jpg").read_bytes()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), None)
+    port = server.server_address[1]
+    server.server_close()  # nobody listens there now
+    path = house.manifest("remote.csv", "image_url", f"http://127.0.0.1:{port}/a.jpg")
+    house.materialize(path)
+    assert house.records()["error_kind"].tolist() == ["unreachable"]
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(photo)))
+            self.end_headers()
+            self.wfile.write(photo)
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        (chunk,) = house.chunks(path)
+        config = {"ops": {"depth_maps": {"ops": {"generate_depth_maps": {"config": {"retry_sources": True}}}}}}
+        house.run("retry_failed_rows", pair(chunk, "preview"), config)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert house.records()["status"].tolist() == ["succeeded"]

@@ -1,0 +1,107 @@
+"""The nightly condition asks for exactly what is missing or changed, at night, once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import dagster as dg
+import pytest
+
+from pipelines import sensors
+from pipelines.partitions import pair
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+NIGHT = datetime(2026, 3, 2, 2, 1, tzinfo=UTC)
+NEXT_NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+NEXT_NIGHT = datetime(2026, 3, 3, 2, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def chunk(house) -> str:
+    house.photo("a.jpg")
+    path = house.manifest("one.csv", "image_url", "../photos/a.jpg")
+    house.index(path)
+    return house.chunks(path)[0]
+
+
+class Evaluator:
+    """Evaluates the conditions at given times, one evaluation after the other."""
+
+    def __init__(self, house) -> None:
+        self.house, self.cursor = house, None
+
+    def at(self, when: datetime) -> set[tuple[str, str]]:
+        result = dg.evaluate_automation_conditions(
+            defs=self.house.defs(), instance=self.house.instance, cursor=self.cursor, evaluation_time=when
+        )
+        self.cursor = result.cursor
+        return {
+            (each.key.to_user_string(), partition)
+            for each in result.results
+            for partition in result.get_requested_partitions(each.key)
+        }
+
+
+def test_nothing_is_asked_for_by_day(house, chunk) -> None:
+    assert Evaluator(house).at(NOON) == set()
+
+
+def test_at_night_a_new_chunk_is_asked_for_step_by_step(house, chunk) -> None:
+    night = Evaluator(house)
+    night.at(NOON)
+    assert night.at(NIGHT) == {("image_manifest", chunk), ("source_images", chunk)}
+    house.run("ingest_chunk", chunk)
+    depth = {
+        (asset, pair(chunk, p)) for asset in ("depth_maps", "artwork_records", "depth_gallery") for p in ("preview", "inverted")
+    }
+    assert night.at(NIGHT.replace(minute=5)) == depth
+
+
+def test_what_was_asked_for_and_failed_is_not_asked_for_again_the_same_night(house, chunk) -> None:
+    night = Evaluator(house)
+    night.at(NOON)
+    assert night.at(NIGHT)
+    assert night.at(NIGHT.replace(minute=2)) == set()
+    assert night.at(NEXT_NOON) == set()
+    assert night.at(NEXT_NIGHT)
+
+
+def test_what_is_there_and_unchanged_is_left_alone(house, chunk) -> None:
+    night = Evaluator(house)
+    night.at(NOON)
+    house.run("ingest_chunk", chunk)
+    for profile in ("preview", "inverted"):
+        house.run("depth_maps_for_chunk", pair(chunk, profile))
+    night.at(NOON.replace(hour=13))
+    assert night.at(NIGHT) == set()
+
+
+def test_a_chunk_that_was_ingested_again_is_asked_for_under_every_profile_the_next_night(house, chunk) -> None:
+    night = Evaluator(house)
+    night.at(NOON)
+    house.run("ingest_chunk", chunk)
+    for profile in ("preview", "inverted"):
+        house.run("depth_maps_for_chunk", pair(chunk, profile))
+    night.at(NIGHT)
+    house.run("ingest_chunk", chunk)
+    assert night.at(NEXT_NOON) == set()
+    assert {key for key in night.at(NEXT_NIGHT) if key[0] == "depth_maps"} == {
+        ("depth_maps", pair(chunk, profile)) for profile in ("preview", "inverted")
+    }
+
+
+def test_a_changed_profile_is_asked_for_and_the_others_are_not(house, chunk) -> None:
+    night = Evaluator(house)
+    night.at(NOON)
+    house.run("ingest_chunk", chunk)
+    for profile in ("preview", "inverted"):
+        house.run("depth_maps_for_chunk", pair(chunk, profile))
+    night.at(NIGHT)
+    house.instance.report_runless_asset_event(dg.AssetMaterialization("profile", partition="inverted"))
+    night.at(NEXT_NOON)
+    assert {key for key in night.at(NEXT_NIGHT) if key[0] == "depth_maps"} == {("depth_maps", pair(chunk, "inverted"))}
+
+
+def test_the_nightly_backfill_is_off_until_somebody_switches_it_on(house) -> None:
+    (nightly,) = [s for s in sensors.build() if s.name == "nightly_backfill"]
+    assert nightly.default_status is dg.DefaultSensorStatus.STOPPED

@@ -1,0 +1,105 @@
+"""Each check passes on a good chunk, and each can fail."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+from depth_core.output import records
+from pipelines import checks
+from pipelines.partitions import Partitions, pair
+
+
+@pytest.fixture
+def chunk(house) -> str:
+    for n in range(2):
+        house.photo(f"{n}.jpg", seed=n)
+    path = house.manifest("two.csv", "image_url", "../photos/0.jpg", "../photos/1.jpg")
+    house.materialize(path)
+    return house.chunks(path)[0]
+
+
+def evaluate(house, chunk: str, profile: str = "preview") -> dict[str, bool]:
+    """The verdict of every check on one chunk x profile."""
+    verdicts = {}
+    for check in checks.build(Partitions.of(["preview", "inverted"])):
+        context = dg.build_op_context(
+            instance=house.instance, partition_key=pair(chunk, profile), resources={"installation": house.installation}
+        )
+        verdicts[check.check_specs_by_output_name["result"].name] = check.op.compute_fn.decorated_fn(
+            context, installation=house.installation
+        ).passed
+    return verdicts
+
+
+def test_all_checks_pass_on_a_good_chunk(house, chunk) -> None:
+    assert evaluate(house, chunk) == {
+        "every_row_has_one_record": True,
+        "every_depth_map_is_readable": True,
+        "no_depth_map_is_flat": True,
+        "failure_rate": True,
+    }
+
+
+def test_a_lost_record_is_noticed(house, chunk) -> None:
+    frame = records.read_chunk(house.store, "preview", chunk)
+    records.write(house.store, frame.iloc[1:], "preview", chunk)
+    assert evaluate(house, chunk)["every_row_has_one_record"] is False
+
+
+def test_a_record_too_many_is_noticed(house, chunk) -> None:
+    frame = records.read_chunk(house.store, "preview", chunk)
+    records.write(house.store, frame.iloc[[0, 0, 1]], "preview", chunk)
+    assert evaluate(house, chunk)["every_row_has_one_record"] is False
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "other size"])
+def test_a_depth_map_that_cannot_be_read_is_noticed(house, chunk, damage: str) -> None:
+    import numpy as np
+
+    from depth_core.output import encode
+
+    store = house.store
+    key = f"{records.read_chunk(store, 'preview', chunk)['folder'].iloc[0]}/depth.png"
+    if damage == "missing":
+        store.delete(key)
+    elif damage == "cut":
+        store.write(key, store.read(key)[:-200])
+    else:
+        store.write(key, encode.png8(np.arange(64, dtype=np.uint8).reshape(8, 8)))
+    assert evaluate(house, chunk)["every_depth_map_is_readable"] is False
+
+
+def test_a_flat_depth_map_is_noticed(house, chunk) -> None:
+    frame = records.read_chunk(house.store, "preview", chunk)
+    frame.loc[0, "depth_max"] = frame.loc[0, "depth_min"]
+    records.write(house.store, frame, "preview", chunk)
+    assert evaluate(house, chunk)["no_depth_map_is_flat"] is False
+
+
+def test_a_picture_of_one_gray_is_noticed(house, chunk) -> None:
+    import numpy as np
+
+    from depth_core.output import encode
+
+    frame = records.read_chunk(house.store, "preview", chunk)
+    flat = encode.png8(np.full((120, 160), 7, np.uint8))
+    house.store.write(f"{frame['folder'].iloc[0]}/depth.png", flat)
+    assert evaluate(house, chunk)["no_depth_map_is_flat"] is False
+
+
+def test_more_failures_than_the_profile_allows_are_noticed(house) -> None:
+    path = house.manifest("bad.csv", "image_url", "../photos/nowhere.jpg", "../photos/neither.jpg")
+    house.materialize(path)
+    (chunk,) = house.chunks(path)
+    assert evaluate(house, chunk)["failure_rate"] is False
+
+
+def test_failed_checks_do_not_fail_the_run(house) -> None:
+    path = house.manifest("bad.csv", "image_url", "../photos/nowhere.jpg")
+    house.index(path)
+    (chunk,) = house.chunks(path)
+    house.run("ingest_chunk", chunk)
+    result = house.run("depth_maps_for_chunk", pair(chunk, "preview"))
+    assert result.success
+    assert {e.check_name for e in result.get_asset_check_evaluations() if not e.passed} == {"failure_rate"}

@@ -1,0 +1,83 @@
+"""The code location loads everywhere, quickly, and says what it holds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+def run(*command: str, home: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"DAGSTER_HOME": str(home), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
+
+
+def test_loading_the_code_location_does_not_load_torch() -> None:
+    program = (
+        "import sys\n"
+        "import pipelines.definitions\n"
+        "pipelines.definitions.defs()\n"
+        "heavy = {'torch', 'transformers', 'imagecodecs', 'fastapi'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("dg", "check", "defs"),
+        ("dg", "list", "defs"),
+        ("dagster", "definitions", "validate", "-w", "workspace.yaml"),
+    ],
+    ids=" ".join,
+)
+def test_the_command_line_tools_accept_the_definitions(command: tuple[str, ...], tmp_path: Path) -> None:
+    done = run(*command, home=tmp_path)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def test_every_asset_says_what_it_is(house) -> None:
+    graph = house.defs().resolve_asset_graph()
+    names = {key.to_user_string() for key in graph.get_all_asset_keys()}
+    assert {"manifest_index", "image_manifest", "source_images", "depth_maps", "artwork_records", "depth_gallery"} <= names
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert node.description, key
+        assert node.owners, key
+        assert node.kinds, key
+        assert node.group_name in ("ingest", "depth", "requests"), key
+
+
+def test_the_records_carry_their_column_schema(house) -> None:
+    schema = house.defs().resolve_asset_graph().get(dg.AssetKey("artwork_records")).metadata["dagster/column_schema"]
+    columns = {column.name: column for column in schema.columns}
+    assert columns["image_url"].type == "string"
+    assert all(column.description for column in columns.values())
+
+
+def test_the_op_that_needs_the_device_waits_in_the_gpu_pool(house) -> None:
+    pools = {
+        op.pool
+        for op in house.defs().resolve_job_def("depth_maps_for_chunk").all_node_defs
+        if isinstance(op, dg.OpDefinition) and op.name == "generate_depth_maps"
+    }
+    assert pools == {"gpu"}
+
+
+def test_runs_execute_in_one_process(house) -> None:
+    assert house.defs().resolve_job_def("depth_maps_for_chunk").executor_def is dg.in_process_executor
+
+
+def test_a_broken_profiles_file_is_one_clear_error(house) -> None:
+    (house.folder / "profiles.toml").write_text('[x.parameters]\nmodel = "huge"\nfoo = 1\n')
+    with pytest.raises(Exception, match=r"(?s)\[x\] parameters.model: .*huge.*; \[x\] parameters.foo"):
+        house.defs()

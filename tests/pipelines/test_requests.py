@@ -1,0 +1,214 @@
+"""The sensor starts a drain when artworks wait and none is alive; the drain's run says what it did."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from depth_core.contract import DepthParameters
+from depth_core.output import records
+from depth_core.requests.artworks import ArtworkStore, NewArtwork, open_store
+from pipelines import requests
+
+
+@pytest.fixture
+def overrides() -> dict[str, Any]:
+    return {"linger_seconds": 0.2, "drain_devices": ["cpu"]}
+
+
+@pytest.fixture
+def artworks(house):
+    store = open_store(house.installation.settings())
+    yield store
+    store.close()
+
+
+@pytest.fixture(autouse=True)
+def short_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "TICK_SECONDS", 0.0)
+
+
+def ask(artworks: ArtworkStore, url: str = "http://127.0.0.1:9/a.jpg") -> Any:
+    return artworks.create(NewArtwork(url, DepthParameters(model="tiny", resolution_lower_limit=256)), api_key_id="me").artwork.id
+
+
+def tick(house, cursor: str | None = None) -> dg.SensorResult | dg.SkipReason:
+    context = dg.build_sensor_context(instance=house.instance, cursor=cursor, resources={"installation": house.installation})
+    return requests.inbox_sensor(context)
+
+
+def test_nothing_is_launched_while_nothing_waits(house, artworks) -> None:
+    assert isinstance(tick(house), dg.SkipReason)
+
+
+def test_a_waiting_artwork_launches_one_drain(house, artworks) -> None:
+    ask(artworks)
+    first = tick(house)
+    (request,) = first.run_requests
+    assert request.run_key == "drain-cpu-1"
+    assert request.run_config == {"ops": {"drain_inbox": {"config": {"device": "cpu"}}}}
+    assert isinstance(tick(house, first.cursor), dg.SkipReason), "the first is still starting"
+
+
+def test_a_drain_that_is_alive_is_not_joined_by_another(house, artworks) -> None:
+    artworks.start_drain("drain-cpu-alive", "cpu")
+    ask(artworks)
+    assert isinstance(tick(house), dg.SkipReason)
+
+
+def test_a_drain_that_gives_no_sign_of_life_is_replaced_under_a_new_key(house, artworks) -> None:
+    ask(artworks)
+    cursor = json.dumps({"cpu": {"n": 7, "at": time.time() - requests.STARTING_SECONDS - 1, "failures": 0}})
+    (request,) = tick(house, cursor).run_requests
+    assert request.run_key == "drain-cpu-8"
+
+
+def test_a_launched_run_that_has_ended_without_draining_is_replaced_at_once(house, artworks) -> None:
+    ask(artworks)
+    first = tick(house)
+    house.instance.create_run_for_job(
+        house.defs().resolve_job_def("serve_inbox"), tags={"dagster/run_key": "drain-cpu-1"}, status=dg.DagsterRunStatus.FAILURE
+    )
+    (request,) = tick(house, first.cursor).run_requests
+    assert request.run_key == "drain-cpu-2"
+
+
+def fail_run(house, number: int) -> None:
+    job = house.defs().resolve_job_def("serve_inbox")
+    tags = {"dagster/run_key": f"drain-cpu-{number}"}
+    house.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.FAILURE)
+
+
+def test_drains_that_fail_one_after_the_other_come_ever_more_slowly(house, artworks) -> None:
+    ask(artworks)
+    first = tick(house)
+    fail_run(house, 1)
+    second = tick(house, first.cursor)
+    fail_run(house, 2)
+    assert isinstance(tick(house, second.cursor), dg.SkipReason)
+    later = json.loads(second.cursor)
+    later["cpu"]["at"] -= 5
+    (request,) = tick(house, json.dumps(later)).run_requests
+    assert request.run_key == "drain-cpu-3"
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED])
+def test_a_run_that_stands_in_line_is_waited_for_however_long(house, artworks, status: dg.DagsterRunStatus) -> None:
+    ask(artworks)
+    job = house.defs().resolve_job_def("serve_inbox")
+    house.instance.create_run_for_job(job, tags={"dagster/run_key": "drain-cpu-4"}, status=status)
+    cursor = json.dumps({"cpu": {"n": 4, "at": time.time() - 3600, "failures": 0}})
+    assert isinstance(tick(house, cursor), dg.SkipReason)
+
+
+def test_a_run_whose_drain_hangs_is_replaced(house, artworks) -> None:
+    ask(artworks)
+    job = house.defs().resolve_job_def("serve_inbox")
+    tags = {"dagster/run_key": "drain-cpu-4"}
+    run = house.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    artworks.clock = lambda: datetime.now(UTC) - timedelta(minutes=5)
+    artworks.start_drain("hangs", "cpu", run_id=run.run_id)
+    artworks.clock = lambda: datetime.now(UTC)
+    (request,) = tick(house, json.dumps({"cpu": {"n": 4, "at": time.time() - 400, "failures": 0}})).run_requests
+    assert request.run_key == "drain-cpu-5"
+
+
+def test_a_drain_of_another_dagster_is_not_taken_for_dead(house, artworks) -> None:
+    artworks.start_drain("elsewhere", "cpu", run_id="a-run-that-this-instance-does-not-know")
+    theirs = ask(artworks)
+    artworks.claim("elsewhere", limit=1, lease_seconds=3600)
+    ask(artworks)
+    assert len(tick(house).run_requests) == 1, "its device of the same name is another machine's"
+    assert artworks.get(theirs).status.value == "processing"
+
+
+@pytest.mark.parametrize("overrides", [{"drain_devices": ["cuda:0", "cuda:1"]}])
+def test_every_device_gets_a_drain_of_its_own(house, artworks) -> None:
+    ask(artworks)
+    first = tick(house)
+    assert [request.run_key for request in first.run_requests] == ["drain-cuda:0-1", "drain-cuda:1-1"]
+    assert isinstance(tick(house, first.cursor), dg.SkipReason)
+
+
+def test_the_claims_of_a_drain_whose_run_has_failed_go_back_at_once(house, artworks) -> None:
+    run = house.instance.create_run_for_job(house.defs().resolve_job_def("serve_inbox"), status=dg.DagsterRunStatus.FAILURE)
+    artworks.start_drain("drain-cpu-dead", "cpu", run_id=run.run_id)
+    lost = ask(artworks)
+    artworks.claim("drain-cpu-dead", limit=1, lease_seconds=3600)
+    result = tick(house)
+    assert artworks.get(lost).status.value == "starting"
+    assert len(result.run_requests) == 1
+
+
+def test_a_file_in_the_inbox_becomes_a_waiting_artwork(house, artworks) -> None:
+    inbox = house.folder / "inbox"
+    inbox.mkdir()
+    (inbox / "one.json").write_text(json.dumps({"imageUrl": "http://127.0.0.1:9/a.jpg", "model": "tiny"}))
+    assert len(tick(house).run_requests) == 1
+    assert artworks.waiting()[0] == 1
+
+
+def test_a_drain_run_serves_answers_the_inbox_and_names_its_artworks(house, artworks) -> None:
+    inbox = house.folder / "inbox"
+    inbox.mkdir()
+    (inbox / "one.json").write_text(json.dumps({"imageUrl": "http://127.0.0.1:9/a.jpg", "model": "tiny"}))
+    tick(house)
+    result = house.run("serve_inbox", None, {"ops": {"drain_inbox": {"config": {"device": "cpu"}}}})
+    (artwork,) = artworks.page().artworks
+    assert artwork.status.value == "failed"
+    answer = json.loads((inbox / "one.artwork.json").read_text())
+    assert (answer["id"], answer["status"]) == (str(artwork.id), "failed")
+    (output,) = [event for event in result.all_events if event.is_successful_output]
+    metadata = output.event_specific_data.metadata
+    assert metadata["served"].value == 1
+    assert metadata["all ids"].value == [str(artwork.id)]
+    assert metadata["failed by kind"].value == {"unreachable": 1}
+    assert artwork.worker is not None
+    assert result.run_id in artwork.worker
+
+
+def test_the_days_requests_become_a_table_with_the_columns_of_the_records(house, artworks) -> None:
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    artworks.clock = lambda: yesterday
+    artworks.cancel(ask(artworks))
+    day = yesterday.date().isoformat()
+    job = dg.define_asset_job("day", "request_records")
+    defs = dg.Definitions.merge(house.defs(), dg.Definitions(jobs=[job]))
+    assert defs.resolve_job_def("day").execute_in_process(instance=house.instance, partition_key=day).success
+    frame = records.read(house.store, profile="api")
+    assert frame["status"].tolist() == ["canceled"]
+    assert list(frame.columns) == [column.name for column in records.COLUMNS]
+
+
+def test_old_artworks_are_forgotten_and_the_table_of_their_day_stands(house, artworks) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=120)
+    artworks.clock = lambda: long_ago
+    old = ask(artworks)
+    artworks.cancel(old)
+    artworks.clock = lambda: datetime.now(UTC)
+    new = ask(artworks)
+    artworks.cancel(new)
+    assert house.run("prune_requests", None).success
+    assert artworks.get(old) is None
+    assert artworks.get(new) is not None
+
+    job = dg.define_asset_job("day", "request_records")
+    defs = dg.Definitions.merge(house.defs(), dg.Definitions(jobs=[job]))
+    again = defs.resolve_job_def("day").execute_in_process(
+        instance=house.instance, partition_key=long_ago.date().isoformat(), raise_on_error=False
+    )
+    assert not again.success
+
+
+@pytest.mark.parametrize("overrides", [{"keep_artworks_days": 0}])
+def test_zero_days_keeps_everything(house, artworks) -> None:
+    artworks.clock = lambda: datetime(2026, 1, 1, tzinfo=UTC)
+    old = ask(artworks)
+    artworks.cancel(old)
+    assert house.run("prune_requests", None).success
+    assert artworks.get(old) is not None

@@ -1,0 +1,153 @@
+"""Sensors launch what changed and nothing else."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+from depth_core.ingest import manifest
+from depth_core.output import records
+from pipelines import schedules, sensors
+from pipelines.partitions import MANIFEST, pair
+
+
+def tick(house, sensor: dg.SensorDefinition, cursor: str | None = None):
+    context = dg.build_sensor_context(
+        instance=house.instance, cursor=cursor, resources={"installation": house.installation}, definitions=house.defs()
+    )
+    result = sensor(context)
+    return result if isinstance(result, dg.SensorResult) else dg.SensorResult(cursor=cursor)
+
+
+class TestManifests:
+    def test_a_new_manifest_is_indexed(self, house) -> None:
+        path = house.manifest("shots.csv", "image_url", "a.jpg")
+        result = tick(house, sensors.manifest_sensor)
+        (request,) = result.run_requests
+        assert request.partition_key == manifest.slug(str(path))
+        assert [r.partition_keys for r in result.dynamic_partitions_requests] == [[request.partition_key]]
+        uri = request.run_config["ops"]["manifest_index"]["config"]["uri"]
+        assert manifest.slug(uri) == request.partition_key
+
+    def test_an_unchanged_manifest_is_left_alone(self, house) -> None:
+        house.manifest("shots.csv", "image_url", "a.jpg")
+        first = tick(house, sensors.manifest_sensor)
+        assert not tick(house, sensors.manifest_sensor, first.cursor).run_requests
+
+    def test_only_the_manifest_that_changed_is_indexed_again(self, house) -> None:
+        house.manifest("one.csv", "image_url", "a.jpg")
+        house.manifest("two.csv", "image_url", "a.jpg")
+        first = tick(house, sensors.manifest_sensor)
+        changed = house.manifest("two.csv", "image_url", "a.jpg", "b.jpg")
+        (request,) = tick(house, sensors.manifest_sensor, first.cursor).run_requests
+        assert request.partition_key == manifest.slug(str(changed))
+        assert request.run_key is None, "a key would keep a manifest that is restored from being indexed again"
+
+    def test_files_that_are_no_manifests_are_not_looked_at(self, house) -> None:
+        house.manifest("notes.docx", "x")
+        assert not tick(house, sensors.manifest_sensor).run_requests
+
+
+class TestArrivals:
+    @pytest.fixture
+    def overrides(self):
+        return {"rows_per_chunk": 2}
+
+    def test_the_chunks_that_an_index_run_changed_are_ingested_and_no_others(self, house) -> None:
+        path = house.manifest("shots.csv", "image_url", "a.jpg", "b.jpg", "c.jpg")
+        house.index(path)
+        first = tick(house, sensors.arrival_sensor)
+        assert [(r.job_name, r.partition_key) for r in first.run_requests] == [
+            ("ingest_chunk", chunk) for chunk in house.chunks(path)
+        ]
+        house.manifest("shots.csv", "image_url", "a.jpg", "b.jpg", "c.jpg", "d.jpg")
+        house.index(path)
+        second = tick(house, sensors.arrival_sensor, first.cursor)
+        assert [r.partition_key for r in second.run_requests] == house.chunks(path)[1:]
+
+    def test_an_ingested_chunk_gets_depth_maps_under_the_profiles_that_say_on_arrival(self, house) -> None:
+        house.photo("a.jpg")
+        path = house.manifest("shots.csv", "image_url", "../photos/a.jpg")
+        house.index(path)
+        cursor = tick(house, sensors.arrival_sensor).cursor
+        (chunk,) = house.chunks(path)
+        house.run("ingest_chunk", chunk)
+        requests = tick(house, sensors.arrival_sensor, cursor).run_requests
+        assert [(r.job_name, r.partition_key) for r in requests] == [("depth_maps_for_chunk", pair(chunk, "preview"))]
+
+    def test_a_chunk_that_changed_or_was_ingested_several_times_is_asked_for_once(self, house) -> None:
+        house.photo("a.jpg")
+        path = house.manifest("shots.csv", "image_url", "../photos/a.jpg")
+        house.index(path)
+        (chunk,) = house.chunks(path)
+        house.manifest("shots.csv", "image_url", "../photos/a.jpg", "../photos/b.jpg")
+        house.index(path)
+        for _ in range(2):
+            house.run("ingest_chunk", chunk)
+        requests = tick(house, sensors.arrival_sensor).run_requests
+        assert [(r.job_name, r.partition_key) for r in requests] == [
+            ("ingest_chunk", chunk),
+            ("depth_maps_for_chunk", pair(chunk, "preview")),
+        ]
+
+    def test_nothing_new_is_nothing_to_do(self, house) -> None:
+        path = house.manifest("shots.csv", "image_url", "a.jpg")
+        house.index(path)
+        first = tick(house, sensors.arrival_sensor)
+        assert not tick(house, sensors.arrival_sensor, first.cursor).run_requests
+
+
+class TestProfiles:
+    def test_every_profile_is_reported_once(self, house) -> None:
+        first = tick(house, sensors.profile_sensor)
+        assert {event.partition for event in first.asset_events} == {"preview", "inverted"}
+        assert not tick(house, sensors.profile_sensor, first.cursor).asset_events
+
+    def test_a_profile_whose_parameters_changed_is_reported_again(self, house) -> None:
+        first = tick(house, sensors.profile_sensor)
+        file = house.folder / "profiles.toml"
+        file.write_text(file.read_text().replace("invertDepth = true", "invertDepth = true\nusePostResize = false"))
+        assert [e.partition for e in tick(house, sensors.profile_sensor, first.cursor).asset_events] == ["inverted"]
+
+    def test_another_description_is_no_change(self, house) -> None:
+        first = tick(house, sensors.profile_sensor)
+        file = house.folder / "profiles.toml"
+        file.write_text(file.read_text().replace("[preview]", '[preview]\ndescription = "new words"'))
+        assert not tick(house, sensors.profile_sensor, first.cursor).asset_events
+
+
+class TestRetrying:
+    def tick(self, house) -> list:
+        from datetime import UTC, datetime
+
+        context = dg.build_schedule_context(
+            instance=house.instance,
+            scheduled_execution_time=datetime(2026, 1, 2, 7, tzinfo=UTC),
+            resources={"installation": house.installation},
+        )
+        return [r for r in schedules.retry_failed_rows_schedule(context) if isinstance(r, dg.RunRequest)]
+
+    def test_only_chunks_with_failures_that_may_pass_are_retried(self, house) -> None:
+        permanent = house.manifest("permanent.csv", "image_url", "../photos/nowhere.jpg")
+        passing = house.manifest("passing.csv", "image_url", "http://127.0.0.1:9/a.jpg")
+        for path in (permanent, passing):
+            house.materialize(path)
+        assert [r.partition_key for r in self.tick(house)] == [pair(house.chunks(passing)[0], "preview")]
+
+    def test_single_requests_and_profiles_that_are_gone_are_not_retried_here(self, house) -> None:
+        passing = house.manifest("passing.csv", "image_url", "http://127.0.0.1:9/a.jpg")
+        house.materialize(passing)
+        (chunk,) = house.chunks(passing)
+        frame = records.read_chunk(house.store, "preview", chunk)
+        records.write(house.store, frame.assign(profile="api", chunk="api-20260131"), "api", "api-20260131")
+        records.write(house.store, frame.assign(profile="removed"), "removed", chunk)
+        assert [r.partition_key for r in self.tick(house)] == [pair(chunk, "preview")]
+
+    def test_without_records_there_is_nothing_to_retry(self, house) -> None:
+        assert self.tick(house) == []
+
+
+def test_manifest_partitions_are_named_by_slug(house) -> None:
+    path = house.manifest("My Shots (2).csv", "image_url", "a.jpg")
+    house.index(path)
+    assert house.instance.get_dynamic_partitions(MANIFEST) == [manifest.slug(str(path))]

@@ -1,0 +1,85 @@
+"""Opening and migrating, on both databases."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from depth_core.errors import ConfigurationError
+from depth_core.requests import database as db
+
+
+def test_migrated_tables_are_the_tables_of_the_code(empty_database_url: str) -> None:
+    database = db.open_database(empty_database_url)
+    with database.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), db.metadata) == []
+    database.close()
+
+
+def test_head_is_the_newest_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(db.__file__).parent / "migrations"))
+    assert ScriptDirectory.from_config(config).get_heads() == [db.HEAD]
+
+
+def test_processes_that_start_together_migrate_once(empty_database_url: str) -> None:
+    faults: list[BaseException] = []
+    barrier = threading.Barrier(4)
+
+    def start() -> None:
+        try:
+            barrier.wait()
+            db.open_database(empty_database_url).close()
+        except BaseException as error:  # noqa: BLE001
+            faults.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+
+
+def test_a_database_of_a_newer_program_is_refused(empty_database_url: str) -> None:
+    database = db.open_database(empty_database_url)
+    with database.write() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    database.close()
+    with pytest.raises(ConfigurationError, match="newer depthline"):
+        db.open_database(empty_database_url)
+
+
+@pytest.mark.parametrize(
+    ("url", "cure"),
+    [
+        ("nonsense", "no database URL"),
+        ("mysql://host/name", "not supported"),
+        ("sqlite://", "needs a file"),
+        ("postgresql://nobody:secret@127.0.0.1:9/none", "cannot open the database"),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_a_configuration_error(url: str, cure: str) -> None:
+    with pytest.raises(ConfigurationError, match=cure) as caught:
+        db.open_database(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_change_that_fails_leaves_nothing(empty_database_url: str) -> None:
+    database = db.open_database(empty_database_url)
+
+    def half_a_change() -> None:
+        with database.write() as connection:
+            connection.execute(sa.insert(db.stage_seconds).values(stage="read", seconds=1.0, artworks=1))
+            raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError):
+        half_a_change()
+    with database.read() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(db.stage_seconds)) == 0
+    database.close()

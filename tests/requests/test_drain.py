@@ -1,0 +1,496 @@
+"""A drain serves what waits, keeps its neighbours apart, and leaves nothing claimed behind."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import http.server
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from depth_core.contract import ArtworkStatus, DepthParameters
+from depth_core.errors import StoreError
+from depth_core.output import encode, records
+from depth_core.requests import drain as drain_module
+from depth_core.requests import tables
+from depth_core.requests.artworks import ArtworkStore, NewArtwork, open_store
+from depth_core.requests.drain import Drain, Models
+from depth_core.settings import Settings
+from depth_core.storage import Store
+
+TINY = DepthParameters(model="tiny", resolution_lower_limit=256)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        data=tmp_path,
+        device="cpu",
+        allow_private_hosts=True,
+        linger_seconds=0.3,
+        backoff_seconds=0.01,
+        download_attempts=2,
+        read_timeout=5,
+        lease_seconds=8,
+    )
+
+
+@pytest.fixture
+def artworks(settings: Settings) -> Iterator[ArtworkStore]:
+    store = open_store(settings)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def store(settings: Settings) -> Store:
+    return Store(settings.store_location)
+
+
+class Images:
+    """A server of images; `slow` holds its answers back until they are let go, `poison` kills who asks."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+        self.victim: int | None = None
+        self.asked: list[str] = []
+        images = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                images.asked.append(self.path)
+                if self.path.startswith("/slow"):
+                    images.let_go.wait(20)
+                if self.path.startswith("/poison") and images.victim:
+                    os.kill(images.victim, signal.SIGKILL)
+                if self.path.startswith("/none"):
+                    self.send_error(404)
+                    return
+                body = b"<html>" if self.path.startswith("/text") else images.photo(self.path)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *words: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @staticmethod
+    def photo(path: str) -> bytes:
+        coarse = np.random.default_rng(sum(path.encode())).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+        file = BytesIO()
+        Image.fromarray(coarse).resize((160, 120), Image.Resampling.BICUBIC).save(file, "JPEG")
+        return file.getvalue()
+
+
+@pytest.fixture
+def images() -> Iterator[Images]:
+    server = Images()
+    yield server
+    server.let_go.set()
+    server.server.shutdown()
+    server.server.server_close()
+
+
+def ask(artworks: ArtworkStore, url: str, parameters: DepthParameters = TINY) -> Any:
+    return artworks.create(NewArtwork(url, parameters), api_key_id="somebody").artwork.id
+
+
+def drain(artworks: ArtworkStore, store: Store, settings: Settings, **words: Any) -> Drain:
+    return Drain(artworks, store, settings, worker=f"drain-{time.monotonic_ns()}", device="cpu", **words)
+
+
+def status(artworks: ArtworkStore, artwork_id: Any) -> str:
+    return artworks.get(artwork_id).status.value
+
+
+def test_what_waits_is_served_and_the_drain_ends(artworks, store, settings, images) -> None:
+    ids = [ask(artworks, f"{images.url}/{n}.jpg") for n in range(3)]
+    report = drain(artworks, store, settings).serve()
+    assert set(report.succeeded) == set(ids)
+    for each in ids:
+        artwork = artworks.get(each)
+        assert artwork.results == ("depth.png", "depth.json")
+        assert artwork.duration > 0
+        with Image.open(BytesIO(store.read(f"{artwork.folder}/depth.png"))) as picture:
+            assert picture.size == (160, 120)
+    assert artworks.drains()[0].ended_at is not None
+
+
+def test_failures_say_why_and_cost_nobody_else(artworks, store, settings, images) -> None:
+    good, gone, text = (ask(artworks, f"{images.url}/{name}") for name in ("a.jpg", "none.jpg", "text.jpg"))
+    drain(artworks, store, settings).serve()
+    assert status(artworks, good) == "succeeded"
+    assert artworks.get(gone).error_kind == "not_found"
+    assert artworks.get(text).error_kind == "not_an_image"
+
+
+def test_a_slow_host_delays_nobody_else(artworks, store, settings, images) -> None:
+    slow = ask(artworks, f"{images.url}/slow.jpg")
+    quick = ask(artworks, f"{images.url}/quick.jpg")
+    work = threading.Thread(target=drain(artworks, store, settings).serve)
+    work.start()
+    deadline = time.monotonic() + 60
+    while status(artworks, quick) != "succeeded" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert (status(artworks, quick), status(artworks, slow)) == ("succeeded", "processing")
+    images.let_go.set()
+    work.join(60)
+    assert status(artworks, slow) == "succeeded"
+
+
+def test_an_artwork_that_breaks_the_network_runs_alone_next_and_fails_in_the_end(
+    artworks, store, settings, images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from depth_core.engine import stages
+
+    real = stages.predict
+
+    def predict(batch: Any, *rest: Any) -> Any:
+        if any("cursed" in image.item.name for image in batch):
+            raise RuntimeError("the device is gone")
+        return real(batch, *rest)
+
+    monkeypatch.setattr(
+        "depth_core.engine.local.Steps", lambda: SimpleNamespace(prepare=stages.prepare, predict=predict, write=stages.write)
+    )
+    cursed, good = (ask(artworks, f"{images.url}/{name}.jpg") for name in ("cursed", "good"))
+    for _ in range(settings.max_attempts):
+        with contextlib.suppress(RuntimeError):
+            drain(artworks, store, settings).serve()
+    drain(artworks, store, settings).serve()
+    assert status(artworks, good) == "succeeded"
+    artwork = artworks.get(cursed)
+    assert (artwork.status.value, artwork.error_kind, artwork.attempts) == ("failed", "internal", settings.max_attempts)
+    assert "the device is gone" in artwork.error_message
+
+
+def test_many_slow_images_do_not_keep_the_device_from_a_quick_one(artworks, store, settings, images) -> None:
+    few = settings.model_copy(update={"drain_claims": 2})
+    for n in range(4):
+        ask(artworks, f"{images.url}/slow{n}.jpg")
+    quick = ask(artworks, f"{images.url}/quick.jpg")
+    work = threading.Thread(target=drain(artworks, store, few).serve)
+    work.start()
+    deadline = time.monotonic() + 60
+    while status(artworks, quick) != "succeeded" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert status(artworks, quick) == "succeeded"
+    assert not images.let_go.is_set()
+    images.let_go.set()
+    work.join(60)
+
+
+def test_an_image_that_does_not_arrive_in_time_fails_as_a_timeout(artworks, store, settings, images) -> None:
+    slow = ask(artworks, f"{images.url}/slow.jpg")
+    drain(artworks, store, settings.model_copy(update={"request_fetch_seconds": 0.3})).serve()
+    assert artworks.get(slow).error_kind == "timeout"
+
+
+def test_a_model_that_does_not_fit_fails_its_artworks_and_no_others(
+    artworks, store, settings, images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Models.get
+
+    def get(self: Models, checkpoint: Any) -> Any:
+        if not images.let_go.is_set():
+            images.let_go.set()
+            raise MemoryError("tiny is too large")
+        return real(self, checkpoint)
+
+    monkeypatch.setattr(Models, "get", get)
+    first = ask(artworks, f"{images.url}/a.jpg")
+    drain(artworks, store, settings).serve()
+    second = ask(artworks, f"{images.url}/b.jpg")
+    drain(artworks, store, settings).serve()
+    assert artworks.get(first).error_kind == "out_of_memory"
+    assert status(artworks, second) == "succeeded"
+
+
+def test_a_drain_at_its_deadline_gives_back_what_it_has_not_begun(artworks, store, settings, images) -> None:
+    dead = "drain-that-died"
+    artworks.start_drain(dead, "cpu")
+    tried = ask(artworks, f"{images.url}/tried.jpg")
+    artworks.claim(dead, limit=1, lease_seconds=60)
+    artworks.reconcile(max_attempts=3, dead_workers=[dead])
+    slow = ask(artworks, f"{images.url}/slow.jpg")
+    work = drain(artworks, store, settings.model_copy(update={"max_drain_seconds": 1.0}))
+    held_back = work._claim
+
+    def claim_both(models: Any, fetching: Any) -> None:  # the slow one first, so that the tried one has to wait
+        if not work.held:
+            work.held.add(slow)
+        held_back(models, fetching)
+
+    work._claim = claim_both
+    thread = threading.Thread(target=work.serve)
+    thread.start()
+    time.sleep(2)
+    work.held.discard(slow)
+    images.let_go.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert status(artworks, tried) == "starting"
+
+
+def test_a_model_that_is_not_here_is_a_failed_artwork_with_the_cure(artworks, store, settings, images) -> None:
+    giant = ask(artworks, f"{images.url}/a.jpg", DepthParameters(model="giant"))
+    small = ask(artworks, f"{images.url}/b.jpg")
+    drain(artworks, store, settings).serve()
+    assert artworks.get(giant).error_kind == "model_unavailable"
+    assert "DEPTH_CHECKPOINTS" in artworks.get(giant).error_message
+    assert status(artworks, small) == "succeeded"
+
+
+def test_the_same_image_asked_for_twice_is_computed_once_and_answered_twice(artworks, store, settings, images) -> None:
+    first, second = (ask(artworks, f"{images.url}/same.jpg") for _ in range(2))
+    drain(artworks, store, settings).serve()
+    assert [status(artworks, each) for each in (first, second)] == ["succeeded"] * 2
+    assert artworks.get(first).folder == artworks.get(second).folder
+
+
+def test_an_image_that_bulk_has_made_is_not_made_again(artworks, store, settings, images) -> None:
+    ask(artworks, f"{images.url}/a.jpg")
+    drain(artworks, store, settings).serve()
+    again = ask(artworks, f"{images.url}/a.jpg")
+    drain(artworks, store, settings).serve()
+    assert artworks.get(again).outcome["reused"] is True
+
+
+def test_a_cancelled_artwork_is_dropped(artworks, store, settings, images) -> None:
+    slow = ask(artworks, f"{images.url}/slow.jpg")
+    work = drain(artworks, store, settings)
+    thread = threading.Thread(target=work.serve)
+    thread.start()
+    while status(artworks, slow) != "processing":
+        time.sleep(0.02)
+    artworks.cancel(slow)
+    images.let_go.set()
+    thread.join(60)
+    assert status(artworks, slow) == "canceled"
+    assert work.report.succeeded == []
+
+
+def test_what_was_tried_before_runs_alone(artworks, store, settings, images) -> None:
+    dead = "drain-that-died"
+    artworks.start_drain(dead, "cpu")
+    poison = ask(artworks, f"{images.url}/slow-poison.jpg")
+    artworks.claim(dead, limit=1, lease_seconds=60)
+    artworks.reconcile(max_attempts=3, dead_workers=[dead])
+    other = ask(artworks, f"{images.url}/other.jpg")
+    thread = threading.Thread(target=drain(artworks, store, settings).serve)
+    thread.start()
+    while "/slow-poison.jpg" not in images.asked:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    assert status(artworks, other) == "starting"
+    images.let_go.set()
+    thread.join(60)
+    assert [status(artworks, each) for each in (poison, other)] == ["succeeded"] * 2
+
+
+PROGRAM = """
+from depth_core import settings
+from depth_core.requests.artworks import open_store
+from depth_core.requests.drain import Drain
+from depth_core.storage import Store
+import os
+now = settings.load()
+Drain(open_store(now), Store(now.store_location), now, worker=f"drain-{os.getpid()}", device="cpu").serve()
+"""
+
+
+def test_an_image_that_kills_its_process_fails_after_three_deaths_and_its_neighbours_do_not(
+    artworks, store, settings, images
+) -> None:
+    poison, *others = (ask(artworks, f"{images.url}/{name}.jpg") for name in ("poison", "a", "b"))
+    environment = os.environ | {"DEPTH_DATA": str(settings.data), "DEPTH_ALLOW_PRIVATE_HOSTS": "true", "DEPTH_DEVICE": "cpu"}
+    for _ in range(settings.max_attempts):
+        process = subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment)
+        images.victim = process.pid
+        assert process.wait(60) == -signal.SIGKILL
+        artworks.reconcile(max_attempts=settings.max_attempts, dead_workers=[f"drain-{process.pid}"])
+    assert artworks.get(poison).error_kind == "worker_lost"
+    assert "died 3 times" in artworks.get(poison).error_message
+
+    drain(artworks, store, settings).serve()
+    assert [status(artworks, each) for each in others] == ["succeeded"] * 2
+    assert max(artworks.get(each).attempts for each in others) == 2, "only the first death was theirs too"
+
+
+class Failing(Store):
+    """A store whose disk is full until it is told otherwise."""
+
+    full = True
+
+    def write(self, key: str, data: bytes, *, content_type: str | None = None) -> None:
+        if self.full:
+            raise StoreError("cannot write: no space left")
+        super().write(key, data, content_type=content_type)
+
+
+def test_a_store_that_fails_for_a_while_costs_no_attempt_and_no_drain(artworks, settings, images, caplog) -> None:
+    waiting = [ask(artworks, f"{images.url}/{name}.jpg") for name in "ab"]
+    full = Failing(settings.store_location)
+    work = drain(artworks, full, settings)
+    thread = threading.Thread(target=work.serve)
+    with caplog.at_level(logging.ERROR):
+        thread.start()
+        while "no space left" not in caplog.text:
+            time.sleep(0.02)
+        full.full = False
+        thread.join(60)
+    assert [status(artworks, each) for each in waiting] == ["succeeded"] * 2
+    assert [artworks.get(each).attempts for each in waiting] == [1, 1]
+
+
+def test_a_store_that_fails_for_long_ends_the_drain_and_its_claims_go_back(
+    artworks, settings, images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain_module, "STORE_PATIENCE_SECONDS", 0.5)
+    waiting = ask(artworks, f"{images.url}/a.jpg")
+    with pytest.raises(StoreError, match="no space left"):
+        drain(artworks, Failing(settings.store_location), settings).serve()
+    artwork = artworks.get(waiting)
+    assert (artwork.status, artwork.attempts) == (ArtworkStatus.STARTING, 0)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Weights of V2 small: its tensors by name and shape, with random numbers."""
+    import torch
+    from safetensors.torch import save_file
+
+    listed = Path(__file__).parents[1] / "data" / "oracle" / "keys_da2_vits.json.gz"
+    shapes = json.loads(gzip.decompress(listed.read_bytes()))
+    shapes = shapes.get("state_dict", shapes)
+    save_file({key: 0.05 * torch.randn(tuple(shape)) for key, shape in shapes.items()}, tmp_path / "small.safetensors")
+    return tmp_path / "small.safetensors"
+
+
+def test_networks_stay_loaded_within_the_budget_and_the_least_recently_used_goes(settings, small: Path) -> None:
+    from depth_core import catalog
+    from depth_core.inference import checkpoints
+
+    settings = settings.model_copy(update={"checkpoints": {"v2/small": str(small)}, "checkpoint_cache": small.parent})
+    tiny_one, small_one = (checkpoints.resolve(catalog.BY_KEY[key], settings) for key in ("tiny", "v2/small"))
+
+    roomy = Models(settings, budget_bytes=1e9)
+    first = roomy.get(tiny_one)
+    roomy.get(small_one)
+    assert roomy.keys == ("tiny", "v2/small")
+    assert roomy.get(tiny_one) is first
+    assert roomy.keys == ("v2/small", "tiny"), "the one used last goes last"
+    roomy.close()
+    assert roomy.keys == ()
+
+    tight = Models(settings, budget_bytes=100e6)  # v2/small alone fits
+    evicted = tight.get(tiny_one)
+    tight.get(small_one)
+    assert tight.keys == ("v2/small",)
+    with pytest.raises(RuntimeError, match="closed"):
+        evicted.prepare(np.zeros((64, 64, 3), np.uint8), (64, 64))
+    assert tight.get(tiny_one) is not evicted
+    assert tight.keys == ("tiny",)
+    tight.close()
+
+
+def test_a_request_waits_for_one_batch_of_bulk_and_not_for_the_chunk(artworks, store, settings, images, tmp_path: Path) -> None:
+    from depth_core import catalog
+    from depth_core.engine import chunk, device
+    from depth_core.inference import checkpoints, predictor
+    from depth_core.ingest import sources
+    from depth_core.profiles import Profile
+
+    turns: list[str] = []  # at the device, in their order
+    asked, bulk_runs = threading.Event(), threading.Event()
+
+    class Request(device.RequestTurn):
+        def take(self) -> None:
+            turns.append("request waits")
+            asked.set()
+            super().take()
+            turns.append("request")
+
+    photos = [images.photo("b" * (n + 1)) for n in range(40)]
+    shas = [hashlib.sha256(photo).hexdigest() for photo in photos]
+    for sha, photo in zip(shas, photos, strict=True):
+        store.write(sources.source_key(sha), photo)
+    checkpoint = checkpoints.resolve(catalog.BY_KEY["tiny"], settings)
+
+    @contextmanager
+    def load(found: Any) -> Iterator[Any]:
+        network = predictor.load(found, settings)
+        predict = network.predict
+
+        def noted(batch: Any) -> Any:
+            turns.append("bulk")
+            if turns.count("bulk") == 3:
+                bulk_runs.set()
+                asked.wait(60)
+                time.sleep(0.3)  # long enough for the request to reach the gate
+            return predict(batch)
+
+        network.predict = noted
+        yield network
+        network.close()
+
+    bulk = threading.Thread(
+        target=chunk.run,
+        args=([chunk.Source(sha) for sha in shas],),
+        kwargs={
+            "profile": Profile(name="preview", parameters=TINY),
+            "chunk": "photos-00000",
+            "run_id": "bulk",
+            "checkpoint": checkpoint,
+            "load": load,
+            "store": store,
+            "settings": settings,
+            "turn_at": lambda name: device.BulkTurn(name, tmp_path),
+        },
+    )
+    bulk.start()
+    assert bulk_runs.wait(60)
+    single = ask(artworks, f"{images.url}/single.jpg")
+    drain(artworks, store, settings, turn_at=lambda name: Request(name, tmp_path)).serve()
+    bulk.join(120)
+
+    assert status(artworks, single) == "succeeded"
+    between = turns[turns.index("request waits") : turns.index("request")]
+    assert between.count("bulk") <= 4, turns  # what was under way in each lane, and what was sent in that moment
+    assert turns[turns.index("request") :].count("bulk") > len(photos) // 2, "the chunk was over before"
+
+
+def test_artworks_and_bulk_records_share_one_table(artworks, store, settings, images) -> None:
+    for name in ("a.jpg", "none.jpg"):
+        ask(artworks, f"{images.url}/{name}")
+    drain(artworks, store, settings).serve()
+    day = artworks.get(ask(artworks, "http://x.test/y.jpg")).created_at.date()
+    tables.write_day(artworks, store, day)
+    frame = records.read(store, profile="api")
+    assert sorted(frame["status"]) == ["failed", "succeeded"]
+    assert list(frame.columns) == [column.name for column in records.COLUMNS]
+    done = frame[frame["status"] == "succeeded"].iloc[0]
+    assert done["results"][0].endswith(encode.PNG)
+    assert done["network_width"] > 0

@@ -1,0 +1,283 @@
+"""Files dropped into the inbox: a local folder and a bucket of a server that speaks S3."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from depth_core import settings as settings_module
+from depth_core.requests import inbox
+from depth_core.requests.artworks import ArtworkStore
+from depth_core.requests.inbox import PickedUp, answer, open_inbox, pick_up
+from depth_core.settings import Settings
+from depth_core.storage import Store
+
+ONE = {"imageUrl": "https://example.com/a.jpg", "model": "tiny"}
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield {"endpoint_url": f"http://{host}:{port}", "key": "test", "secret": "test"}
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    if request.param == "folder":
+        return settings_module.load(data=tmp_path, inbox_settle_seconds=0.0)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    options = request.getfixturevalue("s3")
+    name = f"inbox-{abs(hash(tmp_path)):x}"
+    Store("s3://" + name, options).fs.mkdir(name)
+    return settings_module.load(data=tmp_path, inbox_url=f"s3://{name}/drop", store_options=options, inbox_settle_seconds=0.0)
+
+
+@pytest.fixture
+def folder(settings: Settings) -> Store:
+    return open_inbox(settings)
+
+
+@pytest.fixture
+def drop(folder: Store) -> Callable[[str, Any], None]:
+    def write(name: str, content: Any) -> None:
+        folder.write(name, content if isinstance(content, bytes) else json.dumps(content).encode())
+
+    return write
+
+
+@pytest.fixture
+def look(store: ArtworkStore, folder: Store, settings: Settings) -> Callable[[], PickedUp]:
+    return lambda: pick_up(store, folder, settings)
+
+
+def succeed_all(store: ArtworkStore) -> None:
+    while batch := store.claim("w", limit=100, lease_seconds=60):
+        for claimed in batch:
+            store.finish(claimed.id, "w", folder="depth/x", results=["depth.png"], seconds={})
+
+
+Drop = Callable[[str, Any], None]
+Look = Callable[[], PickedUp]
+
+
+def test_a_file_is_picked_up_once_and_answered_beside_it(
+    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, look: Look
+) -> None:
+    drop("cat.json", {**ONE, "invertDepth": True})
+    [artwork_id] = look().artworks
+    assert look() == PickedUp()
+    artwork = store.get(artwork_id)
+    assert (artwork.api_key_id, artwork.source) == ("inbox", f"{folder.url('cat.json')}#0")
+    assert artwork.parameters["invertDepth"] is True
+    assert answer(store, folder, settings) == []
+    succeed_all(store)
+    assert answer(store, folder, settings) == ["cat.artwork.json"]
+    told = json.loads(folder.read("cat.artwork.json"))
+    assert (told["id"], told["status"]) == (str(artwork_id), "succeeded")
+    assert told["results"] == [f"{settings.public_url}/v2/artworks/{artwork_id}/results/depth.png"]
+    assert answer(store, folder, settings) == []
+    assert look() == PickedUp()
+    assert folder.exists("cat.json")
+
+
+def test_a_list_is_answered_by_a_list_in_its_order_when_all_have_ended(
+    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, look: Look
+) -> None:
+    drop("many.json", [ONE, {**ONE, "model": "small"}, ONE])
+    ids = look().artworks
+    assert len(ids) == 3
+    store.cancel(ids[1])
+    assert answer(store, folder, settings) == []
+    succeed_all(store)
+    assert answer(store, folder, settings) == ["many.artwork.json"]
+    told = json.loads(folder.read("many.artwork.json"))
+    assert [each["id"] for each in told] == [str(artwork_id) for artwork_id in ids]
+    assert [each["status"] for each in told] == ["succeeded", "canceled", "succeeded"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"imageUrl": "https://example.com/a.jpg"', "no JSON"),
+        (b"", "no JSON"),
+        (b"\xff\xfe\x00", "no JSON"),
+        (b"[" * 5000, "no JSON"),
+        (b'{"imageUrl": "\\ud800"}', "Unicode"),
+        ([], "1 to 1000"),
+        ([ONE] * 1001, "1 to 1000"),
+        ("text", "an object"),
+        ({"model": "none", "imageUrl": "file:///etc/passwd", "x": 1}, "imageUrl"),
+        ({**ONE, "imageUrl": "http://127.0.0.1/a.jpg"}, "not on the public internet"),
+        ([ONE, {**ONE, "resolutionLowerLimit": 5}], "1.resolutionLowerLimit"),
+        ([ONE, [ONE]], "1: "),
+    ],
+)
+def test_what_is_not_valid_is_quarantined_with_the_reason(
+    store: ArtworkStore, folder: Store, drop: Drop, look: Look, content: Any, reason: str
+) -> None:
+    drop("bad.json", content)
+    found = look()
+    assert found.artworks == []
+    assert reason in found.quarantined["bad.json"]
+    assert store.page().artworks == []
+    assert not folder.exists("bad.json")
+    kept = {key.rpartition(".")[0][-7:]: folder.read(key) for key in folder.keys(inbox.QUARANTINE)}
+    assert len(kept) == 2
+    note = json.loads(kept.pop(".reason"))
+    assert (note["file"], note["reason"]) == ("bad.json", found.quarantined["bad.json"])
+    assert kept.popitem()[1] == (content if isinstance(content, bytes) else json.dumps(content).encode())
+
+
+def test_every_fault_of_a_file_is_in_its_reason(drop: Drop, look: Look) -> None:
+    drop("bad.json", {"imageUrl": "x", "invertDepth": 1, "colour": "red"})
+    reason = look().quarantined["bad.json"]
+    assert all(name in reason for name in ("imageUrl", "invertDepth", "colour"))
+
+
+def test_a_half_written_file_is_waited_for(store: ArtworkStore, folder: Store, settings: Settings, drop: Drop) -> None:
+    patient = settings.model_copy(update={"inbox_settle_seconds": 3600.0})
+    text = json.dumps(ONE).encode()
+    drop("slow.json", b"")
+    assert pick_up(store, folder, patient) == PickedUp()
+    drop("slow.json", text[:20])
+    assert pick_up(store, folder, patient) == PickedUp()
+    drop("slow.json", text)
+    assert len(pick_up(store, folder, patient).artworks) == 1
+
+
+def test_the_same_content_again_is_the_same_request_and_answered_again(
+    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, look: Look
+) -> None:
+    drop("a.json", ONE)
+    look()
+    succeed_all(store)
+    answer(store, folder, settings)
+    folder.delete("a.json")
+    folder.delete("a.artwork.json")
+    time.sleep(1.1 if not folder.local else 0.01)  # a bucket tells times in whole seconds
+    drop("a.json", ONE)
+    assert look() == PickedUp()
+    assert len(store.page().artworks) == 1
+    assert answer(store, folder, settings) == ["a.artwork.json"]
+
+
+def test_other_content_under_the_same_name_is_another_request_and_gets_the_answer(
+    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, look: Look
+) -> None:
+    drop("a.json", ONE)
+    [first] = look().artworks
+    drop("a.json", {**ONE, "invertDepth": True})
+    [second] = look().artworks
+    succeed_all(store)
+    assert answer(store, folder, settings) == ["a.artwork.json"]
+    assert json.loads(folder.read("a.artwork.json"))["id"] == str(second)
+    assert store.get(first).status.final
+
+
+@pytest.mark.parametrize("answered_between", [True, False])
+def test_a_content_that_comes_back_after_another_gets_the_answer_again(
+    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, look: Look, answered_between: bool
+) -> None:
+    other = {**ONE, "invertDepth": True}
+    drop("a.json", ONE)
+    [first] = look().artworks
+    drop("a.json", other)
+    look()
+    if answered_between:
+        succeed_all(store)
+        answer(store, folder, settings)
+    time.sleep(1.1 if not folder.local else 0.01)  # a bucket tells times in whole seconds
+    drop("a.json", ONE)
+    assert look() == PickedUp()
+    succeed_all(store)
+    assert answer(store, folder, settings) == ["a.artwork.json"]
+    assert json.loads(folder.read("a.artwork.json"))["id"] == str(first)
+    assert len(store.page().artworks) == 2
+
+
+def test_what_is_no_request_file_is_left_alone(folder: Store, drop: Drop, look: Look) -> None:
+    names = ["photo.jpg", ".hidden.json", "a.json.part", "old.artwork.json", "done/b.json", "notes.txt"]
+    for name in names:
+        drop(name, b"{")
+    assert look() == PickedUp()
+    assert all(folder.exists(name) for name in names)
+
+
+def test_an_inbox_that_is_not_there_is_empty(store: ArtworkStore, folder: Store, settings: Settings) -> None:
+    assert pick_up(store, folder, settings) == PickedUp()
+    assert answer(store, folder, settings) == []
+
+
+def test_many_who_look_at_once_pick_a_file_up_once(
+    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, look: Look
+) -> None:
+    for index in range(5):
+        drop(f"{index}.json", [{**ONE, "imageUrl": f"https://example.com/{index}"}] * 3)
+    drop("bad.json", [])
+    found: list[PickedUp] = []
+    barrier = threading.Barrier(4)
+
+    def pick() -> None:
+        barrier.wait()
+        found.append(look())
+
+    threads = [threading.Thread(target=pick) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    ids = [artwork_id for each in found for artwork_id in each.artworks]
+    assert len(ids) == len(set(ids)) == len(store.page(limit=100).artworks) == 15
+    assert not folder.exists("bad.json")
+
+
+def test_a_writer_that_goes_on_in_a_quarantined_file_loses_nothing(store: ArtworkStore, tmp_path: Path) -> None:
+    settings = settings_module.load(data=tmp_path, inbox_settle_seconds=0.0)
+    folder = open_inbox(settings)
+    os.makedirs(folder.root)
+    with open(folder.path("slow.json"), "w") as file:
+        file.write('{"imageUrl":')
+        file.flush()
+        assert "slow.json" in pick_up(store, folder, settings).quarantined
+        file.write(' "https://example.com/a.jpg"}')
+    [kept] = [key for key in folder.keys(inbox.QUARANTINE) if not key.endswith(".reason.json")]
+    assert json.loads(folder.read(kept)) == {"imageUrl": "https://example.com/a.jpg"}
+
+
+def test_a_folder_is_looked_at_whenever_asked_and_a_bucket_now_and_then(
+    store: ArtworkStore, settings: Settings, folder: Store, drop: Drop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = inbox.Watch(store, settings)
+    assert watch.look() == PickedUp()
+    drop("a.json", ONE)
+    assert len(watch.look().artworks) == (1 if folder.local else 0)
+    monkeypatch.setattr(inbox, "REMOTE_SECONDS", 0.0)
+    assert len(watch.look().artworks) == (0 if folder.local else 1)
+    succeed_all(store)
+    monkeypatch.setattr(inbox, "REMOTE_SECONDS", 3600.0)
+    watch.look()
+    assert folder.exists("a.artwork.json"), "answers wait for no listing"
+
+
+def test_a_file_whose_artwork_was_forgotten_is_no_new_request(
+    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, look: Look
+) -> None:
+    drop("a.json", ONE)
+    look()
+    succeed_all(store)
+    answer(store, folder, settings)
+    assert store.prune(before=store.clock()) == 1
+    drop("a.json", ONE)  # touched: the stamp is another, the content is not
+    assert look() == PickedUp()
+    assert answer(store, folder, settings) == []
+    assert store.page().artworks == []

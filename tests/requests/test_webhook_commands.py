@@ -1,0 +1,97 @@
+"""`depthline webhooks ...` and `depthline artwork` as an operator types them."""
+
+import signal
+import subprocess
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from depth_core import settings as settings_module
+from depth_core.cli import app
+from depth_core.requests import webhooks
+from depth_core.requests.artworks import ArtworkStore, NewArtwork, open_store
+from depth_core.settings import Settings
+
+Ask = Callable[..., NewArtwork]
+PROGRAM = str(Path(sysconfig.get_path("scripts")) / "depthline")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("DEPTH_DATA", str(tmp_path))
+    monkeypatch.setenv("DEPTH_ALLOW_PRIVATE_HOSTS", "true")
+    return settings_module.load()
+
+
+@pytest.fixture
+def artworks(settings: Settings) -> Iterator[ArtworkStore]:
+    artworks = open_store(settings)
+    yield artworks
+    artworks.close()
+
+
+def canceled(artworks: ArtworkStore, new: NewArtwork) -> UUID:
+    artwork_id = artworks.create(new, api_key_id="ann").artwork.id
+    artworks.cancel(artwork_id)
+    return artwork_id
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(app, ["webhooks", *words])
+
+
+def test_a_webhook_is_delivered_looked_at_and_replayed(
+    settings: Settings, artworks: ArtworkStore, ask: Ask, receiver: Callable[..., Any]
+) -> None:
+    server = receiver(410, 200)
+    artwork_id = canceled(artworks, ask(webhook=server.url))
+    assert run("deliver", "--once").stdout == "1 attempts\n"
+    assert "HTTP 410" in run("attempts", str(artwork_id)).stdout
+    assert run("replay", str(artwork_id)).stdout == "1 deliveries are due again\n"
+    assert run("deliver", "--once").stdout == "1 attempts\n"
+    assert len(server.received) == 2
+    assert run("secret", "ann").stdout.strip() == webhooks.secret(artworks, settings, "ann")
+
+
+def test_an_artwork_is_shown_with_its_history_and_the_runs_that_had_it(
+    settings: Settings, artworks: ArtworkStore, ask: Ask
+) -> None:
+    artworks.start_drain("drain-1", "cpu", run_id="4b825dc6")
+    artwork_id = artworks.create(ask(), api_key_id="ann").artwork.id
+    artworks.claim("drain-1", limit=1, lease_seconds=60)
+    artworks.finish(artwork_id, "drain-1", folder="depth/x", results=["depth.png"], seconds={})
+    shown = CliRunner().invoke(app, ["artwork", str(artwork_id)]).stdout
+    for words in ('"status": "succeeded"', "ann, http", "run", "4b825dc6", "starting", "processing drain-1", str(settings.data)):
+        assert words in shown
+    unknown = CliRunner().invoke(app, ["artwork", str(uuid4())])
+    assert unknown.exit_code == 2
+    assert "there is no artwork" in unknown.output
+
+
+def test_an_unknown_id_is_one_line_and_status_2(settings: Settings) -> None:
+    done = run("replay", str(uuid4()))
+    assert done.exit_code == 2
+    assert "no webhook delivery" in done.output
+
+
+def test_the_loop_delivers_until_it_is_told_to_stop(
+    settings: Settings, artworks: ArtworkStore, ask: Ask, receiver: Callable[..., Any]
+) -> None:
+    server = receiver(200)
+    canceled(artworks, ask(webhook=server.url))
+    process = subprocess.Popen([PROGRAM, "webhooks", "deliver"])
+    try:
+        deadline = time.monotonic() + 60
+        while webhooks.backlog(artworks)["delivered"] == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0

@@ -1,0 +1,379 @@
+"""Webhooks against real receivers: signed, retried, recorded, and never in each other's way."""
+
+import asyncio
+import json
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from cryptography.fernet import Fernet
+from pydantic import SecretStr
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from depth_core import settings as settings_module
+from depth_core.errors import ConfigurationError, DepthlineError, ErrorKind
+from depth_core.requests import webhooks
+from depth_core.requests.artworks import ArtworkStore, NewArtwork
+from depth_core.requests.database import now
+from depth_core.settings import Settings
+
+Ask = Callable[..., NewArtwork]
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return settings_module.load(
+        data=tmp_path,
+        allow_private_hosts=True,
+        public_url="https://depth.example",
+        webhook_schedule=[10.0, 100.0],
+        webhook_timeout=5.0,
+    )
+
+
+@pytest.fixture
+def wait(store: ArtworkStore) -> Callable[[float], None]:
+    """Sets the store's clock forward."""
+    passed = timedelta()
+    store.clock = lambda: now() + passed
+
+    def forward(seconds: float) -> None:
+        nonlocal passed
+        passed += timedelta(seconds=seconds)
+
+    return forward
+
+
+def ended(store: ArtworkStore, new: NewArtwork, api_key_id: str = "ann") -> UUID:
+    """An artwork that has succeeded, and so has a webhook to send."""
+    artwork_id = store.create(new, api_key_id=api_key_id).artwork.id
+    store.claim("w", limit=100, lease_seconds=60)
+    store.finish(artwork_id, "w", folder="depth/x", results=["depth.png"], seconds={"predict": 0.5})
+    return artwork_id
+
+
+def deliver(store: ArtworkStore, settings: Settings, **changes: Any) -> int:
+    return asyncio.run(webhooks.deliver_once(store, settings, **changes))
+
+
+def only(store: ArtworkStore, artwork_id: UUID) -> tuple[webhooks.Delivery, list[webhooks.Attempt]]:
+    [delivery] = webhooks.deliveries(store, artwork_id)
+    return delivery
+
+
+@contextmanager
+def delivering(store: ArtworkStore, settings: Settings) -> Iterator[None]:
+    """A delivery loop in a thread of its own."""
+    loop, stop = asyncio.new_event_loop(), asyncio.Event()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(webhooks.deliver_loop(store, settings, stop)))
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it never came about"
+        time.sleep(0.02)
+
+
+# -- one message --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_final_artwork_is_posted_once_and_its_signature_verifies(
+    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start
+) -> None:
+    server = receiver(200)
+    artwork_id = ended(store, ask(webhook=f"{server.url}/hook?a=1"))
+    assert deliver(store, settings) == 1
+    assert deliver(store, settings) == 0
+    [(path, headers, body)] = server.received
+    assert path == "/hook?a=1"
+    secret = webhooks.secret(store, settings, "ann")
+    message = Webhook(secret).verify(body, headers)
+    answer = store.get(artwork_id).answer("https://depth.example")
+    assert message == json.loads(answer.model_dump_json(by_alias=True, exclude_none=True))
+    assert message["status"] == "succeeded"
+    assert message["results"] == [f"https://depth.example/v2/artworks/{artwork_id}/results/depth.png"]
+    with pytest.raises(WebhookVerificationError):
+        Webhook(webhooks.secret(store, settings, "bob")).verify(body, headers)
+    delivery, [attempt] = only(store, artwork_id)
+    assert delivery.state == "delivered"
+    assert (attempt.status_code, attempt.error) == (200, None)
+
+
+def test_failed_and_canceled_artworks_are_told_too(store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start) -> None:
+    server = receiver(200)
+    gone = store.create(ask(webhook=server.url), api_key_id="ann").artwork.id
+    store.cancel(gone)
+    failing = store.create(ask(webhook=server.url), api_key_id="ann").artwork.id
+    store.claim("w", limit=1, lease_seconds=60)
+    store.fail(failing, "w", ErrorKind.NOT_AN_IMAGE, "it is a text")
+    assert deliver(store, settings) == 2
+    told = {body["id"]: body for body in (json.loads(body) for _, _, body in server.received)}
+    assert told[str(gone)]["status"] == "canceled"
+    assert told[str(failing)]["error"] == {"kind": "not_an_image", "message": "it is a text"}
+
+
+def test_nothing_is_sent_before_the_end_or_without_a_webhook(
+    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start
+) -> None:
+    server = receiver(200)
+    store.create(ask(webhook=server.url), api_key_id="ann")
+    ended(store, ask(invertDepth=True))
+    assert deliver(store, settings) == 0
+    assert server.received == []
+
+
+# -- retries ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_failing_receiver_is_tried_again_with_growing_delays_and_the_same_id(
+    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start, wait: Callable[[float], None]
+) -> None:
+    server = receiver(500, 503, 200)
+    artwork_id = ended(store, ask(webhook=server.url))
+    assert deliver(store, settings) == 1
+    wait(9)
+    assert deliver(store, settings) == 0
+    wait(4)  # the jitter adds a fifth at most
+    assert deliver(store, settings) == 1
+    wait(99)
+    assert deliver(store, settings) == 0
+    wait(22)
+    assert deliver(store, settings) == 1
+    delivery, attempts = only(store, artwork_id)
+    assert delivery.state == "delivered"
+    assert [attempt.status_code for attempt in attempts] == [500, 503, 200]
+    assert len({headers["webhook-id"] for _, headers, _ in server.received}) == 1
+    assert len({body for _, _, body in server.received}) == 1
+
+
+def test_a_receiver_that_never_recovers_is_given_up_and_its_attempts_kept(
+    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start, wait: Callable[[float], None]
+) -> None:
+    artwork_id = ended(store, ask(webhook=receiver(404).url))
+    for _ in range(5):
+        deliver(store, settings)
+        wait(1000)
+    delivery, attempts = only(store, artwork_id)
+    assert delivery.state == "failed"
+    assert [attempt.error for attempt in attempts] == ["HTTP 404"] * 3
+    assert webhooks.backlog(store) == {"pending": 0, "delivered": 0, "failed": 1}
+
+
+def test_a_message_that_cannot_be_signed_is_a_failed_attempt_and_given_up_in_time(
+    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start, wait: Callable[[float], None]
+) -> None:
+    server = receiver(200)
+    webhooks.secret(store, settings, "ann")
+    changed = settings.model_copy(update={"secret_key": SecretStr(Fernet.generate_key().decode())})
+    artwork_id = ended(store, ask(webhook=server.url))
+    for _ in range(5):
+        deliver(store, changed)
+        wait(1000)
+    delivery, attempts = only(store, artwork_id)
+    assert (delivery.state, len(attempts), server.received) == ("failed", 3, [])
+    assert all("DEPTH_SECRET_KEY" in (attempt.error or "") for attempt in attempts)
+
+
+def test_an_unforeseen_error_while_sending_is_a_failed_attempt_and_holds_up_nobody(
+    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start
+) -> None:
+    def resolve(host: str, port: int) -> list[str]:
+        if host == "odd.example":
+            raise RuntimeError("the name server is on holiday")
+        return ["127.0.0.1"]
+
+    odd = ended(store, ask(webhook="http://odd.example/"))
+    fine = ended(store, ask(webhook=receiver(200).url))
+    assert deliver(store, settings, resolve=resolve) == 2
+    delivery, [attempt] = only(store, odd)
+    assert (delivery.state, delivery.tries, attempt.error) == ("pending", 1, "RuntimeError: the name server is on holiday")
+    assert only(store, fine)[0].state == "delivered"
+
+
+def test_retry_after_is_honoured_when_it_asks_for_more(
+    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start, wait: Callable[[float], None]
+) -> None:
+    server = receiver((429, {"Retry-After": "600"}), (503, {"Retry-After": "999999999"}), 200)
+    artwork_id = ended(store, ask(webhook=server.url))
+    deliver(store, settings)
+    wait(590)
+    assert deliver(store, settings) == 0
+    wait(11)
+    assert deliver(store, settings) == 1
+    wait(24 * 3600)
+    assert deliver(store, settings) == 1
+    assert only(store, artwork_id)[0].state == "delivered"
+
+
+def test_410_ends_it(store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start) -> None:
+    artwork_id = ended(store, ask(webhook=receiver(410).url))
+    deliver(store, settings)
+    delivery, attempts = only(store, artwork_id)
+    assert (delivery.state, len(attempts)) == ("failed", 1)
+
+
+def test_redirects_are_not_followed(store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start) -> None:
+    target = receiver(200)
+    artwork_id = ended(store, ask(webhook=receiver((307, {"Location": target.url})).url))
+    deliver(store, settings)
+    delivery, [attempt] = only(store, artwork_id)
+    assert (delivery.state, attempt.status_code) == ("pending", 307)
+    assert target.received == []
+
+
+def test_a_receiver_that_is_not_there_is_tried_again(store: ArtworkStore, settings: Settings, ask: Ask) -> None:
+    artwork_id = ended(store, ask(webhook="http://127.0.0.1:9/hook"))
+    deliver(store, settings)
+    delivery, [attempt] = only(store, artwork_id)
+    assert delivery.state == "pending"
+    assert attempt.status_code is None
+    assert "Connect" in attempt.error
+
+
+def test_a_receiver_that_does_not_answer_in_time_is_tried_again(
+    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start
+) -> None:
+    artwork_id = ended(store, ask(webhook=receiver(hangs=True).url))
+    deliver(store, settings.model_copy(update={"webhook_timeout": 0.2}))
+    delivery, [attempt] = only(store, artwork_id)
+    assert (delivery.state, attempt.error) == ("pending", "no answer within 0.2 s")
+
+
+def test_a_name_that_turns_private_is_never_called(store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start) -> None:
+    server = receiver(200)
+    artwork_id = ended(store, ask(webhook="http://hooks.example/x"))
+    public = settings.model_copy(update={"allow_private_hosts": False})
+    deliver(store, public, resolve=lambda host, port: ["127.0.0.1"])
+    delivery, [attempt] = only(store, artwork_id)
+    assert delivery.state == "failed"
+    assert attempt.error.startswith("blocked_address")
+    assert server.received == []
+
+
+# -- several ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_receiver_that_hangs_delays_nobody(store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start) -> None:
+    hanging, good = receiver(hangs=True), receiver(200)
+    patient = settings.model_copy(update={"webhook_timeout": 600.0, "webhook_concurrency": 8, "webhook_per_host": 3})
+    # Both listen on loopback, under two names.
+    stuck = [ended(store, ask(webhook=f"{hanging.url.replace('127.0.0.1', 'localhost')}/{index}")) for index in range(20)]
+    told = [ended(store, ask(webhook=f"{good.url}/{index}")) for index in range(20)]
+    with delivering(store, patient):
+        eventually(lambda: webhooks.backlog(store)["delivered"] == 20)
+        eventually(lambda: len(hanging.held) == 3)
+    assert len(hanging.held) == 3  # its share, and no more
+    assert sorted(good.paths) == sorted(f"/{index}" for index in range(20))
+    assert all(only(store, each)[0].state == "delivered" for each in told)
+    assert all(only(store, each)[0].state == "pending" for each in stuck)
+
+
+def test_several_loops_send_every_message_once(store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start) -> None:
+    server = receiver(200)
+    for index in range(30):
+        ended(store, ask(webhook=f"{server.url}/{index}"))
+    with delivering(store, settings), delivering(store, settings), delivering(store, settings):
+        eventually(lambda: webhooks.backlog(store)["delivered"] == 30)
+    assert sorted(server.paths) == sorted(f"/{index}" for index in range(30))
+
+
+def test_what_a_stopped_loop_was_sending_is_sent_by_the_next(
+    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start
+) -> None:
+    hanging = receiver(hangs=True)
+    artwork_id = ended(store, ask(webhook=hanging.url))
+    with delivering(store, settings.model_copy(update={"webhook_timeout": 600.0})):
+        eventually(lambda: len(hanging.held) == 1)
+    assert only(store, artwork_id)[0].tries == 0
+    assert deliver(store, settings.model_copy(update={"webhook_timeout": 0.2})) == 1
+
+
+def test_what_a_killed_process_was_sending_comes_again_after_its_lease(
+    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start, wait: Callable[[float], None]
+) -> None:
+    server = receiver(200)
+    ended(store, ask(webhook=server.url))
+    assert len(webhooks._claim_due(store, settings, 10)) == 1  # and then the process dies
+    assert deliver(store, settings) == 0
+    wait(settings.webhook_timeout + 31)
+    assert deliver(store, settings) == 1
+    assert len(server.received) == 1
+
+
+# -- replay and secrets -------------------------------------------------------------------------------------------------------
+
+
+def test_a_delivery_can_be_replayed_by_either_id(store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start) -> None:
+    server = receiver(410, 200)
+    artwork_id = ended(store, ask(webhook=server.url))
+    deliver(store, settings)
+    assert webhooks.replay(store, artwork_id) == 1
+    assert deliver(store, settings) == 1
+    delivery, attempts = only(store, artwork_id)
+    assert (delivery.state, [attempt.status_code for attempt in attempts]) == ("delivered", [410, 200])
+    assert webhooks.replay(store, delivery.id) == 1
+    assert deliver(store, settings) == 1
+    with pytest.raises(DepthlineError, match="no webhook delivery"):
+        webhooks.replay(store, uuid4())
+
+
+def test_secrets_are_one_a_key_kept_encrypted_and_the_key_file_is_private(store: ArtworkStore, settings: Settings) -> None:
+    secret = webhooks.secret(store, settings, "ann")
+    assert secret.startswith("whsec_")
+    assert webhooks.secret(store, settings, "ann") == secret
+    assert webhooks.secret(store, settings, "bob") != secret
+    path = settings.data / "secret.key"
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    Fernet(path.read_bytes().strip())
+    other = settings_module.load(data=settings.data, secret_key=Fernet.generate_key().decode())
+    with pytest.raises(ConfigurationError, match="another DEPTH_SECRET_KEY"):
+        webhooks.secret(store, other, "ann")
+    with pytest.raises(ConfigurationError, match="no Fernet key"):
+        webhooks.secret(store, settings_module.load(data=settings.data, secret_key="x"), "ann")
+
+
+def test_processes_that_start_together_agree_on_key_and_secret(store: ArtworkStore, settings: Settings) -> None:
+    seen: list[str] = []
+    barrier = threading.Barrier(6)
+
+    def ask_for_it() -> None:
+        barrier.wait()
+        seen.append(webhooks.secret(store, settings, "ann"))
+
+    threads = [threading.Thread(target=ask_for_it) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 6
+    assert len(set(seen)) == 1
+    assert [path.name for path in settings.data.iterdir() if "secret" in path.name] == ["secret.key"]
+
+
+def test_a_secret_in_a_receivers_url_stays_out_of_the_logs(
+    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = receiver(200)
+    ended(store, ask(webhook=f"{server.url}/hook?token=hush"))
+    with caplog.at_level("INFO"):
+        asyncio.run(webhooks.deliver_once(store, settings))
+    assert server.paths == ["/hook?token=hush"]
+    assert f"{server.url}/hook " in caplog.text
+    assert "hush" not in caplog.text

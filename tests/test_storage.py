@@ -1,0 +1,121 @@
+"""The store: atomic, the same on a folder and on a bucket, clear about what is wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
+
+from depth_core.errors import StoreError
+from depth_core.storage import PART_SUFFIX, Store
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[tuple[str, dict[str, object]]]:
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = {"endpoint_url": f"http://{host}:{port}", "region_name": "us-east-1"}
+    boto3.client("s3", aws_access_key_id="x", aws_secret_access_key="x", **endpoint).create_bucket(Bucket="results")
+    yield "s3://results/prefix", {"key": "x", "secret": "x", "client_kwargs": endpoint}
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "folder":
+        return Store(tmp_path / "store")
+    url, options = request.getfixturevalue("bucket")
+    return Store(f"{url}/{tmp_path.name}", options)
+
+
+def test_what_is_written_is_read(store: Store) -> None:
+    store.write("a/b/c.bin", b"one")
+    store.write("a/b/c.bin", b"other")
+    assert store.read("a/b/c.bin") == b"other"
+    assert store.size("a/b/c.bin") == 5
+    with store.open("a/b/c.bin") as file:
+        file.seek(2)
+        assert file.read() == b"her"
+
+
+def test_what_is_not_there_is_not_an_error_of_the_store(store: Store) -> None:
+    with pytest.raises(FileNotFoundError):
+        store.read("nowhere")
+    assert store.read_or_none("nowhere") is None
+    assert store.size("nowhere") is None
+    assert not store.exists("nowhere")
+    store.delete("nowhere")
+    assert list(store.keys("nowhere")) == []
+
+
+def test_keys_are_listed_below_a_folder_and_sorted(store: Store) -> None:
+    for key in ("x/2", "x/1", "x/deep/3", "y/4"):
+        store.write(key, b"")
+    assert list(store.keys("x")) == ["x/1", "x/2", "x/deep/3"]
+    store.delete("x/1")
+    assert list(store.keys("x")) == ["x/2", "x/deep/3"]
+
+
+def test_urls_are_what_other_programs_open(store: Store) -> None:
+    url = store.url("a.png")
+    assert url == store.path("a.png") if store.local else url.startswith("s3://results/prefix/")
+
+
+def test_a_folder_is_no_key(store: Store) -> None:
+    store.write("folder/file", b"x")
+    assert store.size("folder") is None
+
+
+def test_a_store_that_can_be_written_leaves_no_trace_of_the_question(store: Store) -> None:
+    store.check_writable()
+    assert list(store.keys("")) == []
+
+
+@given(st.binary(max_size=2000))
+def test_bytes_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    store = Store(tmp_path_factory.getbasetemp() / "bytes")
+    store.write("k", data)
+    assert store.read("k") == data
+
+
+def test_a_write_that_fails_leaves_the_old_bytes_and_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    store.write("k", b"old")
+
+    def full(self: Path, data: bytes) -> int:
+        with open(self, "wb") as file:
+            file.write(data[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StoreError, match="no space left; free some"):
+        store.write("k", b"new")
+    assert store.read("k") == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["k"]
+
+
+def test_a_half_written_file_of_a_killed_process_is_no_key(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write("d/k", b"x")
+    (tmp_path / "d" / f"k.123-abc{PART_SUFFIX}").write_bytes(b"ha")
+    assert list(store.keys("d")) == ["d/k"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_says_so(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StoreError, match="permission denied"):
+        Store(tmp_path).check_writable()
+
+
+def test_a_scheme_that_nobody_knows_is_an_error_of_the_store() -> None:
+    with pytest.raises(StoreError, match="gopher"):
+        Store("gopher://x")
