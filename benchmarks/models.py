@@ -1,0 +1,194 @@
+"""Measures the networks: ours against stock transformers, V3 against V2, and every variant's time and memory.
+
+    python -m benchmarks.models speed       ours, stock and stock with eager attention, small, at 518, 770 and 1036 px, in turns
+    python -m benchmarks.models variants    every variant at 518 px (and at 1036 with --large): seconds, peak memory
+    python -m benchmarks.models precision   bfloat16 backbone against float32, every variant
+
+Weights are random; the numbers of a network do not change its speed. Everything compared is measured in turns in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from depth_core import catalog
+from depth_core.inference import depth_anything_2, depth_anything_3
+
+REPEATS = 5
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "variants", "precision", "one"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--large", action="store_true", help="variants: 1036 px as well")
+    parser.add_argument("--model", help="one: which")
+    parser.add_argument("--size", type=int, help="one: how many pixels square")
+    arguments = parser.parse_args()
+    if arguments.what == "speed":
+        speed(arguments.device)
+    elif arguments.what == "variants":
+        variants(arguments.device, (518, 1036) if arguments.large else (518,))
+    elif arguments.what == "precision":
+        precision(arguments.device)
+    else:
+        one(arguments.model, arguments.size, arguments.device)
+
+
+def speed(device: str) -> None:
+    model = v2("small")
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        forwards: dict[str, Forward] = {
+            "V2 small": disparity(model.to(device)),
+            "stock": stock(folder, device),
+            "stock, eager": stock(folder, device, attn_implementation="eager"),
+            "V3 small": depth(v3("small").to(device)),
+        }
+    print(f"{'px':>5} " + "".join(f"{name:>16}" for name in forwards) + "   stock / V2   eager / V2   V3 / V2")
+    for size in (518, 770, 1036):
+        images = torch.randn(1, 3, size, size, device=device)
+        best = dict.fromkeys(forwards, float("inf"))
+        for turn in range(REPEATS + 1):
+            for name, forward in forwards.items():
+                seconds = timed(forward, images)
+                if turn:  # the first warms up
+                    best[name] = min(best[name], seconds)
+        ours, usual, eager, third = best.values()
+        cells = "".join(f"{seconds:>15.3f}s" for seconds in best.values())
+        print(f"{size:>5} {cells} {usual / ours:>12.2f} {eager / ours:>12.2f} {third / ours:>9.2f}")
+
+
+def variants(device: str, sizes: tuple[int, ...]) -> None:
+    print(f"{'model':<24}" + "".join(f"{size:>8} px   memory" for size in sizes))
+    for spec in catalog.MODELS:
+        if spec.family is catalog.Family.TINY:
+            continue
+        row = f"{spec.key:<24}"
+        for size in sizes:
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.models",
+                "one",
+                "--device",
+                device,
+                "--model",
+                spec.key,
+                "--size",
+                str(size),
+            ]
+            answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+            row += f"{answer['seconds']:>10.2f}s {answer['gib']:>5.2f} GiB"
+        print(row, flush=True)
+
+
+def one(key: str, size: int, device: str) -> None:
+    """One variant in a process of its own: its peak memory, beyond what the libraries take, is its own too."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    forward = network(key, device)
+    images = torch.randn(1, 3, size, size, device=device)
+    timed(forward, images[..., :252, :252])  # the first run of a process is slower
+    seconds = timed(forward, images)
+    if seconds < 5:
+        seconds = min(seconds, *(timed(forward, images) for _ in range(REPEATS)))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    if device.startswith("cuda"):
+        peak = torch.cuda.max_memory_allocated()
+    print(json.dumps({"seconds": seconds, "gib": peak / 2**30}))
+
+
+def precision(device: str) -> None:
+    print(f"{'model':<24} relative difference of the bfloat16 backbone: mean, maximum")
+    for spec in catalog.MODELS:
+        if spec.family is catalog.Family.TINY:
+            continue
+        torch.manual_seed(0)
+        images = torch.randn(1, 3, 252, 252, device=device)
+        net = network(spec.key, device, pair=True)
+        with torch.inference_mode():
+            exact, rough = net(images, False), net(images, True)
+        error = (exact - rough).abs() / exact.abs().mean()
+        print(f"{spec.key:<24} {error.mean():.1e} {error.max():.1e}", flush=True)
+        del net
+
+
+def network(key: str, device: str, *, pair: bool = False) -> Any:
+    """The forward function of a model; with `pair` it takes whether to use bfloat16 as well."""
+    family, name = key.split("/")
+    if family == "v2":
+        model = v2(name).to(device)
+        return (lambda x, bf16: depth_anything_2.disparity(model, x, autocast=bf16)) if pair else disparity(model)
+    if name == "nested_giant_large":
+        parts = v3("giant", camera=True).to(device), v3("metric_large").to(device)
+
+        def nested(x: torch.Tensor, bf16: bool = False) -> torch.Tensor:
+            first, second = (part(x, autocast=bf16) for part in parts)
+            return depth_anything_3.aligned(first, depth_anything_3.metres(first, second), second.sky)[0]
+
+        return nested
+    net = v3(name).to(device)
+    return (lambda x, bf16: net(x, autocast=bf16).depth) if pair else depth(net)
+
+
+def v2(name: str) -> Any:
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    with torch.device("meta"):
+        state = transformers.DepthAnythingForDepthEstimation(depth_anything_2.config(name)).state_dict()
+    return depth_anything_2.build(name, random_like(state), origin="random weights")
+
+
+def v3(name: str, *, camera: bool = False) -> depth_anything_3.Net:
+    with torch.device("meta"):
+        state = depth_anything_3.Net(depth_anything_3.VARIANTS[name], camera=camera).state_dict()
+    tensors = random_like({f"model.{key}": value for key, value in state.items()})
+    return depth_anything_3.build(name, tensors, camera=camera, file="random weights", model=name)
+
+
+def random_like(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As large as trained weights are: products keep their scale."""
+    return {
+        key: torch.randn(value.shape) / max(1, value[0].numel()) ** 0.5 if value.ndim > 1 else torch.rand(value.shape)
+        for key, value in state.items()
+    }
+
+
+def stock(folder: str, device: str, **words: Any) -> Forward:
+    import transformers
+
+    model = transformers.AutoModelForDepthEstimation.from_pretrained(folder, **words).eval().to(device)
+    return lambda images: model(pixel_values=images).predicted_depth
+
+
+def disparity(model: Any) -> Forward:
+    return lambda images: depth_anything_2.disparity(model, images)
+
+
+def depth(net: depth_anything_3.Net) -> Forward:
+    return lambda images: net(images).depth
+
+
+def timed(forward: Forward, images: torch.Tensor) -> float:
+    with torch.inference_mode():
+        started = time.perf_counter()
+        forward(images)
+        if images.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
