@@ -18,9 +18,9 @@ def main(argv: list[str]) -> int:
         "the door": [sys.executable, "-m", "depth_api"],
         "Dagster": [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", *argv],
     }
-    told: list[int] = []
+    told: list[int] = []  # no exception: one raised in the middle of a start would lose what was started
 
-    def note(number: int, frame: FrameType | None) -> None:  # no exception: one in the middle of a start would lose what was started
+    def note(number: int, frame: FrameType | None) -> None:
         told.append(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):  # set here, since a shell starts what runs in its background without SIGINT
