@@ -127,7 +127,7 @@ def predict(batch: Sequence[Prepared], predictor: Predictor, plan: Plan) -> list
 
     clock = _clock(predictor.device, len(batch))
     with torch.inference_mode():
-        prediction = predictor.predict(torch.stack([image.pixels for image in batch]))
+        prediction = predictor.predict(_stacked(batch, predictor.device))
         return _render(batch, prediction.depth, prediction.sky, predictor, plan, clock)
 
 
@@ -137,7 +137,7 @@ def measure(batch: Sequence[Prepared], predictor: Predictor, plan: Plan) -> list
 
     clock = _clock(predictor.device, len(batch))
     with torch.inference_mode():
-        prediction = predictor.predict(torch.stack([image.pixels for image in batch]))
+        prediction = predictor.predict(_stacked(batch, predictor.device))
         ends = _to_host(normalization.finite_range(prediction.depth))
         depths, skies = _to_host(prediction.depth), None if prediction.sky is None else _to_host(prediction.sky)
         arrive = clock()
@@ -150,7 +150,7 @@ def render(batch: Sequence[Prepared], predictor: Predictor, plan: Plan) -> list[
 
     clock = _clock(predictor.device, len(batch))
     with torch.inference_mode():
-        known = torch.stack([image.pixels for image in batch]).to(predictor.device, non_blocking=True)
+        known = _stacked(batch, predictor.device).to(predictor.device, non_blocking=True)
         return _render(batch, known[:, 0], known[:, 1] if known.shape[1] > 1 else None, predictor, plan, clock)
 
 
@@ -189,6 +189,15 @@ def _render(
     return rendered
 
 
+def _stacked(batch: Sequence[Prepared], device: str) -> torch.Tensor:
+    """One tensor of the images' pixels; for a GPU in memory that it can copy from while it is at work on the last batch."""
+    import torch
+
+    pixels = [image.pixels for image in batch]
+    out = torch.empty((len(pixels), *pixels[0].shape), pin_memory=True) if device.startswith("cuda") else None
+    return torch.stack(pixels, out=out)
+
+
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
     """Starts the copy without waiting, so that the device goes on with the next batch meanwhile."""
     return tensor.to("cpu", non_blocking=True)
@@ -200,12 +209,13 @@ def _clock(device: str, images: int) -> Callable[[], Callable[[], float]]:
     import torch
 
     if device.startswith("cuda"):
+        stream = torch.cuda.current_stream(device)  # an event records the current device's unless it is told which
         begun = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        begun.record()
+        begun.record(stream)
 
         def mark() -> Callable[[], float]:
             ended = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            ended.record()
+            ended.record(stream)
 
             def arrive() -> float:
                 ended.synchronize()

@@ -6,6 +6,7 @@ before and coordinates added) and the monocular one (depth and sky).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -123,6 +124,7 @@ def add_coordinates(x: torch.Tensor, aspect: float) -> torch.Tensor:
     return x
 
 
+@functools.lru_cache(maxsize=32)  # ten for each size of input; a copy to a GPU at every batch would wait for the batch before
 def _waves(span: float, count: int, channels: int, device: torch.device) -> torch.Tensor:
     """(channels, count): sines, then cosines, of the pixel centres within -span..span."""
     end = span * (count - 1) / count
