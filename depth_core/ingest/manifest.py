@@ -14,7 +14,7 @@ import os
 import posixpath
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -47,7 +47,6 @@ _CONTENT_TYPES = {
 }
 _WRITERS = 16  # chunks written at once
 _GONE = ""  # digest of a row that the manifest no longer has; it keeps its place
-_UNKNOWN = "?"  # digest of a row whose chunk may have been written by a run that did not end
 
 CHUNK_COLUMNS = (
     "chunk",
@@ -267,8 +266,12 @@ class ChunkAssignment:
     chunks: dict[str, pd.DataFrame]
 
 
-def assign_chunks(rows: ManifestRows, previous: pd.DataFrame | None, *, slug: str, rows_per_chunk: int) -> ChunkAssignment:
+def assign_chunks(
+    rows: ManifestRows, previous: pd.DataFrame | None, *, slug: str, rows_per_chunk: int, again: Iterable[str] = ()
+) -> ChunkAssignment:
     """Gives every row its chunk, given the index of the last time (None: there was none).
+
+    Chunks named in `again` count as changed whatever their rows are, provided that the index knows them.
 
     A row is the same row as before when its id is, or, without one, its URL and which occurrence of that URL it is. It keeps
     its chunk for ever, also when it goes and comes back, and when rows_per_chunk changes. New rows fill the last chunk, then
@@ -288,6 +291,7 @@ def assign_chunks(rows: ManifestRows, previous: pd.DataFrame | None, *, slug: st
     now = frame.set_index("row_key")["digest"]
     kept = known.assign(now=known["row_key"].map(now).astype("str").fillna(_GONE))
     altered = set(kept.loc[kept["now"] != kept["digest"], "chunk"]) | set(frame.loc[fresh, "chunk"])
+    altered |= set(again) & set(known["chunk"])
     index = pd.concat(
         [kept[["row_key", "chunk", "now"]].rename(columns={"now": "digest"}), frame.loc[fresh, ["row_key", "chunk", "digest"]]],
         ignore_index=True,
@@ -330,12 +334,23 @@ def _digests(frame: pd.DataFrame) -> pd.Series[str]:
 # -- the store ----------------------------------------------------------------------------------------------------------
 
 
-def write_chunks(store: Store, slug: str, assignment: ChunkAssignment, rows: ManifestRows) -> None:
+@dataclass(frozen=True)
+class Change:
+    """What the last index run changed, or was about to change when it died."""
+
+    run_id: str
+    chunks: tuple[str, ...]
+
+
+def write_chunks(store: Store, slug: str, assignment: ChunkAssignment, rows: ManifestRows, *, run_id: str) -> None:
     """Writes the changed chunks, then the index, then the manifest's facts.
 
-    A note of what is about to change is kept until the end: when a run dies in between, the next one writes those chunks again.
+    A note of what is about to change, and by which run, comes first and stays (`last_change`). Whoever knows whether that run
+    came to its end, and told of it, hands the note's chunks to `assign_chunks` again when it did not: so what a run that died
+    has half written is written again, and what it could tell nobody is told by the next one.
     """
-    store.write(_key(slug, "unfinished.json"), json.dumps(assignment.changed).encode())
+    note = {"run_id": run_id, "chunks": assignment.changed}
+    store.write(_key(slug, "changed.json"), json.dumps(note).encode(), content_type="application/json")
     with ThreadPoolExecutor(_WRITERS) as pool:
         written = [
             pool.submit(_write_table, store, _key(slug, f"chunks/{chunk}.parquet"), frame)
@@ -354,7 +369,12 @@ def write_chunks(store: Store, slug: str, assignment: ChunkAssignment, rows: Man
         "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     store.write(_key(slug, "manifest.json"), json.dumps(facts, indent=2).encode(), content_type="application/json")
-    store.delete(_key(slug, "unfinished.json"))
+
+
+def last_change(store: Store, slug: str) -> Change:
+    """The note of the last index run; of no run and no chunks when there was none."""
+    note = json.loads(store.read_or_none(_key(slug, "changed.json")) or b'{"run_id": "", "chunks": []}')
+    return Change(note["run_id"], tuple(note["chunks"]))
 
 
 def read_facts(store: Store, slug: str) -> dict[str, Any] | None:
@@ -365,11 +385,7 @@ def read_facts(store: Store, slug: str) -> dict[str, Any] | None:
 
 def read_index(store: Store, slug: str) -> pd.DataFrame | None:
     """The index of the last time, for assign_chunks; None when there was none."""
-    index = _read_table(store, _key(slug, "index.parquet"))
-    unfinished = store.read_or_none(_key(slug, "unfinished.json"))
-    if index is not None and unfinished is not None:
-        index.loc[index["chunk"].isin(json.loads(unfinished)), "digest"] = _UNKNOWN
-    return index
+    return _read_table(store, _key(slug, "index.parquet"))
 
 
 def read_chunk(store: Store, chunk: str) -> pd.DataFrame:

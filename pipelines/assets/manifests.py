@@ -47,10 +47,20 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition]:
         if manifest.slug(uri) != slug:
             raise ManifestError(f"{uri} belongs to partition {manifest.slug(uri)}, not to {slug}")
         rows = manifest.read(uri, settings)
+        last = manifest.last_change(store, slug)
+        unreported = () if _has_reported(context.instance, last.run_id) else last.chunks
+        if unreported:
+            context.log.info(
+                f"run {last.run_id} did not report what it changed; its {len(unreported):,} chunks are reported again"
+            )
         assignment = manifest.assign_chunks(
-            rows, manifest.read_index(store, slug), slug=slug, rows_per_chunk=settings.rows_per_chunk
+            rows,
+            manifest.read_index(store, slug),
+            slug=slug,
+            rows_per_chunk=settings.rows_per_chunk,
+            again=unreported,
         )
-        manifest.write_chunks(store, slug, assignment, rows)
+        manifest.write_chunks(store, slug, assignment, rows, run_id=context.run.run_id)
         chunks = sorted(set(assignment.index["chunk"]) | set(assignment.changed))
         partitions.register_chunks(context.instance, chunks)
         pairs = len(chunks) * len(parts.profiles.get_partition_keys())
@@ -164,6 +174,12 @@ def sources_metadata(table: pd.DataFrame, seconds: float) -> dict[str, Any]:
             table.sort_values("error_kind", na_position="last"), ["image_url", "state", "bytes", "error_kind", "error_message"]
         ),
     }
+
+
+def _has_reported(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether an index run has told Dagster which chunks it changed: only then do sensors hear of them."""
+    told = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION, limit=1) if run_id else None
+    return bool(told and told.records)
 
 
 def _uri_of(slug: str, settings: Settings, store: Store) -> str:

@@ -12,6 +12,7 @@ import time
 from io import BytesIO
 from pathlib import Path
 
+import dagster as dg
 from PIL import Image
 
 from depth_core.output import encode, records
@@ -77,6 +78,30 @@ def test_a_run_that_is_killed_again_and_again_is_finished_by_the_next(place) -> 
     again = [key for key, at in written.items() if Path(place.store.path(key)).stat().st_mtime_ns != at]
     assert again == [], "what was complete has been computed again"
     assert not list(place.store.keys("journal"))
+
+
+def test_what_an_index_run_changed_before_it_was_killed_is_told_by_the_next(place) -> None:
+    photos = place.photos(2)
+    manifest = place.manifest(photos[:1])
+    assert place.materialize(manifest).returncode == 0
+    place.manifest(photos)
+    killed = place.run(
+        sys.executable,
+        "-c",
+        "import os, signal, sys\n"
+        "from pipelines import materialize, partitions\n"
+        "partitions.register_chunks = lambda *words: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "materialize.main(sys.argv[1], 'preview')",
+        manifest,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+
+    assert place.materialize(manifest).returncode == 0
+
+    with dg.DagsterInstance.from_config(str(place.folder / "dagster")) as instance:
+        told = instance.fetch_materializations(dg.AssetKey("manifest_index"), limit=10, ascending=True).records
+    assert [record.asset_materialization.metadata["changed chunks"].value for record in told] == [1, 1]
+    assert_one_record_per_row(place, 2)
 
 
 def test_two_runs_of_one_chunk_at_once_leave_valid_files_and_one_complete_table(place) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -260,7 +260,7 @@ def test_any_bytes_are_a_table_or_one_clear_error(read: Reader, store: Store, co
             assert frame["line"].is_monotonic_increasing
             given_chunks = manifest.ManifestRows("/a.csv", "", frame)
             manifest.write_chunks(
-                store, "a-1", manifest.assign_chunks(given_chunks, None, slug="a-1", rows_per_chunk=5), given_chunks
+                store, "a-1", manifest.assign_chunks(given_chunks, None, slug="a-1", rows_per_chunk=5), given_chunks, run_id=""
             )
 
 
@@ -440,8 +440,10 @@ def table(*entries: tuple[str, str] | str, first_line: int = 2) -> manifest.Mani
     return manifest.ManifestRows("/m.csv", "", frame)
 
 
-def assign(now: manifest.ManifestRows, previous: pd.DataFrame | None = None, size: int = 2) -> manifest.ChunkAssignment:
-    return manifest.assign_chunks(now, previous, slug=SLUG, rows_per_chunk=size)
+def assign(
+    now: manifest.ManifestRows, previous: pd.DataFrame | None = None, size: int = 2, again: Sequence[str] = ()
+) -> manifest.ChunkAssignment:
+    return manifest.assign_chunks(now, previous, slug=SLUG, rows_per_chunk=size, again=again)
 
 
 def places(assignment: manifest.ChunkAssignment) -> dict[str, int]:
@@ -510,7 +512,7 @@ def test_another_chunk_size_moves_no_old_row() -> None:
 def test_an_empty_manifest_has_no_chunks(store: Store) -> None:
     empty = assign(table())
     assert (numbers(empty), len(empty.index)) == ([], 0)
-    manifest.write_chunks(store, SLUG, empty, table())
+    manifest.write_chunks(store, SLUG, empty, table(), run_id="run")
     again = manifest.read_index(store, SLUG)
     assert places(assign(table("a"), again)) == {"url:a": 0}
 
@@ -553,7 +555,7 @@ def test_whatever_happens_to_a_manifest_no_row_moves_and_changes_are_exact(
 
 def test_chunks_index_and_facts_come_back_from_the_store(store: Store) -> None:
     rows_now = table(("1", "a"), "b", "c")
-    manifest.write_chunks(store, SLUG, assign(rows_now), rows_now)
+    manifest.write_chunks(store, SLUG, assign(rows_now), rows_now, run_id="run")
     chunk = manifest.read_chunk(store, f"{SLUG}-00000")
     assert chunk["image_url"].tolist() == ["a", "b"]
     assert chunk["error_kind"].isna().all()
@@ -571,11 +573,11 @@ def test_chunks_index_and_facts_come_back_from_the_store(store: Store) -> None:
 
 def test_only_changed_chunks_are_written(store: Store) -> None:
     first = table("a", "b", "c")
-    manifest.write_chunks(store, SLUG, assign(first), first)
+    manifest.write_chunks(store, SLUG, assign(first), first, run_id="run")
     untouched = Path(store.path(f"manifests/{SLUG}/chunks/{SLUG}-00000.parquet"))
     before = untouched.stat().st_mtime_ns
     second = table("a", "b", "c", "d", "e")
-    manifest.write_chunks(store, SLUG, assign(second, manifest.read_index(store, SLUG)), second)
+    manifest.write_chunks(store, SLUG, assign(second, manifest.read_index(store, SLUG)), second, run_id="run")
     assert untouched.stat().st_mtime_ns == before
     assert manifest.read_chunk(store, f"{SLUG}-00001")["image_url"].tolist() == ["c", "d"]
 
@@ -584,7 +586,7 @@ def test_a_run_that_died_before_the_index_is_repaired_even_if_the_manifest_went_
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = table(("1", "a"), ("2", "b")), table(("1", "a"), ("2", "other"))
-    manifest.write_chunks(store, SLUG, assign(first), first)
+    manifest.write_chunks(store, SLUG, assign(first), first, run_id="one")
     write = Store.write
 
     def dies(self: Store, key: str, data: bytes, **options: Any) -> None:
@@ -594,19 +596,35 @@ def test_a_run_that_died_before_the_index_is_repaired_even_if_the_manifest_went_
 
     monkeypatch.setattr(Store, "write", dies)
     with pytest.raises(StoreError):
-        manifest.write_chunks(store, SLUG, assign(second, manifest.read_index(store, SLUG)), second)
+        manifest.write_chunks(store, SLUG, assign(second, manifest.read_index(store, SLUG)), second, run_id="two")
     monkeypatch.undo()
     assert manifest.read_chunk(store, f"{SLUG}-00000")["image_url"].tolist() == ["a", "other"]
-    repaired = assign(first, manifest.read_index(store, SLUG))
+    last = manifest.last_change(store, SLUG)
+    assert last == manifest.Change("two", (f"{SLUG}-00000",))
+    repaired = assign(first, manifest.read_index(store, SLUG), again=last.chunks)
     assert numbers(repaired) == [0]
-    manifest.write_chunks(store, SLUG, repaired, first)
+    manifest.write_chunks(store, SLUG, repaired, first, run_id="three")
     assert manifest.read_chunk(store, f"{SLUG}-00000")["image_url"].tolist() == ["a", "b"]
     assert numbers(assign(first, manifest.read_index(store, SLUG))) == []
+
+
+def test_chunks_that_are_to_be_done_again_are_changed_also_when_all_their_rows_are_gone(store: Store) -> None:
+    first, second = table("a", "b", "c"), table("a", "b")
+    manifest.write_chunks(store, SLUG, assign(first), first, run_id="one")
+    manifest.write_chunks(store, SLUG, assign(second, manifest.read_index(store, SLUG)), second, run_id="two")
+    again = assign(second, manifest.read_index(store, SLUG), again=manifest.last_change(store, SLUG).chunks)
+    assert numbers(again) == [1]
+    assert len(again.chunks[f"{SLUG}-00001"]) == 0
+
+
+def test_a_chunk_that_no_index_has_is_not_done_again() -> None:
+    assert numbers(assign(table("a"), assign(table("a")).index, again=[f"{SLUG}-00007"])) == []
 
 
 def test_what_was_never_written_is_missing_or_a_clear_error(store: Store) -> None:
     assert manifest.read_index(store, SLUG) is None
     assert manifest.read_facts(store, SLUG) is None
+    assert manifest.last_change(store, SLUG).chunks == ()
     with pytest.raises(ManifestError, match="index its manifest first"):
         manifest.read_chunk(store, f"{SLUG}-00000")
     with pytest.raises(ManifestError, match="not validated yet"):
@@ -615,7 +633,7 @@ def test_what_was_never_written_is_missing_or_a_clear_error(store: Store) -> Non
 
 def test_ten_thousand_rows_become_twenty_chunks(store: Store) -> None:
     many = table(*(f"http://x/{n}.jpg" for n in range(10_000)))
-    manifest.write_chunks(store, SLUG, assign(many, size=500), many)
+    manifest.write_chunks(store, SLUG, assign(many, size=500), many, run_id="run")
     assert len(list(store.keys(f"manifests/{SLUG}/chunks"))) == 20
 
 

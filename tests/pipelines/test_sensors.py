@@ -7,7 +7,7 @@ import pytest
 
 from depth_core.ingest import manifest
 from depth_core.output import records
-from pipelines import schedules, sensors
+from pipelines import partitions, schedules, sensors
 from pipelines.partitions import MANIFEST, pair
 
 
@@ -89,6 +89,31 @@ class TestArrivals:
             ("ingest_chunk", chunk),
             ("depth_maps_for_chunk", pair(chunk, "preview")),
         ]
+
+    def test_chunks_that_an_index_run_changed_before_it_died_are_ingested_after_the_next(
+        self, house, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows = ["image_url", "a.jpg", "b.jpg", "c.jpg"]
+        path = house.manifest("shots.csv", *rows)
+        house.index(path)
+        cursor = tick(house, sensors.arrival_sensor).cursor
+        house.manifest("shots.csv", *rows, "d.jpg")
+
+        def dies(*words: object) -> None:
+            raise RuntimeError("the process is gone")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(partitions, "register_chunks", dies)  # what comes after the chunks and the index are written
+            with pytest.raises(RuntimeError, match="the process is gone"):
+                house.index(path)
+        assert not tick(house, sensors.arrival_sensor, cursor).run_requests
+
+        house.index(path)
+
+        second = tick(house, sensors.arrival_sensor, cursor)
+        assert [r.partition_key for r in second.run_requests] == house.chunks(path)[1:]
+        house.index(path)
+        assert not tick(house, sensors.arrival_sensor, second.cursor).run_requests, "it is told once"
 
     def test_nothing_new_is_nothing_to_do(self, house) -> None:
         path = house.manifest("shots.csv", "image_url", "a.jpg")
