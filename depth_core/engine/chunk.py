@@ -122,7 +122,7 @@ def run(
     wanted = list(dict.fromkeys(image.sha256 for image in images))
     outcomes, progress = work.over_one_range(wanted) if profile.range == "chunk" else work.each(wanted, _fixed_range(profile))
     ordered = {sha: outcomes[sha] for sha in wanted}
-    records.write_outcomes(store, profile.name, chunk, ordered.values())
+    records.write_outcomes(store, profile, chunk, ordered.values())
     records.clear_journal(store, profile.name, chunk)
     work.clear_spools()
     return Result(ordered, progress, time.monotonic() - started)

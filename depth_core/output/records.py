@@ -217,17 +217,25 @@ _OUTCOME_SCHEMA = pa.schema(
 )
 
 
-def write_outcomes(store: Store, profile: str, chunk: str, outcomes: Iterable[Outcome]) -> str:
-    """Writes all outcomes of a chunk as one file and returns its key. Raises StoreError; the old file then stays."""
+_PARAMETERS = b"parameters"  # where the file of outcomes has them
+
+
+def write_outcomes(store: Store, profile: Profile, chunk: str, outcomes: Iterable[Outcome]) -> str:
+    """Writes all outcomes of a chunk, and the parameters that they were made with, as one file, and returns its key.
+
+    Raises StoreError; the old file then stays.
+    """
     rows = [asdict(outcome) | {"seconds": list(outcome.seconds.items())} for outcome in outcomes]
-    key = f"outcomes/{profile}/{chunk}.parquet"
-    store.write(key, _parquet(pa.Table.from_pylist(rows, schema=_OUTCOME_SCHEMA)), content_type=_PARQUET_TYPE)
+    words = {_PARAMETERS: json.dumps(profile.parameters.as_api()).encode()}
+    key = _outcomes_key(profile.name, chunk)
+    table = pa.Table.from_pylist(rows, schema=_OUTCOME_SCHEMA).replace_schema_metadata(words)
+    store.write(key, _parquet(table), content_type=_PARQUET_TYPE)
     return key
 
 
 def read_outcomes(store: Store, profile: str, chunk: str) -> dict[str, Outcome]:
     """The outcomes of a chunk by source sha256; empty when it never came to its end. Raises StoreError."""
-    data = store.read_or_none(f"outcomes/{profile}/{chunk}.parquet")
+    data = store.read_or_none(_outcomes_key(profile, chunk))
     if data is None:
         return {}
     outcomes = (
@@ -235,6 +243,20 @@ def read_outcomes(store: Store, profile: str, chunk: str) -> dict[str, Outcome]:
         for row in pq.read_table(io.BytesIO(data)).to_pylist()
     )
     return {outcome.source_sha256: outcome for outcome in outcomes}
+
+
+def read_parameters(store: Store, profile: str, chunk: str) -> dict[str, Any] | None:
+    """What the outcomes of a chunk were made with, in the API's spelling, whatever the profile says by now.
+
+    None when the chunk never came to its end. Raises StoreError.
+    """
+    data = store.read_or_none(_outcomes_key(profile, chunk))
+    words = pq.read_schema(io.BytesIO(data)).metadata or {} if data is not None else {}
+    return dict(json.loads(words[_PARAMETERS])) if _PARAMETERS in words else None
+
+
+def _outcomes_key(profile: str, chunk: str) -> str:
+    return f"outcomes/{profile}/{chunk}.parquet"
 
 
 # -- the schema of records ----------------------------------------------------------------------------------------------------
@@ -316,7 +338,8 @@ def build(
     *,
     manifest: str,
     chunk: str,
-    profile: Profile,
+    profile: str,
+    parameters: Mapping[str, Any],
     store: Store,
     run_id: str = "",
 ) -> pd.DataFrame:
@@ -325,6 +348,7 @@ def build(
     `rows`: the validated rows (position, line, file, row_key, row_id, image_url, carried, error_kind, error_message).
     `sources`: what is known per URL (image_url, sha256, bytes, fetched_at, seconds, attempts, error_kind, error_message).
     `outcomes`: one per image. Of several sources for a URL, or outcomes for an image, the last counts. `manifest`: its URI.
+    `profile`: its name. `parameters`: what the outcomes were made with, in the API's spelling (`read_parameters`).
 
     The row's own error decides before its download, the download before the outcome. A row that nothing was said about is failed
     as `internal`: never left out, never taken for done.
@@ -354,13 +378,13 @@ def build(
         source["error_message"].fillna("not fetched yet: materialize source_images for this chunk"),
     )
 
-    slug, parameters = slug_of(chunk), profile.parameters.as_api()
+    slug, asked = slug_of(chunk), dict(parameters)
     # Sorted as COLUMNS by the schema below; a column missed here or misspelt is an error there.
     records: dict[str, Any] = {
-        "id": _objects(str(uuid.uuid5(_ID_NAMESPACE, f"{slug}/{profile.name}/{key}")) for key in rows["row_key"]),
+        "id": _objects(str(uuid.uuid5(_ID_NAMESPACE, f"{slug}/{profile}/{key}")) for key in rows["row_key"]),
         "artwork_type": "depth_map",
         "status": succeeded.map({True: SUCCEEDED, False: FAILED}),
-        "parameters": _objects(json.dumps(parameters | {"imageUrl": url}) for url in rows["image_url"].fillna("")),
+        "parameters": _objects(json.dumps(asked | {"imageUrl": url}) for url in rows["image_url"].fillna("")),
         "results": _urls(outcome, succeeded, store),
         "duration": sum((_stage(outcome, stage).fillna(0.0) for stage in STAGES), start=pd.Series(0.0, index=rows.index)),
         "created_at": _times(source["fetched_at"]).fillna(pd.Timestamp.now("UTC")),
@@ -369,7 +393,7 @@ def build(
         "error_message": messages,
         "manifest": manifest,
         "chunk": chunk,
-        "profile": profile.name,
+        "profile": profile,
         "source_sha256": source["sha256"],
         "source_bytes": source["bytes"],
         **{name: outcome[name].where(outcome[name] != 0) for name in _SIZES},

@@ -172,7 +172,8 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition | dg.AssetSpec]:
         table = sources.read_table(store, chunk)
         outcomes = records.read_outcomes(store, profile_name, chunk)
         facts = manifest.read_facts(store, manifest.slug_of_chunk(chunk))
-        if table is None or (table["sha256"].notna().any() and not outcomes):
+        parameters = records.read_parameters(store, profile_name, chunk)  # not the profile's: it may have been edited since
+        if table is None or parameters is None:
             raise dg.Failure(f"chunk {chunk} has no depth maps under {profile_name} yet: materialize depth_maps for it first")
         frame = records.build(
             manifest.read_rows(store, chunk),
@@ -180,7 +181,8 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition | dg.AssetSpec]:
             outcomes.values(),
             manifest=facts["uri"] if facts else "",
             chunk=chunk,
-            profile=installation.profile(profile_name),
+            profile=profile_name,
+            parameters=parameters,
             store=store,
             run_id=context.run.run_id,
         )

@@ -146,7 +146,7 @@ def test_failures_that_may_pass_are_tried_again_by_the_next_run(run: Run, store:
     good = run(images, redo=Redo(everything=True)).outcomes[images[0].sha256]
     store.delete(f"{good.folder}/depth.json")
     failed = replace(good, status="failed", error_kind="out_of_memory", error_message="full", results=())
-    records.write_outcomes(store, profile.name, "photos-00000000-00000", [failed])
+    records.write_outcomes(store, profile, "photos-00000000-00000", [failed])
     again = run(images).outcomes[images[0].sha256]
     assert (again.status, again.attempts) == ("succeeded", 2)
 

@@ -80,7 +80,8 @@ def make_gallery(make_rows: Any, make_sources: Any, make_sidecar: Any, profile: 
             sidecar = make_sidecar(sha, source=size, output=size)
             encode.write(store, folder, {"depth.png": encode.png8(ramp)}, sidecar)
             outcomes.append(outcome_from_sidecar(folder, encode.read_sidecar(store, folder) or {}))
-        return records.build(rows, make_sources(found), outcomes, manifest="/m.csv", chunk=CHUNK, profile=profile, store=store)
+        words: dict[str, Any] = {"chunk": CHUNK, "profile": profile.name, "parameters": profile.parameters.as_api()}
+        return records.build(rows, make_sources(found), outcomes, manifest="/m.csv", **words, store=store)
 
     return make
 

@@ -56,7 +56,9 @@ def failed(sha: str, kind: str | None = "truncated_image", **changes: Any) -> Ou
 
 
 def build(rows: Any, sources: Any, outcomes: Any, profile: Profile, store: Store, chunk: str = CHUNK) -> pd.DataFrame:
-    return records.build(rows, sources, outcomes, manifest=MANIFEST, chunk=chunk, profile=profile, store=store, run_id="run-1")
+    asked = profile.parameters.as_api()
+    words: dict[str, Any] = {"manifest": MANIFEST, "chunk": chunk, "profile": profile.name, "parameters": asked}
+    return records.build(rows, sources, outcomes, **words, store=store, run_id="run-1")
 
 
 # -- building -----------------------------------------------------------------------------------------------------------------
@@ -266,7 +268,8 @@ def many_chunks(store: Store, make_rows: Any, make_sources: Any) -> Store:
                     [succeeded("aa")],
                     manifest=uri,
                     chunk=chunk,
-                    profile=Profile(name=name),
+                    profile=name,
+                    parameters=Profile(name=name).parameters.as_api(),
                     store=store,
                 )
                 records.write(store, frame, name, chunk)
@@ -360,10 +363,12 @@ def test_the_summary_counts_rows_by_kind_and_images_once(
 # -- outcomes and their journal -----------------------------------------------------------------------------------------------
 
 
-def test_outcomes_of_a_chunk_are_read_as_they_were_written(store: Store) -> None:
+def test_outcomes_of_a_chunk_are_read_as_they_were_written(store: Store, profile: Profile) -> None:
     outcomes = [succeeded("aa"), failed("bb"), succeeded("cc", unit="m", reused=True, seconds={})]
     assert records.read_outcomes(store, "preview", CHUNK) == {}
-    records.write_outcomes(store, "preview", CHUNK, outcomes)
+    assert records.read_parameters(store, "preview", CHUNK) is None
+    records.write_outcomes(store, profile, CHUNK, outcomes)
+    assert records.read_parameters(store, "preview", CHUNK) == profile.parameters.as_api()
     assert records.read_outcomes(store, "preview", CHUNK) == {o.source_sha256: o for o in outcomes}
 
 

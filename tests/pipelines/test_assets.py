@@ -77,6 +77,35 @@ def test_two_profiles_share_the_sources_and_have_their_own_depth_maps(house) -> 
     assert all(abs(a + b - 255) <= 1 for a, b in zip(one.tobytes(), other.tobytes(), strict=True))
 
 
+def test_records_name_the_parameters_that_made_the_files_also_when_the_profile_was_edited_since(house) -> None:
+    house.photo("a.jpg")
+    path = house.manifest("one.csv", "image_url", "../photos/a.jpg")
+    house.index(path)
+    (chunk,) = house.chunks(path)
+    house.run("ingest_chunk", chunk)
+    house.run("depth_maps_for_chunk", pair(chunk, "preview"), asset_selection=[dg.AssetKey("depth_maps")])
+    file = house.folder / "profiles.toml"
+    file.write_text(file.read_text().replace("resolutionLowerLimit = 256", "resolutionLowerLimit = 512\ninvertDepth = true", 1))
+
+    house.run("depth_maps_for_chunk", pair(chunk, "preview"), asset_selection=[dg.AssetKey("artwork_records")])
+
+    record = house.records().iloc[0]
+    asked = json.loads(record["parameters"])
+    made = json.loads(house.store.read(f"{record['folder']}/depth.json"))["parameters"]
+    assert asked.pop("imageUrl").endswith("a.jpg")
+    assert asked == made
+    assert asked["resolutionLowerLimit"] == 256
+
+
+def test_records_of_a_chunk_without_depth_maps_say_what_to_do(house) -> None:
+    path = house.manifest("bad.csv", "image_url", "../photos/nowhere.jpg")
+    house.index(path)
+    (chunk,) = house.chunks(path)
+    house.run("ingest_chunk", chunk)
+    with pytest.raises(Exception, match="materialize depth_maps"):
+        house.run("depth_maps_for_chunk", pair(chunk, "preview"), asset_selection=[dg.AssetKey("artwork_records")])
+
+
 def test_a_chunk_in_which_every_image_fails_still_has_records_and_a_gallery(house, metadata) -> None:
     path = house.manifest("bad.csv", "image_url", "../photos/nothing.jpg", "")
     house.index(path)
