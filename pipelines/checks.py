@@ -1,6 +1,7 @@
 """What must hold of a chunk's records and files. The checks warn and do not block: a chunk in which every image failed still gets
 its records and its gallery."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
@@ -16,10 +17,13 @@ from pipelines.resources import Installation
 
 SAMPLES = 5  # keys named in a failed check
 READS_AT_ONCE = 16
+READABLE, NOT_FLAT = "every_depth_map_is_readable", "no_depth_map_is_flat"
 
 
-def _result(passed: bool, description: str, **metadata: object) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(passed=passed, description=description, severity=dg.AssetCheckSeverity.WARN, metadata=metadata)
+def _result(passed: bool, description: str, *, check_name: str | None = None, **metadata: object) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=passed, description=description, check_name=check_name, severity=dg.AssetCheckSeverity.WARN, metadata=metadata
+    )
 
 
 def every_row_has_a_record(rows: pd.DataFrame, frame: pd.DataFrame) -> dg.AssetCheckResult:
@@ -35,44 +39,39 @@ def every_row_has_a_record(rows: pd.DataFrame, frame: pd.DataFrame) -> dg.AssetC
     )
 
 
-def files_are_readable(frame: pd.DataFrame, store: Store) -> dg.AssetCheckResult:
-    """Every succeeded record has a depth.png that opens and has the size that the record says."""
+def pictures_are_sound(frame: pd.DataFrame, store: Store) -> tuple[dg.AssetCheckResult, dg.AssetCheckResult]:
+    """Reads the depth.png of every succeeded record once: is each readable, of the size that the record says, and not flat?"""
     good = frame[frame["status"] == "succeeded"].drop_duplicates("folder")
 
-    def fault(folder: str, width: int, height: int) -> str | None:
+    def look(folder: str, width: int, height: int) -> tuple[str | None, bool]:
+        """What is wrong with a picture as a file, and whether it has one gray everywhere."""
         try:
             with Image.open(BytesIO(store.read(f"{folder}/depth.png"))) as picture:
-                picture.load()
+                low, high = picture.getextrema()  # decodes all of it
                 if picture.size != (width, height):
-                    return f"{folder}: {picture.width} x {picture.height}, the record says {width} x {height}"
+                    return f"{folder}: {picture.width} x {picture.height}, the record says {width} x {height}", low == high
         except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError on damaged chunks
-            return f"{folder}: {error}"
-        return None
+            return f"{folder}: {error}", False
+        return None, low == high
 
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        faults = [f for f in pool.map(fault, good["folder"], good["output_width"], good["output_height"]) if f]
-    return _result(
-        not faults, f"{len(good):,} depth maps read, {len(faults):,} missing, damaged or of another size", faults=faults[:SAMPLES]
-    )
-
-
-def no_map_is_flat(frame: pd.DataFrame, store: Store) -> dg.AssetCheckResult:
-    """No succeeded depth map has one value everywhere, neither the network's numbers nor the picture."""
-    good = frame[frame["status"] == "succeeded"].drop_duplicates("folder")
-
-    def is_flat(folder: str) -> bool:
-        try:
-            with Image.open(BytesIO(store.read(f"{folder}/depth.png"))) as picture:
-                low, high = picture.getextrema()
-        except (OSError, SyntaxError):  # the check before this one tells
-            return False
-        return low == high
-
-    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        one_gray = pd.Series(list(pool.map(is_flat, good["folder"])), index=good.index, dtype=bool)
+        looks = list(pool.map(look, good["folder"], good["output_width"], good["output_height"]))
+    faults = [fault for fault, _ in looks if fault]
+    one_gray = pd.Series([flat for _, flat in looks], index=good.index, dtype=bool)
     flat = good[~(good["depth_max"] > good["depth_min"]) | one_gray]
-    return _result(
-        flat.empty, f"{len(flat):,} of {len(good):,} depth maps are flat", images=flat["image_url"].head(SAMPLES).tolist()
+    return (
+        _result(
+            not faults,
+            f"{len(good):,} depth maps read, {len(faults):,} missing, damaged or of another size",
+            check_name=READABLE,
+            faults=faults[:SAMPLES],
+        ),
+        _result(
+            flat.empty,
+            f"{len(flat):,} of {len(good):,} depth maps are flat",
+            check_name=NOT_FLAT,
+            images=flat["image_url"].head(SAMPLES).tolist(),
+        ),
     )
 
 
@@ -96,17 +95,21 @@ def build(parts: Partitions) -> list[dg.AssetChecksDefinition]:
         chunk, profile = chunk_and_profile(context)
         return every_row_has_a_record(manifest.read_rows(store, chunk), records.read_chunk(store, profile, chunk))
 
-    @dg.asset_check(asset="artwork_records", partitions_def=parts.pairs, description=files_are_readable.__doc__)
-    def every_depth_map_is_readable(context: dg.AssetCheckExecutionContext, installation: Installation) -> dg.AssetCheckResult:
-        store = installation.store()
-        chunk, profile = chunk_and_profile(context)
-        return files_are_readable(records.read_chunk(store, profile, chunk), store)
+    described = {
+        READABLE: "Every succeeded record has a depth.png that opens and has the size that the record says.",
+        NOT_FLAT: "No succeeded depth map has one value everywhere, neither the network's numbers nor the picture.",
+    }
 
-    @dg.asset_check(asset="artwork_records", partitions_def=parts.pairs, description=no_map_is_flat.__doc__)
-    def no_depth_map_is_flat(context: dg.AssetCheckExecutionContext, installation: Installation) -> dg.AssetCheckResult:
-        chunk, profile = chunk_and_profile(context)
+    @dg.multi_asset_check(
+        specs=[
+            dg.AssetCheckSpec(name, asset="artwork_records", partitions_def=parts.pairs, description=text)
+            for name, text in described.items()
+        ]
+    )
+    def depth_maps_are_sound(context: dg.AssetCheckExecutionContext, installation: Installation) -> Iterator[dg.AssetCheckResult]:
         store = installation.store()
-        return no_map_is_flat(records.read_chunk(store, profile, chunk), store)
+        chunk, profile = chunk_and_profile(context)
+        yield from pictures_are_sound(records.read_chunk(store, profile, chunk), store)
 
     @dg.asset_check(asset="artwork_records", partitions_def=parts.pairs, description=failure_rate_is_bounded.__doc__)
     def failure_rate(context: dg.AssetCheckExecutionContext, installation: Installation) -> dg.AssetCheckResult:
@@ -114,4 +117,4 @@ def build(parts: Partitions) -> list[dg.AssetChecksDefinition]:
         frame = records.read_chunk(installation.store(), profile, chunk)
         return failure_rate_is_bounded(frame, installation.profile(profile).max_failure_rate)
 
-    return [every_row_has_one_record, every_depth_map_is_readable, no_depth_map_is_flat, failure_rate]
+    return [every_row_has_one_record, depth_maps_are_sound, failure_rate]

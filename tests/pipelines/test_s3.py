@@ -69,7 +69,8 @@ def test_a_manifest_on_s3_becomes_depth_maps_records_and_a_gallery_on_s3(house, 
     (chunk,) = house.chunks(uri)
     page = client.get_object(Bucket="results", Key=f"depth/gallery/preview/{chunk}/index.html")
     assert page["ContentType"].startswith("text/html")
-    assert checks.files_are_readable(records.read_chunk(house.store, "preview", chunk), house.store).passed
+    sound = checks.pictures_are_sound(records.read_chunk(house.store, "preview", chunk), house.store)
+    assert [check.passed for check in sound] == [True, True]
 
 
 def test_the_second_run_on_s3_finds_everything_done(house, endpoint: str, metadata) -> None:
