@@ -205,12 +205,6 @@ class Downloader:
 
     # -- many -----------------------------------------------------------------------------------------------------------
 
-    def fetch_many(
-        self, urls: Iterable[str], *, etags: Mapping[str, str] | None = None
-    ) -> Generator[tuple[str, Fetched | ImageError]]:
-        """Every URL with its file or the reason why there is none, in the order in which they end. See `map`."""
-        return self.map(urls, lambda fetched: fetched, etags=etags)
-
     def map(
         self, urls: Iterable[str], then: Callable[[Fetched], T], *, etags: Mapping[str, str] | None = None
     ) -> Generator[tuple[str, T | ImageError]]:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -32,6 +32,11 @@ def failure(url: str, settings: Settings, **options: Any) -> ImageError:
     with pytest.raises(ImageError) as caught:
         fetch(url, settings, **options)
     return caught.value
+
+
+def every(downloader: Downloader, urls: Iterable[str]) -> Generator[tuple[str, Fetched | ImageError]]:
+    """The files themselves, with nothing done to them."""
+    return downloader.map(urls, lambda fetched: fetched)
 
 
 def test_a_file_comes_with_its_hash_and_headers(site: Any, settings: Settings) -> None:
@@ -299,7 +304,7 @@ def test_many_end_with_a_file_or_a_reason_each(site: Any, settings: Settings, tm
     good = [site.on(f"/{n}", site.answer(200, str(n).encode())) for n in range(100)]
     bad = [site.on(f"/bad{n}", site.answer(404)) for n in range(10)]
     urls = [*good, *bad, str(tmp_path / "a"), str(tmp_path / "b")]
-    results = dict(Downloader(settings, allow_private=True).fetch_many(urls))
+    results = dict(every(Downloader(settings, allow_private=True), urls))
     assert results.keys() == set(urls)
     bodies = {url: result.read() for url, result in results.items() if isinstance(result, Fetched)}
     assert bodies == {url: str(n).encode() for n, url in enumerate(good)} | {str(tmp_path / "a"): b"local"}
@@ -308,13 +313,13 @@ def test_many_end_with_a_file_or_a_reason_each(site: Any, settings: Settings, tm
 def test_a_host_that_cannot_be_a_name_costs_only_its_own_url(site: Any, settings: Settings) -> None:
     good = [site.on(f"/{n}", site.answer(200, b"x")) for n in range(3)]
     bad = ["http://a..example.com/a.jpg", f"http://{'a' * 64}.example/a.jpg"]
-    results = dict(Downloader(settings, allow_private=True).fetch_many([good[0], *bad, *good[1:]]))
+    results = dict(every(Downloader(settings, allow_private=True), [good[0], *bad, *good[1:]]))
     assert [type(results[url]) for url in good] == [Fetched] * 3
     assert [error.kind for url in bad if isinstance(error := results[url], ImageError)] == [ErrorKind.BAD_URL] * 2
 
 
 def test_nothing_at_all_is_nothing(settings: Settings) -> None:
-    assert list(Downloader(settings, allow_private=True).fetch_many([])) == []
+    assert list(every(Downloader(settings, allow_private=True), [])) == []
 
 
 @pytest.mark.parametrize(("in_all", "per_host", "most"), [(3, 8, 3), (16, 2, 2)])
@@ -323,7 +328,7 @@ def test_downloads_at_once_are_bounded_in_all_and_per_host(
 ) -> None:
     urls = [site.on(f"/{n}", site.drip(2, 0.01)) for n in range(20)]
     settings = make_settings(download_concurrency=in_all, download_per_host=per_host)
-    assert len(list(Downloader(settings, allow_private=True).fetch_many(urls))) == 20
+    assert len(list(every(Downloader(settings, allow_private=True), urls))) == 20
     assert site.most_active == most
 
 
@@ -332,7 +337,7 @@ def test_a_slow_host_does_not_hold_up_the_others(site: Any, make_settings: Make)
     slow = [site.on(f"/slow{n}", lambda handler: (gate.wait(20), site.answer(200, b"s")(handler))) for n in range(10)]
     fast = [site.on(f"/fast{n}", site.answer(200, b"f")).replace("127.0.0.1", "localhost") for n in range(10)]
     settings = make_settings(download_concurrency=4, download_per_host=2)
-    results = Downloader(settings, allow_private=True, resolve=lambda host, port: ["127.0.0.1"]).fetch_many(slow + fast)
+    results = every(Downloader(settings, allow_private=True, resolve=lambda host, port: ["127.0.0.1"]), slow + fast)
     try:
         first = [next(results)[0] for _ in range(10)]
         assert sorted(first) == sorted(fast)
@@ -344,7 +349,7 @@ def test_a_slow_host_does_not_hold_up_the_others(site: Any, make_settings: Make)
 def test_it_does_not_run_ahead_of_its_consumer(site: Any, make_settings: Make) -> None:
     urls = [site.on(f"/{n}", site.answer(200, b"x")) for n in range(40)]
     settings = make_settings(download_concurrency=4, download_per_host=4)
-    results = Downloader(settings, allow_private=True).fetch_many(urls)
+    results = every(Downloader(settings, allow_private=True), urls)
     for taken in range(1, 11):
         next(results)
         assert sum(site.hits.values()) <= taken + 4
@@ -354,7 +359,7 @@ def test_it_does_not_run_ahead_of_its_consumer(site: Any, make_settings: Make) -
 def test_stopping_early_ends_what_is_in_flight(site: Any, make_settings: Make) -> None:
     url = site.on("/quick", site.answer(200, b"x"))
     stuck = [site.on(f"/stuck{n}", site.silent(3)) for n in range(5)]
-    results = Downloader(make_settings(), allow_private=True).fetch_many([url, *stuck])
+    results = every(Downloader(make_settings(), allow_private=True), [url, *stuck])
     assert next(results)[0] == url
     results.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("download")]
@@ -373,5 +378,5 @@ def test_an_error_that_is_no_images_fault_is_raised_to_the_consumer(site: Any, s
         raise RuntimeError("the list broke off")
 
     with pytest.raises(RuntimeError, match="broke off"):
-        list(Downloader(settings, allow_private=True).fetch_many(broken_urls()))
+        list(every(Downloader(settings, allow_private=True), broken_urls()))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("download")]
