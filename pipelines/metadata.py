@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,6 +29,11 @@ def preview(frame: pd.DataFrame, columns: Sequence[str], rows: int = PREVIEW_ROW
         [dg.TableRecord({name: _cell(value) for name, value in row.items()}) for row in head.to_dict("records")],
         schema=dg.TableSchema([dg.TableColumn(name) for name in columns]),
     )
+
+
+def picture(name: str, png: bytes) -> dg.MetadataValue:
+    """A PNG that stands in the metadata itself, as Dagster's UI shows it."""
+    return dg.MetadataValue.md(f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
 def _cell(value: Any) -> str | int | float | bool:

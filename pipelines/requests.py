@@ -3,7 +3,6 @@
 What an artwork is, how it is claimed and what a drain does lives in depth_core.requests.
 """
 
-import base64
 import json
 import time
 import uuid
@@ -15,10 +14,11 @@ import dagster as dg
 from pydantic import Field
 
 from depth_core.errors import StoreError
+from depth_core.output import gallery
 from depth_core.requests import inbox
 from depth_core.requests.artworks import ArtworkStore, open_store
 from depth_core.settings import Settings
-from pipelines.metadata import OWNERS, counts, preview
+from pipelines.metadata import OWNERS, counts, picture, preview
 from pipelines.resources import Installation
 
 POOL = "gpu_requests"
@@ -74,6 +74,7 @@ def drain_inbox(context: dg.OpExecutionContext, config: DrainConfig, installatio
     ended = [(str(each), "succeeded", "") for each in report.succeeded] + [
         (str(each), "failed", why) for each, why in report.failed.items()
     ]
+    strip = gallery.strip(report.last_pictures, store)
     context.add_output_metadata(
         {
             "served": len(ended),
@@ -88,7 +89,7 @@ def drain_inbox(context: dg.OpExecutionContext, config: DrainConfig, installatio
                 schema=dg.TableSchema([dg.TableColumn(name) for name in ("id", "status", "error")]),
             ),
             "all ids": dg.MetadataValue.json([row[0] for row in ended]),
-            **({"last depth maps": _strip(store, report.last_pictures)} if report.last_pictures else {}),
+            **({"last depth maps": picture("last depth maps", strip)} if strip else {}),
         }
     )
 
@@ -100,27 +101,6 @@ def _look(log: Any, watch: inbox.Watch) -> None:
             log.warning(f"inbox: {name} is quarantined: {reason}")
     except StoreError as error:
         log.warning(f"inbox: {error}")
-
-
-def _strip(store: Any, keys: list[str]) -> dg.MetadataValue:
-    """The given depth maps side by side, small."""
-    from io import BytesIO
-
-    from PIL import Image
-
-    pictures = []
-    for key in keys:
-        with Image.open(BytesIO(store.read(key))) as picture:
-            picture.thumbnail((160, 160))
-            pictures.append(picture.convert("L"))
-    strip = Image.new("L", (sum(p.width for p in pictures) + 4 * (len(pictures) - 1), max(p.height for p in pictures)), 255)
-    x = 0
-    for picture in pictures:
-        strip.paste(picture, (x, 0))
-        x += picture.width + 4
-    file = BytesIO()
-    strip.save(file, "PNG")
-    return dg.MetadataValue.md(f"![last depth maps](data:image/png;base64,{base64.b64encode(file.getvalue()).decode()})")
 
 
 @dg.job(

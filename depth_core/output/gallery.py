@@ -1,4 +1,4 @@
-"""Pictures for people: a contact sheet for the Dagster UI and a page that shows photo beside depth map, failures included.
+"""Pictures for people: sheet and strip for the Dagster UI, and a page that shows photo beside depth map, failures included.
 
 What belongs here: thumbnails and pages made from records and from files that are in the store. What does not: deciding or
 computing anything about an image.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, cast
@@ -102,6 +102,7 @@ def _parts(url: str) -> SplitResult:
 
 _PAPER, _CARD, _INK, _FAINT, _ALARM = "#14161a", "#1e2127", "#e8eaed", "#9aa0a8", "#f28b82"
 _CELL, _GAP, _CAPTION, _HEADER = (160, 120), 10, 24, 34
+_STRIP_GAP = 4
 
 
 def contact_sheet(records: pd.DataFrame, store: Store, *, limit: int = 12, columns: int = 3, max_bytes: int = 220_000) -> bytes:
@@ -186,6 +187,28 @@ def _small_png(sheet: Image.Image, max_bytes: int) -> bytes:
         if len(file.getvalue()) <= max_bytes or min(sheet.size) < 64:
             return file.getvalue()
         sheet = sheet.resize((sheet.width * 4 // 5, sheet.height * 4 // 5), Image.Resampling.LANCZOS)
+
+
+# -- the strip ----------------------------------------------------------------------------------------------------------------
+
+
+def strip(keys: Iterable[str], store: Store, *, side: int = 160) -> bytes | None:
+    """One PNG of the pictures under these keys, side by side, none larger than `side`.
+
+    Those that are not there are left out; None when none is there. Raises StoreError.
+    """
+    pictures = [picture for key in keys if (picture := _picture(store, key, side)) is not None]
+    if not pictures:
+        return None
+    width = sum(picture.width for picture in pictures) + _STRIP_GAP * (len(pictures) - 1)
+    sheet = Image.new("L", (width, max(picture.height for picture in pictures)), 255)
+    x = 0
+    for picture in pictures:
+        sheet.paste(picture.convert("L"), (x, 0))
+        x += picture.width + _STRIP_GAP
+    file = io.BytesIO()
+    sheet.save(file, "PNG")
+    return file.getvalue()
 
 
 # -- the page -----------------------------------------------------------------------------------------------------------------

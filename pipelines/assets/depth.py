@@ -1,6 +1,5 @@
 """Group `depth`: a chunk's images under one profile become depth maps, a table of records and a gallery."""
 
-import base64
 import time
 from collections.abc import Iterable
 from heapq import nsmallest
@@ -19,7 +18,7 @@ from depth_core.output import gallery, records
 from depth_core.output.records import Outcome
 from pipelines import automation
 from pipelines.assets.manifests import fetch_sources, sources_metadata
-from pipelines.metadata import OWNERS, PREVIEW_ROWS, counts, preview, progress_logger, record_schema
+from pipelines.metadata import OWNERS, PREVIEW_ROWS, counts, picture, preview, progress_logger, record_schema
 from pipelines.partitions import Partitions, chunk_and_profile
 from pipelines.resources import DepthModelResource, Installation
 
@@ -217,10 +216,9 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition | dg.AssetSpec]:
         started = time.monotonic()
         frame = records.read_chunk(store, profile_name, chunk)
         key = gallery.write_gallery(store, frame, profile=profile_name, chunk=chunk)
-        sheet = base64.b64encode(gallery.contact_sheet(frame, store)).decode()
         return dg.MaterializeResult(
             metadata={
-                "contact sheet": dg.MetadataValue.md(f"![contact sheet](data:image/png;base64,{sheet})"),
+                "contact sheet": picture("contact sheet", gallery.contact_sheet(frame, store)),
                 "page": dg.MetadataValue.path(store.url(key)),
                 "images": len(frame),
                 "seconds": round(time.monotonic() - started, 3),

@@ -366,6 +366,17 @@ def test_text_of_any_length_and_script_fits_its_tile(local_store: Store, make_ga
     assert Image.open(io.BytesIO(gallery.contact_sheet(frame, local_store))).format == "PNG"
 
 
+def test_a_strip_has_the_depth_maps_side_by_side_and_leaves_out_what_is_gone(local_store: Store) -> None:
+    for key, size, gray in (("1.png", (640, 320), 10), ("2.png", (40, 80), 200)):
+        local_store.write(key, encode.png8(np.full(size[::-1], gray, np.uint8)))
+    data = gallery.strip(["1.png", "gone.png", "2.png"], local_store)
+    assert data is not None
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.size == (160 + 4 + 40, 80)
+        assert [picture.getpixel(at) for at in ((80, 40), (162, 40), (180, 40))] == [10, 255, 200]
+    assert gallery.strip(["gone.png"], local_store) is None
+
+
 def test_photos_are_looked_for_where_ingest_keeps_them() -> None:
     sha = "ab" * 32
     assert gallery.photo_key(sha) == sources.source_key(sha)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import threading
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from typing import Any
 
 import dagster as dg
 import pytest
+from PIL import Image
 
 from depth_core.contract import DepthParameters
 from depth_core.output import records
@@ -170,6 +176,20 @@ def test_a_drain_run_serves_answers_the_inbox_and_names_its_artworks(house, artw
     assert metadata["failed by kind"].value == {"unreachable": 1}
     assert artwork.worker is not None
     assert result.run_id in artwork.worker
+
+
+def test_a_drain_run_shows_its_last_depth_maps(house, artworks) -> None:
+    house.photo("a.png", size=(320, 240))
+    folder = partial(SimpleHTTPRequestHandler, directory=str(house.folder / "photos"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), folder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        ask(artworks, f"http://127.0.0.1:{server.server_port}/a.png")
+        result = house.run("serve_inbox", None, {"ops": {"drain_inbox": {"config": {"device": "cpu"}}}})
+        server.shutdown()
+    (output,) = [event for event in result.all_events if event.is_successful_output]
+    shown = output.event_specific_data.metadata["last depth maps"].value
+    with Image.open(BytesIO(base64.b64decode(shown.partition("base64,")[2].rstrip(")")))) as picture:
+        assert picture.size == (160, 120)
 
 
 def test_the_days_requests_become_a_table_with_the_columns_of_the_records(house, artworks) -> None:
