@@ -1,4 +1,4 @@
-"""One weights file as named tensors, and every reason to refuse it. No code inside a file is ever run.
+"""A weights file, or one cut into shards, as named tensors, and every reason to refuse it. No code inside a file is ever run.
 
 What does not belong here: where files come from (checkpoints.py), and what the names mean (the network modules).
 """
@@ -9,7 +9,8 @@ import json
 import pickle
 import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
     import torch
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")  # the first is preferred
+INDEX = ".index.json"  # after the suffix, in the name of the file that says which shard holds which tensor
 
 _SAFETENSORS_HEADER_LIMIT = 100_000_000  # bytes, as the format says
 _LFS = b"version https://git-lfs"
 
 
 def find(path: Path) -> Path:
-    """The weights file: `path` itself, or the one in the folder `path` (safetensors first).
+    """The weights file: `path` itself, or the one in the folder `path` (safetensors first). Of shards it is their index.
 
     Raises ModelUnavailableError when there is none, or more than one to choose from.
     """
@@ -33,25 +35,102 @@ def find(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise ModelUnavailableError(f"no weights at {path}: there is no such file or folder")
-    if (path / "model.safetensors").is_file():
-        return path / "model.safetensors"
+    return path / choose([file.name for file in path.iterdir() if file.is_file()], str(path))
+
+
+def choose(names: Iterable[str], folder: str) -> str:
+    """Which of a folder's files find() answers with. Raises ModelUnavailableError as find() does; `folder` is for the message."""
+    there = sorted(names)
+    for preferred in ("model.safetensors", f"model.safetensors{INDEX}"):
+        if preferred in there:
+            return preferred
     for suffix in SUFFIXES:
-        files = sorted(file for file in path.iterdir() if file.suffix == suffix)
-        if len(files) > 1:
-            names = ", ".join(file.name for file in files)
+        found = [name for name in there if name.endswith(suffix + INDEX)] or [name for name in there if name.endswith(suffix)]
+        if len(found) > 1:
             raise ModelUnavailableError(
-                f"{path} holds several weights files ({names}): name one of them, or join the shards into one"
+                f"{folder} holds several weights files ({', '.join(found)}): name one of them, or, if they are shards of one, "
+                f"put their index, model{suffix}{INDEX}, beside them"
             )
-        if files:
-            return files[0]
-    raise ModelUnavailableError(f"no weights in {path}: expected model.safetensors, or one file ending in {', '.join(SUFFIXES)}")
+        if found:
+            return found[0]
+    raise ModelUnavailableError(
+        f"no weights in {folder}: expected model.safetensors, one file ending in {', '.join(SUFFIXES)}, or shards and their index"
+    )
+
+
+@dataclass(frozen=True)
+class Index:
+    """What the index of a checkpoint in shards says."""
+
+    file_of: dict[str, str]  # tensor -> name of the shard, a file beside the index
+
+    @property
+    def shards(self) -> list[str]:
+        return sorted(set(self.file_of.values()))
+
+
+def parse_index(text: bytes, origin: str) -> Index:
+    """Raises ModelUnavailableError for what is no index, and for one that names a file anywhere but beside itself."""
+    try:
+        file_of = json.loads(text)["weight_map"]
+    except (ValueError, KeyError, TypeError):
+        file_of = None
+    if not isinstance(file_of, dict) or not file_of or not all(isinstance(name, str) for name in file_of.values()):
+        raise ModelUnavailableError(f"{origin} is no index of shards (it has no weight_map): download it again")
+    for name in file_of.values():
+        if name in ("", ".", "..") or any(character in name for character in "/\\:\0"):
+            raise ModelUnavailableError(f"{origin} is refused: it names {name!r}, which is no file beside it")
+    return Index(file_of)
+
+
+def files(file: Path) -> list[Path]:
+    """Every file that belongs to what find() found: itself, then the shards if it is an index.
+
+    Raises ModelUnavailableError when the index is bad or a shard is missing.
+    """
+    if not _is_index(file):
+        return [file]
+    shards = [file.with_name(name) for name in parse_index(file.read_bytes(), str(file)).shards]
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise ModelUnavailableError(
+            f"{file} names {_some(missing)}, not there: download {'it' if len(missing) == 1 else 'them'} too"
+        )
+    return [file, *shards]
+
+
+def _is_index(file: Path) -> bool:
+    """JSON begins with a brace; so may safetensors with the length of its header, eight bytes of which the last are zero."""
+    with file.open("rb") as stream:
+        head = stream.read(8)
+    return head.lstrip().startswith(b"{") and b"\0" not in head
 
 
 def inspect(file: Path) -> None:
-    """Looks at a file's structure, not its numbers; reads little and needs no torch.
+    """Looks at the structure of a file, and of its shards if it is an index, not at numbers; reads little and needs no torch.
 
-    Raises ModelUnavailableError for a Git LFS pointer, an empty or truncated file, or something that holds no weights.
+    Raises ModelUnavailableError for a Git LFS pointer, an empty or truncated file, something that holds no weights, a missing
+    shard, and an index that names tensors that its shards do not hold.
     """
+    file, *shards = files(file)
+    if not shards:
+        _inspect_one(file)
+        return
+    file_of = parse_index(file.read_bytes(), str(file)).file_of
+    for shard in shards:
+        held = _inspect_one(shard)
+        if held is not None:
+            _check_held(file, shard, file_of, held)
+
+
+def _check_held(index: Path, shard: Path, file_of: Mapping[str, str], held: Iterable[str]) -> None:
+    lacking = sorted({name for name, where in file_of.items() if where == shard.name} - set(held))
+    if lacking:
+        raise ModelUnavailableError(f"{shard} lacks what {index.name} says it holds ({_some(lacking)}): download both again")
+
+
+def _inspect_one(file: Path) -> set[str] | None:
+    """The names of the tensors inside; None where only reading the whole file could tell."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         head = stream.read(64)
@@ -65,12 +144,13 @@ def inspect(file: Path) -> None:
         if not zipfile.is_zipfile(file):
             raise ModelUnavailableError(f"{file} is a truncated PyTorch file: download it again")
     elif head[8:9] == b"{":
-        _inspect_safetensors(file, size)
+        return _inspect_safetensors(file, size)
     elif not head.startswith(b"\x80"):  # a pickle, PyTorch's layout before 1.6
         raise ModelUnavailableError(f"{file} is neither a safetensors nor a PyTorch file (begins {head[:16]!r})")
+    return None
 
 
-def _inspect_safetensors(file: Path, size: int) -> None:
+def _inspect_safetensors(file: Path, size: int) -> set[str]:
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         if length > min(size - 8, _SAFETENSORS_HEADER_LIMIT):
@@ -86,14 +166,28 @@ def _inspect_safetensors(file: Path, size: int) -> None:
         raise ModelUnavailableError(
             f"{file} is truncated or corrupt: {size} bytes where its header says {8 + length + end}; download it again"
         )
+    return set(header) - {"__metadata__"}
 
 
 def read(file: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors or PyTorch file, on the CPU, mapped from disk where possible.
+    """All tensors of a safetensors or PyTorch file, or of the shards of an index; on the CPU, mapped from disk where possible.
 
     Raises ModelUnavailableError for everything inspect() refuses and for a pickle that holds more than tensors.
     """
     inspect(file)
+    file, *shards = files(file)
+    if not shards:
+        return _read_one(file)
+    file_of = parse_index(file.read_bytes(), str(file)).file_of
+    tensors: dict[str, torch.Tensor] = {}
+    for shard in shards:
+        content = _read_one(shard)
+        _check_held(file, shard, file_of, content)
+        tensors |= {name: tensor for name, tensor in content.items() if file_of.get(name) == shard.name}
+    return tensors
+
+
+def _read_one(file: Path) -> dict[str, torch.Tensor]:
     with file.open("rb") as stream:
         is_safetensors = stream.read(9)[8:] == b"{"
     return _read_safetensors(file) if is_safetensors else _read_torch(file)

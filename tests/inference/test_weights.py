@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -114,8 +116,114 @@ def test_a_folder_with_several_or_no_weights_is_refused(tmp_path: Path) -> None:
         weights.find(tmp_path)
     for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
         save_file(TENSORS, tmp_path / name)
-    with pytest.raises(ModelUnavailableError, match="join the shards"):
+    with pytest.raises(ModelUnavailableError, match=r"several weights files.*put their index, model.safetensors.index.json"):
         weights.find(tmp_path)
+
+
+SHARDS = {"model-00001-of-00002.safetensors": ["a.weight"], "model-00002-of-00002.safetensors": ["b"]}
+
+
+def sharded(folder: Path, shards: dict[str, list[str]] = SHARDS, **changed: Any) -> Path:
+    """TENSORS as save_pretrained writes what is too large for one file; `changed` are other entries of the index."""
+    folder.mkdir(exist_ok=True)
+    for name, keys in shards.items():
+        tensors = {key: TENSORS[key] for key in keys}
+        save_file(tensors, folder / name) if name.endswith(".safetensors") else torch.save(tensors, folder / name)
+    index = folder / f"model{Path(next(iter(shards))).suffix}.index.json"
+    file_of = {key: name for name, keys in shards.items() for key in keys}
+    index.write_text(json.dumps({"metadata": {"total_size": 40}, "weight_map": file_of} | changed, indent=2))
+    return index
+
+
+def test_shards_are_found_by_their_index_and_read_as_one(tmp_path: Path) -> None:
+    index = sharded(tmp_path)
+    assert weights.find(tmp_path) == weights.find(index) == index
+    assert weights.files(index) == [index, *(tmp_path / name for name in SHARDS)]
+    weights.inspect(index)
+    assert same(weights.read(index), TENSORS)
+
+
+def test_pytorch_shards_are_read_too_and_a_whole_file_is_preferred(tmp_path: Path) -> None:
+    index = sharded(tmp_path, {"pytorch_model-00001-of-00002.bin": ["b"], "pytorch_model-00002-of-00002.bin": ["a.weight"]})
+    assert weights.find(tmp_path) == index
+    assert same(weights.read(index), TENSORS)
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    assert weights.find(tmp_path).name == "model.safetensors"
+
+
+def test_shards_that_save_pretrained_wrote_are_read(tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28)
+    network = transformers.Dinov2Model(config)
+    network.save_pretrained(tmp_path / "whole")
+    network.save_pretrained(tmp_path / "shards", max_shard_size="40KB")
+    whole, index = weights.find(tmp_path / "whole"), weights.find(tmp_path / "shards")
+    assert len(weights.files(index)) > 3
+    assert same(weights.read(index), weights.read(whole))
+
+
+def test_a_tensor_that_two_shards_hold_is_that_of_the_index(tmp_path: Path) -> None:
+    index = sharded(tmp_path)
+    save_file({"b": TENSORS["b"], "a.weight": torch.zeros(9)}, tmp_path / "model-00002-of-00002.safetensors")
+    assert same(weights.read(index), TENSORS)
+
+
+def test_a_shard_that_is_missing_is_named_with_the_index_that_wants_it(tmp_path: Path) -> None:
+    index = sharded(tmp_path)
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    for function in (weights.inspect, weights.read):
+        with pytest.raises(ModelUnavailableError, match=r"index.json names model-00002-of-00002.safetensors, not there"):
+            function(index)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
+def test_a_cut_off_shard_is_refused_before_any_tensor_is_read(tmp_path: Path, keep: float) -> None:
+    index = sharded(tmp_path)
+    truncated(tmp_path / "model-00002-of-00002.safetensors", keep)
+    with pytest.raises(ModelUnavailableError, match=r"model-00002-of-00002.safetensors is .*download it again"):
+        weights.inspect(index)
+
+
+def test_a_shard_without_what_the_index_says_it_holds_is_refused(tmp_path: Path) -> None:
+    index = sharded(tmp_path)
+    save_file({"c": torch.ones(1)}, tmp_path / "model-00002-of-00002.safetensors")
+    with pytest.raises(ModelUnavailableError, match=r"model-00002-of-00002.safetensors lacks what .* \(b\)"):
+        weights.inspect(index)
+    other = sharded(tmp_path / "bin", {"model-00001-of-00001.bin": ["b"]}, weight_map={"d": "model-00001-of-00001.bin"})
+    with pytest.raises(ModelUnavailableError, match=r"lacks what .* \(d\)"):
+        weights.read(other)
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "sub/a.safetensors", "..", "", "C:a", "a\\b", "a\0b"])
+def test_an_index_that_names_a_file_anywhere_but_beside_it_is_refused(tmp_path: Path, name: str) -> None:
+    save_file(TENSORS, tmp_path / "secret.safetensors")
+    index = sharded(tmp_path / "folder", weight_map={"a.weight": name, "b": "model-00002-of-00002.safetensors"})
+    for function in (weights.inspect, weights.read, weights.files):
+        with pytest.raises(ModelUnavailableError, match=r"is refused: it names .*, which is no file beside it"):
+            function(index)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "{}", '{"weight_map": {}}', '{"weight_map": ["a"]}', '{"weight_map": {"a": 1}}', '{"a": "' + "x" * 99 + '"}']
+)
+def test_an_index_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(text)
+    with pytest.raises(ModelUnavailableError, match="no index of shards"):
+        weights.inspect(index)
+
+
+def test_an_index_that_names_itself_is_refused(tmp_path: Path) -> None:
+    index = sharded(tmp_path, weight_map={"a": "model.safetensors.index.json"})
+    with pytest.raises(ModelUnavailableError, match="neither a safetensors nor a PyTorch file"):
+        weights.inspect(index)
+
+
+def test_safetensors_whose_first_byte_is_a_brace_are_no_index(tmp_path: Path) -> None:
+    header = json.dumps({"b": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode().ljust(ord("{"))
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<4f", 1, 1, 1, 1))
+    assert same(weights.read(tmp_path / "a.safetensors"), {"b": TENSORS["b"]})
 
 
 def test_missing_and_misshapen_keys_are_listed_and_others_ignored() -> None:
