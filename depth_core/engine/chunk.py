@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
@@ -166,14 +166,13 @@ class _Work:
 
     def over_one_range(self, wanted: Sequence[str]) -> tuple[dict[str, Outcome], Progress]:
         """All images over the range that they span together, in two passes: the network's numbers are kept between them."""
-        if not self.redo.everything and (known := self._same_as_before(wanted)):
+        if not self.redo.everything and (known := self._same_as_before(wanted)) is not None:
             progress = Progress(total=len(wanted), reused=len(known))
             self.on_progress(progress)
             return known, progress
         progress = Progress(total=len(wanted))
         self.on_progress(progress)
-        digest = encode.digest_of(self.profile.parameters, self.checkpoint.revision, None, self.profile.depth16)
-        kept_in = f"{self._spools}/{digest}"
+        kept_in = f"{self._spools}/{self._digest(None)}"
         ends = {}
         if not self.redo.everything:
             ends = {sha: found for sha in wanted if (found := stages.spooled_ends(self.store, f"{kept_in}/{sha}"))}
@@ -190,7 +189,7 @@ class _Work:
             )
             failed = {sha: outcome for sha, outcome in measured.items() if outcome.status == records.FAILED}
             ends |= {sha: _ends(outcome) for sha, outcome in measured.items() if sha not in failed}
-            resolved = (min(low for low, _ in ends.values()), max(high for _, high in ends.values())) if ends else None
+            resolved = _span(ends.values())
             folders = self._folders(list(ends), resolved)
             done = {} if self.redo.everything else _done(folders, {}, Redo(verify=True), self.store)
             progress.reused = len(done)
@@ -205,7 +204,7 @@ class _Work:
             progress.done += len(failed)
             progress.failed += len(failed)
         self.on_progress(progress)
-        return failed | done | made, progress
+        return failed | {sha: replace(outcome, ends=ends[sha]) for sha, outcome in (done | made).items()}, progress
 
     @property
     def _spools(self) -> str:
@@ -223,18 +222,23 @@ class _Work:
 
     def _same_as_before(self, wanted: Sequence[str]) -> dict[str, Outcome] | None:
         """The earlier outcomes, if they are of these very images over the range that these span."""
-        known = {sha: self.prior[sha] for sha in wanted if sha in self.prior}
-        spans = [_ends(outcome) for outcome in known.values() if outcome.status == records.SUCCEEDED]
-        if len(known) < len(wanted) or not spans:
-            return None
-        folders = self._folders(wanted, (min(low for low, _ in spans), max(high for _, high in spans)))
+        known = {sha: replace(self.prior[sha], reused=True) for sha in wanted if sha in self.prior}
         failures = {sha: outcome for sha, outcome in known.items() if outcome.status == records.FAILED}
+        made = [sha for sha in known if sha not in failures]
+        spans = [ends for sha in made if (ends := known[sha].ends) is not None]
+        if len(failures) + len(spans) < len(wanted):
+            return None
         if any(self.redo.permanent_failures or ErrorKind(o.error_kind or "internal").retryable for o in failures.values()):
             return None
-        done = _done({sha: folders[sha] for sha in wanted if sha not in failures}, self.prior, self.redo, self.store)
-        if len(done) + len(failures) < len(wanted):
+        value_range = _span(spans)
+        # A folder's name says with what its image failed: measured without a range, or rendered over this one.
+        tried = {self._digest(None), self._digest(value_range)}
+        if any(tried.isdisjoint(outcome.folder.split("/")) for outcome in failures.values()):
             return None
-        return done | {sha: replace(outcome, reused=True) for sha, outcome in failures.items()}
+        done = _done(self._folders(made, value_range), self.prior, self.redo, self.store)
+        if len(done) < len(made):
+            return None
+        return failures | {sha: replace(outcome, ends=known[sha].ends) for sha, outcome in done.items()}
 
     def _pass(
         self,
@@ -270,8 +274,11 @@ class _Work:
         return outcomes
 
     def _folders(self, wanted: Sequence[str], value_range: Range | None) -> dict[str, str]:
-        digest = encode.digest_of(self.profile.parameters, self.checkpoint.revision, value_range, self.profile.depth16)
+        digest = self._digest(value_range)
         return {sha: encode.output_folder(sha, digest) for sha in wanted}
+
+    def _digest(self, value_range: Range | None) -> str:
+        return encode.digest_of(self.profile.parameters, self.checkpoint.revision, value_range, self.profile.depth16)
 
     def _items(self, folders: Mapping[str, str]) -> Iterator[Item]:
         return (Item(sha, sources.reader(self.store, sha), folder, self.names[sha]) for sha, folder in folders.items())
@@ -284,6 +291,11 @@ def _ends(outcome: Outcome) -> Range:
     assert outcome.depth_min is not None
     assert outcome.depth_max is not None
     return outcome.depth_min, outcome.depth_max
+
+
+def _span(ends: Collection[Range]) -> Range | None:
+    """The range that several span together; None when there is none."""
+    return (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
 
 
 def _fixed_range(profile: Profile) -> Range | None:

@@ -72,6 +72,7 @@ class Outcome:
     error_message: str | None = None
     finished_at: str = ""  # RFC 3339, UTC
     reused: bool = False  # was there already
+    ends: tuple[float, float] | None = None  # of the network's own numbers, in no unit; known where a chunk shares one range
 
 
 _OUTCOME_FIELDS = tuple(f.name for f in fields(Outcome))
@@ -117,10 +118,15 @@ def from_json_line(line: bytes) -> Outcome | None:
     """The outcome of a line; None for half a line, as a killed program leaves at a file's end. Unknown fields are ignored."""
     try:
         values = json.loads(line)
-        known = {name: values[name] for name in _OUTCOME_FIELDS if name in values}
-        return Outcome(**{**known, "results": tuple(known.get("results", ()))})
+        return _outcome({name: values[name] for name in _OUTCOME_FIELDS if name in values})
     except (ValueError, TypeError):
         return None
+
+
+def _outcome(values: Mapping[str, Any]) -> Outcome:
+    """An outcome as files have it: lists where there were tuples."""
+    ends = values.get("ends")
+    return Outcome(**{**values, "results": tuple(values.get("results", ())), "ends": None if ends is None else tuple(ends)})
 
 
 # -- the journal --------------------------------------------------------------------------------------------------------------
@@ -213,6 +219,7 @@ _OUTCOME_SCHEMA = pa.schema(
         ("error_message", pa.string()),
         ("finished_at", pa.string()),
         ("reused", pa.bool_()),
+        ("ends", pa.list_(pa.float64())),
     ]
 )
 
@@ -238,10 +245,8 @@ def read_outcomes(store: Store, profile: str, chunk: str) -> dict[str, Outcome]:
     data = store.read_or_none(_outcomes_key(profile, chunk))
     if data is None:
         return {}
-    outcomes = (
-        Outcome(**{**row, "results": tuple(row["results"]), "seconds": dict(row["seconds"])})
-        for row in pq.read_table(io.BytesIO(data)).to_pylist()
-    )
+    rows = pq.read_table(io.BytesIO(data)).to_pylist()
+    outcomes = (_outcome({**row, "seconds": dict(row["seconds"])}) for row in rows)
     return {outcome.source_sha256: outcome for outcome in outcomes}
 
 

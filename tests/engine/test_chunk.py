@@ -246,8 +246,36 @@ class TestOneRangeForTheChunk:
     def test_a_chunk_in_which_every_image_fails_has_no_range_and_is_complete(self, run: Run, store: Store) -> None:
         assert [o.error_kind for o in run(keep(store, b"no image")).outcomes.values()] == ["not_an_image"]
 
-    def test_a_chunk_without_images_is_complete(self, run: Run) -> None:
+    def test_a_chunk_without_images_is_complete_and_loads_no_model(self, run: Run, loads: list[str]) -> None:
         assert run([]).outcomes == {}
+        assert loads == []
+
+    def test_a_chunk_in_which_every_image_failed_for_good_loads_no_model_again(
+        self, run: Run, store: Store, profile: Profile, loads: list[str]
+    ) -> None:
+        images = keep(store, b"no image", b"no image either")
+        run(images, redo=Redo(everything=True))
+        again = run(images)
+        assert (again.progress.done, again.progress.reused) == (0, 2)
+        assert loads == ["tiny"]
+        run(images, redo=Redo(permanent_failures=True))
+        assert loads == ["tiny"] * 2
+        larger = profile.parameters.model_copy(update={"resolution_lower_limit": 512})
+        run(images, profile=profile.model_copy(update={"parameters": larger}))
+        assert loads == ["tiny"] * 3, "other parameters may succeed"
+
+    def test_an_unchanged_chunk_in_metres_is_left_alone_whatever_the_focal_lengths(
+        self, run: Run, store: Store, photo: Any, tiny: Predictor, loads: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tiny, "metres_per_number", lambda focal_px, source_size, network_size: source_size[0] / 100)
+        images = keep(store, *(photo(width=width, seed=width) for width in (300, 320, 640)))
+        first = run(images)
+        assert {outcome.unit for outcome in first.outcomes.values()} == {"m"}
+        for redo in (None, Redo(verify=True), None):
+            again = run(images, redo=redo)
+            assert (again.progress.done, again.progress.reused) == (0, 3)
+        assert loads == ["tiny"]
+        assert {sha: o.folder for sha, o in again.outcomes.items()} == {sha: o.folder for sha, o in first.outcomes.items()}
 
 
 def test_a_fixed_range_is_used_for_every_image(run: Run, store: Store, photo: Any, profile: Profile) -> None:
