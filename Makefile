@@ -7,7 +7,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster
 MANIFEST ?= data/manifests/sample.csv
 PROFILE ?= preview
 
-.PHONY: help demo maps ui api up test lint format types unit bench clean
+.PHONY: help home demo maps ui api up test lint format types unit bench clean
 
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,23 +24,24 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
-$(DAGSTER_HOME)/dagster.yaml: dagster.yaml
-	@mkdir -p $(DAGSTER_HOME)
-	@cp dagster.yaml $@
+home: # the instance's configuration is the operator's once it is there
+	@test -e "$$DAGSTER_HOME/dagster.yaml" || { mkdir -p "$$DAGSTER_HOME" && cp dagster.yaml "$$DAGSTER_HOME/dagster.yaml"; }
+	@cmp -s dagster.yaml "$$DAGSTER_HOME/dagster.yaml" || \
+		echo "note: $$DAGSTER_HOME/dagster.yaml is not the shipped dagster.yaml; it is used as it is (without it, the shipped one is taken)"
 
-demo: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml ## the sample manifest, end to end, under profile preview
+demo: $(VENV)/.installed home ## the sample manifest, end to end, under profile preview
 	@DEPTH_ALLOW_PRIVATE_HOSTS=true $(BIN)/python -m pipelines.materialize data/manifests/sample.csv --profile preview
 
-maps: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml ## a manifest of your own: make maps MANIFEST=photos.csv PROFILE=preview
-	@$(BIN)/python -m pipelines.materialize $(MANIFEST) --profile $(PROFILE)
+maps: $(VENV)/.installed home ## a manifest of your own: make maps MANIFEST=photos.csv PROFILE=preview
+	@$(BIN)/python -m pipelines.materialize "$(MANIFEST)" --profile "$(PROFILE)"
 
-ui: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml ## Dagster's UI and daemon at http://127.0.0.1:3000
+ui: $(VENV)/.installed home ## Dagster's UI and daemon at http://127.0.0.1:3000
 	@$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
 
 api: $(VENV)/.installed ## the HTTP door at http://127.0.0.1:8000
 	@$(BIN)/python -m depth_api
 
-up: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml ## door, Dagster's UI and daemon together; one Ctrl-C ends all
+up: $(VENV)/.installed home ## door, Dagster's UI and daemon together; one Ctrl-C ends all
 	@$(BIN)/python -m pipelines.up -h 127.0.0.1 -p 3000
 
 test: lint unit ## everything that continuous integration runs
