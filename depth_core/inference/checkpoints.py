@@ -28,8 +28,10 @@ from depth_core.settings import Settings
 
 BUNDLED = Path(__file__).parent / "tiny"
 HUB_FILE = "model.safetensors"
+HUB_INDEX = HUB_FILE + weights.INDEX  # in its place where a repository holds shards
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _known_sha256: dict[tuple[str, int, int], str] = {}
 
 
@@ -40,7 +42,7 @@ class Checkpoint:
     spec: ModelSpec
     source: str  # for people: "bundled", a path, a URL, "hub:repository@commit"
     path: Path  # a folder or a file
-    revision: str  # names the weights: the Hub's commit, else the first 16 hex digits of the weights file's sha256
+    revision: str  # names the weights: the Hub's commit, else the first 16 hex digits of the weights file's sha256 (digest_of)
     licence: str
 
 
@@ -97,8 +99,7 @@ def resolve(
         path, source = _local_copy(location, settings, spec, download=download), location
     file = weights.find(path)
     weights.inspect(file)
-    digest = sha256_of(file, settings)
-    return Checkpoint(spec, source, path, digest[:16], spec.licence)
+    return Checkpoint(spec, source, path, digest_of(file, settings)[:16], spec.licence)
 
 
 def describe_models(settings: Settings) -> list[ModelRow]:
@@ -121,6 +122,12 @@ def fetch(specs: Iterable[ModelSpec], settings: Settings) -> list[Checkpoint]:
     Raises ModelUnavailableError for the first that cannot be had; those before it stay.
     """
     return [resolve(spec, settings, refresh=True) for spec in specs]
+
+
+def digest_of(file: Path, settings: Settings) -> str:
+    """What names the weights of a file: its sha256 in hex. Of an index with shards: that of all their sha256, one a line."""
+    digests = [sha256_of(part, settings) for part in weights.files(file)]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def sha256_of(file: Path, settings: Settings) -> str:
@@ -185,33 +192,69 @@ def _cache(settings: Settings) -> Path:
 
 def _from_hub(spec: ModelSpec, settings: Settings, repository: str, *, download: bool, refresh: bool) -> Checkpoint:
     """A revision that is in the cache is used without asking anybody, so a branch moves only when it is fetched again."""
-    import huggingface_hub
-
     revision = settings.hub_revisions.get(spec.key) or spec.revision
-    cached = None if refresh else huggingface_hub.try_to_load_from_cache(repository, HUB_FILE, revision=revision)
-    if not isinstance(cached, str):
+    file = None if refresh else _cached_from_hub(repository, revision)
+    if file is None:
         if not download:
             raise ModelUnavailableError(
                 f"{spec.key} is not here yet: `depthline models fetch {spec.key}` gets {repository}@{revision} from the Hub"
             )
-        cached = _download_from_hub(spec, repository, revision)
-    file = Path(cached)
+        file = _download_from_hub(spec, repository, revision)
     weights.inspect(file)
-    expected = spec.sha256 or file.resolve().name  # the Hub's cache names large files by their sha256
-    if _SHA256.fullmatch(expected) and sha256_of(file, settings) != expected:
-        raise ModelUnavailableError(
-            f"{file} is corrupt (its sha256 is not {expected}): delete {file.resolve()} and fetch it again"
-        )
     commit = file.parent.name
+    if revision and _COMMIT.fullmatch(revision) and commit != revision:
+        raise ModelUnavailableError(
+            f"{spec.key}: asked for {repository}@{revision}, the Hub answered with {commit}: see HF_ENDPOINT"
+        )
+    for part in weights.files(file):
+        # the catalogue's sha256 is that of its own revision; the Hub's cache names large files by theirs
+        known = spec.sha256 if part == file and revision == spec.revision else None
+        expected = known or part.resolve().name
+        if _SHA256.fullmatch(expected) and sha256_of(part, settings) != expected:
+            raise ModelUnavailableError(
+                f"{part} is corrupt or not the published file (its sha256 is not {expected}): delete {part.resolve()} and "
+                "fetch it again, or choose another revision with DEPTH_HUB_REVISIONS"
+            )
     return Checkpoint(spec, f"hub:{repository}@{commit}", file, commit, spec.licence)
 
 
-def _download_from_hub(spec: ModelSpec, repository: str, revision: str | None) -> str:
+def _cached_from_hub(repository: str, revision: str | None) -> Path | None:
+    """The weights file or the index in the Hub's cache, when all that belongs to it is there too."""
+    import huggingface_hub
+
+    def cached(name: str, revision: str | None) -> Path | None:
+        found = huggingface_hub.try_to_load_from_cache(repository, name, revision=revision)
+        return Path(found) if isinstance(found, str) else None
+
+    if (file := cached(HUB_FILE, revision)) is not None:
+        return file
+    index = cached(HUB_INDEX, revision)
+    if index is None:
+        return None
+    shards = weights.parse_index(index.read_bytes(), str(index)).shards
+    return index if all(cached(name, index.parent.name) for name in shards) else None
+
+
+def _download_from_hub(spec: ModelSpec, repository: str, revision: str | None) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
+    def get(name: str, revision: str | None) -> Path:
+        return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
+
     try:
-        return str(huggingface_hub.hf_hub_download(repository, HUB_FILE, revision=revision))
+        try:
+            return get(HUB_FILE, revision)
+        except errors.LocalEntryNotFoundError:  # nobody could be asked
+            raise
+        except errors.EntryNotFoundError as failure:
+            try:
+                index = get(HUB_INDEX, revision)
+            except errors.EntryNotFoundError:
+                raise failure from None
+        for name in weights.parse_index(index.read_bytes(), f"{repository}/{HUB_INDEX}").shards:
+            get(name, index.parent.name)  # of the index's commit, wherever the branch is by now
+        return index
     except (
         errors.GatedRepoError,
         errors.RepositoryNotFoundError,
@@ -225,13 +268,13 @@ def _download_from_hub(spec: ModelSpec, repository: str, revision: str | None) -
     except (OSError, errors.HfHubHTTPError) as failure:
         cure, reason = "is the Hub reachable, is there room on the disk?", failure
     raise ModelUnavailableError(
-        f"{spec.key}: cannot fetch {repository}@{revision} from the Hub: {cure} ({_first_line(reason)}). Without the Hub: put "
+        f"{spec.key}: cannot fetch {repository}@{revision} from the Hub: {cure} ({_one_line(reason)}). Without the Hub: put "
         f'{HUB_FILE} somewhere and set DEPTH_CHECKPOINTS=\'{{"{spec.key}": "/path/{HUB_FILE}"}}\', or DEPTH_CHECKPOINTS_URL'
     ) from reason
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:400] or type(error).__name__
 
 
 # -- paths and fsspec URLs ----------------------------------------------------------------------------------------------
@@ -282,18 +325,35 @@ def _local_copy(url: str, settings: Settings, spec: ModelSpec, *, download: bool
 
 
 def _remote_files(fs: Any, path: str, url: str) -> dict[str, dict[str, Any]]:
-    """What to fetch, with what the store says of each: the file, or a folder's weights and configuration."""
+    """What to fetch, with what the store says of each: the file, a folder's weights and configuration, an index's shards."""
     fs.invalidate_cache()
     if fs.isfile(path):
-        return {path: fs.info(path)}
-    found = {name: info for name, info in fs.find(path, maxdepth=1, detail=True).items() if info["type"] == "file"}
-    for suffix in weights.SUFFIXES:
-        if any(name.endswith(suffix) for name in found):
-            return {name: info for name, info in found.items() if name.endswith((suffix, ".json"))}
-    raise ModelUnavailableError(
-        f"no weights at {url}, neither a file nor a folder with one ending in {', '.join(weights.SUFFIXES)}: check the URL, and "
-        "DEPTH_SOURCE_OPTIONS for the server and its keys"
-    )
+        found = {path: fs.info(path)}
+        return found | _remote_shards(fs, path, url) if path.endswith(weights.INDEX) else found
+    there = {name: info for name, info in fs.find(path, maxdepth=1, detail=True).items() if info["type"] == "file"}
+    try:
+        chosen = weights.choose([name.rsplit("/", 1)[-1] for name in there], url)
+    except ModelUnavailableError as error:
+        if there:
+            raise
+        raise ModelUnavailableError(
+            f"no weights at {url}, neither a file nor a folder with one ending in {', '.join(weights.SUFFIXES)}: check the URL, "
+            "and DEPTH_SOURCE_OPTIONS for the server and its keys"
+        ) from error
+    file = next(name for name in there if name.rsplit("/", 1)[-1] == chosen)
+    found = {file: there[file]} | {
+        name: info for name, info in there.items() if name.endswith(".json") and not name.endswith(weights.INDEX)
+    }
+    return found | _remote_shards(fs, file, url) if file.endswith(weights.INDEX) else found
+
+
+def _remote_shards(fs: Any, index: str, url: str) -> dict[str, dict[str, Any]]:
+    folder = index.removesuffix(index.rsplit("/", 1)[-1])
+    shards = [folder + name for name in weights.parse_index(fs.cat_file(index), url).shards]
+    missing = [shard for shard in shards if not fs.isfile(shard)]
+    if missing:
+        raise ModelUnavailableError(f"{index} names shards that are not there: {', '.join(missing)}")
+    return {shard: fs.info(shard) for shard in shards}
 
 
 def _download(fs: Any, files: dict[str, dict[str, Any]], target: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from safetensors.torch import save, save_file
 
 from depth_core.catalog import BY_KEY, MODELS, DepthKind
 from depth_core.errors import ModelUnavailableError
-from depth_core.inference import checkpoints
+from depth_core.inference import checkpoints, depth_anything_3
 from depth_core.settings import Settings
 
 SMALL, GIANT, TINY = BY_KEY["v2/small"], BY_KEY["v2/giant"], BY_KEY["tiny"]
@@ -118,6 +119,56 @@ def test_a_sha256_once_computed_is_remembered_beside_the_cache(configured: Confi
     assert note.read_text() == expected == sha256(file)
 
 
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+INDEX = "model.safetensors.index.json"
+
+
+def sharded(value: float = 1.0) -> dict[str, bytes]:
+    """The files of a checkpoint in two shards, by name."""
+    bodies = {name: save({key: torch.full((8,), value)}) for key, name in zip("ab", SHARDS, strict=True)}
+    return bodies | {INDEX: json.dumps({"metadata": {}, "weight_map": dict(zip("ab", SHARDS, strict=True))}).encode()}
+
+
+def written(folder: Path, bodies: dict[str, bytes]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, body in bodies.items():
+        (folder / name).write_bytes(body)
+    return folder
+
+
+def digest(bodies: dict[str, bytes]) -> str:
+    """What names shards: the sha256 of the index's and the shards' sha256."""
+    return hashlib.sha256("\n".join(hashlib.sha256(bodies[name]).hexdigest() for name in (INDEX, *SHARDS)).encode()).hexdigest()
+
+
+def test_shards_are_named_by_all_their_bytes(configured: Configured, tmp_path: Path) -> None:
+    folder = written(tmp_path / "small", sharded())
+    for path in (folder, folder / INDEX):
+        checkpoint = checkpoints.resolve(SMALL, configured(), str(path))
+        assert (checkpoint.path, checkpoint.revision) == (path, digest(sharded())[:16])
+    written(folder, {SHARDS[1]: save({"b": torch.full((8,), 2.0)})})
+    os.utime(folder / SHARDS[1], ns=(1, 1))
+    assert checkpoints.resolve(SMALL, configured(), str(folder)).revision != digest(sharded())[:16]
+
+
+def test_a_network_is_loaded_from_shards(
+    configured: Configured, tmp_path: Path, v3_file: Path, v3_tensors: dict[str, torch.Tensor]
+) -> None:
+    names = sorted(v3_tensors)
+    parts = dict(zip(SHARDS, (names[::2], names[1::2]), strict=True))
+    for name, keys in parts.items():
+        save_file({key: v3_tensors[key] for key in keys}, tmp_path / name)
+    written(tmp_path, {INDEX: json.dumps({"weight_map": {key: name for name, keys in parts.items() for key in keys}}).encode()})
+    batch = torch.rand(1, 3, 56, 70)
+    answers = []
+    for path in (v3_file, tmp_path):
+        checkpoint = checkpoints.resolve(BY_KEY["v3/small"], configured(), str(path))
+        network = depth_anything_3.DepthAnything3(checkpoint, device="cpu", autocast=False)
+        with torch.inference_mode():
+            answers.append(network.predict(batch).depth)
+    torch.testing.assert_close(*answers)
+
+
 def test_every_model_is_described_with_where_its_weights_come_from(configured: Configured, tmp_path: Path) -> None:
     file = weights_at(tmp_path / "mine.safetensors")
     rows = {row.spec.key: row for row in checkpoints.describe_models(configured(checkpoints={"v3/base": str(file)}))}
@@ -195,6 +246,46 @@ def test_a_truncated_file_on_s3_leaves_nothing_in_the_cache(s3: Any, configured:
     assert not [path for path in (settings.checkpoint_cache / "weights").iterdir() if path.is_dir()]
 
 
+@pytest.mark.parametrize("named", ["", f"/{INDEX}"], ids=["folder", "index"])
+def test_shards_come_from_s3_by_their_folder_or_their_index(s3: Any, configured: Configured, tmp_path: Path, named: str) -> None:
+    client, words = s3
+    for name, body in (sharded() | {"config.json": b"{}", "other.bin": b"not one of them"}).items():
+        client.put_object(Bucket="weights", Key=f"{tmp_path.name}/{name}", Body=body)
+    settings = configured(**words, checkpoints={"v2/small": f"s3://weights/{tmp_path.name}{named}"})
+    checkpoint = checkpoints.resolve(SMALL, settings)
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    assert {file.name for file in folder.iterdir()} - {"config.json"} == {INDEX, *SHARDS}
+    assert checkpoint.revision == digest(sharded())[:16]
+    assert checkpoints.resolve(SMALL, settings, download=False) == checkpoint
+    client.put_object(Bucket="weights", Key=f"{tmp_path.name}/{SHARDS[0]}", Body=sharded(2)[SHARDS[0]])
+    assert checkpoints.resolve(SMALL, settings).revision == digest(sharded() | {SHARDS[0]: sharded(2)[SHARDS[0]]})[:16]
+
+
+@pytest.mark.parametrize("named", ["", f"/{INDEX}"], ids=["folder", "index"])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({SHARDS[1]: None}, f"names shards that are not there: weights/.*/{SHARDS[1]}"),
+        ({SHARDS[1]: sharded()[SHARDS[1]][:-9]}, rf"{SHARDS[1]} is truncated"),
+        ({INDEX: b'{"weight_map": {"a": "../secret.safetensors"}}'}, "is no file beside it"),
+        ({INDEX: b"{"}, "no index of shards"),
+    ],
+    ids=["a shard missing", "a shard cut off", "a path outside", "no index"],
+)
+def test_bad_shards_on_s3_are_clear_errors_and_leave_nothing_in_the_cache(
+    s3: Any, configured: Configured, tmp_path: Path, named: str, changed: dict[str, bytes | None], message: str
+) -> None:
+    client, words = s3
+    client.put_object(Bucket="weights", Key="secret.safetensors", Body=save({"a": torch.ones(8)}))
+    for name, body in (sharded() | changed).items():
+        if body is not None:
+            client.put_object(Bucket="weights", Key=f"{tmp_path.name}/{name}", Body=body)
+    settings = configured(**words, checkpoints={"v2/small": f"s3://weights/{tmp_path.name}{named}"})
+    with pytest.raises(ModelUnavailableError, match=message):
+        checkpoints.resolve(SMALL, settings)
+    assert not [path for path in settings.checkpoint_cache.glob("weights/*") if path.is_dir()]
+
+
 def test_a_url_where_nothing_is_and_a_server_that_does_not_answer_are_clear_errors(s3: Any, configured: Configured) -> None:
     _, words = s3
     with pytest.raises(ModelUnavailableError, match="no weights at s3://nowhere"):
@@ -206,12 +297,13 @@ def test_a_url_where_nothing_is_and_a_server_that_does_not_answer_are_clear_erro
 # -- the Hub ------------------------------------------------------------------------------------------------------------
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+BODY = save({"a": torch.ones(100)})
 
 
 class Hub(ThreadingHTTPServer):
-    """Answers as the Hub does for one file, at any revision."""
+    """Answers as the Hub does for a repository's files, at any revision."""
 
-    body = save({"a": torch.ones(100)})
+    bodies: dict[str, bytes]
     commit = COMMIT
     requests: list[tuple[str, str, str | None]]
 
@@ -221,20 +313,20 @@ class _HubAnswer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_HEAD(self) -> None:
-        self.answer(b"")
+        self.do_GET()
 
     def do_GET(self) -> None:
-        self.answer(self.server.body)
-
-    def answer(self, body: bytes) -> None:
         self.server.requests.append((self.command, self.path, self.headers.get("Authorization")))
-        found = self.path.endswith("/model.safetensors")
-        self.send_response(200 if found else 404)
+        body = self.server.bodies.get(self.path.rsplit("/", 1)[-1])
+        self.send_response(404 if body is None else 200)
         self.send_header("X-Repo-Commit", self.server.commit)
-        self.send_header("ETag", f'"{hashlib.sha256(self.server.body).hexdigest()}"')
-        self.send_header("Content-Length", str(len(self.server.body) if found else 0))
+        if body is None:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        else:
+            self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+        self.send_header("Content-Length", str(len(body or b"")))
         self.end_headers()
-        if found:
+        if body is not None and self.command == "GET":
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None: ...
@@ -243,32 +335,39 @@ class _HubAnswer(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     server = Hub(("127.0.0.1", 0), _HubAnswer)
-    server.requests = []
+    server.requests, server.bodies = [], {"model.safetensors": BODY}
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
 
 
 SCRIPT = """
-import json, sys
+import dataclasses, json, sys
 from depth_core import settings
 from depth_core.catalog import BY_KEY
 from depth_core.errors import ModelUnavailableError
 from depth_core.inference import checkpoints
 try:
-    spec, now = BY_KEY["v2/small"], settings.load()
-    found = checkpoints.fetch([spec], now)[0] if sys.argv[1] == "fetch" else checkpoints.resolve(spec, now)
+    spec, now = dataclasses.replace(BY_KEY["v2/small"], **json.loads(sys.argv[2])), settings.load()
+    fetched = sys.argv[1] == "fetch"
+    found = checkpoints.fetch([spec], now)[0] if fetched else checkpoints.resolve(spec, now, download=sys.argv[1] != "look")
     print(json.dumps([found.source, found.revision, str(found.path), "torch" in sys.modules]))
 except ModelUnavailableError as error:
     print(json.dumps(str(error)))
 """
 
 
-def resolved(tmp_path: Path, how: str = "resolve", **environment: str) -> Any:
-    """v2/small as a fresh process resolves or fetches it, since the Hub's library reads its environment once."""
+BRANCH = {"revision": "main", "sha256": None}  # the catalogue's entry, if it pinned nothing
+
+
+def resolved(tmp_path: Path, how: str = "resolve", *, entry: dict[str, Any] = BRANCH, **environment: str) -> Any:
+    """v2/small as a fresh process resolves or fetches it, since the Hub's library reads its environment once.
+
+    `entry`: what the catalogue says instead of what it does.
+    """
     words = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "DEPTH_CHECKPOINT_CACHE": str(tmp_path / "cache")}
     process = subprocess.run(
-        [sys.executable, "-c", SCRIPT, how],
+        [sys.executable, "-c", SCRIPT, how, json.dumps(entry)],
         env=os.environ | words | environment,
         capture_output=True,
         text=True,
@@ -283,7 +382,7 @@ def test_the_hub_is_asked_once_then_its_cache_is_enough_and_no_torch_is_loaded(h
     endpoint = f"http://127.0.0.1:{hub.server_port}"
     source, revision, path, torch_loaded = resolved(tmp_path, HF_ENDPOINT=endpoint, HF_TOKEN="hf_secret")
     assert (source, revision, torch_loaded) == (f"hub:depth-anything/Depth-Anything-V2-Small-hf@{COMMIT}", COMMIT, False)
-    assert Path(path).read_bytes() == hub.body
+    assert Path(path).read_bytes() == hub.bodies["model.safetensors"]
     assert "Bearer hf_secret" in {token for _, _, token in hub.requests}
     hub.requests.clear()
     assert resolved(tmp_path, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1")[2] == path
@@ -295,7 +394,7 @@ def test_the_hub_is_asked_once_then_its_cache_is_enough_and_no_torch_is_loaded(h
 def test_a_branch_moves_only_when_it_is_fetched_again(hub: Hub, tmp_path: Path) -> None:
     endpoint = f"http://127.0.0.1:{hub.server_port}"
     assert resolved(tmp_path, HF_ENDPOINT=endpoint)[1] == COMMIT
-    hub.commit, hub.body = COMMIT[::-1], save({"a": torch.zeros(100)})
+    hub.commit, hub.bodies = COMMIT[::-1], {"model.safetensors": save({"a": torch.zeros(100)})}
     assert resolved(tmp_path, HF_ENDPOINT=endpoint)[1] == COMMIT
     assert resolved(tmp_path, "fetch", HF_ENDPOINT=endpoint)[1] == COMMIT[::-1]
     assert resolved(tmp_path, HF_ENDPOINT=endpoint)[1] == COMMIT[::-1]
@@ -306,6 +405,89 @@ def test_a_pinned_revision_is_the_one_that_is_asked_for(hub: Hub, tmp_path: Path
     assert f"/depth-anything/Depth-Anything-V2-Small-hf/resolve/{COMMIT}/model.safetensors" in {
         path for _, path, _ in hub.requests
     }
+
+
+def test_shards_on_the_hub_are_fetched_all_from_one_commit_and_then_the_cache_is_enough(hub: Hub, tmp_path: Path) -> None:
+    hub.bodies = sharded()
+    endpoint = f"http://127.0.0.1:{hub.server_port}"
+    assert "not here yet" in resolved(tmp_path, "look", HF_ENDPOINT=endpoint)
+    source, revision, path, torch_loaded = resolved(tmp_path, HF_ENDPOINT=endpoint)
+    assert (source, revision, torch_loaded) == (f"hub:depth-anything/Depth-Anything-V2-Small-hf@{COMMIT}", COMMIT, False)
+    assert {name: (Path(path).parent / name).read_bytes() for name in hub.bodies} == hub.bodies
+    asked = {path for _, path, _ in hub.requests if path.endswith(SHARDS)}
+    assert asked == {f"/depth-anything/Depth-Anything-V2-Small-hf/resolve/{COMMIT}/{name}" for name in SHARDS}
+    hub.requests.clear()
+    assert resolved(tmp_path, "look", HF_ENDPOINT=endpoint)[2] == path
+    assert hub.requests == []
+    (Path(path).parent / SHARDS[1]).resolve().write_bytes(sharded(2)[SHARDS[1]])
+    assert f"{SHARDS[1]} is corrupt" in resolved(tmp_path, HF_HUB_OFFLINE="1")
+    (Path(path).parent / SHARDS[1]).unlink()
+    assert "not here yet" in resolved(tmp_path, "look")
+
+
+@pytest.mark.parametrize(
+    ("bodies", "message"),
+    [
+        ({}, "/resolve/main/model.safetensors."),
+        ({INDEX: sharded()[INDEX], SHARDS[0]: sharded()[SHARDS[0]]}, f"/resolve/{COMMIT}/{SHARDS[1]}."),
+        (sharded() | {SHARDS[1]: sharded()[SHARDS[1]][:-9]}, f"{SHARDS[1]} is truncated"),
+        ({INDEX: b'{"weight_map": {"a": "../../secret"}}'}, "is no file beside it"),
+    ],
+    ids=["neither weights nor index", "a shard missing", "a shard cut off", "a path outside"],
+)
+def test_a_repository_without_all_its_weights_is_a_clear_error(
+    hub: Hub, tmp_path: Path, bodies: dict[str, bytes], message: str
+) -> None:
+    hub.bodies = bodies
+    assert message in resolved(tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}")
+
+
+PINNED = {"revision": COMMIT, "sha256": hashlib.sha256(BODY).hexdigest()}
+
+
+def test_the_catalogues_commit_and_sha256_are_what_is_asked_for_and_checked(hub: Hub, tmp_path: Path) -> None:
+    endpoint = f"http://127.0.0.1:{hub.server_port}"
+    assert resolved(tmp_path, entry=PINNED, HF_ENDPOINT=endpoint)[1] == COMMIT
+    assert {path.split("/")[-2] for _, path, _ in hub.requests if "/resolve/" in path} == {COMMIT}
+
+
+@pytest.mark.parametrize("body", [save({"a": torch.zeros(100)}), save({"a": torch.ones(7)})], ids=["as long", "shorter"])
+def test_other_bytes_than_the_catalogues_are_refused_though_the_hub_vouches_for_them(
+    hub: Hub, tmp_path: Path, body: bytes
+) -> None:
+    hub.bodies = {"model.safetensors": body}
+    for how in ("resolve", "fetch", "resolve"):
+        answer = resolved(tmp_path, how, entry=PINNED, HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}")
+        assert f"its sha256 is not {PINNED['sha256']}" in answer
+
+
+def test_shards_where_the_catalogue_knows_a_file_are_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.bodies = sharded()
+    answer = resolved(tmp_path, entry=PINNED, HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}")
+    assert f"its sha256 is not {PINNED['sha256']}" in answer
+
+
+def test_another_commit_than_the_pinned_one_is_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.commit = COMMIT[::-1]
+    answer = resolved(tmp_path, entry=PINNED | {"sha256": None}, HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}")
+    assert f"@{COMMIT}, the Hub answered with {COMMIT[::-1]}" in answer
+
+
+def test_a_revision_by_setting_is_not_held_to_the_sha256_of_the_catalogues(hub: Hub, tmp_path: Path) -> None:
+    hub.commit, hub.bodies = COMMIT[::-1], {"model.safetensors": save({"a": torch.zeros(100)})}
+    words = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "DEPTH_HUB_REVISIONS": json.dumps({"v2/small": "main"})}
+    assert resolved(tmp_path, entry=PINNED, **words)[1] == COMMIT[::-1]
+
+
+@pytest.mark.parametrize("spec", [spec for spec in MODELS if spec.repository], ids=lambda spec: spec.key)
+def test_every_model_of_the_hub_is_pinned_to_a_commit(spec: Any) -> None:
+    assert re.fullmatch(r"[0-9a-f]{40}", spec.revision)
+    assert spec.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", spec.sha256)
+
+
+def test_no_two_models_share_a_commit_or_a_file() -> None:
+    pins = [pin for spec in MODELS for pin in (spec.revision, spec.sha256) if pin]
+    assert len(pins) == len(set(pins))
 
 
 def test_without_the_hub_the_error_says_so_and_how_to_do_without(tmp_path: Path) -> None:
