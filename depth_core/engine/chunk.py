@@ -173,28 +173,40 @@ class _Work:
         progress = Progress(total=len(wanted))
         self.on_progress(progress)
         kept_in = f"{self._spools}/{self._digest(None)}"
-        ends = {}
+        spooled: dict[str, Range] = {}
+        ends: dict[str, Range] = {}
         if not self.redo.everything:
-            ends = {sha: found for sha in wanted if (found := stages.spooled_ends(self.store, f"{kept_in}/{sha}"))}
-        with self.load(self.checkpoint) as predictor:
-            progress.started = time.monotonic()
-            unmeasured = {sha: f"{kept_in}/{sha}" for sha in wanted if sha not in ends}
+            spooled = {sha: found for sha in wanted if (found := stages.spooled_ends(self.store, f"{kept_in}/{sha}"))}
+            ends = spooled | self._ends_before(wanted)
+        failed: dict[str, Outcome] = {}
+
+        def measure(images: Iterable[str]) -> None:
             measured = self._pass(
-                self._items(unmeasured),
+                self._items({sha: f"{kept_in}/{sha}" for sha in images}),
                 predictor,
                 self._plan(None),
                 replace(progress),
                 local.Steps(predict=stages.measure, write=stages.spool),
                 journal=False,
             )
-            failed = {sha: outcome for sha, outcome in measured.items() if outcome.status == records.FAILED}
-            ends |= {sha: _ends(outcome) for sha, outcome in measured.items() if sha not in failed}
+            for sha, outcome in measured.items():
+                if outcome.status == records.FAILED:
+                    failed[sha] = outcome
+                else:
+                    spooled[sha] = _ends(outcome)
+                    ends.setdefault(sha, spooled[sha])  # a second look differs in the last digit, and so would the range
+
+        with self.load(self.checkpoint) as predictor:
+            progress.started = time.monotonic()
+            measure([sha for sha in wanted if sha not in ends])
             resolved = _span(ends.values())
             folders = self._folders(list(ends), resolved)
             done = {} if self.redo.everything else _done(folders, {}, Redo(verify=True), self.store)
+            # Of images done before only the ends are known: those that must be rendered again need their numbers again.
+            measure([sha for sha in folders if sha not in done and sha not in spooled])
             progress.reused = len(done)
             made = self._pass(
-                self._items({sha: folder for sha, folder in folders.items() if sha not in done}),
+                self._items({sha: folder for sha, folder in folders.items() if sha not in done and sha not in failed}),
                 predictor,
                 self._plan(resolved),
                 progress,
@@ -205,6 +217,12 @@ class _Work:
             progress.failed += len(failed)
         self.on_progress(progress)
         return failed | {sha: replace(outcome, ends=ends[sha]) for sha, outcome in (done | made).items()}, progress
+
+    def _ends_before(self, wanted: Sequence[str]) -> dict[str, Range]:
+        """What the network said of images in an earlier run, as far as their folders tell that it was this very network."""
+        ends = {sha: outcome.ends for sha, outcome in self.prior.items() if outcome.ends is not None}
+        folders = self._folders(list(ends), _span(ends.values()))
+        return {sha: ends[sha] for sha in wanted if sha in ends and self.prior[sha].folder == folders[sha]}
 
     @property
     def _spools(self) -> str:

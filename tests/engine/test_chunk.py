@@ -232,6 +232,36 @@ class TestOneRangeForTheChunk:
         wide = run(images).outcomes[images[0].sha256]
         assert narrow.folder != wide.folder
 
+    def test_only_new_images_see_the_network_when_a_grown_chunk_spans_what_it_did(
+        self, run: Run, store: Store, photo: Any, tiny: Predictor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        images = keep(store, *(photo(seed=n) for n in range(5)))
+        ends = {sha: outcome.ends for sha, outcome in run(images, chunk="elsewhere-00000000-00000").outcomes.items()}
+        outermost = {min(ends, key=lambda sha: ends[sha][0]), max(ends, key=lambda sha: ends[sha][1])}
+        run([image for image in images if image.sha256 in outermost])
+        seen = []
+        predict = tiny.predict
+        monkeypatch.setattr(tiny, "predict", lambda batch: (seen.extend(batch), predict(batch))[1])
+
+        grown = run(images)
+
+        assert len(seen) == len(images) - len(outermost)
+        assert {outcome.status for outcome in grown.outcomes.values()} == {"succeeded"}
+        assert {sha: outcome.ends for sha, outcome in grown.outcomes.items()} == ends
+
+    def test_depth_maps_that_somebody_has_deleted_are_made_again_over_the_same_range(
+        self, run: Run, store: Store, photo: Any
+    ) -> None:
+        images = keep(store, *(photo(seed=n) for n in range(3)))
+        first = run(images).outcomes
+        for image in images[:2]:
+            store.delete(f"{first[image.sha256].folder}/depth.png")
+        again = run(images, redo=Redo(verify=True))
+        assert (again.progress.done, again.progress.reused) == (2, 1)
+        assert {sha: outcome.folder for sha, outcome in again.outcomes.items()} == {sha: o.folder for sha, o in first.items()}
+        assert all(store.exists(f"{outcome.folder}/depth.png") for outcome in again.outcomes.values())
+        assert run(images).progress.done == 0
+
     def test_a_run_that_died_between_the_passes_is_continued_without_the_network(
         self, run: Run, store: Store, photo: Any, tiny: Predictor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
