@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     # manifests
     rows_per_chunk: int = Field(1000, ge=1, le=100_000, description="Rows of a partition; 5,000 and more for tens of millions.")
     max_field_chars: int = Field(8192, ge=64, description="A manifest field longer than this makes its row a failed record.")
+    max_manifest_bytes: int = Field(
+        1024 * MEBI, ge=1, description="A larger manifest is refused: while it comes over http(s), and while gzip is unpacked."
+    )
 
     # fetching
     download_concurrency: int = Field(32, ge=1, description="Downloads at once, in all.")

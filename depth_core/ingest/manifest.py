@@ -29,7 +29,7 @@ import pandas as pd
 from depth_core.errors import ErrorKind, ImageError, ManifestError
 from depth_core.ingest import tables
 from depth_core.ingest.addresses import check_url, sync_transport
-from depth_core.ingest.download import bucket, local_etag
+from depth_core.ingest.download import Downloader, bucket, local_etag
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -192,7 +192,7 @@ def read(uri: str, settings: Settings) -> ManifestRows:
     if ending == ".parquet":
         frame = tables.parquet(data, uri, settings.max_field_chars)
     else:
-        frame = tables.text(_unpacked(data, uri), ending, uri, settings.max_field_chars)
+        frame = tables.text(_unpacked(data, uri, settings), ending, uri, settings.max_field_chars)
     return ManifestRows(uri, digest, frame)
 
 
@@ -216,15 +216,18 @@ def _raw(uri: str, settings: Settings) -> bytes:
 
 
 def _download(uri: str, settings: Settings) -> tuple[bytes, str]:
-    try:
-        with _client(settings) as client, client.stream("GET", uri) as response:
-            response.raise_for_status()
-            # As sent: gzip is recognised by its bytes, however the server names it.
-            return b"".join(response.iter_raw()), response.headers.get("content-type", "")
-    except ImageError as error:
-        raise ManifestError(f"{uri}: {error.message}") from None
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ManifestError(f"{uri} cannot be fetched: {error}") from error
+    limits = settings.model_copy(update={"max_source_bytes": settings.max_manifest_bytes})
+    downloader = Downloader(limits, allow_private=settings.manifests_may_be_private, only_http=True)
+    ((_, result),) = downloader.map([uri], lambda fetched: (fetched.read(), fetched.content_type))
+    if not isinstance(result, ImageError):
+        return result
+    if result.kind is ErrorKind.TOO_MANY_BYTES:
+        raise _too_large(uri, settings)
+    raise ManifestError(f"{uri} cannot be fetched: {result.message}")
+
+
+def _too_large(uri: str, settings: Settings) -> ManifestError:
+    return ManifestError(f"{uri} is larger than {settings.max_manifest_bytes:,} bytes (DEPTH_MAX_MANIFEST_BYTES)")
 
 
 def _client(settings: Settings) -> httpx.Client:
@@ -238,15 +241,20 @@ def _client(settings: Settings) -> httpx.Client:
     )
 
 
-def _unpacked(data: bytes, uri: str) -> bytes:
+def _unpacked(data: bytes, uri: str, settings: Settings) -> bytes:
     if not data.startswith(b"\x1f\x8b"):
-        if uri.lower().endswith(".gz") and data:
+        # A server may have named gzip as the encoding: then it is undone already.
+        if uri.lower().endswith(".gz") and data and not uri.startswith(("http://", "https://")):
             raise ManifestError(f"{uri} is not gzip, though its name says so")
         return data
     try:
-        return gzip.decompress(data)
+        with gzip.GzipFile(fileobj=BytesIO(data)) as packed:
+            unpacked = packed.read(settings.max_manifest_bytes + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ManifestError(f"{uri}: damaged gzip: {error}") from None
+    if len(unpacked) > settings.max_manifest_bytes:
+        raise _too_large(uri, settings)
+    return unpacked
 
 
 # -- chunks -------------------------------------------------------------------------------------------------------------

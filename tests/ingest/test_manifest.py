@@ -350,6 +350,41 @@ def test_a_manifest_that_the_server_refuses_is_one_clear_error(site: Any, make_s
         manifest.read(site.on("/a.csv"), make_settings(manifest_private_hosts=False))
 
 
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_manifest_from_the_web_that_is_too_large_is_refused_while_it_comes(
+    site: Any, make_settings: Make, announced: bool
+) -> None:
+    endless = site.drip(1000, 0.001, b"http://x/a.jpg\n" * 100)
+    url = site.on("/a.txt", site.answer(200, b"", length=10**12) if announced else endless)
+    with pytest.raises(ManifestError, match=r"/a\.txt is larger than 20,000 bytes \(DEPTH_MAX_MANIFEST_BYTES\)"):
+        manifest.read(url, make_settings(max_manifest_bytes=20_000))
+    assert site.hits["/a.txt"] == 1
+
+
+def test_a_manifest_from_the_web_that_never_ends_is_given_up(site: Any, make_settings: Make) -> None:
+    url = site.on("/a.txt", site.drip(1000, 0.01))
+    with pytest.raises(ManifestError, match=r"/a\.txt cannot be fetched: .*DEPTH_TOTAL_TIMEOUT"):
+        manifest.read(url, make_settings(total_timeout=0.2, download_attempts=1))
+
+
+def test_a_redirect_that_never_ends_is_not_read(site: Any, make_settings: Make) -> None:
+    def behave(handler: Any) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", "/a.csv")
+        handler.send_header("Content-Length", str(10**12))
+        handler.end_headers()
+        handler.wfile.write(b"x" * 1000)
+
+    site.on("/a.csv", site.answer(200, CSV.encode()))
+    assert rows(manifest.read(site.on("/moved.csv", behave), make_settings(read_timeout=5)).frame) == EXPECTED
+
+
+def test_gzip_that_unfolds_to_too_much_is_refused(read: Reader, make_settings: Make) -> None:
+    bomb = gzip.compress(b"image_url\n" + b"http://x/a.jpg\n" * 100_000)
+    with pytest.raises(ManifestError, match="DEPTH_MAX_MANIFEST_BYTES"):
+        read("a.csv.gz", bomb, make_settings(max_manifest_bytes=100_000))
+
+
 def test_manifests_come_from_s3(s3_bucket: Any, s3_options: dict[str, Any], make_settings: Make) -> None:
     now = make_settings(source_options=s3_options, manifests_url=f"s3://{s3_bucket.name}/in")
     s3_bucket.put_object(Key="in/deep/a.csv.gz", Body=gzip.compress(CSV.encode()))
