@@ -21,7 +21,7 @@ import fsspec
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
-from depth_core.catalog import MODELS, DepthKind, Family, ModelSpec
+from depth_core.catalog import MODELS, Family, ModelSpec
 from depth_core.errors import ModelUnavailableError
 from depth_core.inference import sizing, weights
 from depth_core.settings import Settings
@@ -62,17 +62,6 @@ class ModelRow:
     source: str  # where its weights would come from; why not, when they cannot
     present: bool  # True: usable now, without any download
 
-    @property
-    def meaning(self) -> str:
-        return _MEANING[self.spec.kind]
-
-
-_MEANING = {
-    DepthKind.DISPARITY: "disparity, large is near",
-    DepthKind.RELATIVE_DEPTH: "relative depth, large is far",
-    DepthKind.METRIC_DEPTH: "metric depth, large is far",
-}
-
 
 def resolve(
     spec: ModelSpec, settings: Settings, override: str = "", *, download: bool = True, refresh: bool = False
@@ -102,6 +91,32 @@ def resolve(
     return Checkpoint(spec, source, path, digest_of(file, settings)[:16], spec.licence)
 
 
+def checked(checkpoint: Checkpoint) -> Checkpoint:
+    """The same, unless its patch embedding is another model's: its name tells the family, its first side the size.
+
+    A look ahead that needs no torch; loading compares every tensor that is used. Says nothing of PyTorch files, nor of tiny.
+    Raises ModelUnavailableError.
+    """
+    spec, file = checkpoint.spec, weights.find(checkpoint.path)
+    shapes = weights.inspect(file)
+    if shapes is None or spec.family is Family.TINY:
+        return checkpoint
+    nested = spec.name == "nested_giant_large"
+    names = {
+        Family.V2: ("backbone.embeddings.patch_embeddings.projection.weight", "pretrained.patch_embed.proj.weight"),
+        Family.V3: (f"model.{'da3.' if nested else ''}backbone.pretrained.patch_embed.proj.weight",),
+    }[spec.family]
+    width = next((shapes[name][0] for name in names if shapes.get(name)), None)
+    expected = _WIDTHS["giant" if nested else spec.name.rpartition("_")[2]]
+    if width != expected:
+        reason = f"{names[0]} is missing" if width is None else f"{width} channels, not {expected}"
+        raise ModelUnavailableError(f"{file} are no weights of {spec.key} ({reason}): point to that model's own file")
+    return checkpoint
+
+
+_WIDTHS = {"small": 384, "base": 768, "large": 1024, "giant": 1536}
+
+
 def describe_models(settings: Settings) -> list[ModelRow]:
     """Every model: what it is, where its weights would come from and whether they are there. Downloads nothing."""
     return [_describe(spec, settings) for spec in MODELS]
@@ -110,7 +125,7 @@ def describe_models(settings: Settings) -> list[ModelRow]:
 def _describe(spec: ModelSpec, settings: Settings) -> ModelRow:
     memory = sizing.memory_wanted(spec, sizing.network_size(spec, 1024, 1024, 1024)) / 2**30
     try:
-        checkpoint = resolve(spec, settings, download=False)
+        checkpoint = checked(resolve(spec, settings, download=False))
     except ModelUnavailableError as error:
         return ModelRow(spec, memory, str(error), present=False)
     return ModelRow(spec, memory, checkpoint.source, present=True)
@@ -121,7 +136,7 @@ def fetch(specs: Iterable[ModelSpec], settings: Settings) -> list[Checkpoint]:
 
     Raises ModelUnavailableError for the first that cannot be had; those before it stay.
     """
-    return [resolve(spec, settings, refresh=True) for spec in specs]
+    return [checked(resolve(spec, settings, refresh=True)) for spec in specs]
 
 
 def digest_of(file: Path, settings: Settings) -> str:

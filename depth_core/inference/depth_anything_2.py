@@ -18,7 +18,7 @@ from depth_core.inference import preprocessing, weights
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.inference.kernels import Linear, attention
 from depth_core.inference.prediction import Prediction
-from depth_core.inference.transformers_checkpoint import no_progress_bar
+from depth_core.inference.transformers_checkpoint import quietly
 from depth_core.inference.vision_transformer import resized_positions
 
 # name: hidden size, layers, heads, taps (1-based), channels of the four levels, channels of the fusion
@@ -95,7 +95,7 @@ def build(name: str, tensors: Mapping[str, torch.Tensor], *, origin: str) -> Any
     state = dict(_hugging_face_layout(tensors) if "pretrained.pos_embed" in tensors else tensors)
     state = {key: tensor.float() for key, tensor in state.items()}
     try:
-        with no_progress_bar():
+        with quietly():
             model, report = transformers.DepthAnythingForDepthEstimation.from_pretrained(
                 None,
                 config=config(name),

@@ -39,7 +39,7 @@ class TransformersCheckpoint:
                 f"{folder} wants multiples of {multiple} pixels, the catalogue says {checkpoint.spec.patch}"
             )
         try:
-            with no_progress_bar():
+            with quietly():
                 model = transformers.AutoModelForDepthEstimation.from_pretrained(
                     folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
                 )
@@ -62,15 +62,17 @@ class TransformersCheckpoint:
 
 
 @contextmanager
-def no_progress_bar() -> Iterator[None]:
-    """transformers draws one into logs and into the caller's own, for weights that lie on the disk."""
+def quietly() -> Iterator[None]:
+    """Without transformers' progress bar, drawn into logs and into the caller's own, and its report on keys: ours says it all."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 

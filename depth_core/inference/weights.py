@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -106,21 +107,28 @@ def _is_index(file: Path) -> bool:
     return head.lstrip().startswith(b"{") and b"\0" not in head
 
 
-def inspect(file: Path) -> None:
+Shapes = dict[str, tuple[int, ...]]
+
+
+def inspect(file: Path) -> Shapes | None:
     """Looks at the structure of a file, and of its shards if it is an index, not at numbers; reads little and needs no torch.
 
+    The shape of every tensor by its name; None for PyTorch files, which tell only when they are read.
     Raises ModelUnavailableError for a Git LFS pointer, an empty or truncated file, something that holds no weights, a missing
     shard, and an index that names tensors that its shards do not hold.
     """
     file, *shards = files(file)
     if not shards:
-        _inspect_one(file)
-        return
+        return _inspect_one(file)
     file_of = parse_index(file.read_bytes(), str(file)).file_of
+    shapes: Shapes = {}
     for shard in shards:
         held = _inspect_one(shard)
-        if held is not None:
-            _check_held(file, shard, file_of, held)
+        if held is None:
+            return None
+        _check_held(file, shard, file_of, held)
+        shapes |= held
+    return shapes
 
 
 def _check_held(index: Path, shard: Path, file_of: Mapping[str, str], held: Iterable[str]) -> None:
@@ -129,8 +137,7 @@ def _check_held(index: Path, shard: Path, file_of: Mapping[str, str], held: Iter
         raise ModelUnavailableError(f"{shard} lacks what {index.name} says it holds ({_some(lacking)}): download both again")
 
 
-def _inspect_one(file: Path) -> set[str] | None:
-    """The names of the tensors inside; None where only reading the whole file could tell."""
+def _inspect_one(file: Path) -> Shapes | None:
     size = file.stat().st_size
     with file.open("rb") as stream:
         head = stream.read(64)
@@ -150,14 +157,16 @@ def _inspect_one(file: Path) -> set[str] | None:
     return None
 
 
-def _inspect_safetensors(file: Path, size: int) -> set[str]:
+def _inspect_safetensors(file: Path, size: int) -> Shapes:
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         if length > min(size - 8, _SAFETENSORS_HEADER_LIMIT):
             raise ModelUnavailableError(f"{file} is a truncated or corrupt safetensors file: download it again")
         try:
             header = json.loads(stream.read(length))
-            end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+            header.pop("__metadata__", None)
+            end = max(entry["data_offsets"][1] for entry in header.values())
+            shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             raise ModelUnavailableError(
                 f"{file} is a corrupt safetensors file (its header cannot be read): download it again"
@@ -166,7 +175,7 @@ def _inspect_safetensors(file: Path, size: int) -> set[str]:
         raise ModelUnavailableError(
             f"{file} is truncated or corrupt: {size} bytes where its header says {8 + length + end}; download it again"
         )
-    return set(header) - {"__metadata__"}
+    return shapes
 
 
 def read(file: Path) -> dict[str, torch.Tensor]:
@@ -214,8 +223,8 @@ def _read_torch(file: Path) -> dict[str, torch.Tensor]:
             content = torch.load(file if mapped else stream, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise ModelUnavailableError(
-            f"{file} holds more than tensors and is refused, since reading it would run code: convert it to safetensors "
-            f"({str(error).splitlines()[0]})"
+            f"{file} holds more than tensors ({_global_in(error)}) and is refused, since reading it would run code: "
+            "get the model's safetensors file, or convert this one where you trust it"
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise ModelUnavailableError(f"{file} is a corrupt PyTorch file ({error}): download it again") from None
@@ -225,6 +234,12 @@ def _read_torch(file: Path) -> dict[str, torch.Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()) or not content:
         raise ModelUnavailableError(f"{file} holds no named tensors: it is no checkpoint of a network")
     return content
+
+
+def _global_in(error: pickle.UnpicklingError) -> str:
+    """What the pickle asked for, without torch's advice to read it all the same."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return found[1] if found else "objects of Python"
 
 
 def check_against(tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, Sequence[int]], *, origin: str, model: str) -> None:

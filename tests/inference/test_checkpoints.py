@@ -21,13 +21,14 @@ import torch
 from moto.server import ThreadedMotoServer
 from safetensors.torch import save, save_file
 
-from depth_core.catalog import BY_KEY, MODELS, DepthKind
+from depth_core.catalog import BY_KEY, MODELS
 from depth_core.errors import ModelUnavailableError
 from depth_core.inference import checkpoints, depth_anything_3
 from depth_core.settings import Settings
 
 SMALL, GIANT, TINY = BY_KEY["v2/small"], BY_KEY["v2/giant"], BY_KEY["tiny"]
 Configured = Callable[..., Settings]
+EMBEDDING = "backbone.embeddings.patch_embeddings.projection.weight"
 
 
 @pytest.fixture(autouse=True)
@@ -170,7 +171,8 @@ def test_a_network_is_loaded_from_shards(
 
 
 def test_every_model_is_described_with_where_its_weights_come_from(configured: Configured, tmp_path: Path) -> None:
-    file = weights_at(tmp_path / "mine.safetensors")
+    file = tmp_path / "mine.safetensors"
+    save_file({"model.backbone.pretrained.patch_embed.proj.weight": torch.zeros(768, 1)}, file)
     rows = {row.spec.key: row for row in checkpoints.describe_models(configured(checkpoints={"v3/base": str(file)}))}
     assert list(rows) == [spec.key for spec in MODELS]
     assert rows["tiny"].present
@@ -179,7 +181,33 @@ def test_every_model_is_described_with_where_its_weights_come_from(configured: C
     assert not rows["v2/giant"].present
     assert not rows["v3/nested_giant_large"].present
     assert rows["v3/nested_giant_large"].memory_gib > rows["v3/small"].memory_gib > 0
-    assert {row.meaning for row in rows.values()} == {checkpoints._MEANING[kind] for kind in DepthKind}
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "width", "reason"),
+    [
+        ("v2/small", "model.backbone.pretrained.patch_embed.proj.weight", 384, f"{EMBEDDING} is missing"),
+        ("v2/small", EMBEDDING, 768, "768 channels, not 384"),
+        ("v2/large", "pretrained.patch_embed.proj.weight", 1024, None),
+        ("v3/mono_large", "model.backbone.pretrained.patch_embed.proj.weight", 1024, None),
+        ("v3/nested_giant_large", "model.backbone.pretrained.patch_embed.proj.weight", 1536, "is missing"),
+        ("v3/nested_giant_large", "model.da3.backbone.pretrained.patch_embed.proj.weight", 1536, None),
+    ],
+)
+def test_weights_of_another_model_are_not_listed_as_there_nor_fetched(
+    configured: Configured, tmp_path: Path, model: str, key: str, width: int, reason: str | None
+) -> None:
+    file = tmp_path / "a.safetensors"
+    save_file({key: torch.zeros(width, 1)}, file)
+    settings = configured(checkpoints={model: str(file)})
+    row = next(row for row in checkpoints.describe_models(settings) if row.spec.key == model)
+    assert row.present == (reason is None)
+    if reason is None:
+        assert checkpoints.fetch([BY_KEY[model]], settings)[0].source == str(file)
+    else:
+        assert reason in row.source
+        with pytest.raises(ModelUnavailableError, match=f"no weights of {model}"):
+            checkpoints.fetch([BY_KEY[model]], settings)
 
 
 # -- S3 -----------------------------------------------------------------------------------------------------------------
@@ -394,7 +422,7 @@ def test_the_hub_is_asked_once_then_its_cache_is_enough_and_no_torch_is_loaded(h
 def test_a_branch_moves_only_when_it_is_fetched_again(hub: Hub, tmp_path: Path) -> None:
     endpoint = f"http://127.0.0.1:{hub.server_port}"
     assert resolved(tmp_path, HF_ENDPOINT=endpoint)[1] == COMMIT
-    hub.commit, hub.bodies = COMMIT[::-1], {"model.safetensors": save({"a": torch.zeros(100)})}
+    hub.commit, hub.bodies = COMMIT[::-1], {"model.safetensors": save({EMBEDDING: torch.zeros(384, 1)})}
     assert resolved(tmp_path, HF_ENDPOINT=endpoint)[1] == COMMIT
     assert resolved(tmp_path, "fetch", HF_ENDPOINT=endpoint)[1] == COMMIT[::-1]
     assert resolved(tmp_path, HF_ENDPOINT=endpoint)[1] == COMMIT[::-1]
