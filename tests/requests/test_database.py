@@ -27,9 +27,10 @@ def test_head_is_the_newest_migration() -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [db.HEAD]
 
 
-def test_processes_that_start_together_migrate_once(empty_database_url: str) -> None:
+@pytest.mark.parametrize("_time", range(5))
+def test_processes_that_start_together_migrate_once(empty_database_url: str, _time: int) -> None:
     faults: list[BaseException] = []
-    barrier = threading.Barrier(4)
+    barrier = threading.Barrier(8)
 
     def start() -> None:
         try:
@@ -38,7 +39,7 @@ def test_processes_that_start_together_migrate_once(empty_database_url: str) -> 
         except BaseException as error:  # noqa: BLE001
             faults.append(error)
 
-    threads = [threading.Thread(target=start) for _ in range(4)]
+    threads = [threading.Thread(target=start) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
