@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,21 +17,28 @@ from typing import Annotated, Any
 
 import dagster as dg
 import pandas as pd
+import pyarrow as pa
 import typer
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from depth_core.errors import DepthlineError
-from depth_core.ingest import manifest
+from depth_core.engine import chunk as chunk_engine
+from depth_core.errors import DepthlineError, ManifestError
+from depth_core.inference import checkpoints
+from depth_core.ingest import manifest, sources
 from depth_core.output import gallery, records
+from depth_core.profiles import Profile
+from depth_core.storage import Store
 from pipelines.definitions import build_defs
 from pipelines.partitions import MANIFEST, pair
 from pipelines.resources import Installation
 
 ALIVE_TAG = "depthline/alive"  # names the lock file that the process of a run holds for as long as it lives
 
+# A chunk is worked on because something about it is not as it was: that may be a file of a depth map that is gone.
+VERIFY = {"ops": {"depth_maps": {"ops": {"generate_depth_maps": {"config": {"verify": True}}}}}}
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -41,13 +48,13 @@ class Report:
 
     uri: str
     chunks: list[str]
-    records: pd.DataFrame = field(default_factory=pd.DataFrame)
+    left_alone: list[str] = field(default_factory=list)  # chunks that were complete and unchanged
+    records: pd.DataFrame = field(default_factory=pd.DataFrame)  # of all chunks
     seconds: float = 0.0
-    made: int = 0
-    failed_now: int = 0
-    done_before: int = 0
-    images_per_second: float = 0.0  # of the last chunk that had work
-    failed_checks: list[str] = field(default_factory=list)
+    made: int = 0  # depth maps
+    failed_now: int = 0  # images that were tried by the network's side
+    seconds_of_making: float = 0.0  # without loading the model
+    failed_checks: list[str] = field(default_factory=list)  # of all chunks
 
     def add(self, chunk: dg.ExecuteInProcessResult) -> None:
         """Counts what the run of one chunk says of itself."""
@@ -56,11 +63,25 @@ class Report:
                 facts: dict[str, Any] = {name: each.value for name, each in event.materialization.metadata.items()}
                 self.made += facts["made now"]
                 self.failed_now += facts["failed now"]
-                self.done_before += facts["done before"]
-                self.images_per_second = facts["images per second"] or self.images_per_second
-        self.failed_checks += [
-            f"{check.check_name}: {check.description}" for check in chunk.get_asset_check_evaluations() if not check.passed
-        ]
+                if rate := facts["images per second"]:
+                    self.seconds_of_making += (facts["made now"] + facts["failed now"]) / rate
+        self.add_checks(chunk.get_asset_check_evaluations())
+
+    def add_checks(self, checks: Iterable[dg.AssetCheckEvaluation]) -> None:
+        self.failed_checks += [f"{check.check_name}: {check.description}" for check in checks if not check.passed]
+
+    @property
+    def depth_maps(self) -> int:
+        """All that the manifest has now: rows of one image share one."""
+        return int(self.records["folder"].nunique())
+
+    @property
+    def done_before(self) -> int:
+        return max(0, self.depth_maps - self.made)
+
+    @property
+    def images_per_second(self) -> float:
+        return (self.made + self.failed_now) / self.seconds_of_making if self.seconds_of_making else 0.0
 
 
 class RunFailedError(DepthlineError):
@@ -76,10 +97,11 @@ def materialize(
 ) -> Report:
     """Brings every chunk of a manifest up to date under one profile, and says what became of it. `tell` hears of each step.
 
-    Raises RunFailedError with the reason of the run that failed, ConfigurationError for an unknown profile.
+    Chunks that are complete and unchanged are left alone. Raises RunFailedError with the reason of the run that failed,
+    ConfigurationError for an unknown profile.
     """
     started = time.monotonic()
-    installation.profile(profile)
+    profile_now, store = installation.profile(profile), installation.store()
     defs = build_defs(installation)
     slug = manifest.slug(uri)
     with _sign_of_life(instance) as tags:
@@ -87,20 +109,96 @@ def materialize(
         def run(job: str, partition: str, config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
             return _run(defs.resolve_job_def(job), instance, partition, QUIET | (config or {}), tags)
 
+        known = instance.has_dynamic_partition(MANIFEST, slug)
         instance.add_dynamic_partitions(MANIFEST, [slug])
         tell(f"reading {uri}")
-        run("index_manifest", slug, {"ops": {"manifest_index": {"config": {"uri": uri}}}})
-        store = installation.store()
+        try:
+            run("index_manifest", slug, {"ops": {"manifest_index": {"config": {"uri": uri}}}})
+        except RunFailedError:
+            if not known and manifest.read_index(store, slug) is None:  # never read: a name mistyped, perhaps
+                instance.delete_dynamic_partition(MANIFEST, slug)
+            raise
         index = manifest.read_index(store, slug)
         report = Report(uri, [] if index is None else sorted(set(index["chunk"])))
         for number, chunk in enumerate(report.chunks, 1):
+            earlier = _complete_since(chunk, profile_now, installation, instance)
+            if earlier is not None:
+                report.left_alone.append(chunk)
+                report.add_checks(_checks_of(earlier, instance))
+                continue
             tell(f"chunk {number:,} of {len(report.chunks):,}: fetching images")
             run("ingest_chunk", chunk)
             tell(f"chunk {number:,} of {len(report.chunks):,}: making depth maps, records and gallery")
-            report.add(run("depth_maps_for_chunk", pair(chunk, profile)))
+            report.add(run("depth_maps_for_chunk", pair(chunk, profile), VERIFY))
     report.records = records.read(store, manifest=slug, profile=profile)
     report.seconds = time.monotonic() - started
     return report
+
+
+_OF_ITS_RUN = {"run_id", "created_at", "reused"}  # what a record says of the run that wrote it, and not of its row
+_LASTING = pa.schema([column for column in records.SCHEMA if column.name not in _OF_ITS_RUN])
+
+
+def _complete_since(chunk: str, profile: Profile, installation: Installation, instance: dg.DagsterInstance) -> str | None:
+    """The run that completed a chunk under a profile, if another one would find nothing to do and change nothing; else None.
+
+    Judged by what is in the store: the rows as the manifest has them, the images, the depth maps, and the table of records, which
+    must be what all these come to now.
+    """
+    settings, store = installation.settings(), installation.store()
+    try:
+        rows, frame = manifest.read_rows(store, chunk), records.read_chunk(store, profile.name, chunk)
+    except (ManifestError, FileNotFoundError):
+        return None
+    table, facts = sources.read_table(store, chunk), manifest.read_facts(store, manifest.slug_of_chunk(chunk))
+    if table is None or facts is None or not manifest.validate(manifest.read_chunk(store, chunk), settings).equals(rows):
+        return None
+    if not sources.settled(table, rows.loc[rows["error_kind"].isna(), "image_url"], store):
+        return None
+    if not chunk_engine.stands(
+        [chunk_engine.Source(sha) for sha in table["sha256"].dropna()],
+        profile=profile,
+        chunk=chunk,
+        checkpoint=checkpoints.resolve(profile.parameters.spec, settings, profile.checkpoint),
+        store=store,
+        settings=settings,
+    ):
+        return None
+    due = records.build(
+        rows,
+        table,
+        records.read_outcomes(store, profile.name, chunk).values(),
+        manifest=facts["uri"],
+        chunk=chunk,
+        profile=profile.name,
+        parameters=profile.parameters.as_api(),
+        store=store,
+    )
+    if not pa.Table.from_pandas(frame, _LASTING).equals(pa.Table.from_pandas(due, _LASTING)):
+        return None
+    return _whole_run(chunk, profile.name, frame, store, instance)
+
+
+def _whole_run(chunk: str, profile: str, frame: pd.DataFrame, store: Store, instance: dg.DagsterInstance) -> str | None:
+    """The run that drew a chunk's gallery, if it wrote the records too and Dagster knows every asset of the chunk; else None."""
+
+    def last_run(asset: str, partition: str) -> str | None:
+        which = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition])
+        return next((found.run_id for found in instance.fetch_materializations(which, limit=1).records), None)
+
+    parts = [("image_manifest", chunk), ("source_images", chunk)]
+    parts += [(asset, pair(chunk, profile)) for asset in ("depth_maps", "artwork_records", "depth_gallery")]
+    runs = [last_run(*part) for part in parts]
+    whole = None not in runs and set(frame["run_id"]) <= {runs[-1]} and store.size(gallery.page_key(profile, chunk)) is not None
+    return runs[-1] if whole else None
+
+
+def _checks_of(run_id: str, instance: dg.DagsterInstance) -> Iterator[dg.AssetCheckEvaluation]:
+    """What the asset checks of an earlier run have said."""
+    for record in instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records:
+        event = record.event_log_entry.dagster_event
+        if event is not None:
+            yield event.asset_check_evaluation_data
 
 
 def _run(
@@ -162,12 +260,16 @@ def show(report: Report, profile: str, installation: Installation, console: Cons
         table.add_row("", f"[red]{row.error_kind}[/red] {escape(name)}: {escape(row.error_message)}")
     if len(failed) > LISTED:
         table.add_row("", f"and {len(failed) - LISTED:,} more; the table has them all")
-    if report.done_before and not report.made and not report.failed_now:
-        table.add_row("made now", "nothing was left to do")
-    else:
+    if report.made:
         table.add_row("made now", f"{report.made:,} depth maps, {report.images_per_second:.1f} images/s")
+    elif report.failed_now or not report.depth_maps:
+        table.add_row("made now", "no depth map")
+    else:
+        table.add_row("made now", "nothing was left to do")
     if report.done_before:
-        table.add_row("done before", f"{report.done_before:,} images; not done again")
+        table.add_row("made before", f"{report.done_before:,} depth maps; not made again")
+    if report.left_alone:
+        table.add_row("left alone", f"{len(report.left_alone):,} of {len(report.chunks):,} chunks: complete and unchanged")
     table.add_row("took", f"{report.seconds:.1f} s")
     for check in report.failed_checks[:LISTED]:
         table.add_row("[yellow]check failed[/yellow]", escape(check))

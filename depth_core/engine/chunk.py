@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from depth_core.engine import local, stages
 from depth_core.engine.device import NO_TURNS, Turn
@@ -126,6 +126,35 @@ def run(
     records.clear_journal(store, profile.name, chunk)
     work.clear_spools()
     return Result(ordered, progress, time.monotonic() - started)
+
+
+def stands(
+    images: Sequence[Source], *, profile: Profile, chunk: str, checkpoint: Checkpoint, store: Store, settings: Settings
+) -> bool:
+    """Whether `run` would find nothing to do, and every outcome as the last run left it. Looks at the files too.
+
+    Raises StoreError.
+    """
+    if records.read_journal(store, profile.name, chunk):
+        return False  # a run did not come to its end
+    redo = Redo(verify=True)
+    work = _Work(
+        profile, chunk, "", checkpoint, _no_network, store, settings, redo, lambda progress: None, lambda device: NO_TURNS, {}
+    )
+    wanted = list(dict.fromkeys(image.sha256 for image in images))
+    if profile.range == "chunk":
+        now = work._same_as_before(wanted)
+    else:
+        now = _done(work._folders(wanted, _fixed_range(profile)), work.prior, redo, store)
+    return now is not None and now.keys() == set(wanted) and _folders_of(now) == _folders_of(work.prior)
+
+
+def _folders_of(outcomes: Mapping[str, Outcome]) -> dict[str, str]:
+    return {sha: outcome.folder for sha, outcome in outcomes.items()}
+
+
+def _no_network(checkpoint: Checkpoint) -> NoReturn:
+    raise AssertionError("a look loads no network")
 
 
 @dataclass

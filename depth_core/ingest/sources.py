@@ -159,6 +159,34 @@ def ingest(
                 yield result
 
 
+def settled(prior: pd.DataFrame, urls: Iterable[str], store: Store) -> bool:
+    """Whether `ingest` of these URLs would find every image as the table of the last time has it, and ask nobody.
+
+    Raises StoreError.
+    """
+    if set(prior["image_url"]) != set(urls):
+        return False
+    with ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup") as pool:
+        entries = pool.map(partial(lookup, store), prior["image_url"])
+        known = zip(prior["image_url"], prior["sha256"], prior["error_kind"], entries, strict=True)
+        return all(_as_it_was(*each) for each in known)
+
+
+def _as_it_was(url: str, sha256: str, error_kind: str, entry: SourceEntry | None) -> bool:
+    if pd.isna(error_kind):
+        return entry is not None and entry.sha256 == sha256 and not _changed_since(entry)
+    if is_local(url):
+        return error_kind == ErrorKind.NOT_FOUND and not _is_file(url)
+    return entry is None and not ErrorKind(error_kind).retryable
+
+
+def _is_file(url: str) -> bool:
+    try:
+        return os.path.isfile(local_path(url))
+    except ValueError:  # NUL in a path
+        return False
+
+
 def _keep(store: Store, entries: dict[str, SourceEntry], fetched: Fetched) -> SourceOutcome:
     """Bytes first, entry last: a run killed in between has lost this download and nothing else."""
     now = datetime.now(UTC)

@@ -313,3 +313,45 @@ def test_a_fixed_range_is_used_for_every_image(run: Run, store: Store, photo: An
     (outcome,) = run(keep(store, photo()), profile=fixed).outcomes.values()
     with Image.open(BytesIO(store.read(f"{outcome.folder}/depth.png"))) as picture:
         assert picture.getextrema()[1] <= 26  # the network's numbers end at 1
+
+
+# -- whether there is anything to do ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value_range", ["image", "chunk", (0.0, 1.0)])
+def test_a_chunk_stands_until_something_about_it_changes(
+    run: Run, store: Store, settings: Settings, photo: Any, profile: Profile, value_range: Any
+) -> None:
+    now = profile.model_copy(update={"range": value_range})
+    broken, good = keep(store, b"no image", photo(seed=1))
+
+    def stands(images: list[Source], profile: Profile = now) -> bool:
+        checkpoint = checkpoints.resolve(catalog.BY_KEY["tiny"], settings)
+        words = {"chunk": "photos-00000000-00000", "checkpoint": checkpoint, "store": store, "settings": settings}
+        return chunk.stands(images, profile=profile, **words)
+
+    assert not stands([good])
+    outcomes = run([good, broken, good], profile=now).outcomes
+    assert stands([good, broken])
+    assert not stands([good]), "an image less"
+    assert not stands([good, broken, *keep(store, photo(seed=2))]), "an image more"
+    assert not stands([good, broken], now.model_copy(update={"depth16": not now.depth16})), "other parameters"
+    store.delete(f"{outcomes[good.sha256].folder}/{encode.PNG}")
+    assert not stands([good, broken]), "a file that is gone"
+
+
+def test_a_chunk_with_a_failure_that_may_pass_or_a_run_that_was_killed_does_not_stand(
+    run: Run, store: Store, settings: Settings, photo: Any, profile: Profile
+) -> None:
+    images = keep(store, photo(seed=1))
+    words = {"profile": profile, "chunk": "photos-00000000-00000", "store": store, "settings": settings}
+    words["checkpoint"] = checkpoints.resolve(catalog.BY_KEY["tiny"], settings)
+    (outcome,) = run(images).outcomes.values()
+    with records.Journal(store, profile.name, "photos-00000000-00000", "killed") as journal:
+        journal.append(outcome)
+    assert not chunk.stands(images, **words)
+    run(images)
+    assert chunk.stands(images, **words)
+    failed = replace(outcome, status="failed", error_kind="out_of_memory")
+    records.write_outcomes(store, profile, "photos-00000000-00000", [failed])
+    assert not chunk.stands(images, **words)

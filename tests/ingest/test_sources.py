@@ -171,6 +171,38 @@ def test_sources_are_kept_in_a_bucket_too(site: Any, s3_bucket: Any, s3_options:
     assert sources.reader(store, sha(b"from a bucket"))() == b"from a bucket"
 
 
+def test_a_table_is_settled_until_a_url_a_file_or_an_entry_changes(
+    site: Any, store: Store, settings: Settings, tmp_path: Path
+) -> None:
+    file, missing = tmp_path / "a.jpg", tmp_path / "missing.jpg"
+    file.write_bytes(b"old")
+    urls = [str(file), str(missing), site.on("/a", site.answer(200, b"web"), site.answer(200, b"new")), site.on("/gone")]
+
+    def table(**words: Any) -> Any:
+        return sources.table(ingest(urls, store, settings, **words).values())
+
+    prior = table()
+    hits = site.hits.copy()
+    assert sources.settled(prior, urls, store)
+    assert site.hits == hits, "a look asks nobody"
+    assert not sources.settled(prior, urls[1:], store)
+    assert not sources.settled(prior, [*urls, "/b.jpg"], store)
+    missing.write_bytes(b"put there")
+    assert not sources.settled(prior, urls, store)
+    prior = table(prior=prior)
+    assert sources.settled(prior, urls, store)
+    os.utime(file, ns=(1, 1))
+    assert not sources.settled(prior, urls, store)
+    prior = table(prior=prior)
+    ingest(urls[2:3], store, settings, refetch=True)
+    assert not sources.settled(prior, urls, store), "another chunk has fetched other bytes since"
+
+
+def test_a_failure_that_may_pass_is_not_settled(site: Any, store: Store, settings: Settings) -> None:
+    url = site.on("/a", site.answer(500))
+    assert not sources.settled(sources.table(ingest([url], store, settings).values()), [url], store)
+
+
 # -- the table ----------------------------------------------------------------------------------------------------------
 
 

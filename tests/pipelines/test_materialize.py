@@ -1,0 +1,219 @@
+"""One manifest in one process: chunks that are complete and unchanged are left alone, and what is printed is true."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from rich.console import Console
+
+from depth_core.errors import ConfigurationError
+from depth_core.ingest import manifest
+from depth_core.output import gallery, records
+from pipelines import materialize
+from pipelines.materialize import Report, RunFailedError
+from pipelines.partitions import MANIFEST
+
+
+@pytest.fixture
+def overrides() -> dict[str, Any]:
+    return {"rows_per_chunk": 2, "download_attempts": 1}
+
+
+@pytest.fixture
+def photos(house) -> Path:
+    """A manifest of five photos in three chunks, the first with a title."""
+    lines = [f"{n},{house.photo(f'{n}.jpg', n)},title {n}" for n in range(5)]
+    return house.manifest("shots.csv", "id,image_url,title", *lines)
+
+
+def bring_up_to_date(house, path: Path) -> Report:
+    return materialize.materialize(str(path), "preview", house.installation, house.instance)
+
+
+def worked_on(house, path: Path) -> list[int]:
+    """Brings a manifest up to date; the numbers of the chunks that depth maps were asked for."""
+    before = {run.run_id for run in house.instance.get_runs()}
+    bring_up_to_date(house, path)
+    runs = [run for run in house.instance.get_runs() if run.run_id not in before]
+    chunks = {job: set() for job in ("index_manifest", "ingest_chunk", "depth_maps_for_chunk")}
+    for run in runs:
+        chunks[run.job_name].add(run.tags["dagster/partition"].partition("|")[0])
+    assert chunks["ingest_chunk"] == chunks["depth_maps_for_chunk"]
+    return sorted(int(chunk.rpartition("-")[2]) for chunk in chunks["ingest_chunk"])
+
+
+def shown(house, report: Report) -> dict[str, str]:
+    """The printed table, by the names of its rows."""
+    console = Console(file=io.StringIO(), width=300)
+    materialize.show(report, "preview", house.installation, console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return {name: rest.strip() for name, _, rest in (line.partition("  ") for line in lines) if name.strip()}
+
+
+def test_a_second_run_leaves_every_chunk_alone_and_says_so(house, photos: Path) -> None:
+    first = bring_up_to_date(house, photos)
+    runs = house.instance.get_runs_count()
+    again = bring_up_to_date(house, photos)
+    assert house.instance.get_runs_count() == runs + 1, "the index alone"
+    assert again.left_alone == again.chunks
+    assert again.records.equals(first.records)
+    assert shown(house, first)["made now"].startswith("5 depth maps, ")
+    table = shown(house, again)
+    assert table["rows"].startswith("5 of ")
+    assert table["succeeded"] == "5"
+    assert table["made now"] == "nothing was left to do"
+    assert table["made before"] == "5 depth maps; not made again"
+    assert table["left alone"] == "3 of 3 chunks: complete and unchanged"
+
+
+def test_a_manifest_that_grew_updates_the_chunks_whose_rows_changed(house, photos: Path) -> None:
+    assert worked_on(house, photos) == [0, 1, 2]
+    with photos.open("a") as file:
+        file.write(f"5,{house.photo('5.jpg', 5)},new\n6,{house.photo('6.jpg', 6)},new\n")
+    assert worked_on(house, photos) == [2, 3]
+    assert len(house.records()) == 7
+    assert worked_on(house, photos) == []
+
+
+def _title(house, photos: Path) -> None:
+    photos.write_text(photos.read_text().replace("title 3", "another"))
+
+
+def _row_gone(house, photos: Path) -> None:
+    photos.write_text("".join(line for line in photos.read_text().splitlines(keepends=True) if not line.startswith("2,")))
+
+
+def _photo(house, photos: Path) -> None:
+    house.photo("3.jpg", 99)
+
+
+def _photo_gone(house, photos: Path) -> None:
+    (house.folder / "photos" / "3.jpg").unlink()
+
+
+def _of(house, name: str) -> str:
+    frame = house.records()
+    (value,) = frame.loc[frame["row_id"] == "3", name]
+    return str(value)
+
+
+def _depth_map(house, photos: Path) -> None:
+    house.store.delete(f"{_of(house, 'folder')}/depth.png")
+
+
+def _records(house, photos: Path) -> None:
+    house.store.delete(records.key_of("preview", _of(house, "chunk")))
+
+
+def _stale_records(house, photos: Path) -> None:
+    frame = records.read_chunk(house.store, "preview", _of(house, "chunk"))
+    records.write(house.store, frame.assign(carried="{}"), "preview", frame["chunk"][0])
+
+
+def _page(house, photos: Path) -> None:
+    house.store.delete(gallery.page_key("preview", _of(house, "chunk")))
+
+
+def _killed(house, photos: Path) -> None:
+    """As a run leaves it that was killed before the gallery."""
+    frame = records.read_chunk(house.store, "preview", _of(house, "chunk"))
+    records.write(house.store, frame.assign(run_id="killed"), "preview", frame["chunk"][0])
+
+
+@pytest.mark.parametrize("change", [_title, _row_gone, _photo, _photo_gone, _depth_map, _records, _stale_records, _page, _killed])
+def test_only_the_chunk_in_which_something_changed_is_worked_on(house, photos: Path, change: Callable[[Any, Path], None]) -> None:
+    bring_up_to_date(house, photos)
+    change(house, photos)
+    assert worked_on(house, photos) == [1]
+    assert worked_on(house, photos) == []
+    frame = house.records()
+    assert all(house.store.size(f"{folder}/depth.png") for folder in frame["folder"].dropna())
+    assert set(frame["carried"]) <= {f'{{"title": "{title}"}}' for title in ("another", *(f"title {n}" for n in range(5)))}
+
+
+def test_a_profile_that_was_edited_changes_every_chunk(house, photos: Path) -> None:
+    bring_up_to_date(house, photos)
+    profiles = house.folder / "profiles.toml"
+    profiles.write_text(profiles.read_text().replace("resolutionLowerLimit = 256", "resolutionLowerLimit = 320", 1))
+    assert worked_on(house, photos) == [0, 1, 2]
+    assert worked_on(house, photos) == []
+
+
+def test_an_instance_that_knows_nothing_of_a_chunk_makes_it_known(house, photos: Path) -> None:
+    bring_up_to_date(house, photos)
+    with dg.DagsterInstance.ephemeral() as another:
+        house.instance = another
+        assert worked_on(house, photos) == [0, 1, 2]
+        assert worked_on(house, photos) == []
+
+
+def test_chunks_with_failures_that_may_pass_are_tried_again_and_others_are_not(house) -> None:
+    (house.folder / "page.jpg").write_text("<html>")
+    rows = [house.folder / "page.jpg", "missing.jpg", "", "no\turl", "http://127.0.0.1:9/gone.jpg", house.photo("a.jpg")]
+    path = house.manifest("shots.csv", "image_url,title", *(f"{row},x" for row in rows))
+    assert worked_on(house, path) == [0, 1, 2]
+    assert worked_on(house, path) == [2]
+
+
+def test_a_chunk_that_lost_all_its_rows_is_worked_on_once(house, photos: Path) -> None:
+    bring_up_to_date(house, photos)
+    photos.write_text("\n".join(photos.read_text().splitlines()[:3]) + "\n")
+    assert worked_on(house, photos) == [1, 2]
+    assert worked_on(house, photos) == []
+    assert len(house.records()) == 2
+
+
+def test_checks_that_failed_are_named_also_when_their_chunk_is_left_alone(house) -> None:
+    path = house.manifest("shots.csv", "image_url", "missing.jpg")
+    first = bring_up_to_date(house, path)
+    again = bring_up_to_date(house, path)
+    assert again.left_alone == again.chunks
+    assert any("failure_rate" in check for check in first.failed_checks)
+    assert sorted(again.failed_checks) == sorted(first.failed_checks)
+
+
+def test_photos_that_stand_in_several_chunks_count_once(house) -> None:
+    photos = [house.photo(f"{n}.jpg", n) for n in range(3)]
+    path = house.manifest("shots.csv", "image_url", *map(str, photos * 4))
+    table = shown(house, bring_up_to_date(house, path))
+    assert table["succeeded"] == "12"
+    assert table["made now"].startswith("3 depth maps, ")
+    assert "made before" not in table
+
+
+def test_a_run_that_only_failed_made_no_depth_map(house) -> None:
+    (house.folder / "page.jpg").write_text("<html>")
+    table = shown(house, bring_up_to_date(house, house.manifest("shots.csv", "image_url", "../page.jpg", "missing.jpg")))
+    assert table["failed"] == "2"
+    assert table["made now"] == "no depth map"
+    assert "made before" not in table
+
+
+@pytest.mark.parametrize("content", [None, "title\nno urls here\n"])
+def test_a_manifest_that_could_never_be_read_leaves_no_partition(house, content: str | None) -> None:
+    path = house.folder / "mistyped.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(RunFailedError, match=r"mistyped\.csv"):
+        bring_up_to_date(house, path)
+    assert house.instance.get_dynamic_partitions(MANIFEST) == []
+
+
+def test_a_manifest_that_was_read_before_keeps_its_partition(house, photos: Path) -> None:
+    bring_up_to_date(house, photos)
+    os.rename(photos, house.folder / "elsewhere.csv")
+    with pytest.raises(RunFailedError, match="is not there"):
+        bring_up_to_date(house, photos)
+    assert house.instance.get_dynamic_partitions(MANIFEST) == [manifest.slug(str(photos))]
+
+
+def test_a_profile_that_is_not_there_is_said_before_anything_is_done(house, photos: Path) -> None:
+    with pytest.raises(ConfigurationError, match="colourful"):
+        materialize.materialize(str(photos), "colourful", house.installation, house.instance)
+    assert house.instance.get_runs_count() == 0
