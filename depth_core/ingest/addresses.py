@@ -126,8 +126,9 @@ def async_transport(
     """The transport for asynchronous clients. With `allow_private` any host and port may be called.
 
     The client must not follow redirects on its own with unbounded bodies; every hop that comes through here is judged anew.
-    Proxies of the environment are not used, since a proxy would resolve the name a second time. Raises ImageError
-    (BLOCKED_ADDRESS, BAD_URL) from within the request, httpx's own errors otherwise.
+    Proxies of the environment are not used, since a proxy would resolve the name a second time. Cookies are taken off the
+    answers, so a client keeps none and sends none. Raises ImageError (BLOCKED_ADDRESS, BAD_URL) from within the request, httpx's
+    own errors otherwise.
     """
     return _AsyncTransport(allow_private, limits or httpx.Limits(), resolve or _system_resolver)
 
@@ -146,7 +147,7 @@ class _AsyncTransport(httpx.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         check_url(request.url, allow_private=self._allow_private)
-        return await super().handle_async_request(request)
+        return _without_cookies(await super().handle_async_request(request))
 
 
 class _SyncTransport(httpx.HTTPTransport):
@@ -157,7 +158,13 @@ class _SyncTransport(httpx.HTTPTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         check_url(request.url, allow_private=self._allow_private)
-        return super().handle_request(request)
+        return _without_cookies(super().handle_request(request))
+
+
+def _without_cookies(response: httpx.Response) -> httpx.Response:
+    """A client's jar would send what a host set for one API key with the next key's request; this way it stays empty."""
+    response.headers.pop("set-cookie", None)
+    return response
 
 
 class _AsyncBackend(httpcore.AsyncNetworkBackend):

@@ -207,6 +207,25 @@ def test_a_redirect_into_the_private_network_is_blocked(site: Any, public_loopba
     assert caught.value.kind is ErrorKind.BLOCKED_ADDRESS
 
 
+def test_cookies_of_one_request_are_not_sent_with_the_next(site: Any) -> None:
+    url = site.on("/a", site.answer(302, Location="/b", Set_Cookie="who=ann; Path=/"))
+    site.on("/b", site.answer(200, b"here", Set_Cookie="also=ann; Path=/"))
+
+    async def twice() -> int:
+        async with httpx.AsyncClient(transport=addresses.async_transport(True), follow_redirects=True) as client:
+            await client.get(url)
+            await client.get(url)
+            return len(client.cookies)
+
+    assert asyncio.run(twice()) == 0
+    with httpx.Client(transport=addresses.sync_transport(True), follow_redirects=True) as client:
+        client.get(url)
+        client.get(url)
+        assert len(client.cookies) == 0
+    assert len(site.seen) == 8
+    assert not [headers for _, headers in site.seen if "Cookie" in headers]
+
+
 def test_the_next_address_is_tried_when_one_does_not_answer(site: Any) -> None:
     url = site.on("/a", site.answer(200, b"here")).replace("127.0.0.1", "photos.example")
     answers = ["127.0.0.2", "127.0.0.1"]  # the server listens on the second only
