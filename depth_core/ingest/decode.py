@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import posixpath
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -132,6 +133,8 @@ def decode(
         if wanted is not None and form == "jpeg":
             scaled = _draft(image, wanted(width, height), turned=(width, height) != image.size)
         try:
+            if form == "png":
+                _check_png(data)
             pixels = _pixels(image, data)
             if turn is not None:
                 pixels = np.ascontiguousarray(turn(pixels))
@@ -166,6 +169,16 @@ def _check_size(size: tuple[int, int], settings: Settings) -> None:
             ErrorKind.TOO_MANY_PIXELS,
             f"{width} x {height} are {width * height:,} pixels; at most {settings.max_image_pixels:,} (DEPTH_MAX_IMAGE_PIXELS)",
         )
+
+
+def _check_png(data: bytes) -> None:
+    """Raises ValueError when pixels are not what was written: Pillow does not look at their checksums, and decodes anything."""
+    view, at = memoryview(data), 8
+    while at + 8 <= len(data):
+        kind, end = data[at + 4 : at + 8], at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if kind == b"IDAT" and zlib.crc32(view[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise ValueError("the checksum of its pixels is wrong")
+        at = end + 4
 
 
 def _draft(image: ImageFile.ImageFile, network: tuple[int, int], *, turned: bool) -> bool:

@@ -329,6 +329,35 @@ def test_a_truncated_file_is_a_failure_of_its_own_kind(form: str, share: float, 
     assert failure(data[: int(len(data) * share)], settings).kind is ErrorKind.TRUNCATED_IMAGE
 
 
+def chunks(png: bytes) -> list[tuple[bytes, int, int]]:
+    """Kind, start and end of what each chunk of a PNG holds."""
+    found, at = [], 8
+    while at < len(png):
+        length = int.from_bytes(png[at : at + 4], "big")
+        found.append((png[at + 4 : at + 8], at + 8, at + 8 + length))
+        at += length + 12
+    return found
+
+
+@pytest.mark.parametrize("options", [{}, {"compress_level": 0}, {"save_all": True, "append_images": [Image.new("L", (64, 64))]}])
+def test_one_wrong_byte_in_the_pixels_of_a_png_is_damage(options: dict[str, Any], encode: Encode, settings: Settings) -> None:
+    smooth = Image.fromarray(np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8))
+    data = encode(smooth, "PNG", **options)
+    assert decode(data, settings=settings).width == 64
+    (start, end), *_ = [(start, end) for kind, start, end in chunks(data) if kind == b"IDAT"]
+    for at in range(start + 2, end + 4, max(1, (end - start) // 40)):
+        damaged = bytearray(data)
+        damaged[at] ^= 0x10
+        assert failure(bytes(damaged), settings).kind is ErrorKind.TRUNCATED_IMAGE, at
+
+
+def test_a_png_with_something_odd_behind_its_pixels_is_read_all_the_same(encode: Encode, settings: Settings) -> None:
+    data = encode(Image.new("L", (64, 64)), "PNG")
+    (end,) = [end for kind, _, end in chunks(data) if kind == b"IDAT"]
+    for rest in (b"", b"\0\0\0", b"\0\0\0\x04tEXtnote\0\0\0\0" + data[end + 4 :], data[end + 4 :] + b"padding of some archive"):
+        assert decode(data[: end + 4] + rest, settings=settings).width == 64
+
+
 def test_a_tracking_pixel_is_too_small(encode: Encode, make_settings: Make) -> None:
     for form in ("GIF", "PNG", "JPEG"):
         assert failure(encode(Image.new("RGB", (1, 1)), form), make_settings()).kind is ErrorKind.TOO_SMALL
