@@ -229,7 +229,10 @@ def _client(settings: Settings, resolve: Resolver | None) -> httpx.AsyncClient:
 
 
 def _claim_due(store: ArtworkStore, settings: Settings, limit: int) -> list[Delivery]:
-    """Leases what is due, no host with more than its share of what is under way, so that a hanging host delays itself alone."""
+    """Leases what is due, so that hosts that hang delay themselves alone, and their API key's other webhooks at the worst.
+
+    No host and no API key has more than its share of what is under way, and API keys take turns.
+    """
     at = store.clock()
     table = db.webhook_deliveries
     leased = sa.and_(table.c.lease_until.is_not(None), table.c.lease_until > at)
@@ -237,15 +240,16 @@ def _claim_due(store: ArtworkStore, settings: Settings, limit: int) -> list[Deli
     with store.database.read() as connection:
         if limit <= 0 or connection.scalar(sa.select(table.c.id).where(due, sa.not_(leased)).limit(1)) is None:
             return []
-    # What is under way takes the first places of its host.
-    place = sa.func.row_number().over(
-        partition_by=table.c.host, order_by=(sa.case((leased, 0), else_=1), table.c.next_attempt_at, table.c.id)
-    )
-    placed = sa.select(table.c.id, table.c.next_attempt_at, place.label("place"), leased.label("leased")).where(due).subquery()
+    # What is under way takes the first places of its host; what its host has a place for lines up for a place of its API key.
+    words = (table.c.id, table.c.api_key_id, table.c.next_attempt_at, leased.label("leased"))
+    at_host = sa.select(*words, _place(table.c, leased, table.c.host)).where(due).subquery()
+    has_room = at_host.c.leased | (at_host.c.place <= settings.webhook_per_host)
+    in_key = _place(at_host.c, at_host.c.leased, at_host.c.api_key_id)
+    of_key = sa.select(at_host.c.id, at_host.c.next_attempt_at, at_host.c.leased, in_key).where(has_room).subquery()
     free = (
-        sa.select(placed.c.id)
-        .where(sa.not_(placed.c.leased), placed.c.place <= settings.webhook_per_host)
-        .order_by(placed.c.next_attempt_at)
+        sa.select(of_key.c.id)
+        .where(sa.not_(of_key.c.leased), of_key.c.place <= _share_of_a_key(settings))
+        .order_by(of_key.c.place, of_key.c.next_attempt_at)
         .limit(limit)
     )
     lease = at + timedelta(seconds=settings.webhook_timeout + _LEASE_MARGIN_SECONDS)
@@ -254,6 +258,17 @@ def _claim_due(store: ArtworkStore, settings: Settings, limit: int) -> list[Deli
         rows = connection.execute(query).all()
         connection.execute(sa.update(table).where(table.c.id.in_([row.id for row in rows])).values(lease_until=lease))
     return [_delivery(row) for row in rows]
+
+
+def _place(columns: Any, leased: Any, among: Any) -> sa.Label[int]:
+    """The place of a delivery among those with the same `among`: what is under way first, then what has been due longest."""
+    order = (sa.case((leased, 0), else_=1), columns.next_attempt_at, columns.id)
+    return sa.func.row_number().over(partition_by=among, order_by=order).label("place")
+
+
+def _share_of_a_key(settings: Settings) -> int:
+    """Deliveries at once for one API key, in all processes: a quarter of a process's, and more than one host may have."""
+    return max(settings.webhook_concurrency // 4, settings.webhook_per_host + 1)
 
 
 async def _attempt(client: httpx.AsyncClient, store: ArtworkStore, settings: Settings, delivery: Delivery) -> None:

@@ -71,10 +71,10 @@ def only(store: ArtworkStore, artwork_id: UUID) -> tuple[webhooks.Delivery, list
 
 
 @contextmanager
-def delivering(store: ArtworkStore, settings: Settings) -> Iterator[None]:
+def delivering(store: ArtworkStore, settings: Settings, **changes: Any) -> Iterator[None]:
     """A delivery loop in a thread of its own."""
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(webhooks.deliver_loop(store, settings, stop)))
+    thread = threading.Thread(target=lambda: loop.run_until_complete(webhooks.deliver_loop(store, settings, stop, **changes)))
     thread.start()
     try:
         yield
@@ -283,6 +283,28 @@ def test_a_receiver_that_hangs_delays_nobody(store: ArtworkStore, settings: Sett
     assert sorted(good.paths) == sorted(f"/{index}" for index in range(20))
     assert all(only(store, each)[0].state == "delivered" for each in told)
     assert all(only(store, each)[0].state == "pending" for each in stuck)
+
+
+def test_an_api_key_whose_receivers_all_hang_does_not_delay_another_key(
+    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start
+) -> None:
+    hanging, good = receiver(hangs=True), receiver(200)
+    patient = settings.model_copy(update={"webhook_timeout": 600.0, "webhook_concurrency": 12, "webhook_per_host": 1})
+    for index in range(20):
+        ended(store, ask(webhook=f"{hanging.url.replace('127.0.0.1', f'h{index}.example')}/{index}"), "ann")
+    told = ended(store, ask(webhook=f"{good.url}/bob"), "bob")
+    with delivering(store, patient, resolve=lambda host, port: ["127.0.0.1"]):
+        eventually(lambda: webhooks.backlog(store)["delivered"] == 1)
+        eventually(lambda: len(hanging.held) == 3)
+    assert len(hanging.held) == 3  # the share of a key: a quarter
+    assert only(store, told)[0].state == "delivered"
+
+
+def test_api_keys_take_turns(store: ArtworkStore, settings: Settings, ask: Ask) -> None:
+    for index in range(10):
+        ended(store, ask(webhook=f"http://h{index}.example/"), "ann")
+    ended(store, ask(webhook="http://bob.example/"), "bob")
+    assert [each.api_key_id for each in webhooks._claim_due(store, settings, 2)].count("bob") == 1
 
 
 def test_several_loops_send_every_message_once(store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start) -> None:
