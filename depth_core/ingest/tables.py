@@ -83,6 +83,9 @@ def text(data: bytes, ending: str, uri: str, max_chars: int) -> pd.DataFrame:
     UTF-8, or UTF-16 with a byte order mark. Raises ManifestError when it is not such a text at all.
     """
     decoded = _decoded(data, uri)
+    if not decoded or decoded.isspace():
+        # Perhaps still being written: taken for no rows, it would empty every chunk.
+        raise ManifestError(f"{uri} is empty; one that is to have no rows has a header (CSV, TSV) or a comment (TXT)")
     start = decoded[:1000].lstrip().lower()
     if start.startswith(("<!doctype", "<html", "<?xml")):
         raise ManifestError(f"{uri} is a web page or XML, not a {ending} manifest; a login page, perhaps?")
@@ -112,9 +115,7 @@ def _decoded(data: bytes, uri: str) -> str:
 
 def _delimited(decoded: str, delimiters: str, uri: str, max_chars: int) -> _Rows:
     lines = io.StringIO(decoded, newline="").readlines()
-    header_at = next((n for n, line in enumerate(lines) if line.strip()), None)
-    if header_at is None:
-        raise ManifestError(f"{uri} is empty; its first line must name the columns, {URL_COLUMNS[0]} among them")
+    header_at = next(n for n, line in enumerate(lines) if line.strip())
     for delimiter in delimiters:
         names = [name.strip() for name in next(csv.reader([lines[header_at]], delimiter=delimiter))]
         url_at = _position(names, *URL_COLUMNS)
@@ -265,6 +266,8 @@ def _json_row(values: dict[str, Any], max_chars: int, *, long: bool) -> tuple[st
 def _as_text(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, float) and value.is_integer():  # whole numbers beside a null are floats to many writers
+        value = int(value)
     return value.strip() if isinstance(value, str) else _to_json(value)
 
 
@@ -310,7 +313,7 @@ def parquet(data: bytes, uri: str, max_chars: int) -> pd.DataFrame:
     if not (pa.types.is_string(url_type) or pa.types.is_large_string(url_type) or pa.types.is_null(url_type)):
         raise ManifestError(f"{uri}: its column {names[url_at]} holds {url_type}, not text")
     image_url = [value.strip() if value else "" for value in table.column(url_at).to_pylist()]
-    row_id = [_as_text(value) for value in table.column(id_at).to_pylist()] if id_at is not None else [""] * table.num_rows
+    row_id = [_as_text(id) for id in _finite(table.column(id_at)).to_pylist()] if id_at is not None else [""] * table.num_rows
     carried_at = [n for n, f in enumerate(table.schema) if n not in (url_at, id_at) and not _is_binary(f.type)]
     encoded = [list(map(_any_to_json, _finite(table.column(n)).to_pylist())) for n in carried_at]
     distinct = _distinct(names)

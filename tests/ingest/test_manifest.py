@@ -116,6 +116,19 @@ def test_parquet_rows_are_counted_from_one_and_carry_values_as_json(read: Reader
     ]
 
 
+def test_whole_numbers_are_the_same_ids_whether_or_not_the_column_has_nulls(read: Reader, tmp_path: Path) -> None:
+    urls = ["http://x/a.jpg", "http://x/b.jpg", "http://x/c.jpg", "http://x/d.jpg"]
+    ids = []
+    for column in ([7, 8, 9, 10], [7.0, None, 9.0, 10.0], [7.0, float("nan"), 9.5, 10.0]):
+        pd.DataFrame({"id": column, "url": urls}).to_parquet(tmp_path / "t")
+        ids.append(read("a.parquet", (tmp_path / "t").read_bytes())["row_id"].tolist())
+    pq.write_table(pa.table({"id": [7.0, float("nan"), float("inf"), 10.0], "url": urls}), tmp_path / "t")
+    ids.append(read("a.parquet", (tmp_path / "t").read_bytes())["row_id"].tolist())
+    assert ids == [["7", "8", "9", "10"], ["7", "", "9", "10"], ["7", "", "9.5", "10"], ["7", "", "", "10"]]
+    lines = pd.DataFrame({"id": [7, None], "url": urls[:2]}).to_json(orient="records", lines=True)
+    assert read("a.jsonl", lines)["row_id"].tolist() == ["7", ""]
+
+
 @pytest.mark.parametrize("header", ["image_url", "imageUrl", "url", "URL", " image_url "])
 def test_the_url_column_has_three_names(read: Reader, header: str) -> None:
     assert rows(read("a.csv", f"{header},note\nhttp://x/a.jpg,n\n")) == [(2, "", "http://x/a.jpg", {"note": "n"})]
@@ -149,9 +162,17 @@ def test_a_manifest_with_a_header_only_has_no_rows(read: Reader, name: str) -> N
     assert frame["line"].dtype == "int64"
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
-def test_an_empty_list_has_no_rows(read: Reader, name: str) -> None:
-    assert len(read(name, "")) == 0
+def test_a_list_with_nothing_but_comments_has_no_rows(read: Reader) -> None:
+    assert len(read("a.txt", "# nothing yet\n")) == 0
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.ndjson", "a.txt", "a.csv.gz", "a.txt.gz"])
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf"])
+def test_an_empty_file_is_an_error_in_every_format_and_never_a_manifest_that_lost_its_rows(
+    read: Reader, name: str, content: bytes
+) -> None:
+    with pytest.raises(ManifestError, match=f"{name} is empty; one that is to have no rows has a header"):
+        read(name, gzip.compress(content) if name.endswith(".gz") else content)
 
 
 # -- bad rows -----------------------------------------------------------------------------------------------------------
