@@ -307,17 +307,18 @@ async def _create(
         raise HTTPException(409, str(error)) from None
     artwork, status_code = created.artwork, created.status_code
     request.state.artwork_id = str(artwork.id)
-    if status_code is None:
-        await door.waiting.until_final(artwork.id, wait)
-        now: StoredArtwork | None = await run_in_threadpool(door.artworks.get, artwork.id)
-        artwork = now or artwork
-        status_code = 200 if artwork.status.final else ACCEPTED
-        if idempotency_key is not None:
-            status_code = await run_in_threadpool(door.artworks.answered, caller, idempotency_key, status_code)
+    if status_code is None:  # a replay that comes while the first request still waits is answered for itself
+        status_code = ACCEPTED
+        if wait:
+            await door.waiting.until_final(artwork.id, wait)
+            now: StoredArtwork | None = await run_in_threadpool(door.artworks.get, artwork.id)
+            artwork = now or artwork
+            status_code = 200 if artwork.status.final else ACCEPTED
+            response.headers["Preference-Applied"] = f"wait={wait}"
+        if idempotency_key is not None and not created.replayed:
+            await run_in_threadpool(door.artworks.answered, caller, idempotency_key, status_code)
     response.status_code = status_code
     response.headers["Location"] = f"{_PREFIX}/{artwork.id}"
-    if wait:
-        response.headers["Preference-Applied"] = f"wait={wait}"
     if created.replayed:
         response.headers["Idempotent-Replayed"] = "true"
     return door.answer(artwork)

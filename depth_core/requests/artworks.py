@@ -108,7 +108,7 @@ class StoredArtwork:
 class Created:
     artwork: StoredArtwork
     replayed: bool  # an Idempotency-Key named an artwork that was there
-    status_code: int | None  # what its first request was answered with; None: not answered yet
+    status_code: int | None  # what the request that made it was answered with; None: not answered yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,13 +250,12 @@ class ArtworkStore:
             return row
         return None
 
-    def answered(self, api_key_id: str, idempotency_key: str, status_code: int) -> int:
-        """Keeps the status code of the first answer to a key; returns the one that is kept."""
+    def answered(self, api_key_id: str, idempotency_key: str, status_code: int) -> None:
+        """Keeps the status code with which the request that made a key's artwork is answered."""
         table = db.idempotency_keys
         same = (table.c.api_key_id == api_key_id) & (table.c.key == idempotency_key)
         with self.database.write() as connection:
-            connection.execute(sa.update(table).where(same, table.c.status_code.is_(None)).values(status_code=status_code))
-            return connection.scalar(sa.select(table.c.status_code).where(same)) or status_code
+            connection.execute(sa.update(table).where(same).values(status_code=status_code))
 
     def get(self, artwork_id: UUID, *, api_key_id: str | None = None) -> StoredArtwork | None:
         """One artwork; None when there is none, or it is another key's (`api_key_id` None: whoever's)."""

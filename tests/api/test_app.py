@@ -230,6 +230,31 @@ def test_prefer_wait_answers_202_when_the_time_is_over(client: httpx.Client) -> 
     assert (again.status_code, again.json()["status"]) == (202, "canceled")
 
 
+def test_a_replay_has_its_first_answer_s_status_code_and_does_not_claim_to_have_waited(client: httpx.Client) -> None:
+    first = client.post(NEW, json=BODY, headers={"Idempotency-Key": "k"})
+    again = client.post(NEW, json=BODY, headers={"Idempotency-Key": "k", "Prefer": "wait=5"})
+    assert (again.status_code, again.json()) == (202, first.json())
+    assert "preference-applied" not in again.headers
+
+
+def test_a_wait_that_saw_the_end_is_a_200_though_a_replay_was_answered_meanwhile(
+    client: httpx.Client, finish: Callable[..., Any], artworks: ArtworkStore
+) -> None:
+    answers: list[httpx.Response] = []
+    first = threading.Thread(target=lambda: answers.append(post(client, **{"Idempotency-Key": "k", "Prefer": "wait=30"})))
+    first.start()
+    while artworks.waiting()[0] == 0:
+        time.sleep(0.01)
+    meanwhile = post(client, **{"Idempotency-Key": "k"})
+    assert (meanwhile.status_code, meanwhile.json()["status"]) == (202, "starting")
+    assert meanwhile.headers["idempotent-replayed"] == "true"
+    finish()
+    first.join()
+    assert (answers[0].status_code, answers[0].json()["status"]) == (200, "succeeded")
+    assert answers[0].json()["id"] == meanwhile.json()["id"]
+    assert post(client, **{"Idempotency-Key": "k"}).status_code == 200
+
+
 @pytest.mark.parametrize("prefer", ["wait", "wait=x", "wait=-1", "awaits=9", "return=minimal", ""])
 def test_other_preferences_are_ignored(client: httpx.Client, prefer: str) -> None:
     response = client.post(NEW, json=BODY, headers={"Prefer": prefer})
