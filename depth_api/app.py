@@ -165,7 +165,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _unprocessable)
     for unavailable in (*_NO_DATABASE, StoreError):
         app.add_exception_handler(unavailable, _unavailable)
-    app.add_exception_handler(Exception, _unforeseen)
     if not keys:
         app.add_middleware(LoopbackOnly)
     app.add_middleware(Observed, metrics=metrics)
@@ -193,11 +192,6 @@ async def _unavailable(request: Request, error: Exception) -> Response:
     log.error("unavailable", path=request.url.path, exc_info=error)
     what = "the store" if isinstance(error, StoreError) else "the database"
     return JSONResponse({"detail": f"{what} does not answer; try again"}, 503, {"Retry-After": "5"})
-
-
-async def _unforeseen(request: Request, error: Exception) -> Response:
-    log.error("internal error", path=request.url.path, exc_info=error)
-    return JSONResponse({"detail": "internal error"}, 500)
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

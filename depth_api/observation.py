@@ -13,6 +13,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from depth_core.requests.artworks import ArtworkStore
@@ -99,7 +100,10 @@ class DatabaseMetrics(Collector):
 
 
 class Observed:
-    """Times, counts and logs every request; gives it an id that its log lines and its answer carry."""
+    """Times, counts and logs every request; gives it an id that its log lines and its answer carry.
+
+    What nobody foresaw is answered here, since Starlette would answer it outside, without the id.
+    """
 
     def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
         self.app = app
@@ -109,19 +113,24 @@ class Observed:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id, begun, status = uuid4().hex, time.perf_counter(), 500
+        request_id, begun, status, answering = uuid4().hex, time.perf_counter(), 500, False
         scope.setdefault("state", {})
 
         async def send_observed(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answering
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answering = message["status"], True
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self.app(scope, receive, send_observed)
+            except Exception as error:
+                log.error("internal error", path=scope["path"], exc_info=error)
+                if answering:
+                    raise
+                await JSONResponse({"detail": "internal error"}, 500)(scope, receive, send_observed)
             finally:
                 seconds = time.perf_counter() - begun
                 # A route's pattern, never the path: labels must not grow with what strangers ask for.

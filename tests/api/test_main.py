@@ -4,10 +4,13 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -24,30 +27,55 @@ def start(tmp_path: Path, **changes: str) -> subprocess.Popen[str]:
     )
 
 
-def test_the_door_starts_logs_its_requests_with_the_artworks_id_and_ends_when_told(tmp_path: Path) -> None:
+def start_and_wait(tmp_path: Path) -> tuple[subprocess.Popen[str], str]:
+    """The program and its URL, once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = start(tmp_path, DEPTH_API_PORT=str(port))
-    url = f"http://127.0.0.1:{port}"
+    process, url = start(tmp_path, DEPTH_API_PORT=str(port)), f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 60
     while True:
         try:
             httpx.get(f"{url}/health/live")
-            break
+            return process, url
         except httpx.ConnectError:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
-    answer = httpx.post(f"{url}/v2/artworks/depth-map", json={"imageUrl": "https://example.com/a.jpg", "model": "tiny"})
+
+
+def stop(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    """Ends the program; the lines of its log."""
     process.send_signal(signal.SIGTERM)
     _, log = process.communicate(timeout=30)
-    lines = [json.loads(line) for line in log.splitlines()]
+    return [json.loads(line) for line in log.splitlines()]
+
+
+def test_the_door_starts_logs_its_requests_with_the_artworks_id_and_ends_when_told(tmp_path: Path) -> None:
+    process, url = start_and_wait(tmp_path)
+    answer = httpx.post(f"{url}/v2/artworks/depth-map", json={"imageUrl": "https://example.com/a.jpg", "model": "tiny"})
+    lines = stop(process)
     assert any("loopback only" in line["event"] for line in lines)
     [posted] = [line for line in lines if line["event"] == "request" and line["method"] == "POST"]
     assert posted["artwork_id"] == answer.json()["id"]
     assert posted["request_id"] == answer.headers["x-request-id"]
     assert (posted["status"], posted["api_key"]) == (202, "local")
+
+
+def test_an_internal_error_is_found_in_the_log_by_the_id_of_its_answer(tmp_path: Path) -> None:
+    process, url = start_and_wait(tmp_path)
+    answer = httpx.post(f"{url}/v2/artworks/depth-map", json={"imageUrl": "https://example.com/a.jpg", "model": "tiny"})
+    with closing(sqlite3.connect(tmp_path / "depthline.db")) as connection:
+        connection.execute("UPDATE artworks SET status = 'unheard of'")
+        connection.commit()
+    broken = httpx.get(url + answer.headers["location"])
+    lines = stop(process)
+    assert (broken.status_code, broken.json()) == (500, {"detail": "internal error"})
+    [error] = [line for line in lines if line["event"] == "internal error"]
+    assert error["request_id"] == broken.headers["x-request-id"]
+    assert "unheard of" in error["exception"]
+    [request] = [line for line in lines if line["event"] == "request" and line["status"] == 500]
+    assert request["request_id"] == error["request_id"]
 
 
 @pytest.mark.parametrize(
