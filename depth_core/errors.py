@@ -24,11 +24,11 @@ class ErrorKind(StrEnum):
     UNREACHABLE = "unreachable"  # no such host, connection refused or reset
     TIMEOUT = "timeout"  # a connect, read or total deadline passed
     RATE_LIMITED = "rate_limited"  # 429 after all attempts
-    SERVER_ERROR = "server_error"  # 5xx after all attempts
+    SERVER_ERROR = "server_error"  # 5xx, or a part of the file instead of the whole, after all attempts
     TOO_MANY_REDIRECTS = "too_many_redirects"
     TOO_MANY_BYTES = "too_many_bytes"  # larger than the byte limit
     # decoding
-    EMPTY_FILE = "empty_file"
+    EMPTY_FILE = "empty_file"  # no byte at all; 204
     NOT_AN_IMAGE = "not_an_image"  # HTML, text, PDF or anything else that no image decoder knows
     EXTENSION_MISMATCH = "extension_mismatch"  # the name says another format than the bytes (strict_extension only)
     TRUNCATED_IMAGE = "truncated_image"  # an image whose data ends early or is damaged

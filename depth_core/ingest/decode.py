@@ -203,6 +203,15 @@ def _not_opened(data: bytes) -> ImageError:
     return ImageError(ErrorKind.NOT_AN_IMAGE, f"not an image: looks like {_looks_like(data)}")
 
 
+def is_web_page(data: bytes) -> bool:
+    """Whether a file, or its first 1,024 bytes, begins as HTML does."""
+    return _start(data).startswith((b"<!doctype html", b"<html", b"<head", b"<body"))
+
+
+def _start(data: bytes) -> bytes:
+    return data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+
+
 def _looks_like(data: bytes) -> str:
     for signature, what in _OTHERS:
         if data.startswith(signature):
@@ -210,9 +219,9 @@ def _looks_like(data: bytes) -> str:
     if data[4:8] == b"ftyp":
         brand = data[8:12]
         return "HEIC, which is not read" if brand in (b"heic", b"heix", b"mif1", b"msf1") else "a video (MP4 or QuickTime)"
-    start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+    if is_web_page(data):
         return "an HTML page"
+    start = _start(data)
     if start.startswith((b"<?xml", b"<svg", b"<!doctype svg")):
         return "SVG, which is not read" if b"<svg" in start else "XML"
     if start.startswith((b"{", b"[")):

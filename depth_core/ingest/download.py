@@ -167,7 +167,7 @@ class Downloader:
         }
         if response.status_code == 304:
             return body, answer | {"not_modified": True}
-        if not response.is_success:
+        if not response.is_success or response.status_code in (204, 205, 206):
             raise _refusal(response)
         encoding = headers.get("content-encoding", "identity").strip().lower()
         if encoding in ("", "identity"):
@@ -421,6 +421,10 @@ def _refusal(response: httpx.Response) -> ImageError:
         return ImageError(ErrorKind.FORBIDDEN, message)
     if status == 408:
         return ImageError(ErrorKind.TIMEOUT, message)
+    if status in (204, 205):
+        return ImageError(ErrorKind.EMPTY_FILE, f"{message}: an answer without a file")
+    if status == 206:
+        return ImageError(ErrorKind.SERVER_ERROR, f"{message}: a part of the file, though the whole was asked for")
     if status == 429 or status >= 500:
         kind = ErrorKind.RATE_LIMITED if status == 429 else ErrorKind.SERVER_ERROR
         return _LaterError(kind, message, retry_after(response.headers.get("retry-after", "")))

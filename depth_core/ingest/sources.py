@@ -21,6 +21,7 @@ from io import BytesIO
 import pandas as pd
 
 from depth_core.errors import ErrorKind, ImageError
+from depth_core.ingest.decode import is_web_page
 from depth_core.ingest.download import Downloader, Fetched, is_local, local_etag, local_path
 from depth_core.ingest.manifest import slug_of_chunk
 from depth_core.settings import Settings
@@ -193,6 +194,7 @@ def _keep(store: Store, entries: dict[str, SourceEntry], fetched: Fetched) -> So
     if fetched.not_modified:
         entry = replace(entries[fetched.url], fetched_at=now)
     else:
+        _judge(fetched)
         entry = SourceEntry(fetched.url, fetched.sha256, fetched.size, fetched.content_type, fetched.etag, now)
         key = source_key(entry.sha256)
         if store.size(key) != entry.bytes:
@@ -202,6 +204,21 @@ def _keep(store: Store, entries: dict[str, SourceEntry], fetched: Fetched) -> So
     store.write(_entry_key(entry.url), json.dumps(values).encode(), content_type="application/json")
     state = SourceState.KNOWN if fetched.not_modified else SourceState.FETCHED
     return replace(_known(entry), seconds=fetched.seconds, attempts=fetched.attempts, state=state)
+
+
+def _judge(fetched: Fetched) -> None:
+    """Raises ImageError for what servers in trouble send in place of an image: kept, it would stand for the image for good.
+
+    Local files are looked at again whenever they change, and so are kept as they are.
+    """
+    if is_local(fetched.url):
+        return
+    fetched.body.seek(0)
+    start = fetched.body.read(1024)
+    if not start:
+        raise ImageError(ErrorKind.EMPTY_FILE, "an answer without a byte", attempts=fetched.attempts)
+    if is_web_page(start):
+        raise ImageError(ErrorKind.NOT_AN_IMAGE, "not an image: looks like an HTML page", attempts=fetched.attempts)
 
 
 def _known(entry: SourceEntry) -> SourceOutcome:

@@ -70,6 +70,8 @@ def test_web_pages_are_fetched_once_and_judged_by_their_bytes_later(site: Any, s
         (400, ErrorKind.REFUSED),
         (405, ErrorKind.REFUSED),
         (418, ErrorKind.REFUSED),
+        (204, ErrorKind.EMPTY_FILE),
+        (205, ErrorKind.EMPTY_FILE),
     ],
 )
 def test_what_cannot_get_better_is_asked_once(site: Any, settings: Settings, status: int, kind: ErrorKind) -> None:
@@ -77,7 +79,7 @@ def test_what_cannot_get_better_is_asked_once(site: Any, settings: Settings, sta
     assert (error.kind, error.attempts, site.hits["/a"]) == (kind, 1, 1)
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [206, 408, 429, 500, 502, 503, 504])
 def test_what_may_get_better_is_asked_again(site: Any, settings: Settings, status: int) -> None:
     url = site.on("/a", site.answer(status), site.answer(status), site.answer(200, b"now"))
     fetched = fetch(url, settings)

@@ -73,6 +73,35 @@ def test_permanent_failures_are_not_asked_again_and_others_are(site: Any, store:
     assert ingest([gone], store, settings, prior=prior, retry_permanent=True)[gone].state == "fetched"
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (200, b"", "empty_file"),
+        (204, b"", "empty_file"),
+        (200, b"\n<!DOCTYPE html><title>Sign in</title>", "not_an_image"),
+        (206, b"half of the pix", "server_error"),
+    ],
+)
+def test_what_a_server_sends_in_place_of_an_image_is_not_kept_and_can_be_asked_for_again(
+    site: Any, store: Store, make_settings: Make, status: int, body: bytes, kind: str
+) -> None:
+    settings = make_settings(download_attempts=1)
+    url = site.on("/a.jpg", site.answer(status, body, Content_Type="image/jpeg"), site.answer(200, b"pixels"))
+    failed = ingest([url], store, settings)
+    assert failed[url].error_kind == kind
+    assert not list(store.keys("sources"))
+    assert not list(store.keys("urls"))
+    again = ingest([url], store, settings, prior=sources.table(failed.values()), retry_permanent=True)
+    assert again[url].sha256 == sha(b"pixels")
+
+
+def test_a_web_page_in_place_of_an_image_that_is_there_does_not_replace_it(site: Any, store: Store, settings: Settings) -> None:
+    url = site.on("/a.jpg", site.answer(200, b"pixels"), site.answer(200, b"<html>down for maintenance"))
+    ingest([url], store, settings)
+    assert ingest([url], store, settings, refetch=True)[url].error_kind == "not_an_image"
+    assert ingest([url], store, settings)[url].sha256 == sha(b"pixels")
+
+
 def test_what_another_chunk_has_fetched_since_is_known_though_it_failed_here(site: Any, store: Store, settings: Settings) -> None:
     url = site.on("/a", site.answer(404), site.answer(200, b"back"))
     prior = sources.table(ingest([url], store, settings).values())
