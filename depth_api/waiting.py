@@ -6,11 +6,14 @@ import asyncio
 from collections import defaultdict
 from uuid import UUID
 
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
+from depth_api.observation import log
 from depth_core.requests.artworks import ArtworkStore
 
 POLL_SECONDS = 0.05
+RETRY_SECONDS = 1.0
 
 
 class Waiting:
@@ -38,7 +41,13 @@ class Waiting:
 
     async def _poll(self) -> None:
         while self._waiters:
-            for artwork_id in await run_in_threadpool(self._store.which_final, list(self._waiters)):
+            try:
+                final = await run_in_threadpool(self._store.which_final, list(self._waiters))
+            except SQLAlchemyError:
+                log.exception("waits go on: the database does not answer")
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            for artwork_id in final:
                 for event in self._waiters.get(artwork_id, ()):
                     event.set()
             await asyncio.sleep(POLL_SECONDS)

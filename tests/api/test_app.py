@@ -255,6 +255,23 @@ def test_a_wait_that_saw_the_end_is_a_200_though_a_replay_was_answered_meanwhile
     assert post(client, **{"Idempotency-Key": "k"}).status_code == 200
 
 
+def test_a_wait_outlives_a_database_that_fails_for_a_while(
+    client: httpx.Client, finish: Callable[..., Any], artworks: ArtworkStore, tmp_path: Path
+) -> None:
+    answers: list[httpx.Response] = []
+    waiting = threading.Thread(target=lambda: answers.append(post(client, Prefer="wait=30")))
+    waiting.start()
+    while artworks.waiting()[0] == 0:
+        time.sleep(0.01)
+    with closing(sqlite3.connect(tmp_path / "depthline.db")) as connection:
+        connection.execute("ALTER TABLE artworks RENAME TO elsewhere")
+        time.sleep(0.3)  # several looks at the table that is gone
+        connection.execute("ALTER TABLE elsewhere RENAME TO artworks")
+    finish()
+    waiting.join()
+    assert (answers[0].status_code, answers[0].json()["status"]) == (200, "succeeded")
+
+
 @pytest.mark.parametrize("prefer", ["wait", "wait=x", "wait=-1", "awaits=9", "return=minimal", ""])
 def test_other_preferences_are_ignored(client: httpx.Client, prefer: str) -> None:
     response = client.post(NEW, json=BODY, headers={"Prefer": prefer})
