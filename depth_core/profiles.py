@@ -11,9 +11,10 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from depth_core.contract import DepthParameters
+from depth_core.contract import DepthParameters, NormalizationMode
 from depth_core.errors import ConfigurationError
 
 RangeOver = Literal["image", "chunk"] | tuple[float, float]
@@ -39,6 +40,23 @@ class Profile(BaseModel):
     def _name_is_a_key(self) -> Self:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"profile name {self.name!r}: only a-z, 0-9, _ and -, at most 63 characters")
+        return self
+
+    @field_validator("range")
+    @classmethod
+    def _range_spans_something(cls, value: RangeOver) -> RangeOver:
+        if isinstance(value, tuple):
+            with np.errstate(over="ignore"):
+                near, far = np.array(value, np.float32)  # as the pictures are computed
+            if not (np.isfinite(near) and np.isfinite(far) and near != far):
+                raise ValueError(f"[near, far] are two different finite numbers, not {list(value)}: every map would be black")
+        return value
+
+    @model_validator(mode="after")
+    def _range_fits_mode(self) -> Self:
+        disparities = self.parameters.normalization_mode is NormalizationMode.V2_STYLE
+        if disparities and isinstance(self.range, tuple) and min(self.range) < 0:
+            raise ValueError(f"range {list(self.range)}: with V2-Style near and far are depths and not negative")
         return self
 
     def pixel_words(self) -> dict[str, Any]:

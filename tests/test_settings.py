@@ -79,6 +79,15 @@ class TestProfiles:
             ('["A B"]\n', "only a-z"),
             ('[a]\nrange = "set"\n', r"\[a\] range"),
             ("[a]\nname = 'b'\n", r"\[a\]"),
+            ("[a]\nrange = [nan, 1.0]\n", r"\[a\] range: .*two different finite numbers"),
+            ("[a]\nrange = [0.0, inf]\n", "two different finite numbers"),
+            ("[a]\nrange = [1e300, 0]\n", "two different finite numbers"),
+            ("[a]\nrange = [2, 2.0]\n", "two different finite numbers"),
+            ("[a]\nrange = [2, 2.0000000001]\n", "two different finite numbers"),
+            (
+                "[a]\nrange = [-1, 5]\n[a.parameters]\nmodel = 'base'\nuseVersion3 = true\nnormalizationMode = 'V2-Style'\n",
+                "V2-Style.*not negative",
+            ),
         ],
     )
     def test_what_is_wrong_with_a_file_is_said(self, text: str, complaint: str) -> None:
