@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -25,6 +26,7 @@ from depth_core.storage import Store
 
 THUMBNAIL_SIDE = 360  # pixels of the longer side
 PAGE_LIMIT = 5_000  # cards on a page; a browser scrolls through so many
+_USER = re.compile(r"(?<=://)[^/?#\s]*@")
 _THREADS = 8  # so many decoded images are in memory at once, no more
 
 
@@ -87,7 +89,12 @@ def _rows(records: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _name(record: Mapping[str, Any]) -> str:
     """What people know a row by: its id, else the last part of its URL."""
-    return record["row_id"] or unquote(_parts(record["image_url"] or "").path.rpartition("/")[2]) or record["row_key"]
+    return record["row_id"] or unquote(_parts(record["image_url"] or "").path.rpartition("/")[2]) or _public(record["row_key"])
+
+
+def _public(text: str | None) -> str:
+    """Text without the user names and passwords of the URLs in it: a gallery is published."""
+    return _USER.sub("", text or "")
 
 
 def _parts(url: str) -> SplitResult:
@@ -145,7 +152,7 @@ def _tile(record: Mapping[str, Any], store: Store) -> Image.Image:
     else:
         draw.rectangle((0, 0, 3, tile.height), _ALARM)
         draw.text((14, 12), str(record["error_kind"]), _ALARM, _font(17))
-        for number, line in enumerate(_wrapped(str(record["error_message"] or ""), width - 28, 13)[:4]):
+        for number, line in enumerate(_wrapped(_public(record["error_message"]), width - 28, 13)[:4]):
             draw.text((14, 40 + 19 * number), line, _INK, _font(13))
         left, right = 14, f"line {record['line']}"
     room = width - left - 16 - int(_font(12).getlength(right))
@@ -275,18 +282,18 @@ def _write_thumbnail(store: Store, key: str, of: str) -> str | None:
 
 
 def _card(record: Mapping[str, Any], folder: str, there: set[str]) -> dict[str, Any]:
-    url = record["image_url"] or ""
+    url = _public(record["image_url"])
     card: dict[str, Any] = {
         "name": _name(record),
         "url": url,
         "link": url if _parts(url).scheme in ("http", "https") else "",  # nothing that could run
         "line": record["line"],
-        "file": record["file"],
+        "file": _public(record["file"]),
         "status": record["status"],
         "carried": {name: value for name, value in json.loads(record["carried"] or "{}").items() if value not in ("", None)},
     }
     if record["status"] != SUCCEEDED:
-        return card | {"kind": record["error_kind"], "message": record["error_message"] or ""}
+        return card | {"kind": record["error_kind"], "message": _public(record["error_message"])}
     root = "../../../"  # from gallery/<profile>/<chunk>/
     photo, depth = _photo_name(record["source_sha256"]), _depth_name(record["folder"])
     names = [url.rpartition("/")[2] for url in record["results"]]

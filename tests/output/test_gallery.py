@@ -244,6 +244,23 @@ def test_nothing_a_stranger_wrote_runs_in_the_page(local_store: Store, make_gall
 # -- what is written ----------------------------------------------------------------------------------------------------------
 
 
+def test_passwords_in_urls_are_not_published(local_store: Store, make_gallery: Any) -> None:
+    frame = make_gallery(local_store, [photo("JPEG"), None, None], row_id="")
+    bare = ["https://photos.example/a.jpg", "http://photos.example:81/", "ftp://photos.example/a@b.jpg?c@d"]
+
+    def with_texts(urls: list[str]) -> pd.DataFrame:
+        messages = [None, f"{urls[1]} did not answer", f"http://x/m.csv:3: {urls[2]!r} has an unknown scheme"]
+        return frame.assign(image_url=urls, row_key=[f"url:{url}" for url in urls], error_message=messages)
+
+    secret = with_texts([url.replace("://", "://me:p%40ss@w@") for url in bare]).assign(file="https://me:w@x/m.csv")
+    page = local_store.read(gallery.write_gallery(local_store, secret, profile="preview", chunk=CHUNK)).decode()
+    assert "me:p" not in page
+    assert "w@" not in page
+    assert f'<a href="{bare[0]}"' in page
+    assert bare[2] in page
+    assert gallery.contact_sheet(secret, local_store) == gallery.contact_sheet(with_texts(bare), local_store)
+
+
 def test_the_page_refers_to_nothing_outside_the_store(store: Store, make_gallery: Any) -> None:
     frame = make_gallery(store, [photo("JPEG"), None])
     key = gallery.write_gallery(store, frame, profile="preview", chunk=CHUNK)
