@@ -382,6 +382,7 @@ def secret(
 ) -> None:
     """Prints the secret with which a receiver verifies the webhooks of an API key; makes it when there is none."""
     with _clear_errors(), _artworks() as (store, now):
+        webhooks.check_api_key_id(store, now, name)
         console.print(webhooks.secret(store, now, name), soft_wrap=True)
 
 

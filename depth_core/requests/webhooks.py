@@ -151,6 +151,18 @@ def secret(store: ArtworkStore, settings: Settings, api_key_id: str) -> str:
         ) from None
 
 
+def check_api_key_id(store: ArtworkStore, settings: Settings, api_key_id: str) -> None:
+    """Raises DepthlineError for a name that no API key has, so that a misspelt one gets no secret."""
+    pairs = settings.api_keys.get_secret_value().split(",")
+    names = {pair.partition(":")[0].strip() for pair in pairs if pair.strip()} or {"local"}
+    with store.database.read() as connection:
+        names |= {"inbox", *connection.scalars(sa.select(db.webhook_secrets.c.api_key_id))}
+    if api_key_id not in names:
+        raise DepthlineError(
+            f"no API key is called {api_key_id!r}; known, from DEPTH_API_KEYS and before: {', '.join(sorted(names))}"
+        )
+
+
 def _cipher(settings: Settings) -> Fernet:
     key = settings.secret_key.get_secret_value().encode() or _key_file(settings.data / "secret.key")
     try:

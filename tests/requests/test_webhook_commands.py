@@ -81,6 +81,19 @@ def test_an_unknown_id_is_one_line_and_status_2(settings: Settings) -> None:
     assert "no webhook delivery" in done.output
 
 
+def test_a_misspelt_key_name_gets_no_secret_but_the_names_there_are(
+    settings: Settings, artworks: ArtworkStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("secret", "local").stdout.startswith("whsec_")
+    monkeypatch.setenv("DEPTH_API_KEYS", "ann:ann-key-0123456789, bob:bob-key-0123456789")
+    for name in ("ann", "bob", "inbox", "local"):  # local had one before there were keys
+        assert run("secret", name).stdout.startswith("whsec_")
+    done = run("secret", "nosuchkey")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "nosuchkey" in done.output
+    assert "ann, bob, inbox, local" in done.output
+
+
 def test_the_loop_delivers_until_it_is_told_to_stop(
     settings: Settings, artworks: ArtworkStore, ask: Ask, receiver: Callable[..., Any]
 ) -> None:
