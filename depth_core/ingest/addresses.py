@@ -23,6 +23,8 @@ Resolver = Callable[[str, int], Sequence[str]]
 SocketOptions = Iterable[httpcore.SOCKET_OPTION] | None
 
 STRANGERS_PORTS = frozenset({80, 443, 8080, 8443})
+log = logging.getLogger(__name__)
+
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
 _LONGEST_LABEL = 63  # of a name, between two dots
 _CURE = "DEPTH_ALLOW_PRIVATE_HOSTS=true (for manifests only: DEPTH_MANIFEST_PRIVATE_HOSTS=true) allows it"
@@ -73,6 +75,20 @@ _NOT_PUBLIC_V6 = tuple(
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
+class BlockedAddressError(ImageError):
+    """A host that may not be called. `message` is for whoever asked, stranger or not; str() is for operators.
+
+    What a name resolves to inside and how the operator may allow it is no stranger's business: str() alone has it.
+    """
+
+    def __init__(self, message: str, inside: str = "") -> None:
+        super().__init__(ErrorKind.BLOCKED_ADDRESS, message)
+        self._inside = inside
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}{self._inside}"
+
+
 def is_public(ip: str) -> bool:
     """True when an address (an IPv4 or IPv6 literal) is ordinary unicast on the public internet.
 
@@ -111,10 +127,10 @@ def check_url(url: str | httpx.URL, *, allow_private: bool) -> None:
     if allow_private:
         return
     if parsed.userinfo:
-        raise ImageError(ErrorKind.BLOCKED_ADDRESS, "a URL with a user name or password in it is not called; use a signed URL")
+        raise BlockedAddressError("a URL with a user name or password in it is not called; use a signed URL")
     if port not in STRANGERS_PORTS:
         ports = ", ".join(map(str, sorted(STRANGERS_PORTS)))
-        raise ImageError(ErrorKind.BLOCKED_ADDRESS, f"port {port} is not called, only {ports}; {_CURE}")
+        raise BlockedAddressError(f"port {port} is not called, only {ports}", f"; {_CURE}")
     literal = _literal(parsed.host)
     if literal is not None and not is_public(literal):
         raise _blocked(parsed.host, literal)
@@ -238,7 +254,9 @@ def _judged(host: str, answers: Sequence[str], allow_private: bool) -> Sequence[
     """The answers, once each of them is one that may be called: a name with a single private address is refused whole."""
     for address in answers:
         if not allow_private and not is_public(address):
-            raise _blocked(host, address)
+            error = _blocked(host, address)
+            log.info("%s", error)
+            raise error
     return answers
 
 
@@ -254,9 +272,9 @@ def _literal(host: str) -> str | None:
         return None
 
 
-def _blocked(host: str, address: str) -> ImageError:
-    named = host if host == address else f"{host} ({address})"
-    return ImageError(ErrorKind.BLOCKED_ADDRESS, f"{named} is not on the public internet and is not called; {_CURE}")
+def _blocked(host: str, address: str) -> BlockedAddressError:
+    resolved = "" if host == address else f" (it is {address})"
+    return BlockedAddressError(f"{host} is not on the public internet and is not called", f"{resolved}; {_CURE}")
 
 
 def _shown(url: httpx.URL) -> str:

@@ -223,7 +223,7 @@ def _download(uri: str, settings: Settings) -> tuple[bytes, str]:
         return result
     if result.kind is ErrorKind.TOO_MANY_BYTES:
         raise _too_large(uri, settings)
-    raise ManifestError(f"{uri} cannot be fetched: {result.message}")
+    raise ManifestError(f"{uri} cannot be fetched: {result}")
 
 
 def _too_large(uri: str, settings: Settings) -> ManifestError:

@@ -161,6 +161,20 @@ def test_a_name_with_any_private_address_is_not_called(answers: list[str]) -> No
         client.get("http://photos.example/")
 
 
+def test_where_a_name_leads_inside_and_how_to_allow_it_is_told_to_operators_only(caplog: pytest.LogCaptureFixture) -> None:
+    transport = addresses.async_transport(False, resolve=lambda host, port: ["10.20.30.40"])
+    for url in ("http://vault.corp.internal/", "http://vault.corp.internal:22/", "http://169082920/"):
+        with pytest.raises(ImageError) as caught:
+            get(url, transport)
+        assert "10.20.30.40" not in caught.value.message
+        assert "DEPTH_" not in caught.value.message
+        assert caught.value.message in str(caught.value)
+        assert "DEPTH_ALLOW_PRIVATE_HOSTS=true" in str(caught.value)
+    with caplog.at_level("INFO"), pytest.raises(ImageError, match=r"vault\.corp\.internal .*10\.20\.30\.40") as caught:
+        get("http://vault.corp.internal/", transport)
+    assert str(caught.value) in caplog.text
+
+
 @pytest.fixture
 def public_loopback(monkeypatch: pytest.MonkeyPatch, site: Any) -> int:
     """127.0.0.1 counts as public, and the site's port as an ordinary one; 127.0.0.2 stays private."""
