@@ -109,31 +109,34 @@ class Store:
     def write(self, key: str, data: bytes | memoryview, *, content_type: str | None = None) -> None:
         """Puts the whole key at once. Raises StoreError (permissions, disk full, no network); the old bytes then stay."""
         with self._clear_errors("write", key):
-            if not self.local:
-                kwargs = {"ContentType": content_type} if content_type and "s3" in self.fs.protocol else {}
-                try:
-                    self.fs.pipe_file(self.path(key), bytes(data), **kwargs)
-                except FileNotFoundError as error:
-                    raise StoreError(
-                        f"cannot write {self.url(key)}: there is no such bucket; make it, or correct the URL"
-                    ) from error
-                return
-            target = self.path(key)
-            part = f"{target}.{os.getpid()}-{uuid.uuid4().hex[:8]}{PART_SUFFIX}"
-            try:
-                self._write_part(part, data)
-                os.replace(part, target)
-            except BaseException:
-                Path(part).unlink(missing_ok=True)
-                raise
+            self._put(key, data, content_type)
+
+    def _put(self, key: str, data: bytes | memoryview, content_type: str | None = None) -> None:
+        if not self.local:
+            kwargs = {"ContentType": content_type} if content_type and "s3" in self.fs.protocol else {}
+            self.fs.pipe_file(self.path(key), bytes(data), **kwargs)
+            return
+        target = self.path(key)
+        part = f"{target}.{os.getpid()}-{uuid.uuid4().hex[:8]}{PART_SUFFIX}"
+        try:
+            self._write_part(part, data)
+            os.replace(part, target)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(part)
+            raise
 
     @staticmethod
     def _write_part(part: str, data: bytes | memoryview) -> None:
-        try:
-            Path(part).write_bytes(data)
-        except FileNotFoundError:  # rarer than asking for the folder before every write
-            os.makedirs(os.path.dirname(part), exist_ok=True)
-            Path(part).write_bytes(data)
+        for last in (False, False, True):
+            try:
+                Path(part).write_bytes(data)
+                return
+            except FileNotFoundError:  # rarer than asking for the folder before every write
+                if last:
+                    raise
+                with suppress(FileNotFoundError):  # and again: another process may remove it while it is empty
+                    os.makedirs(os.path.dirname(part), exist_ok=True)
 
     def delete(self, key: str) -> None:
         """Removes a key; not an error when it is not there."""
@@ -141,22 +144,47 @@ class Store:
             self.fs.rm_file(self.path(key))
 
     def check_writable(self) -> None:
-        """Writes and removes a small key. Raises StoreError with the reason when that fails."""
+        """Writes and removes a small key, and the folders made for it. Raises StoreError with the reason when that fails."""
         key = f".writable-{uuid.uuid4().hex[:8]}"
-        self.write(key, b"")
-        self.delete(key)
+        missing = [folder for folder in _with_parents(self.root) if self.local and not os.path.lexists(folder)]
+        with self._clear_errors("write", ""):
+            try:
+                self._put(key, b"")
+                self.delete(key)
+            finally:
+                with suppress(OSError):  # somebody else's by now
+                    for folder in missing:
+                        os.rmdir(folder)
 
     # -- errors ---------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _clear_errors(self, verb: str, key: str) -> Iterator[None]:
-        """Turns a file system's own errors into StoreError; FileNotFoundError passes through."""
+        """Turns a file system's own errors into StoreError; FileNotFoundError passes through, except from a write."""
         try:
             yield
-        except (FileNotFoundError, StoreError):
+        except StoreError:
             raise
         except Exception as error:  # botocore, aiohttp and OSError have no common base
-            raise StoreError(f"cannot {verb} {self.url(key)}: {_reason(error)}") from error
+            reason = _reason(error)
+            if isinstance(error, FileNotFoundError | NotADirectoryError | FileExistsError):
+                if verb == "write":
+                    reason = _in_the_way(self.path(key)) if self.local else "there is no such bucket; make it, or correct the URL"
+                elif isinstance(error, FileNotFoundError):
+                    raise
+            raise StoreError(f"cannot {verb} {self.url(key)}: {reason}") from error
+
+
+def _with_parents(path: str) -> list[str]:
+    return [path, *map(str, Path(path).parents)]
+
+
+def _in_the_way(path: str) -> str:
+    """What stands where a path's folder should be. The error itself names a file that nobody asked for."""
+    there = next(place for place in _with_parents(path) if os.path.lexists(place))
+    if not os.path.exists(there):
+        return f"{there} is a link that leads nowhere"
+    return f"{there} takes no such folder" if os.path.isdir(there) else f"{there} is a file, not a folder"
 
 
 def _reason(error: Exception) -> str:

@@ -79,6 +79,14 @@ def test_a_store_that_can_be_written_leaves_no_trace_of_the_question(store: Stor
     assert list(store.keys("")) == []
 
 
+def test_the_question_whether_a_folder_can_be_written_makes_none(tmp_path: Path) -> None:
+    Store(tmp_path / "not" / "there" / "yet").check_writable()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "empty").mkdir()
+    Store(tmp_path / "empty").check_writable()
+    assert (tmp_path / "empty").is_dir(), "what was there stays"
+
+
 @given(st.binary(max_size=2000))
 def test_bytes_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     store = Store(tmp_path_factory.getbasetemp() / "bytes")
@@ -114,6 +122,41 @@ def test_a_folder_that_may_not_be_written_says_so(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(StoreError, match="permission denied"):
         Store(tmp_path).check_writable()
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("dangling", "dangling is a link that leads nowhere"),
+        ("dangling/maps", "dangling is a link that leads nowhere"),
+        ("photo.jpg", "photo.jpg is a file, not a folder"),
+        ("photo.jpg/maps", "photo.jpg is a file, not a folder"),
+        ("/proc/maps", "/proc takes no such folder"),
+    ],
+)
+def test_what_stands_where_a_folder_should_be_is_named(tmp_path: Path, place: str, reason: str) -> None:
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "photo.jpg").write_bytes(b"x")
+    store = Store(tmp_path / place)
+    with pytest.raises(StoreError) as asked:
+        store.check_writable()
+    assert str(asked.value).startswith(f"cannot write {tmp_path / place}: ")
+    assert str(asked.value).endswith(reason)
+    with pytest.raises(StoreError, match=reason):
+        store.write("folder/key", b"x")
+
+
+def test_a_folder_that_vanishes_while_it_is_written_to_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = os.makedirs
+
+    def make_and_lose(folder: str, exist_ok: bool = False) -> None:
+        make(folder, exist_ok=exist_ok)
+        os.rmdir(folder)
+        monkeypatch.setattr(os, "makedirs", make)
+
+    monkeypatch.setattr(os, "makedirs", make_and_lose)
+    Store(tmp_path / "store").write("k", b"x")
+    assert (tmp_path / "store" / "k").read_bytes() == b"x"
 
 
 def test_a_scheme_that_nobody_knows_is_an_error_of_the_store() -> None:
