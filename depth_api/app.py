@@ -24,6 +24,7 @@ from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import SkipJsonSchema
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
 from starlette.concurrency import run_in_threadpool
@@ -32,7 +33,7 @@ from depth_api.access import LOCAL, ApiKeys, LoopbackOnly, RateLimit, read_keys
 from depth_api.observation import FRESH_SECONDS, DatabaseMetrics, Observed, RequestMetrics, log
 from depth_api.waiting import Waiting
 from depth_core import settings as settings_module
-from depth_core.contract import Artwork, ArtworkStatus
+from depth_core.contract import Artwork, ArtworkStatus, absent_not_null
 from depth_core.errors import StoreError
 from depth_core.requests import body, webhooks
 from depth_core.requests.artworks import (
@@ -73,7 +74,9 @@ class ArtworkPage(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
     artworks: list[Artwork]
-    next_cursor: str | None = Field(None, description="Give it as `cursor` to read on; absent at the end.")
+    next_cursor: str | SkipJsonSchema[None] = Field(
+        None, description="Give it as `cursor` to read on; absent at the end.", json_schema_extra=absent_not_null
+    )
 
 
 class Check(BaseModel):
@@ -194,6 +197,21 @@ async def _unavailable(request: Request, error: Exception) -> Response:
     return JSONResponse({"detail": f"{what} does not answer; try again"}, 503, {"Retry-After": "5"})
 
 
+def _header(name: str, description: str, *, always: bool = True, **schema: Any) -> dict[str, Any]:
+    return {name: {"description": description, "required": always, "schema": {"type": "string"} | schema}}
+
+
+_RETRY_AFTER = _header("Retry-After", "Seconds after which to try again.", type="integer", minimum=1)
+_CHALLENGE = _header("WWW-Authenticate", "How to say who calls.", enum=["Bearer"])
+_CREATED = (
+    _header("Location", "The artwork's path.", format="uri-reference")
+    | _header("Preference-Applied", "The wait that was granted.", always=False, pattern="^wait=[0-9]+$")
+    | _header("Idempotent-Replayed", "An earlier request with this key made the artwork.", always=False, enum=["true"])
+)
+_ETAG = _header("ETag", "For If-None-Match and If-Range.", pattern='^"[^"]*"$')
+_FILE = _ETAG | _header("Accept-Ranges", "Parts may be asked for.", enum=["bytes"])
+
+
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     words = {
         401: "No API key, or none that is known.",
@@ -204,7 +222,11 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         429: "Too many requests; Retry-After says when to come again.",
         503: "The database or the store does not answer.",
     }
-    problems: dict[int | str, dict[str, Any]] = {status: {"model": Problem, "description": words[status]} for status in statuses}
+    headers = {401: _CHALLENGE, 429: _RETRY_AFTER, 503: _RETRY_AFTER}
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem, "description": words[status]} | ({"headers": headers[status]} if status in headers else {})
+        for status in statuses
+    }
     problems[422] = {"model": Faults, "description": "Something in the request is wrong; `detail` lists every fault."}
     return problems
 
@@ -405,8 +427,8 @@ def _artworks_router(settings: Settings) -> APIRouter:
         response_model_exclude_none=True,
         responses=_problems(*calls, 409, 413, 415)
         | {
-            200: {"model": Artwork, "description": "`Prefer: wait` saw it end."},
-            202: {"description": "Accepted; `GET` its Location to see how it goes."},
+            200: {"model": Artwork, "description": "`Prefer: wait` saw it end.", "headers": _CREATED},
+            202: {"description": "Accepted; `GET` its Location to see how it goes.", "headers": _CREATED},
         },
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
         operation_id="createDepthMap",
@@ -449,12 +471,22 @@ def _artworks_router(settings: Settings) -> APIRouter:
         response_class=Response,
         responses=_problems(*calls, 404)
         | {
-            200: {"description": "The file.", "content": {kind: {} for kind in ("image/png", "image/tiff", "application/json")}},
-            206: {"description": "Part of the file."},
-            304: {"description": "The file is the one of If-None-Match."},
-            307: {"description": "The file is at Location for a while."},
+            200: {
+                "description": "The file.",
+                "content": {kind: {} for kind in ("image/png", "image/tiff", "application/json")},
+                "headers": _FILE,
+            },
+            206: {"description": "Part of the file.", "headers": _FILE},
+            304: {"description": "The file is the one of If-None-Match.", "headers": _ETAG},
+            307: {
+                "description": "The file is at Location for a while.",
+                "headers": _header("Location", "A signed URL.", format="uri"),
+            },
             400: {"description": "The Range header is malformed."},
-            416: {"description": "The range lies outside the file."},
+            416: {
+                "description": "The range lies outside the file.",
+                "headers": _header("Content-Range", "The file's length.", always=False),
+            },
         },
         operation_id="getResult",
         summary="Get a result file",

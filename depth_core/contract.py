@@ -9,12 +9,13 @@ import hashlib
 import json
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationInfo, field_validator
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue, SkipJsonSchema
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from depth_core import catalog
 from depth_core.catalog import ModelSpec
@@ -108,6 +109,39 @@ class DepthParameters(_Words):
         return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def absent_not_null(schema: dict[str, Any]) -> None:
+    """For a field that is None inside and left out of an answer."""
+    schema.pop("default", None)
+
+
+def _all_but_webhook(schema: dict[str, Any]) -> None:
+    schema["required"] = [name for name in schema["properties"] if name != "webhook"]
+
+
+_Uri = Annotated[str, Field(json_schema_extra={"format": "uri"})]
+
+
+class AcceptedParameters(DepthParameters):
+    """What was asked for, defaults filled in."""
+
+    model_config = ConfigDict(json_schema_extra=_all_but_webhook)
+
+    image_url: _Uri = Field(description="URL of the image.")
+    webhook: _Uri | SkipJsonSchema[None] = Field(
+        None, description="Gets the final artwork; absent where none was asked for.", json_schema_extra=absent_not_null
+    )
+
+
+class _DescribedAs:
+    """A JSON object that the schema describes as a model, and nobody validates again."""
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        self.model = model
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(self.model.__pydantic_core_schema__)
+
+
 class ArtworkError(_Words):
     kind: str
     message: str
@@ -117,10 +151,12 @@ class Artwork(_Words):
     """One request and what became of it, as the API answers it."""
 
     id: UUID
-    artwork_type: Literal["depth_map"] = "depth_map"
-    parameters: dict[str, Any]
-    duration: float = Field(0.0, ge=0, description="Seconds of work; 0 until done.")
-    results: list[str] = Field(default_factory=list, description="URLs; empty until succeeded.")
+    artwork_type: Literal["depth_map"]
+    parameters: Annotated[dict[str, Any], _DescribedAs(AcceptedParameters)]
+    duration: float = Field(ge=0, description="Seconds of work; 0 until done.")
+    results: list[str] = Field(description="URLs; empty until succeeded.")
     status: ArtworkStatus
     created_at: datetime
-    error: ArtworkError | None = None
+    error: ArtworkError | SkipJsonSchema[None] = Field(
+        None, description="Only on a failed artwork.", json_schema_extra=absent_not_null
+    )

@@ -95,6 +95,7 @@ class StoredArtwork:
         base = f"{public_url.rstrip('/')}/v2/artworks/{self.id}/results/"
         return Artwork(
             id=self.id,
+            artwork_type="depth_map",
             parameters=words if self.webhook is None else words | {"webhook": self.webhook},
             duration=round(self.duration, 3),
             results=[base + name for name in self.results],

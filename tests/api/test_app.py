@@ -483,6 +483,25 @@ def test_the_openapi_document_and_its_page_are_there(client: httpx.Client) -> No
     assert client.get("/docs").status_code == 200
 
 
+def test_the_openapi_document_promises_what_the_reference_does(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    artwork = document["components"]["schemas"]["Artwork"]
+    words = ["id", "artworkType", "parameters", "duration", "results", "status", "createdAt"]
+    assert artwork["required"] == words
+    assert artwork["properties"]["error"]["$ref"].endswith("/ArtworkError")
+    parameters = artwork["properties"]["parameters"]
+    assert set(parameters["required"]) == set(post(client).json()["parameters"])
+    limit = parameters["properties"]["resolutionLowerLimit"]
+    assert (limit["type"], limit["minimum"], limit["maximum"], limit["default"]) == ("integer", 256, 2048, 1024)
+    assert parameters["properties"]["webhook"]["format"] == "uri"
+    answers = document["paths"][NEW]["post"]["responses"]
+    assert set(answers["202"]["headers"]) == set(answers["200"]["headers"])
+    assert set(answers["202"]["headers"]) == {"Location", "Preference-Applied", "Idempotent-Replayed"}
+    assert set(answers["429"]["headers"]) == set(answers["503"]["headers"]) == {"Retry-After"}
+    result = document["paths"]["/v2/artworks/{artwork_id}/results/{name}"]["get"]["responses"]
+    assert "ETag" in result["200"]["headers"]
+
+
 def test_the_door_loads_neither_torch_nor_dagster_nor_pandas() -> None:
     program = (
         "import sys; from depth_api.app import create_app; create_app(); "
