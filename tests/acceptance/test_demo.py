@@ -58,6 +58,7 @@ def test_the_demo_makes_the_depth_maps_of_the_sample_and_a_second_run_has_nothin
 
     assert again.returncode == 0, again.stdout + again.stderr
     assert "nothing was left to do" in again.stdout
+    assert re.search(r"made before +9 depth maps; not made again", again.stdout)
     assert re.search(r"succeeded +10 *\n", again.stdout)
     assert {key: Path(place.store.path(key)).stat().st_mtime_ns for key in place.store.keys("depth")} == made
 
