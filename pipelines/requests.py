@@ -13,7 +13,6 @@ from typing import Any, TypedDict
 import dagster as dg
 from pydantic import Field
 
-from depth_core.errors import StoreError
 from depth_core.output import gallery
 from depth_core.requests import inbox
 from depth_core.requests.artworks import ArtworkStore, open_store
@@ -29,6 +28,8 @@ FRESH_SECONDS = 10.0  # a drain that gave no sign of life for so long does not c
 STARTING_SECONDS = 60.0  # how long Dagster may take to make a run of a request for one
 LONGEST_PAUSE_SECONDS = 60.0  # between drains that fail one after the other
 LISTED = 50  # artworks in a run's table
+
+_FAULTS = inbox.Faults()  # the sensor's: a tick lasts seconds, and what one has told the next one need not
 
 
 class DrainConfig(dg.Config):
@@ -95,12 +96,12 @@ def drain_inbox(context: dg.OpExecutionContext, config: DrainConfig, installatio
 
 
 def _look(log: Any, watch: inbox.Watch) -> None:
-    """Brings in what lies in the inbox and answers what has ended. A folder that cannot be read must not stop the other door."""
-    try:
-        for name, reason in watch.look().quarantined.items():
-            log.warning(f"inbox: {name} is quarantined: {reason}")
-    except StoreError as error:
-        log.warning(f"inbox: {error}")
+    """Brings in what lies in the inbox and answers what has ended."""
+    found = watch.look()
+    for name, reason in found.quarantined.items():
+        log.warning(f"inbox: {name} is quarantined: {reason}")
+    for fault in found.faults:
+        log.warning(f"inbox: {fault}")
 
 
 @dg.job(
@@ -123,7 +124,7 @@ def serve_inbox() -> None:
 def inbox_sensor(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SensorResult | dg.SkipReason:
     settings = installation.settings()
     artworks = open_store(settings)
-    watch = inbox.Watch(artworks, settings)
+    watch = inbox.Watch(artworks, settings, _FAULTS)
     try:
         deadline = time.monotonic() + TICK_SECONDS
         while True:

@@ -12,8 +12,11 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 import sqlalchemy as sa
@@ -21,6 +24,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import IntegrityError
 
 from depth_core.contract import ArtworkStatus
+from depth_core.errors import StoreError
 from depth_core.requests import body
 from depth_core.requests import database as db
 from depth_core.requests.artworks import ArtworkStore, NewArtwork, insert
@@ -31,8 +35,11 @@ API_KEY_ID = "inbox"  # who owns these artworks; a client with a key of this nam
 ANSWER_SUFFIX = ".artwork.json"
 QUARANTINE = "quarantine"
 MAX_FILE_BYTES = 4 * MEBI
+MAX_NAME_BYTES = 200  # of 255: the name of the answer, while it is being written, is up to 40 longer
 MAX_ARTWORKS = 1000  # of one file
 REMOTE_SECONDS = 5.0  # between looks at an inbox that is no local folder: every listing is paid for
+MOST_FAULTS = 10  # of single files in one look: when nothing can be read any more, the drain must not wait for every file
+LONGEST_PAUSE_SECONDS = 60.0  # between attempts at a file that is at fault
 
 CLAIMED, ANSWERED = "claimed", "answered"
 
@@ -43,6 +50,7 @@ log = logging.getLogger(__name__)
 class PickedUp:
     artworks: list[UUID] = field(default_factory=list)
     quarantined: dict[str, str] = field(default_factory=dict)  # file name -> reason
+    faults: list[str] = field(default_factory=list)  # for people: what could not be read or written, and is tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,58 +69,121 @@ class _UnfinishedError(Exception):
     """A file that is no JSON, or no longer there."""
 
 
+class Faults:
+    """What went wrong with single files. Each is tried again ever more slowly, told ever more rarely, and stops no other."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._known: dict[str, tuple[int, float]] = {}  # what -> attempts, when to try again
+        self._untold: list[str] = []
+
+    def waits(self, what: str) -> bool:
+        """Whether it is too early to try this again."""
+        return what in self._known and self._clock() < self._known[what][1]
+
+    @contextmanager
+    def contained(self, what: str, *, about: str = "") -> Iterator[None]:
+        """Keeps StoreError and OSError from the caller, and remembers them. `about`: what people are told it is about."""
+        try:
+            yield
+        except (StoreError, OSError) as error:
+            if len(self._known) > 10_000:  # files come and go
+                self._known.clear()
+            attempts = self._known.get(what, (0, 0.0))[0] + 1
+            pause = min(LONGEST_PAUSE_SECONDS, 2.0 ** min(attempts - 1, 10))
+            self._known[what] = attempts, self._clock() + pause
+            if attempts & (attempts - 1) == 0:  # the first, second, fourth, eighth ...
+                told = f"{about}: {error}" if about else str(error)
+                self._untold.append(_printable(f"{told} (attempt {attempts}, the next one in {pause:.0f} s)"))
+        else:
+            self._known.pop(what, None)
+
+    def take(self) -> list[str]:
+        """What has not been told yet."""
+        untold, self._untold = self._untold, []
+        return untold
+
+
 def open_inbox(settings: Settings) -> Store:
     """The inbox's folder; s3 is reached with the options of the store."""
     return Store(settings.inbox_location, settings.store_options if "://" in settings.inbox_location else None)
 
 
 class Watch:
-    """Looks into the inbox again and again: whenever it is asked when the folder is local, else every REMOTE_SECONDS."""
+    """Looks into the inbox again and again: whenever it is asked when the folder is local, else every REMOTE_SECONDS.
 
-    def __init__(self, store: ArtworkStore, settings: Settings) -> None:
+    `faults`: what several watches, one after the other, remember together.
+    """
+
+    def __init__(self, store: ArtworkStore, settings: Settings, faults: Faults | None = None) -> None:
         self.folder = open_inbox(settings)
         self._store = store
         self._settings = settings
+        self._faults = faults or Faults()
         self._looked = float("-inf")
 
     def look(self) -> PickedUp:
-        """Picks up what is new and answers what has ended. Answers wait for no listing. Raises StoreError."""
+        """Picks up what is new and answers what has ended. Answers wait for no listing. A folder that is not there is made.
+
+        What cannot be read or written is told in `faults` and tried again later; it raises nothing.
+        """
         found = PickedUp()
-        if self.folder.local or time.monotonic() - self._looked >= REMOTE_SECONDS:
+        whole = self.folder.url("")
+        due = self.folder.local or time.monotonic() - self._looked >= REMOTE_SECONDS
+        if due and not self._faults.waits(whole):
             self._looked = time.monotonic()
-            found = pick_up(self._store, self.folder, self._settings)
-        answer(self._store, self.folder, self._settings)
+            with self._faults.contained(whole):
+                _make(self.folder)
+                found = pick_up(self._store, self.folder, self._settings, self._faults)
+        answer(self._store, self.folder, self._settings, self._faults)
+        found.faults.extend(self._faults.take())
         return found
 
 
-def pick_up(store: ArtworkStore, folder: Store, settings: Settings) -> PickedUp:
+def pick_up(store: ArtworkStore, folder: Store, settings: Settings, faults: Faults | None = None) -> PickedUp:
     """Makes artworks of the files that are there and new. Cheap when there are none: one listing, one query.
 
     A file that does not parse is taken to be half-written, and left alone until it has not changed for `inbox_settle_seconds`.
-    Raises StoreError when the folder cannot be read.
+    Raises StoreError when the folder cannot be read; what is wrong with one file goes into `faults`.
     """
-    found = PickedUp()
+    found, faults = PickedUp(), faults or Faults()
     files = _listed(folder)
-    known = _known_stamps(store, [folder.url(file.name) for file in files])
+    known = _known_stamps(store, [folder.url(file.name) for file in files if not _bad_name(file.name)])
+    failed = 0
     for file in files:
         path = folder.url(file.name)
-        if (path, file.stamp) in known:
+        what = f"{path} {file.stamp}"
+        if (path, file.stamp) in known or faults.waits(what):
             continue
-        try:
-            data = _read(folder, file)
-            requests, is_list = _requests(data, settings)
-        except _UnfinishedError as error:
-            if file.age_seconds >= settings.inbox_settle_seconds:
-                _quarantine(folder, file, str(error), found)
-        except _InvalidError as error:
-            _quarantine(folder, file, str(error), found)
-        else:
-            found.artworks.extend(_claim(store, path, file.stamp, data, requests, is_list=is_list))
+        with faults.contained(what, about=file.name):
+            _pick_up_one(store, folder, settings, file, found)
+        failed += faults.waits(what)
+        if failed == MOST_FAULTS:
+            break
     return found
 
 
-def answer(store: ArtworkStore, folder: Store, settings: Settings) -> list[str]:
-    """Writes the answers to files whose artworks have all ended; returns the names of the answers. Raises StoreError."""
+def _pick_up_one(store: ArtworkStore, folder: Store, settings: Settings, file: _File, found: PickedUp) -> None:
+    try:
+        if reason := _bad_name(file.name):
+            raise _InvalidError(reason)
+        data = _read(folder, file)
+        requests, is_list = _requests(data, settings)
+    except _UnfinishedError as error:
+        if file.age_seconds >= settings.inbox_settle_seconds:
+            _quarantine(folder, file, str(error), found)
+    except _InvalidError as error:
+        _quarantine(folder, file, str(error), found)
+    else:
+        found.artworks.extend(_claim(store, folder.url(file.name), file.stamp, data, requests, is_list=is_list))
+
+
+def answer(store: ArtworkStore, folder: Store, settings: Settings, faults: Faults | None = None) -> list[str]:
+    """Writes the answers to files whose artworks have all ended; returns the names of the answers.
+
+    What is wrong with one of them goes into `faults`, and the others are written.
+    """
+    faults = faults or Faults()
     files, entries, artworks = db.inbox_files, db.inbox_entries, db.artworks
     prefix = folder.url("") + "/"
     open_still = (
@@ -123,30 +194,58 @@ def answer(store: ArtworkStore, folder: Store, settings: Settings) -> list[str]:
     query = sa.select(files).where(files.c.state == CLAIMED, files.c.id.not_in(open_still)).order_by(files.c.id)
     with store.database.read() as connection:
         ended = [row for row in connection.execute(query) if row.path.startswith(prefix)]
-    written = []
+    written: list[str] = []
+    failed = 0
     for row in ended:
-        later = sa.tuple_(files.c.created_at, files.c.id) > sa.tuple_(sa.literal(row.created_at, files.c.created_at.type), row.id)
-        newer = sa.select(files.c.id).where(files.c.path == row.path, later).limit(1)
-        each = sa.select(entries.c.artwork_id).where(entries.c.file_id == row.id).order_by(entries.c.position)
-        with store.database.read() as connection:
-            replaced = connection.scalar(newer) is not None
-            ids = list(connection.scalars(each))
-        # The answer of a name is the one to its last content; what was pruned is no longer there to answer with.
-        if ids and not replaced:
-            found = filter(None, (store.get(artwork_id) for artwork_id in ids))
-            answers = [
-                json.loads(one.answer(settings.public_url).model_dump_json(by_alias=True, exclude_none=True)) for one in found
-            ]
-            name = row.path[len(prefix) :].removesuffix(".json") + ANSWER_SUFFIX
-            text = json.dumps(answers if row.is_list else answers[0], indent=2) + "\n"
-            folder.write(name, text.encode(), content_type="application/json")
-            written.append(name)
-        with store.database.write() as connection:
-            connection.execute(sa.update(files).where(files.c.id == row.id).values(state=ANSWERED))
+        what = f"the answer to {row.path}"
+        if faults.waits(what):
+            continue
+        with faults.contained(what, about=what):
+            written += _answer_one(store, folder, settings, row, row.path[len(prefix) :])
+        failed += faults.waits(what)
+        if failed == MOST_FAULTS:
+            break
+    return written
+
+
+def _answer_one(store: ArtworkStore, folder: Store, settings: Settings, row: Any, file_name: str) -> list[str]:
+    files, entries = db.inbox_files, db.inbox_entries
+    later = sa.tuple_(files.c.created_at, files.c.id) > sa.tuple_(sa.literal(row.created_at, files.c.created_at.type), row.id)
+    newer = sa.select(files.c.id).where(files.c.path == row.path, later).limit(1)
+    each = sa.select(entries.c.artwork_id).where(entries.c.file_id == row.id).order_by(entries.c.position)
+    with store.database.read() as connection:
+        replaced = connection.scalar(newer) is not None
+        ids = list(connection.scalars(each))
+    found = filter(None, (store.get(artwork_id) for artwork_id in ids))
+    answers = [json.loads(one.answer(settings.public_url).model_dump_json(by_alias=True, exclude_none=True)) for one in found]
+    written = []
+    # The answer of a name is the one to its last content; what was pruned is no longer there to answer with.
+    if answers and not replaced:
+        name = file_name.removesuffix(".json") + ANSWER_SUFFIX
+        text = json.dumps(answers if row.is_list else answers[0], indent=2) + "\n"
+        folder.write(name, text.encode(), content_type="application/json")
+        written.append(name)
+    with store.database.write() as connection:
+        connection.execute(sa.update(files).where(files.c.id == row.id).values(state=ANSWERED))
     return written
 
 
 # -- files --------------------------------------------------------------------------------------------------------------------
+
+
+def _make(folder: Store) -> None:
+    """A local folder that is not there is made: what is copied to a name that is no folder becomes a file of that name."""
+    if not folder.local:
+        return
+    try:
+        os.makedirs(folder.root, exist_ok=True)
+    except FileExistsError:
+        raise StoreError(
+            f"the inbox {folder.root} is a file and has to be a folder: move it away, and into the folder that is then made if it"
+            " is a request (or set DEPTH_INBOX_URL)"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"cannot make the inbox {folder.root}: {error.strerror} (DEPTH_INBOX_URL)") from error
 
 
 def _listed(folder: Store) -> list[_File]:
@@ -175,6 +274,20 @@ def _known_stamps(store: ArtworkStore, paths: list[str]) -> set[tuple[str, str]]
     return known
 
 
+def _printable(text: str) -> str:
+    """Text that UTF-8 can write: what of a file's name it cannot is spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _bad_name(name: str) -> str:
+    """Why a file of this name cannot be a request; empty when it can."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return "the file's name is no UTF-8; give it another one"
+    return f"the file's name has more than {MAX_NAME_BYTES} bytes; give it a shorter one" if size > MAX_NAME_BYTES else ""
+
+
 def _read(folder: Store, file: _File) -> bytes:
     if file.size > MAX_FILE_BYTES:
         raise _InvalidError(f"the file is larger than {MAX_FILE_BYTES // MEBI} MiB; split its list")
@@ -188,7 +301,9 @@ def _requests(data: bytes, settings: Settings) -> tuple[list[NewArtwork], bool]:
     """The requests of a file, and whether it holds a list. All or none: one fault refuses the file."""
     try:
         content = json.loads(data)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+    except RecursionError:
+        raise _InvalidError("it is nested too deeply") from None
+    except ValueError as error:  # UnicodeDecodeError is one
         raise _UnfinishedError(f"the file is no JSON: {error}") from None
     is_list = isinstance(content, list)
     items = content if is_list else [content]
@@ -197,14 +312,16 @@ def _requests(data: bytes, settings: Settings) -> tuple[list[NewArtwork], bool]:
     requests, faults = [], []
     for index, item in enumerate(items):
         try:
-            requests.append(body.parse(item, settings))
+            requests.append(body.parse(json.dumps(item, ensure_ascii=False).encode(), settings))
         except ValidationError as error:
             faults += [
                 f"{'.'.join(map(str, fault['loc'])) or 'request'}: {fault['msg']}"
                 for fault in body.faults(error, (index,) if is_list else ())
             ]
-        except ValueError:  # lone surrogates: JSON has them, UTF-8 does not
+        except UnicodeEncodeError:  # lone surrogates: JSON has them, UTF-8 does not
             faults.append(f"{index}: the text is no valid Unicode")
+        except RecursionError:
+            faults.append(f"{index}: it is nested too deeply")
     if faults:
         raise _InvalidError("; ".join(faults[:100]))
     return requests, is_list
@@ -234,9 +351,11 @@ def _claim(store: ArtworkStore, path: str, stamp: str, data: bytes, requests: li
 
 
 def _quarantine(folder: Store, file: _File, reason: str, found: PickedUp) -> None:
-    """Moves a file out of the way, with the reason beside it."""
-    name = f"{file.name.removesuffix('.json')}-{hashlib.sha256(file.stamp.encode()).hexdigest()[:8]}"
-    note = {"file": file.name, "reason": reason, "at": db.now().isoformat()}
+    """Moves a file out of the way, with the reason beside it, under a name that every file system takes."""
+    shown = _printable(file.name)
+    stem = shown.removesuffix(".json").encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+    name = f"{stem}-{hashlib.sha256(f'{shown} {file.stamp}'.encode()).hexdigest()[:8]}"
+    note = {"file": shown, "reason": reason, "at": db.now().isoformat()}
     try:
         folder.write(f"{QUARANTINE}/{name}.reason.json", (json.dumps(note, indent=2) + "\n").encode())
         if folder.local:
@@ -247,5 +366,5 @@ def _quarantine(folder: Store, file: _File, reason: str, found: PickedUp) -> Non
             folder.delete(file.name)
     except FileNotFoundError:
         return  # it went away, or another process was first
-    found.quarantined[file.name] = reason
-    log.warning("inbox: %s is quarantined: %s", file.name, reason)
+    found.quarantined[shown] = reason
+    log.warning("inbox: %s is quarantined: %s", shown, reason)

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from moto.server import ThreadedMotoServer
 from depth_core import settings as settings_module
 from depth_core.requests import inbox
 from depth_core.requests.artworks import ArtworkStore
-from depth_core.requests.inbox import PickedUp, answer, open_inbox, pick_up
+from depth_core.requests.inbox import Faults, PickedUp, answer, open_inbox, pick_up
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -110,7 +111,8 @@ def test_a_list_is_answered_by_a_list_in_its_order_when_all_have_ended(
         (b'{"imageUrl": "https://example.com/a.jpg"', "no JSON"),
         (b"", "no JSON"),
         (b"\xff\xfe\x00", "no JSON"),
-        (b"[" * 5000, "no JSON"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b"[" * 500 + b"]" * 500, "recursion limit"),
         (b'{"imageUrl": "\\ud800"}', "Unicode"),
         ([], "1 to 1000"),
         ([ONE] * 1001, "1 to 1000"),
@@ -281,3 +283,164 @@ def test_a_file_whose_artwork_was_forgotten_is_no_new_request(
     assert look() == PickedUp()
     assert answer(store, folder, settings) == []
     assert store.page().artworks == []
+
+
+# -- what is wrong with one file costs the others nothing ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Settings:
+    return settings_module.load(data=tmp_path, inbox_settle_seconds=0.0)
+
+
+@pytest.fixture
+def dropbox(local: Settings) -> Path:
+    folder = Path(open_inbox(local).root)
+    folder.mkdir()
+    return folder
+
+
+def fill(folder: Path, *names: str | bytes) -> None:
+    for name in names:
+        with open(os.path.join(os.fsencode(folder), os.fsencode(name)), "w") as file:
+            file.write(json.dumps({**ONE, "imageUrl": "https://example.com/" + os.fsencode(name).hex()[:16]}))
+
+
+def quarantined(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(note.read_text()) for note in (folder / inbox.QUARANTINE).glob("*.reason.json")]
+
+
+def test_a_name_that_is_no_utf_8_is_quarantined_and_the_others_are_picked_up(
+    store: ArtworkStore, local: Settings, dropbox: Path
+) -> None:
+    fill(dropbox, "a.json", b"caf\xe9.json", "z.json")
+    found = inbox.Watch(store, local).look()
+    assert len(found.artworks) == 2
+    [note] = quarantined(dropbox)
+    assert "no UTF-8" in note["reason"]
+    assert found.quarantined == {"caf\\udce9.json": note["reason"]}
+    assert sorted(path.name for path in dropbox.iterdir()) == ["a.json", "quarantine", "z.json"]
+
+
+@pytest.mark.parametrize("content", [ONE, {}])
+@pytest.mark.parametrize("name", ["A" * 235, "a" * 250, "\N{SNOWMAN}" * 80])
+def test_a_name_with_no_room_for_its_answer_is_quarantined_under_a_shorter_one(
+    store: ArtworkStore, local: Settings, dropbox: Path, name: str, content: Any
+) -> None:
+    (dropbox / f"{name}.json").write_text(json.dumps(content))
+    fill(dropbox, "z.json")
+    found = inbox.Watch(store, local).look()
+    assert len(found.artworks) == 1
+    [note] = quarantined(dropbox)
+    assert note["file"] == f"{name}.json"
+    assert "shorter" in note["reason"]
+    [kept] = [path for path in (dropbox / inbox.QUARANTINE).iterdir() if not path.name.endswith(".reason.json")]
+    assert json.loads(kept.read_text()) == content
+    assert name.startswith(kept.stem[:60])
+
+
+def test_the_longest_name_there_is_room_for_is_answered(store: ArtworkStore, local: Settings, dropbox: Path) -> None:
+    name = "a" * (inbox.MAX_NAME_BYTES - len(".json"))
+    fill(dropbox, f"{name}.json")
+    watch = inbox.Watch(store, local)
+    assert len(watch.look().artworks) == 1
+    succeed_all(store)
+    watch.look()
+    assert (dropbox / f"{name}.artwork.json").exists()
+
+
+def test_a_file_that_cannot_be_quarantined_is_told_once_in_a_while_and_the_others_are_picked_up(
+    store: ArtworkStore, local: Settings, dropbox: Path
+) -> None:
+    (dropbox / inbox.QUARANTINE).write_text("in the way")
+    (dropbox / "a.json").write_text("{}")
+    fill(dropbox, "b.json")
+    watch = inbox.Watch(store, local)
+    found = watch.look()
+    assert len(found.artworks) == 1
+    assert "a.json" in found.faults[0]
+    assert watch.look() == PickedUp(), "not tried again at once"
+    (dropbox / inbox.QUARANTINE).unlink()
+    assert "a.json" in inbox.Watch(store, local).look().quarantined
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_told_and_the_others_are_picked_up(
+    store: ArtworkStore, local: Settings, dropbox: Path
+) -> None:
+    fill(dropbox, "a.json", "b.json")
+    (dropbox / "a.json").chmod(0)
+    found = inbox.Watch(store, local).look()
+    assert len(found.artworks) == 1
+    assert "permission denied" in found.faults[0]
+
+
+def test_an_answer_that_cannot_be_written_is_told_and_the_others_are(store: ArtworkStore, local: Settings, dropbox: Path) -> None:
+    fill(dropbox, "a.json", "b.json")
+    (dropbox / "a.artwork.json").mkdir()
+    watch = inbox.Watch(store, local)
+    watch.look()
+    succeed_all(store)
+    [fault] = watch.look().faults
+    assert "a.artwork.json" in fault
+    assert (dropbox / "b.artwork.json").exists()
+    assert watch.look() == PickedUp(), "not tried again at once"
+    (dropbox / "a.artwork.json").rmdir()
+    inbox.Watch(store, local).look()
+    assert (dropbox / "a.artwork.json").is_file(), "it was not forgotten"
+
+
+def test_files_beyond_many_that_are_at_fault_are_picked_up_at_the_next_looks(
+    store: ArtworkStore, local: Settings, dropbox: Path
+) -> None:
+    (dropbox / inbox.QUARANTINE).write_text("in the way")
+    for index in range(2 * inbox.MOST_FAULTS):
+        (dropbox / f"bad{index:03}.json").write_text("{}")
+    fill(dropbox, "z.json")
+    watch = inbox.Watch(store, local)
+    assert [len(watch.look().artworks) for _ in range(3)] == [0, 0, 1]
+
+
+def test_a_fault_is_tried_again_ever_more_slowly_and_told_ever_more_rarely() -> None:
+    now, pauses, told = 0.0, [], 0
+    faults = Faults(clock=lambda: now)
+    for _ in range(64):
+        while faults.waits("file"):
+            now += 1.0
+        pauses.append(now)
+        with faults.contained("file"):
+            raise PermissionError("no")
+        told += len(faults.take())
+    gaps = [after - before for before, after in pairwise(pauses)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] == inbox.LONGEST_PAUSE_SECONDS
+    assert told == 7  # the attempts 1, 2, 4, ... 64
+
+
+def test_a_fault_that_is_cured_and_comes_back_is_told_again() -> None:
+    faults = Faults(clock=lambda: 0.0)
+    for _ in range(2):
+        with faults.contained("file"):
+            raise PermissionError("no")
+        assert len(faults.take()) == 1
+        with faults.contained("file"):
+            pass
+        assert not faults.waits("file")
+
+
+def test_the_folder_is_made_by_the_first_look(store: ArtworkStore, local: Settings) -> None:
+    inbox.Watch(store, local).look()
+    assert os.path.isdir(open_inbox(local).root)
+
+
+def test_a_file_in_the_place_of_the_folder_is_told_with_the_cure(store: ArtworkStore, local: Settings) -> None:
+    root = Path(open_inbox(local).root)
+    root.write_text(json.dumps(ONE))
+    watch = inbox.Watch(store, local)
+    [fault] = watch.look().faults
+    assert "is a file" in fault
+    assert "DEPTH_INBOX_URL" in fault
+    assert watch.look().faults == [], "not told at every look"
+    root.unlink()
+    inbox.Watch(store, local).look()
+    assert root.is_dir()
