@@ -13,6 +13,7 @@ import platform
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -54,11 +55,20 @@ class _Flat(Store):
         folder, _, name = key.rpartition("/")
         return super().path(f"{folder}.{name}" if folder else name)
 
+    def write(self, key: str, data: bytes | memoryview, *, content_type: str | None = None) -> None:
+        folder, _, name = key.rpartition("/")
+        if name == encode.PNG:  # written first: what an earlier run left under this name goes, the mark of completion before all
+            earlier = encode.read_sidecar(self, folder) or {}
+            for old in (encode.SIDECAR, encode.TIFF, encode.PNG16):
+                if old in earlier.get("files", ()):
+                    self.delete(f"{folder}/{old}")
+        super().write(key, data, content_type=content_type)
+
 
 @app.command("map")
 def map_photos(
     photos: Annotated[list[str], typer.Argument(help="Photos, folders or patterns such as 'shots/**/*.jpg'.")],
-    out: Annotated[Path, typer.Option(help="Folder for NAME.depth.png and NAME.depth.json.")],
+    out: Annotated[str, typer.Option(help="Folder, or s3://bucket/prefix, for NAME.depth.png and NAME.depth.json.")],
     model: Annotated[
         str, typer.Option(help="tiny, or FAMILY/NAME such as v2/small, v3/mono_large; `depthline models` lists them.")
     ] = "tiny",
@@ -75,6 +85,10 @@ def map_photos(
     depth16: Annotated[bool, typer.Option("--16-bit", help="Also write NAME.depth16.png, without banding.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", show_default="as DEPTH_DEVICE says")] = "",
     force: Annotated[bool, typer.Option("--force", help="Make again what is there already.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace depth maps of other photos, instead of writing NAME-2.depth.png beside them."),
+    ] = False,
 ) -> None:
     """Makes the depth map of every photo. Exit status: 0 all made, 1 some failed, 2 nothing could be done."""
     with _clear_errors():
@@ -89,17 +103,17 @@ def map_photos(
             use_post_resize=not network_size,
         )
         files = _photos(photos)
-        store = _Flat(out)
+        store = _Flat(out, now.store_options if "://" in out else None)
         store.check_writable()
         checkpoint = checkpoints.resolve(spec, now)
-        items = [Item(str(file), functools.partial(_read, file), name, file.name) for file, name in _named(files)]
+        items = list(_items(files, store, overwrite=overwrite))
         todo = [item for item in items if force or not _is_there(store, item, parameters, checkpoint.revision, depth16)]
         if len(todo) < len(items):
             console.print(f"{len(items) - len(todo):,} of {len(items):,} are there already (--force makes them again)")
         failures = _run(todo, checkpoint, Plan(parameters, depth16=depth16), store, now) if todo else 0
     made = len(todo) - failures
     console.print(
-        f"{made:,} depth map{'' if made == 1 else 's'} made in {escape(str(out))}"
+        f"{made:,} depth map{'' if made == 1 else 's'} made in {escape(out)}"
         + (f", [red]{failures:,} failed[/red]" if failures else ""),
         soft_wrap=True,
     )
@@ -147,6 +161,7 @@ def _read(file: Path) -> bytes:
 
 
 def _is_there(store: Store, item: Item, parameters: DepthParameters, revision: str, depth16: bool) -> bool:
+    """Whether the same was made of the same photo, by this version, and all its files are still there."""
     sidecar = encode.read_sidecar(store, item.folder)
     return (
         sidecar is not None
@@ -156,6 +171,13 @@ def _is_there(store: Store, item: Item, parameters: DepthParameters, revision: s
         and all(store.exists(f"{item.folder}/{name}") for name in sidecar["files"])
         and sidecar.get("sourceSha256") == _sha256(item)
     )
+
+
+def _is_of_another(store: Store, item: Item) -> bool:
+    """Whether what an earlier run left under the item's name was made of another photo."""
+    sidecar = encode.read_sidecar(store, item.folder) or {}
+    known = sidecar.get("sourceSha256")
+    return known is not None and _sha256(item) not in (known, None)
 
 
 def _sha256(item: Item) -> str | None:
@@ -180,8 +202,12 @@ def _parameters(**values: Any) -> DepthParameters:
     try:
         return DepthParameters(**values)
     except ValidationError as error:
-        faults = [(_OPTIONS.get(str(e["loc"][0]), "") if e["loc"] else "", e["msg"]) for e in error.errors()]
-        raise ConfigurationError("; ".join(f"{option}: {fault}" if option else fault for option, fault in faults)) from None
+        faults = []
+        for e in error.errors():
+            name = str(e["loc"][0]) if e["loc"] else ""
+            fault = f"a multiple of 64 from 256 to 2048, not {e['input']}" if name == "resolution_lower_limit" else e["msg"]
+            faults.append(f"{_OPTIONS[name]}: {fault}" if name in _OPTIONS else fault)
+        raise ConfigurationError("; ".join(faults)) from None
 
 
 def _photos(patterns: Sequence[str]) -> list[Path]:
@@ -193,9 +219,13 @@ def _photos(patterns: Sequence[str]) -> list[Path]:
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
-            files = sorted(
-                file for file in path.iterdir() if file.suffix.lower() in decode.EXTENSIONS and not _is_depth_map(file)
-            )
+            try:
+                there = sorted(path.iterdir())
+            except OSError as error:
+                raise ConfigurationError(f"{path} cannot be read: {error.strerror or error}") from None
+            files = [
+                file for file in there if file.suffix.lower() in decode.EXTENSIONS and file.is_file() and not _is_depth_map(file)
+            ]
         elif path.is_file():
             files = [path]
         else:
@@ -211,16 +241,25 @@ def _is_depth_map(file: Path) -> bool:
     return file.name.endswith(tuple(f".{name}" for name in (encode.PNG, encode.PNG16, encode.TIFF, encode.SIDECAR)))
 
 
-def _named(files: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Each file with the name of its results: its stem, with a number where several files share it."""
+def _items(files: Sequence[Path], store: Store, *, overwrite: bool) -> Iterator[Item]:
+    """Each file with the name of its results: its stem, with a number where that is another photo's, of this run or, unless
+    they may be overwritten, of an earlier one. Says so where a photo gets a new number because of an earlier one."""
     used: set[str] = set()
     for file in files:
-        name, number = file.stem, 1
-        while name.lower() in used:
+        item = Item(str(file), functools.partial(_read, file), file.stem, file.name)
+        number, taken = 1, ""
+        while item.folder.lower() in used or (not overwrite and _is_of_another(store, item)):
+            taken = taken or ("" if item.folder.lower() in used else item.folder)
             number += 1
-            name = f"{file.stem}-{number}"
-        used.add(name.lower())
-        yield file, name
+            item = replace(item, folder=f"{file.stem}-{number}")
+        if taken and not store.exists(f"{item.folder}/{encode.SIDECAR}"):
+            console.print(
+                f"{escape(str(file))} becomes {escape(item.folder)}.{encode.PNG}: {escape(taken)}.{encode.PNG} is there, of "
+                "another photo or of this one before it changed (--overwrite replaces it)",
+                soft_wrap=True,
+            )
+        used.add(item.folder.lower())
+        yield item
 
 
 @app.command()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from depth_core import cli
 from depth_core.catalog import MODELS
+from depth_core.storage import Store
 
 
 def depth_map(place, *arguments: str | Path):
@@ -29,6 +34,18 @@ def here(place, monkeypatch: pytest.MonkeyPatch):
         return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
     return run
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[tuple[str, dict[str, object]]]:
+    """A bucket of a server of its own: its URL and what the store must know to reach it."""
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = {"endpoint_url": f"http://{host}:{port}", "region_name": "us-east-1"}
+    boto3.client("s3", aws_access_key_id="x", aws_secret_access_key="x", **endpoint).create_bucket(Bucket="maps")
+    yield "s3://maps/holiday", {"key": "x", "secret": "x", "client_kwargs": endpoint}
+    server.stop()
 
 
 def names(folder: Path) -> list[str]:
@@ -77,7 +94,7 @@ def test_what_is_not_as_asked_is_made_again_and_the_rest_is_not(place, here) -> 
     here("map", kept, changed, "--out", out)
     before = {name: (out / name).stat().st_mtime_ns for name in names(out)}
     Image.new("RGB", (64, 48), "white").save(changed)
-    changed_only = here("map", kept, changed, "--out", out)
+    changed_only = here("map", kept, changed, "--out", out, "--overwrite")
     assert "1 of 2 are there already" in changed_only.stdout
     assert "1 depth map made" in changed_only.stdout
     assert (out / "0000.depth.png").stat().st_mtime_ns == before["0000.depth.png"]
@@ -88,6 +105,80 @@ def test_what_is_not_as_asked_is_made_again_and_the_rest_is_not(place, here) -> 
     assert "1 depth map made" in lost.stdout
     inverted = here("map", kept, changed, "--out", out, "--invert")
     assert "2 depth maps made" in inverted.stdout
+
+
+def test_a_depth_map_of_another_photo_is_kept_unless_it_may_be_overwritten(place, here) -> None:
+    first, second = place.photos(2)
+    one, other = place.folder / "one" / "p.jpg", place.folder / "other" / "p.jpg"
+    for photo, path in ((first, one), (second, other)):
+        path.parent.mkdir()
+        shutil.move(photo, path)
+    out = place.folder / "out"
+
+    def of(name: str) -> str:
+        return json.loads((out / f"{name}.depth.json").read_text())["sourceSha256"]
+
+    here("map", one, "--out", out)
+    made_of_one = of("p")
+    beside = here("map", other, "--out", out)
+    assert beside.exit_code == 0
+    assert f"{other} becomes p-2.depth.png: p.depth.png is there, of another photo" in beside.stdout
+    assert "--overwrite" in beside.stdout
+    assert of("p") == made_of_one != of("p-2")
+
+    for both in ((one, other), (other, one)):
+        again = here("map", *both, "--out", out)
+        assert "2 of 2 are there already" in again.stdout, "each finds its own, in whatever order"
+        assert "becomes" not in again.stdout
+    assert len(names(out)) == 4
+
+    replaced = here("map", other, "--out", out, "--overwrite")
+    assert "1 depth map made" in replaced.stdout
+    assert of("p") == of("p-2") != made_of_one
+
+
+def test_no_file_of_an_earlier_run_stays_beside_a_depth_map_that_is_made_otherwise(place, here) -> None:
+    (photo,) = place.photos(1)
+    out = place.folder / "out"
+    here("map", photo, "--out", out, "--16-bit", "--invert")
+    (out / "0000.depth.tiff").write_bytes(b"somebody's own")
+    here("map", photo, "--out", out)
+    assert names(out) == ["0000.depth.json", "0000.depth.png", "0000.depth.tiff"]
+
+
+def test_of_a_folder_only_files_are_taken(place, here) -> None:
+    (photo,) = place.photos(1)
+    (photo.parent / "folder.jpg").mkdir()
+    os.mkfifo(photo.parent / "pipe.jpg")
+    (photo.parent / "gone.jpg").symlink_to("nowhere")
+    done = here("map", photo.parent, "--out", "out")
+    assert done.exit_code == 0, done.stdout
+    assert "1 depth map made" in done.stdout
+
+
+def test_depth_maps_go_to_a_bucket_when_that_is_where_they_should_go(place, here, bucket, monkeypatch) -> None:
+    (photo,) = place.photos(1)
+    url, options = bucket
+    monkeypatch.setenv("DEPTH_STORE_OPTIONS", json.dumps(options))
+    done = here("map", photo, "--out", url)
+    assert done.exit_code == 0, done.output
+    assert f"1 depth map made in {url}" in done.stdout
+    assert list(Store(url, options).keys("")) == ["0000.depth.json", "0000.depth.png"]
+    assert "1 of 1 are there already" in here("map", photo, "--out", url).stdout
+    assert not (place.folder / "s3:").exists()
+
+
+@pytest.mark.parametrize("out", ["dangling/maps", "photos/0000.jpg", "/proc/maps", "s3://nobody-made-this/maps"])
+def test_where_nothing_can_be_written_is_one_line(place, here, bucket, monkeypatch, out: str) -> None:
+    (photo,) = place.photos(1)
+    (place.folder / "dangling").symlink_to("nowhere")
+    monkeypatch.setenv("DEPTH_STORE_OPTIONS", json.dumps(bucket[1]))
+    done = here("map", photo, "--out", out)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error cannot write ")
+    assert f"{out}: " in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_photos_of_one_name_get_a_number_and_depth_maps_are_not_taken_for_photos(place, here) -> None:
@@ -120,7 +211,8 @@ def test_a_bad_file_among_good_ones_is_named_and_costs_its_neighbours_nothing(pl
         (["--model", "large"], ["v2/large", "v3/large"]),
         (["--mode", "Raw"], ["--mode", "V3"]),
         (["--mode", "V2-Style", "--model", "tiny"], ["--mode", "V3"]),
-        (["--resolution", "300"], ["--resolution", "64"]),
+        (["--resolution", "300"], ["--resolution", "multiple of 64 from 256 to 2048"]),
+        (["--resolution", "100"], ["--resolution", "multiple of 64 from 256 to 2048"]),
         (["--device", "cuda:77"], ["cuda:77"]),
         (["nowhere.jpg"], ["no photo at nowhere.jpg"]),
     ],
