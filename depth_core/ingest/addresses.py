@@ -78,15 +78,15 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 class BlockedAddressError(ImageError):
     """A host that may not be called. `message` is for whoever asked, stranger or not; str() is for operators.
 
-    What a name resolves to inside and how the operator may allow it is no stranger's business: str() alone has it.
+    What a name resolves to inside and how the operator may allow it is no stranger's business: `inside` has it, and so has str().
     """
 
     def __init__(self, message: str, inside: str = "") -> None:
         super().__init__(ErrorKind.BLOCKED_ADDRESS, message)
-        self._inside = inside
+        self.inside = inside
 
     def __str__(self) -> str:
-        return f"{super().__str__()}{self._inside}"
+        return f"{super().__str__()}{self.inside}"
 
 
 def is_public(ip: str) -> bool:

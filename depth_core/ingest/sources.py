@@ -21,6 +21,7 @@ from io import BytesIO
 import pandas as pd
 
 from depth_core.errors import ErrorKind, ImageError
+from depth_core.ingest.addresses import BlockedAddressError
 from depth_core.ingest.decode import is_web_page
 from depth_core.ingest.download import Downloader, Fetched, is_local, local_etag, local_path
 from depth_core.ingest.manifest import slug_of_chunk
@@ -154,7 +155,8 @@ def ingest(
     with closing(downloader.map(missing, partial(_keep, store, entries), etags=etags)) as results:
         for url, result in results:
             if isinstance(result, ImageError):
-                kind, message = result.kind.value, result.message
+                cure = result.inside if isinstance(result, BlockedAddressError) else ""  # records are the operator's own
+                kind, message = result.kind.value, result.message + cure
                 yield SourceOutcome(url, attempts=result.attempts, error_kind=kind, error_message=message)
             else:
                 yield result

@@ -185,7 +185,9 @@ def test_a_store_that_cannot_be_written_is_no_images_failure(site: Any, settings
 def test_private_hosts_follow_the_setting_for_manifests(site: Any, store: Store, make_settings: Make) -> None:
     url = site.on("/a", site.answer(200, b"x"))
     closed = make_settings(manifest_private_hosts=False)
-    assert ingest([url], store, closed)[url].error_kind == "blocked_address"
+    refused = ingest([url], store, closed)[url]
+    assert refused.error_kind == "blocked_address"
+    assert "DEPTH_ALLOW_PRIVATE_HOSTS" in str(refused.error_message)  # records are the operator's own
     assert ingest([url], store, closed, allow_private=True)[url].state == "fetched"
     assert ingest(["/etc/hostname"], store, closed, only_http=True)["/etc/hostname"].error_kind == "bad_url"
 
