@@ -53,7 +53,7 @@ _RESULTS = ["depth.png", "depth.tiff", "depth16.png", "depth.json"]  # every nam
 LONGEST_WAIT = 60  # seconds
 STORE_CHECK_SECONDS = 10.0
 _IDEMPOTENCY_KEY = r"[!-~]([ -~]{0,253}[!-~])?"
-_WAIT = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
+_WAIT = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?0*(\d+)"?\s*(?:$|[,;])', re.IGNORECASE)
 
 
 class Fault(BaseModel):
@@ -290,15 +290,18 @@ async def _create(
             json_schema_extra={"pattern": f"^{_IDEMPOTENCY_KEY}$"},
         ),
     ] = None,
-    prefer: Annotated[
-        str | None, Header(description=f"`wait=N`: answer when done, or after N seconds, up to {LONGEST_WAIT}.")
+    _prefer: Annotated[  # documented here; read below, since several lines are one list
+        str | None, Header(alias="prefer", description=f"`wait=N`: answer when done, or after N seconds, up to {LONGEST_WAIT}.")
     ] = None,
 ) -> Any:
     """Asks for a depth map. The answer comes at once, or with `Prefer: wait=N` when the artwork is done."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":  # also keeps pages of other sites from posting here through a browser
         raise HTTPException(415, "the body must be application/json")
-    text = await _read_body(request, door.settings.max_body_bytes)
+    limit = door.settings.max_body_bytes
+    if "expect" in request.headers and int(request.headers.get("content-length", 0)) > limit:  # told before it is sent
+        raise _too_large(limit)
+    text = await _read_body(request, limit)
     faults = []
     if idempotency_key is not None and not re.fullmatch(_IDEMPOTENCY_KEY, idempotency_key):
         message = "1 to 255 printable ASCII characters are wanted"
@@ -310,7 +313,7 @@ async def _create(
     if faults:
         return _refused(faults)
 
-    wait = _wait_seconds(prefer)
+    wait = _wait_seconds(request.headers.getlist("prefer"))
     try:
         created = await run_in_threadpool(
             door.artworks.create,
@@ -346,14 +349,20 @@ async def _read_body(request: Request, limit: int) -> bytes:
         parts.append(part)
         size += len(part)
         if size > limit:
-            raise HTTPException(413, f"the body is larger than {limit} bytes", {"Connection": "close"})
+            raise _too_large(limit)
     return b"".join(parts)
 
 
-def _wait_seconds(prefer: str | None) -> int:
+def _too_large(limit: int) -> HTTPException:
+    return HTTPException(413, f"the body is larger than {limit} bytes", {"Connection": "close"})
+
+
+def _wait_seconds(prefer: list[str]) -> int:
     """The seconds of `Prefer: wait=N`, 0 without; other preferences are ignored, as RFC 7240 has it."""
-    found = _WAIT.search(prefer or "")
-    return min(int(found[1]), LONGEST_WAIT) if found else 0
+    found = _WAIT.search(", ".join(prefer))
+    if not found:
+        return 0
+    return LONGEST_WAIT if len(found[1]) > 9 else min(int(found[1]), LONGEST_WAIT)
 
 
 async def _list(
@@ -401,7 +410,8 @@ async def _result(
     key = f"{artwork.folder}/{name}"
     if not door.store.local:
         seconds = door.settings.presigned_seconds
-        url = await run_in_threadpool(door.store.fs.sign, door.store.path(key), expiration=seconds)
+        method = "head_object" if request.method == "HEAD" else "get_object"  # a signature is for one of them
+        url = await run_in_threadpool(door.store.fs.sign, door.store.path(key), expiration=seconds, client_method=method)
         return RedirectResponse(url, 307, {"Cache-Control": "private, no-store"})
     try:
         status = await run_in_threadpool(os.stat, door.store.path(key))
@@ -409,8 +419,12 @@ async def _result(
         raise HTTPException(404, f"result {name!r} of artwork {artwork.id} is no longer in the store") from None
     headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
     response = FileResponse(door.store.path(key), headers=headers, stat_result=status)
-    if response.headers["etag"] in re.findall(r'"[^"]*"', request.headers.get("if-none-match", "")):
+    known = request.headers.get("if-none-match", "")
+    if known.strip() == "*" or response.headers["etag"] in re.findall(r'"[^"]*"', known):
         return Response(status_code=304, headers=headers | {"ETag": response.headers["etag"]})
+    unit = request.headers.get("range", "").partition("=")[0].strip().lower()
+    if request.method == "HEAD" or unit != "bytes":  # ranges are of GET and bytes; others are ignored, as RFC 9110 has it
+        request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
     return response
 
 

@@ -13,6 +13,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -76,6 +77,15 @@ class DatabaseMetrics(Collector):
         return iter(())  # so that registering asks nothing
 
     def collect(self) -> Iterator[Metric]:
+        try:
+            found = list(self._figures())
+        except SQLAlchemyError as error:  # the door's own figures are wanted then more than ever
+            log.error("metrics without the database's", exc_info=error)
+            found = []
+        yield GaugeMetricFamily("depthline_database_up", "1 when the database answers, else 0.", 1 if found else 0)
+        yield from found
+
+    def _figures(self) -> Iterator[Metric]:
         figures, pulse = self._store.statistics(), self._store.pulse(fresh_seconds=FRESH_SECONDS)
         by_status = GaugeMetricFamily("depthline_artworks", "Artworks by status.", labels=["status"])
         for status, count in figures.by_status.items():

@@ -5,12 +5,14 @@ What does not belong here: headers, files, and what happens to a request afterwa
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError, to_json
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, to_json
 
 from depth_core import catalog
 from depth_core.contract import DepthParameters, NormalizationMode
@@ -66,9 +68,37 @@ class DepthMapRequest(DepthParameters):
 def parse(body: bytes | object, settings: Settings) -> NewArtwork:
     """A request from its JSON text, or from the parsed object. Raises pydantic's ValidationError with every fault at once."""
     text = body if isinstance(body, bytes) else to_json(body)
-    request = DepthMapRequest.model_validate_json(text, context=settings, by_alias=True, by_name=False)
+    repeated = _repeated(text)
+    try:
+        request = DepthMapRequest.model_validate_json(text, context=settings, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise (_also_repeated(error.errors(), repeated) if repeated else error) from None
+    if repeated:
+        raise _also_repeated([], repeated)
     parameters = DepthParameters.model_validate(request.model_dump(by_alias=True, exclude={"image_url", "webhook"}))
     return NewArtwork(request.image_url, parameters, request.webhook)
+
+
+def _repeated(text: bytes) -> list[str]:
+    """The fields that a JSON object names more than once, of which pydantic would take the last."""
+    try:
+        pairs = json.loads(text, object_pairs_hook=tuple)
+    except (ValueError, RecursionError):
+        return []  # no JSON, or no request: pydantic says so
+    counts = Counter(name for name, _ in pairs) if isinstance(pairs, tuple) else {}
+    return [field.alias for field in DepthMapRequest.model_fields.values() if field.alias and counts.get(field.alias, 0) > 1]
+
+
+def _also_repeated(errors: Sequence[ErrorDetails], repeated: Sequence[str]) -> ValidationError:
+    lines = [
+        InitErrorDetails(
+            type=PydanticCustomError(each["type"], "{message}", {"message": each["msg"]}), loc=each["loc"], input=None
+        )
+        for each in errors
+    ]
+    twice = PydanticCustomError("repeated_field", "the field is given more than once")
+    lines += [InitErrorDetails(type=twice, loc=(name,), input=None) for name in repeated]
+    return ValidationError.from_exception_data(DepthMapRequest.__name__, lines)
 
 
 def faults(error: ValidationError, loc: Sequence[str | int] = ("body",)) -> list[dict[str, Any]]:
@@ -94,7 +124,7 @@ def webhook_pattern(settings: Settings) -> str:
 
 def _http(settings: Settings) -> str:
     ports = _ANY_PORT if settings.allow_private_hosts else f"({'|'.join(map(str, sorted(addresses.STRANGERS_PORTS)))})"
-    return f"https?://{_HOST}(:{ports})?{_REST}"
+    return f"[Hh][Tt][Tt][Pp][Ss]?://{_HOST}(:{ports})?{_REST}"
 
 
 def json_schema(settings: Settings) -> dict[str, Any]:

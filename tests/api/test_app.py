@@ -1,6 +1,7 @@
 """The door as a client sees it, over a real connection."""
 
 import base64
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
+from depth_core.contract import ArtworkStatus
 from depth_core.errors import ConfigurationError, ErrorKind
 from depth_core.requests import webhooks
 from depth_core.requests.artworks import ArtworkStore
@@ -139,6 +141,39 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_a_length(client: h
     pieces = (large[start : start + 1000] for start in range(0, len(large), 1000))
     assert client.post(NEW, content=pieces, headers=JSON).status_code == 413
     assert post(client).status_code == 202
+
+
+def test_a_body_that_is_announced_as_too_large_is_refused_before_it_is_sent(url: str, client: httpx.Client) -> None:
+    where = httpx.URL(url)
+    lines = (
+        f"POST {NEW} HTTP/1.1",
+        f"Host: {where.host}",
+        f"Authorization: {client.headers['authorization']}",
+        "Content-Type: application/json",
+        "Content-Length: 70000",
+        "Expect: 100-continue",
+    )
+    with socket.create_connection((where.host, where.port or 80), timeout=30) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_field_that_is_given_twice_is_a_422_with_the_other_faults(client: httpx.Client) -> None:
+    text = b'{"imageUrl": "https://example.com/a.jpg", "model": "nope", "model": "tiny"}'
+    response = client.post(NEW, content=text, headers=JSON)
+    assert response.status_code == 422
+    assert [(fault["loc"], fault["type"]) for fault in response.json()["detail"]] == [(["body", "model"], "repeated_field")]
+    text = b'{"imageUrl": "https://example.com/a.jpg", "model": "tiny", "model": "nope", "colour": {"a": 1, "a": 2}}'
+    detail = client.post(NEW, content=text, headers=JSON).json()["detail"]
+    named = [(fault["loc"][1], fault["type"]) for fault in detail]
+    assert named == [("model", "model_name"), ("colour", "extra_forbidden"), ("model", "repeated_field")]
+    assert "valid: " in detail[0]["msg"]
+
+
+def test_the_scheme_of_a_url_may_be_written_in_capitals(client: httpx.Client) -> None:
+    response = post(client, {**BODY, "imageUrl": "HTTP://example.com/a.jpg", "webhook": "Https://example.com/hook"})
+    assert response.status_code == 202
+    assert response.json()["parameters"]["imageUrl"] == "HTTP://example.com/a.jpg"
 
 
 def test_addresses_that_may_not_be_called_are_refused_at_once(
@@ -272,6 +307,32 @@ def test_a_wait_outlives_a_database_that_fails_for_a_while(
     assert (answers[0].status_code, answers[0].json()["status"]) == (200, "succeeded")
 
 
+def test_preferences_may_stand_on_several_lines_and_a_long_wait_is_the_longest_there_is(
+    client: httpx.Client, artworks: ArtworkStore
+) -> None:
+    ended = threading.Event()
+
+    def cancel() -> None:
+        while not ended.wait(0.05):
+            for artwork in artworks.page(status=ArtworkStatus.STARTING).artworks:
+                artworks.cancel(artwork.id)
+
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
+    try:
+        for lines, granted in (
+            (["respond-async", "wait=7"], "wait=7"),
+            (["wait=10000000000"], "wait=60"),
+            (["wait=007"], "wait=7"),
+        ):
+            headers = [("Prefer", line) for line in lines]
+            response = client.post(NEW, json=BODY, headers=headers)
+            assert (response.status_code, response.headers["preference-applied"]) == (200, granted)
+    finally:
+        ended.set()
+        canceller.join()
+
+
 @pytest.mark.parametrize("prefer", ["wait", "wait=x", "wait=-1", "awaits=9", "return=minimal", ""])
 def test_other_preferences_are_ignored(client: httpx.Client, prefer: str) -> None:
     response = client.post(NEW, json=BODY, headers={"Prefer": prefer})
@@ -357,6 +418,11 @@ def test_results_are_streamed_with_type_length_etag_and_range(client: httpx.Clie
     assert client.get(png, headers={"Range": "bytes=0-1", "If-Range": etag}).status_code == 206
     assert client.get(png, headers={"Range": "bytes=0-1", "If-Range": '"old"'}).status_code == 200
     assert client.get(png, headers={"If-None-Match": f'"x", {etag}'}).status_code == 304
+    assert client.get(png, headers={"If-None-Match": "*"}).status_code == 304
+    unknown = client.get(png, headers={"Range": "lines=1-2"})
+    assert (unknown.status_code, unknown.content) == (200, files["depth.png"])
+    assert client.get(png, headers={"Range": "bytes=x"}).status_code == 400
+    assert client.head(png, headers={"Range": "bytes=0-1"}).headers["content-length"] == "1024"
     head = client.head(png)
     assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", "1024")
 
@@ -399,6 +465,9 @@ def test_results_in_a_bucket_are_a_signed_redirect(
             assert "Signature" in response.headers["location"]
             file = httpx.get(response.headers["location"], headers={"Range": "bytes=1-2"})
             assert (file.status_code, file.content, file.headers["content-type"]) == (206, b"ix", "image/png")
+            head = client.head(f"{path}/results/depth.png", follow_redirects=True)
+            assert (head.status_code, head.headers["content-length"]) == (200, "6")
+            assert "Signature" in str(head.url)
             assert client.get("/health/ready").json()["store"] == {"ok": True, "detail": ""}
     finally:
         server.stop()
@@ -448,6 +517,9 @@ def test_a_database_that_does_not_work_is_a_503(client: httpx.Client, tmp_path: 
     assert response.headers["retry-after"] == "5"
     assert client.get("/health/ready").status_code == 503
     assert client.get("/health/live").status_code == 200
+    lines = client.get("/metrics").text.splitlines()
+    assert "depthline_database_up 0.0" in lines
+    assert 'depthline_http_requests_total{method="GET",route="/v2/artworks",status="503"} 1.0' in lines
 
 
 def test_metrics_tell_requests_artworks_queue_and_stages(client: httpx.Client, finish: Callable[..., Any]) -> None:
@@ -459,6 +531,7 @@ def test_metrics_tell_requests_artworks_queue_and_stages(client: httpx.Client, f
     lines = client.get("/metrics").text.splitlines()
     assert 'depthline_artworks{status="succeeded"} 1.0' in lines
     assert 'depthline_artworks{status="starting"} 1.0' in lines
+    assert "depthline_database_up 1.0" in lines
     assert "depthline_queue_depth 1.0" in lines
     assert 'depthline_stage_seconds_total{stage="predict"} 0.25' in lines
     assert 'depthline_http_requests_total{method="POST",route="/v2/artworks/depth-map",status="202"} 2.0' in lines
