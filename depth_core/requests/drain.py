@@ -12,9 +12,9 @@ import queue
 import threading
 import time
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -55,13 +55,14 @@ class Report:
     failed: dict[UUID, str] = field(default_factory=dict)  # why
     dropped: int = 0  # cancelled while at work, or taken back
     by_error_kind: Counter[str] = field(default_factory=Counter)
-    seconds_by_stage: Counter[str] = field(default_factory=Counter)
+    seconds_by_stage: Counter[str] = field(default_factory=Counter)  # download, and the engine's
     last_pictures: list[str] = field(default_factory=list)  # keys in the store, newest last
     new: list[tuple[UUID, str]] = field(default_factory=list)  # finished since the last call of on_progress, and how
 
-    def add(self, artwork_id: UUID, outcome: Outcome) -> None:
+    def add(self, artwork_id: UUID, outcome: Outcome, seconds: Mapping[str, float]) -> None:
+        """`seconds`: what this drain spent, by stage; an outcome that was found done has those of whoever made it."""
         self.new.append((artwork_id, outcome.error_kind or outcome.status))
-        self.seconds_by_stage.update(outcome.seconds)
+        self.seconds_by_stage.update(seconds)
         if outcome.status == records.SUCCEEDED:
             if len(self.succeeded) < REMEMBERED:
                 self.succeeded.append(artwork_id)
@@ -320,13 +321,14 @@ class Drain:
                 network = models.get(checkpoints.resolve(parameters.spec, self.settings))
             except ModelUnavailableError as error:
                 for each in group:
-                    self._finish(each.claimed, _refused(ErrorKind.MODEL_UNAVAILABLE, str(error)))
+                    self._finish(each.claimed, _refused(ErrorKind.MODEL_UNAVAILABLE, str(error)), each.seconds)
                 continue
             except Exception as error:
                 if not _no_room(error):
                     raise
+                refused = _refused(ErrorKind.OUT_OF_MEMORY, f"{parameters.spec.key} does not fit: {error}")
                 for each in group:
-                    self._finish(each.claimed, _refused(ErrorKind.OUT_OF_MEMORY, f"{parameters.spec.key} does not fit: {error}"))
+                    self._finish(each.claimed, refused, each.seconds)
                 continue
             try:
                 self._run_group(parameters, group, network)
@@ -344,7 +346,7 @@ class Drain:
             if claimed.id not in self.held:
                 continue
             if claimed.attempt >= self.settings.max_attempts:
-                self._finish(claimed, _refused(ErrorKind.INTERNAL, f"{type(error).__name__}: {error}"))
+                self._finish(claimed, _refused(ErrorKind.INTERNAL, f"{type(error).__name__}: {error}"), each.seconds)
             else:
                 self.artworks.release([claimed.id], self.worker)
                 self.held.discard(claimed.id)
@@ -363,7 +365,7 @@ class Drain:
             folder = encode.output_folder(each.image.sha256, digest)
             known = encode.read_sidecar(self.store, folder)
             if known is not None:
-                self._finish(each.claimed, records.outcome_from_sidecar(folder, known), fetch_seconds=each.seconds)
+                self._finish(each.claimed, records.outcome_from_sidecar(folder, known), each.seconds)
             elif folder in first:
                 twins[str(first[folder].claimed.id)].append(each)
             else:
@@ -372,8 +374,12 @@ class Drain:
         turn = self.turn_at(network.device)
         run = local.run(items, predictor=network, plan=plan, store=self.store, settings=self.settings, turn=turn)
         for item, outcome in run:
-            for each in (by_source[item.source], *twins[item.source]):
-                self._finish(each.claimed, outcome, fetch_seconds=each.seconds)
+            first_one = by_source[item.source]
+            self._finish(first_one.claimed, outcome, first_one.seconds)
+            done = outcome.status == records.SUCCEEDED
+            alike = replace(outcome, reused=True) if done else replace(outcome, seconds={})  # the work is counted once
+            for twin in twins[item.source]:
+                self._finish(twin.claimed, alike, twin.seconds)
 
     # -- ends -----------------------------------------------------------------------------------------------------------------
 
@@ -381,6 +387,8 @@ class Drain:
         spent = {} if outcome.reused else dict(outcome.seconds)
         seconds = {"download": fetch_seconds, **spent} if fetch_seconds else spent
         words = asdict(outcome)
+        if fetch_seconds:
+            words["seconds"] = {"download": fetch_seconds, **outcome.seconds}
         if outcome.status == records.SUCCEEDED:
             done = self.artworks.finish(
                 claimed.id, self.worker, folder=outcome.folder, results=outcome.results, seconds=seconds, outcome=words
@@ -392,7 +400,7 @@ class Drain:
         self.lost.discard(claimed.id)
         self.alone = False
         if done:
-            self.report.add(claimed.id, outcome)
+            self.report.add(claimed.id, outcome, seconds)
         else:
             self.report.dropped += 1
 

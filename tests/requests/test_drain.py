@@ -278,6 +278,35 @@ def test_an_image_that_bulk_has_made_is_not_made_again(artworks, store, settings
     assert artworks.get(again).outcome["reused"] is True
 
 
+def test_seconds_by_stage_are_those_of_this_drain_each_spent_once(artworks, store, settings, images) -> None:
+    first, twin = (ask(artworks, f"{images.url}/a.jpg") for _ in range(2))
+    made = drain(artworks, store, settings).serve().seconds_by_stage
+    outcome = artworks.get(first).outcome["seconds"]
+    assert made["predict"] == outcome["predict"], "twins share one pass through the network"
+    downloads = [artworks.get(each).outcome["seconds"]["download"] for each in (first, twin)]
+    assert made["download"] == pytest.approx(sum(downloads))
+
+    again = ask(artworks, f"{images.url}/a.jpg")
+    found = drain(artworks, store, settings).serve().seconds_by_stage
+    assert set(found) == {"download"}, "what was found done was not done here"
+    assert found["download"] == artworks.get(again).duration
+
+
+def test_the_sums_of_the_database_count_the_work_of_twins_once(artworks, store, settings, images) -> None:
+    for _ in range(2):
+        ask(artworks, f"{images.url}/a.jpg")
+    report = drain(artworks, store, settings).serve()
+    sums = artworks.statistics().stage_seconds
+    assert sums["predict"] == (report.seconds_by_stage["predict"], 1)
+    assert sums["download"][1] == 2
+
+
+def test_a_twin_of_an_image_that_is_being_made_counts_as_found_done(artworks, store, settings, images) -> None:
+    twins = [ask(artworks, f"{images.url}/a.jpg") for _ in range(2)]
+    drain(artworks, store, settings).serve()
+    assert sorted(artworks.get(each).outcome["reused"] for each in twins) == [False, True]
+
+
 def test_a_cancelled_artwork_is_dropped(artworks, store, settings, images) -> None:
     slow = ask(artworks, f"{images.url}/slow.jpg")
     work = drain(artworks, store, settings)
@@ -494,3 +523,5 @@ def test_artworks_and_bulk_records_share_one_table(artworks, store, settings, im
     done = frame[frame["status"] == "succeeded"].iloc[0]
     assert done["results"][0].endswith(encode.PNG)
     assert done["network_width"] > 0
+    assert done["seconds_download"] > 0
+    assert done["seconds_predict"] > 0
