@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from depth_core import profiles, settings
 from depth_core.catalog import MODELS, Family, ModelSpec
@@ -266,7 +266,7 @@ def _items(files: Sequence[Path], store: Store, *, overwrite: bool) -> Iterator[
 def doctor() -> None:
     """Says what this installation has and what is wrong with it. Exit status: 0 ready, 1 something is wrong."""
     faults: list[str] = []
-    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table("", Column(overflow="fold"), show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     versions = encode.versions()
     table.add_row("depthline", f"{versions.depthline} (output version {versions.output})")
     table.add_row("Python", f"{platform.python_version()} on {platform.platform()}")
@@ -287,10 +287,15 @@ def doctor() -> None:
 
     look("device", lambda: _device(now))
     look("store", lambda: _store(now))
-    look("profiles", lambda: f"{now.profiles_path}: {', '.join(profiles.load(now.profiles_path))}")
+    look("profiles", lambda: _profiles(now))
+    if now.checkpoints_url:
+        look("checkpoints", lambda: _checkpoints_folder(now))
+    rows = checkpoints.describe_models(now)
+    if any(_is_wrong(row, now) for row in rows):
+        faults.append("models")
     console.print(table)
     console.print()
-    console.print(_models(now))
+    console.print(_models(rows, now))
     if faults:
         console.print(f"\n[red]wrong:[/red] {', '.join(faults)}")
     raise typer.Exit(1 if faults else 0)
@@ -308,11 +313,32 @@ def _store(now: settings.Settings) -> str:
     return f"{store.url('')}, writable"
 
 
-def _models(now: settings.Settings) -> Group:
+def _profiles(now: settings.Settings) -> str:
+    path = now.profiles_path
+    if not now.model_fields_set & {"data", "profiles"} and not path.exists():
+        return f"none at {path}; bulk runs alone need them"
+    return f"{path}: {', '.join(profiles.load(path))}"
+
+
+def _checkpoints_folder(now: settings.Settings) -> str:
+    url = now.checkpoints_url
+    folder = Store(url, now.source_options if "://" in url else None)
+    if not folder.entries(""):
+        raise ConfigurationError(f"nothing at {url}: correct DEPTH_CHECKPOINTS_URL")
+    return folder.url("")
+
+
+def _is_wrong(row: checkpoints.ModelRow, now: settings.Settings) -> bool:
+    """Whether a model's weights are named by a setting, or here, and cannot be used: more than that nobody fetched them yet."""
+    forbidden = now.commercial_only and not row.spec.commercial
+    absent = row.source.startswith((f"{row.spec.key} is not here yet", f"{row.spec.key} has never been published"))
+    return not (row.present or forbidden or absent)
+
+
+def _models(rows: Sequence[checkpoints.ModelRow], now: settings.Settings) -> Group:
     """What the models are, then where the weights of each would come from: two tables, as one is too wide for a terminal."""
-    rows = checkpoints.describe_models(now)
     facts = Table("model", "parameters", "licence", "numbers", "patch", "memory", header_style="bold", box=None, pad_edge=False)
-    origins = Table("model", "weights", header_style="bold", box=None, pad_edge=False)
+    origins = Table("model", Column("weights", overflow="fold"), header_style="bold", box=None, pad_edge=False)
     for row in rows:
         spec = row.spec
         facts.add_row(
@@ -324,7 +350,8 @@ def _models(now: settings.Settings) -> Group:
             f"{row.memory_gib:.1f} GiB",
         )
         origin = escape(row.source.removeprefix(f"{spec.key} is not here yet: "))
-        origins.add_row(spec.key, f"[green]here[/green]: {origin}" if row.present else f"[yellow]not here[/yellow]: {origin}")
+        absent = "[red]wrong[/red]" if _is_wrong(row, now) else "[yellow]not here[/yellow]"
+        origins.add_row(spec.key, f"{'[green]here[/green]' if row.present else absent}: {origin}")
     note = (
         "Memory: one image of 1024 x 1024. Disparity: large is near, no unit. Relative depth: large is far, no unit. "
         "Metric depth: large is far, metres."
@@ -341,7 +368,8 @@ def models(context: typer.Context) -> None:
     """Lists every model: size, licence, what its numbers mean, where its weights would come from and whether they are there."""
     if context.invoked_subcommand is None:
         with _clear_errors():
-            console.print(_models(settings.load()))
+            now = settings.load()
+            console.print(_models(checkpoints.describe_models(now), now))
 
 
 @models_app.command()

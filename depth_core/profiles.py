@@ -81,6 +81,8 @@ def load(path: str | Path) -> dict[str, Profile]:
         raise ConfigurationError(
             f"no profiles at {path}: set DEPTH_PROFILES, or DEPTH_DATA to the folder that has profiles.toml"
         ) from None
+    except OSError as error:
+        raise ConfigurationError(f"profiles at {path} cannot be read: {error.strerror or error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from None
     profiles: dict[str, Profile] = {}

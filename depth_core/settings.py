@@ -6,12 +6,14 @@ configuration (dagster.yaml).
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from depth_core import catalog
 from depth_core.errors import ConfigurationError
 
 MEBI = 1024 * 1024
@@ -141,6 +143,14 @@ class Settings(BaseSettings):
     )
     model_memory_gib: float = Field(8.0, gt=0, description="Weights that a drain keeps loaded; the least recently used go first.")
 
+    @field_validator("checkpoints", "hub_revisions")
+    @classmethod
+    def _keys_are_models(cls, value: dict[str, str]) -> dict[str, str]:
+        unknown = [name for name in value if name not in catalog.BY_KEY]
+        if unknown:
+            raise ValueError(f"no model {', '.join(map(repr, unknown))}; there are: {', '.join(catalog.BY_KEY)}")
+        return value
+
     @property
     def database_location(self) -> str:
         return self.database_url or f"sqlite:///{self.data / 'depthline.db'}"
@@ -174,7 +184,13 @@ def load(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        faults = "; ".join(f"DEPTH_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        faults = "; ".join(f"{_variable(*e['loc'])}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
         raise ConfigurationError(f"settings: {faults}") from None
-    except ValueError as error:  # pydantic-settings: JSON that cannot be parsed
-        raise ConfigurationError(f"settings: {error}") from None
+    except SettingsError as error:
+        field = re.search(r'field "(\w+)"', str(error))
+        name = _variable(field[1]) if field else str(error)
+        raise ConfigurationError(f"settings: {name}: not valid JSON: {error.__cause__}") from None
+
+
+def _variable(field: str | int = "", *inside: str | int) -> str:
+    return f"DEPTH_{field}".upper() + "".join(f"[{key}]" for key in inside)

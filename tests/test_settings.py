@@ -29,9 +29,34 @@ def test_every_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         settings.load()
 
 
-def test_json_that_is_none_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DEPTH_STORE_OPTIONS", "{no json")
-    with pytest.raises(ConfigurationError, match="store_options"):
+@pytest.mark.parametrize("variable", ["DEPTH_STORE_OPTIONS", "DEPTH_CHECKPOINTS", "DEPTH_DRAIN_DEVICES"])
+def test_json_that_is_none_is_a_clear_error_with_the_variables_name(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "{no json")
+    with pytest.raises(ConfigurationError) as wrong:
+        settings.load()
+    assert str(wrong.value) == (
+        f"settings: {variable}: not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
+    )
+
+
+def test_json_that_is_none_is_named_when_it_stands_in_the_file_too() -> None:
+    Path(".env").write_text("DEPTH_IMAGE_BUCKETS=photos\n")
+    with pytest.raises(ConfigurationError, match="DEPTH_IMAGE_BUCKETS: not valid JSON"):
+        settings.load()
+
+
+@pytest.mark.parametrize("variable", ["DEPTH_CHECKPOINTS", "DEPTH_HUB_REVISIONS"])
+def test_a_model_that_nobody_knows_is_an_error_that_names_those_that_are(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, '{"v2/smal": "x", "v2/large": "y"}')
+    with pytest.raises(ConfigurationError, match=rf"^settings: {variable}: no model 'v2/smal'; there are: .*v2/small.*v3/base"):
+        settings.load()
+    monkeypatch.setenv(variable, '{"v2/small": "x", "tiny": "y"}')
+    assert set(settings.load().checkpoints | settings.load().hub_revisions) == {"v2/small", "tiny"}
+
+
+def test_a_wrong_entry_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPTH_CHECKPOINTS", '{"v2/small": 1}')
+    with pytest.raises(ConfigurationError, match=r"DEPTH_CHECKPOINTS\[v2/small\]: "):
         settings.load()
 
 
@@ -101,6 +126,10 @@ class TestProfiles:
     def test_a_missing_file_names_the_cure(self) -> None:
         with pytest.raises(ConfigurationError, match="DEPTH_PROFILES"):
             profiles.load("nowhere.toml")
+
+    def test_a_folder_in_the_place_of_the_file_is_a_clear_error(self) -> None:
+        with pytest.raises(ConfigurationError, match=r"profiles at \. cannot be read: Is a directory"):
+            profiles.load(".")
 
     def test_an_unknown_name_names_those_that_exist(self) -> None:
         path = self.write("[a]\n[b]\n")

@@ -263,17 +263,53 @@ def break_setting(place) -> None:
     place.settings["DEPTH_PNG_LEVEL"] = "11"
 
 
+def break_checkpoint(place) -> None:
+    place.settings["DEPTH_CHECKPOINTS"] = '{"v2/small": "no-weights-here.safetensors"}'
+
+
+def break_checkpoints_folder(place) -> None:
+    place.settings["DEPTH_CHECKPOINTS_URL"] = "no-such-folder"
+
+
+def break_model_name(place) -> None:
+    place.settings["DEPTH_HUB_REVISIONS"] = '{"v2/smal": "main"}'
+
+
+def lose_profiles(place) -> None:
+    (place.folder / "profiles.toml").unlink()
+
+
 @pytest.mark.parametrize(
     ("break_it", "named"),
-    [(break_store, "store"), (break_profiles, "colour"), (break_device, "abacus"), (break_setting, "DEPTH_PNG_LEVEL")],
+    [
+        (break_store, "store is a file, not a folder"),
+        (break_profiles, "colour"),
+        (lose_profiles, "DEPTH_PROFILES"),
+        (break_device, "abacus"),
+        (break_setting, "DEPTH_PNG_LEVEL"),
+        (break_checkpoint, "no-weights-here"),
+        (break_checkpoints_folder, "nothing at no-such-folder"),
+        (break_model_name, "v2/smal"),
+    ],
 )
 def test_the_doctor_names_what_is_wrong(place, break_it, named: str) -> None:
     break_it(place)
     done = place.run("depthline", "doctor")
     assert done.returncode == 1
     assert "wrong" in done.stdout
-    assert named in done.stdout
+    assert "".join(named.split()) in "".join(done.stdout.split()), "however the table folds its lines"
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_the_doctor_of_people_without_a_pipeline_is_content_and_leaves_nothing_behind(place, here, monkeypatch, tmp_path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.delenv("DEPTH_DATA")
+    done = here("doctor")
+    assert done.exit_code == 0, done.stdout
+    assert "none at data/profiles.toml" in done.stdout
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_models_lists_every_model_with_its_licence_and_where_its_weights_are(place) -> None:
