@@ -101,8 +101,15 @@ class StoredArtwork:
             results=[base + name for name in self.results],
             status=self.status,
             created_at=self.created_at,
-            error=ArtworkError(kind=self.error_kind, message=self.error_message or "") if self.error_kind else None,
+            error=ArtworkError(kind=self.error_kind, message=self._public_message) if self.error_kind else None,
         )
+
+    @property
+    def _public_message(self) -> str:
+        """What whoever asked is told. Why a model cannot be used names files and settings: history and records have that."""
+        if self.error_kind == ErrorKind.MODEL_UNAVAILABLE:
+            return f"the model {self.parameters['model']} cannot be used here; ask for another one, or the operator for this one"
+        return self.error_message or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,7 +457,7 @@ class ArtworkStore:
                 ArtworkStatus.FAILED,
                 at=self.clock(),
                 worker=worker,
-                note=kind.value,
+                note=_storable(f"{kind.value}: {message}"),
                 error_kind=kind.value,
                 error_message=_storable(message),
                 duration=sum((seconds or {}).values()),

@@ -533,3 +533,15 @@ def test_an_artwork_names_every_drain_that_had_it(store: ArtworkStore, ask: Ask,
         store.claim(worker, limit=1, lease_seconds=LEASE)
         store.release([mine], worker)
     assert [drain.run_id for drain in store.drains_of(mine)] == ["run-0", "run-2"]
+
+
+def test_why_a_model_cannot_be_used_is_told_to_operators_only(store: ArtworkStore, ask: Ask) -> None:
+    artwork_id = store.create(ask(), api_key_id="ann").artwork.id
+    store.claim("w", limit=1, lease_seconds=60)
+    store.fail(artwork_id, "w", ErrorKind.MODEL_UNAVAILABLE, "/srv/weights is empty: set DEPTH_CHECKPOINTS")
+    stored = store.get(artwork_id)
+    error = stored.answer("https://depth.example").error
+    assert (error.kind, error.message[:30]) == ("model_unavailable", "the model tiny cannot be used ")
+    assert "DEPTH_" not in error.message
+    assert stored.error_message == "/srv/weights is empty: set DEPTH_CHECKPOINTS"
+    assert "/srv/weights" in store.history(artwork_id)[-1].note
