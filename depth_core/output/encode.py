@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from depth_core.catalog import DepthKind, ModelSpec
-from depth_core.contract import DepthParameters
+from depth_core.contract import DepthParameters, NormalizationMode
 from depth_core.storage import Store
 
 # Raise by hand when the same parameters and weights give other pixels or other files than before. It is part of every folder's
@@ -129,7 +129,7 @@ class Sidecar(_Words):
     licence: str
     kind: DepthKind
     unit: str | None  # "m", or None where the numbers have no unit
-    large_means: Literal["near", "far"]  # of the network's numbers, min and max among them
+    large_means: Literal["near", "far"]  # of the network's numbers, min and max among them; the file has it for depth.tiff
     min: float  # of the network's own numbers, before any normalization
     max: float
     source: Size
@@ -145,8 +145,21 @@ class Sidecar(_Words):
     versions: Versions = Field(default_factory=versions)
 
     def as_json(self) -> dict[str, Any]:
-        """The sidecar as it stands in the file."""
-        return self.model_dump(mode="json", by_alias=True)
+        """The sidecar as it stands in the file. There `largeMeans` is true of depth.tiff, and `note` says what needs words."""
+        words = self.model_dump(mode="json", by_alias=True)
+        notes = []
+        if self.kind is DepthKind.METRIC_DEPTH and self.unit is None:
+            notes.append(
+                "The focal length is unknown, so the numbers have no unit: metres = number * focal length / 300, "
+                "the focal length in pixels of an image of the size `process`."
+            )
+        if self.parameters.normalization_mode is NormalizationMode.RAW and self.parameters.invert_depth:
+            words["largeMeans"] = "far" if self.large_means == "near" else "near"
+            notes.append(
+                f"depth.tiff is inverted, max - number: large is {words['largeMeans']} there. min and max are those of the "
+                f"numbers before, where large is {self.large_means}."
+            )
+        return words | {"note": " ".join(notes) or None}
 
 
 def meaning(spec: ModelSpec) -> dict[str, Any]:

@@ -154,7 +154,28 @@ def test_the_sidecar_says_everything_in_the_spelling_of_the_api(local_store: Sto
         "files": ["depth.png", "depth.json"],
         "seconds": {},
         "finishedAt": "2026-03-01T12:00:00.000Z",
+        "note": None,
     }
+
+
+def test_the_sidecar_says_that_a_metric_depth_has_no_unit_because_the_focal_length_is_unknown(make_sidecar: Any) -> None:
+    metric = encode.meaning(catalog.BY_KEY["v3/metric_large"])
+    unknown = make_sidecar(**metric | {"unit": None}).as_json()
+    assert unknown["note"].startswith("The focal length is unknown, so the numbers have no unit: metres = number * focal length")
+    assert make_sidecar(**metric, focal_px=812.5).as_json()["note"] is None
+
+
+def test_near_or_far_is_true_of_the_raw_file_inverted_or_not(make_sidecar: Any) -> None:
+    def said(**words: Any) -> dict[str, Any]:
+        parameters = DepthParameters(model="mono_large", use_version_3=True, **words)
+        return make_sidecar(**encode.meaning(parameters.spec), parameters=parameters).as_json()
+
+    inverted = said(normalization_mode="Raw", invert_depth=True)
+    assert inverted["largeMeans"] == "near"
+    assert "large is near there. min and max are those of the numbers before, where large is far." in inverted["note"]
+    assert (inverted["min"], inverted["max"]) == (0.5, 7.25)
+    for as_the_network in (said(normalization_mode="Raw"), said(invert_depth=True)):
+        assert (as_the_network["largeMeans"], as_the_network["note"]) == ("far", None)
 
 
 @pytest.mark.parametrize(
