@@ -8,17 +8,21 @@ import time
 import uuid
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import dagster as dg
 from pydantic import Field
 
+from depth_core.errors import StoreError
 from depth_core.output import gallery
 from depth_core.requests import inbox
 from depth_core.requests.artworks import ArtworkStore, open_store
 from depth_core.settings import Settings
 from pipelines.metadata import OWNERS, counts, picture, preview
 from pipelines.resources import Installation
+
+if TYPE_CHECKING:
+    from depth_core.requests.drain import Report
 
 POOL = "gpu_requests"
 FIRST_DAY = "2026-01-01"
@@ -28,6 +32,7 @@ FRESH_SECONDS = 10.0  # a drain that gave no sign of life for so long does not c
 STARTING_SECONDS = 60.0  # how long Dagster may take to make a run of a request for one
 LONGEST_PAUSE_SECONDS = 60.0  # between drains that fail one after the other
 LISTED = 50  # artworks in a run's table
+SUMMARY_SECONDS = 30.0  # between the summaries of a drain that goes on
 
 _FAULTS = inbox.Faults()  # the sensor's: a tick lasts seconds, and what one has told the next one need not
 
@@ -43,7 +48,7 @@ class DrainConfig(dg.Config):
 )
 def drain_inbox(context: dg.OpExecutionContext, config: DrainConfig, installation: Installation) -> None:
     from depth_core.engine import device
-    from depth_core.requests.drain import Drain, Report
+    from depth_core.requests.drain import Drain
 
     settings = installation.settings()
     if config.device != "auto":
@@ -51,11 +56,27 @@ def drain_inbox(context: dg.OpExecutionContext, config: DrainConfig, installatio
     store, artworks = installation.store(), open_store(settings)
     watch = inbox.Watch(artworks, settings)
 
-    def tell(report: Report) -> None:
+    started = shown_at = time.monotonic()
+    unshown: list[str] = []
+
+    def tell(report: "Report") -> None:
+        unshown.extend(str(artwork_id) for artwork_id, _ in report.new)
         ended = ", ".join(f"{artwork_id} {how}" for artwork_id, how in report.new)
         context.log.info(f"{len(report.new)} ended: {ended}")
 
-    started = time.monotonic()
+    def show(words: dict[str, Any]) -> None:
+        metadata = _summary(drain.report, time.monotonic() - started) | words
+        context.log_event(dg.AssetObservation("request_records", description="What a drain has done so far", metadata=metadata))
+
+    def look() -> None:
+        """Every second. What stands in the run's log by then is there however the run ends."""
+        nonlocal shown_at
+        _look(context.log, watch)
+        if unshown and time.monotonic() - shown_at >= SUMMARY_SECONDS:
+            show({"ids since the last summary": dg.MetadataValue.json(unshown.copy())})
+            unshown.clear()
+            shown_at = time.monotonic()
+
     drain = Drain(
         artworks,
         store,
@@ -64,35 +85,57 @@ def drain_inbox(context: dg.OpExecutionContext, config: DrainConfig, installatio
         device=config.device,
         run_id=context.run_id,
         turn_at=device.RequestTurn,
-        collect=lambda: _look(context.log, watch),
+        collect=look,
         on_progress=tell,
     )
     context.log.info(f"draining the inbox on device {config.device} as {drain.worker}")
     try:
         report = drain.serve()
+    except BaseException as error:  # a cancelled run too
+        if drain.report.new:
+            tell(drain.report)
+        show({"ended by": type(error).__name__, "all ids": _ids(drain.report)})
+        raise
     finally:
         artworks.close()
-    ended = [(str(each), "succeeded", "") for each in report.succeeded] + [
-        (str(each), "failed", why) for each, why in report.failed.items()
-    ]
-    strip = gallery.strip(report.last_pictures, store)
+    try:
+        strip = gallery.strip(report.last_pictures, store)
+    except StoreError as error:
+        context.log.warning(f"no pictures of the last depth maps: {error}")
+        strip = None
     context.add_output_metadata(
         {
-            "served": len(ended),
-            "succeeded": len(report.succeeded),
-            "failed": len(report.failed),
-            "dropped (cancelled, or taken back)": report.dropped,
-            "failed by kind": dg.MetadataValue.json(dict(report.by_error_kind)),
-            "seconds": round(time.monotonic() - started, 3),
-            "seconds by stage": dg.MetadataValue.json({stage: round(s, 3) for stage, s in report.seconds_by_stage.items()}),
-            "artworks": dg.MetadataValue.table(
-                [dg.TableRecord({"id": i, "status": status, "error": why}) for i, status, why in ended[-LISTED:]],
-                schema=dg.TableSchema([dg.TableColumn(name) for name in ("id", "status", "error")]),
-            ),
-            "all ids": dg.MetadataValue.json([row[0] for row in ended]),
+            **_summary(report, time.monotonic() - started),
+            "all ids": _ids(report),
             **({"last depth maps": picture("last depth maps", strip)} if strip else {}),
         }
     )
+
+
+def _ended(report: "Report") -> list[tuple[str, str, str]]:
+    """Artworks by id, how they ended, and why."""
+    succeeded = [(str(each), "succeeded", "") for each in report.succeeded]
+    return succeeded + [(str(each), "failed", why) for each, why in report.failed.items()]
+
+
+def _ids(report: "Report") -> dg.MetadataValue:
+    return dg.MetadataValue.json([row[0] for row in _ended(report)])
+
+
+def _summary(report: "Report", seconds: float) -> dict[str, Any]:
+    return {
+        "served": report.successes + report.failures,
+        "succeeded": report.successes,
+        "failed": report.failures,
+        "dropped (cancelled, or taken back)": report.dropped,
+        "failed by kind": dg.MetadataValue.json(dict(report.by_error_kind)),
+        "seconds": round(seconds, 3),
+        "seconds by stage": dg.MetadataValue.json({stage: round(s, 3) for stage, s in report.seconds_by_stage.items()}),
+        "artworks": dg.MetadataValue.table(
+            [dg.TableRecord({"id": i, "status": status, "error": why}) for i, status, why in _ended(report)[-LISTED:]],
+            schema=dg.TableSchema([dg.TableColumn(name) for name in ("id", "status", "error")]),
+        ),
+    }
 
 
 def _look(log: Any, watch: inbox.Watch) -> None:

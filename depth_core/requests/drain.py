@@ -53,17 +53,23 @@ class Report:
 
     succeeded: list[UUID] = field(default_factory=list)
     failed: dict[UUID, str] = field(default_factory=dict)  # why
+    successes: int = 0  # of all, also those that are not named
     dropped: int = 0  # cancelled while at work, or taken back
     by_error_kind: Counter[str] = field(default_factory=Counter)
     seconds_by_stage: Counter[str] = field(default_factory=Counter)  # download, and the engine's
     last_pictures: list[str] = field(default_factory=list)  # keys in the store, newest last
     new: list[tuple[UUID, str]] = field(default_factory=list)  # finished since the last call of on_progress, and how
 
+    @property
+    def failures(self) -> int:
+        return self.by_error_kind.total()
+
     def add(self, artwork_id: UUID, outcome: Outcome, seconds: Mapping[str, float]) -> None:
         """`seconds`: what this drain spent, by stage; an outcome that was found done has those of whoever made it."""
         self.new.append((artwork_id, outcome.error_kind or outcome.status))
         self.seconds_by_stage.update(seconds)
         if outcome.status == records.SUCCEEDED:
+            self.successes += 1
             if len(self.succeeded) < REMEMBERED:
                 self.succeeded.append(artwork_id)
             self.last_pictures = [*self.last_pictures[-7:], f"{outcome.folder}/{encode.PNG}"]

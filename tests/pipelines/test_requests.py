@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import signal
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -176,6 +179,74 @@ def test_a_drain_run_serves_answers_the_inbox_and_names_its_artworks(house, artw
     assert metadata["failed by kind"].value == {"unreachable": 1}
     assert artwork.worker is not None
     assert result.run_id in artwork.worker
+
+
+def shown(house, run_id: str) -> list[dict[str, Any]]:
+    """The metadata of the summaries that stand in a run's log."""
+    logs = house.instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION)
+    observations = [entry.dagster_event.event_specific_data.asset_observation for entry in logs]
+    return [{name: value.value for name, value in observation.metadata.items()} for observation in observations]
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 60
+    while not (found := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.parametrize("overrides", [{"linger_seconds": 300.0, "drain_devices": ["cpu"]}])
+@pytest.mark.parametrize("pause", [0.0, 300.0])
+def test_a_drain_shows_what_it_has_done_while_it_runs_and_when_it_is_cancelled(
+    house, artworks, monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
+    monkeypatch.setattr(requests, "SUMMARY_SECONDS", pause)
+    served = ask(artworks)
+    before: list[dict[str, Any]] = []
+
+    def cancel() -> None:
+        try:
+            until(lambda: artworks.get(served).status.final)
+            (run,) = house.instance.get_runs()
+            until(lambda: f"{served} unreachable" in "".join(entry.message for entry in house.instance.all_logs(run.run_id)))
+            if not pause:
+                before.extend(until(lambda: shown(house, run.run_id)))
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    with pytest.raises(dg.DagsterExecutionInterruptedError):
+        house.run("serve_inbox", None, {"ops": {"drain_inbox": {"config": {"device": "cpu"}}}})
+    thread.join()
+
+    (run,) = house.instance.get_runs()
+    *so_far, last = shown(house, run.run_id)
+    assert so_far == before
+    assert [summary["ids since the last summary"] for summary in so_far] == ([] if pause else [[str(served)]])
+    assert last["all ids"] == [str(served)]
+    assert (last["served"], last["failed by kind"]) == (1, {"unreachable": 1})
+    assert "Interrupt" in last["ended by"]
+
+
+def test_a_drain_that_has_served_nothing_new_shows_no_summary(house, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "SUMMARY_SECONDS", 0.0)
+    result = house.run("serve_inbox", None, {"ops": {"drain_inbox": {"config": {"device": "cpu"}}}})
+    assert shown(house, result.run_id) == []
+
+
+def test_a_file_whose_name_is_no_utf_8_stops_neither_the_sensor_nor_the_drain(house, artworks) -> None:
+    inbox = house.folder / "inbox"
+    inbox.mkdir()
+    for name in (b"a.json", b"caf\xe9.json"):
+        with open(os.path.join(os.fsencode(inbox), name), "w") as file:
+            json.dump({"imageUrl": "http://127.0.0.1:9/a.jpg", "model": "tiny"}, file)
+    assert len(tick(house).run_requests) == 1
+    with open(os.path.join(os.fsencode(inbox), b"th\xe9.json"), "w") as file:
+        file.write("{}")
+    assert house.run("serve_inbox", None, {"ops": {"drain_inbox": {"config": {"device": "cpu"}}}}).success
+    assert (inbox / "a.artwork.json").exists()
+    assert len(list((inbox / "quarantine").glob("*.reason.json"))) == 2
 
 
 def test_a_drain_run_shows_its_last_depth_maps(house, artworks) -> None:

@@ -20,6 +20,7 @@ from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -290,6 +291,16 @@ def test_seconds_by_stage_are_those_of_this_drain_each_spent_once(artworks, stor
     found = drain(artworks, store, settings).serve().seconds_by_stage
     assert set(found) == {"download"}, "what was found done was not done here"
     assert found["download"] == artworks.get(again).duration
+
+
+def test_a_report_names_so_many_and_counts_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain_module, "REMEMBERED", 2)
+    report = drain_module.Report()
+    for how in (records.SUCCEEDED, records.FAILED):
+        for _ in range(3):
+            report.add(uuid4(), records.Outcome(source_sha256="", status=how), {})
+    assert (len(report.succeeded), len(report.failed)) == (2, 2)
+    assert (report.successes, report.failures) == (3, 3)
 
 
 def test_the_sums_of_the_database_count_the_work_of_twins_once(artworks, store, settings, images) -> None:
