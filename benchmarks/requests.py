@@ -201,6 +201,7 @@ def load(
     url: str, world: World, artworks: ArtworkStore, folder: Path, environment: dict[str, str], *, requests: int, clients: int
 ) -> bool:
     """The load while a chunk runs and a drain is killed. Prints what was counted; True when nothing is wrong."""
+    requests -= requests % clients  # each client sends as many
     photos = make_photos(folder / "photos", 60, sizes=((640, 480),))
     for number in range(60, 1500):  # the same pictures, other bytes: other images to everybody who looks at the bytes
         copy = photos[number % 60].with_name(f"{number:05d}.jpg")
