@@ -6,7 +6,6 @@ the gray values mean (normalization.py) and the table of records (records.py).
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -174,11 +173,6 @@ def meaning(spec: ModelSpec) -> dict[str, Any]:
 
 
 # -- folders ------------------------------------------------------------------------------------------------------------------
-
-
-def sha256(data: bytes) -> str:
-    """The content hash under which sources and their depth maps are kept, 64 hex digits."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def digest_of(parameters: DepthParameters, revision: str, value_range: tuple[float, float] | None, depth16: bool) -> str:
