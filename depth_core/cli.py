@@ -32,6 +32,7 @@ from depth_core.engine import local
 from depth_core.engine.stages import Item, Plan
 from depth_core.errors import ConfigurationError, DepthlineError, ErrorKind, ImageError
 from depth_core.inference import checkpoints
+from depth_core.inference.checkpoints import Presence
 from depth_core.ingest import decode
 from depth_core.output import encode, records
 from depth_core.requests import webhooks
@@ -291,11 +292,11 @@ def doctor() -> None:
     if now.checkpoints_url:
         look("checkpoints", lambda: _checkpoints_folder(now))
     rows = checkpoints.describe_models(now)
-    if any(_is_wrong(row, now) for row in rows):
+    if any(row.presence is Presence.WRONG for row in rows):
         faults.append("models")
     console.print(table)
     console.print()
-    console.print(_models(rows, now))
+    console.print(_models(rows))
     if faults:
         console.print(f"\n[red]wrong:[/red] {', '.join(faults)}")
     raise typer.Exit(1 if faults else 0)
@@ -328,14 +329,10 @@ def _checkpoints_folder(now: settings.Settings) -> str:
     return folder.url("")
 
 
-def _is_wrong(row: checkpoints.ModelRow, now: settings.Settings) -> bool:
-    """Whether a model's weights are named by a setting, or here, and cannot be used: more than that nobody fetched them yet."""
-    forbidden = now.commercial_only and not row.spec.commercial
-    absent = row.source.startswith((f"{row.spec.key} is not here yet", f"{row.spec.key} has never been published"))
-    return not (row.present or forbidden or absent)
+_COLOURS = {Presence.HERE: "green", Presence.ABSENT: "yellow", Presence.WRONG: "red"}
 
 
-def _models(rows: Sequence[checkpoints.ModelRow], now: settings.Settings) -> Group:
+def _models(rows: Sequence[checkpoints.ModelRow]) -> Group:
     """What the models are, then where the weights of each would come from: two tables, as one is too wide for a terminal."""
     facts = Table("model", "parameters", "licence", "numbers", "patch", "memory", header_style="bold", box=None, pad_edge=False)
     origins = Table("model", Column("weights", overflow="fold"), header_style="bold", box=None, pad_edge=False)
@@ -350,8 +347,8 @@ def _models(rows: Sequence[checkpoints.ModelRow], now: settings.Settings) -> Gro
             f"{row.memory_gib:.1f} GiB",
         )
         origin = escape(row.source.removeprefix(f"{spec.key} is not here yet: "))
-        absent = "[red]wrong[/red]" if _is_wrong(row, now) else "[yellow]not here[/yellow]"
-        origins.add_row(spec.key, f"{'[green]here[/green]' if row.present else absent}: {origin}")
+        colour = _COLOURS[row.presence]
+        origins.add_row(spec.key, f"[{colour}]{row.presence.value}[/{colour}]: {origin}")
     note = (
         "Memory: one image of 1024 x 1024. Disparity: large is near, no unit. Relative depth: large is far, no unit. "
         "Metric depth: large is far, metres."
@@ -368,8 +365,7 @@ def models(context: typer.Context) -> None:
     """Lists every model: size, licence, what its numbers mean, where its weights would come from and whether they are there."""
     if context.invoked_subcommand is None:
         with _clear_errors():
-            now = settings.load()
-            console.print(_models(checkpoints.describe_models(now), now))
+            console.print(_models(checkpoints.describe_models(settings.load())))
 
 
 @models_app.command()

@@ -94,5 +94,9 @@ class ModelUnavailableError(DepthlineError):
     """The model asked for cannot be used here: no weights, no licence, not supported. Never answered with another model."""
 
 
+class ModelAbsentError(ModelUnavailableError):
+    """And nothing is wrong: the weights were not fetched yet, nobody publishes them, or their licence is refused here."""
+
+
 class StoreError(DepthlineError):
     """The store cannot be read or written: permissions, disk full, no network. Fails the run; what is written stays valid."""

@@ -22,7 +22,7 @@ from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
 from depth_core.catalog import MODELS, Family, ModelSpec
-from depth_core.errors import ModelUnavailableError
+from depth_core.errors import ModelAbsentError, ModelUnavailableError
 from depth_core.inference import sizing, weights
 from depth_core.settings import Settings
 
@@ -53,6 +53,14 @@ class Origin(StrEnum):
     BUNDLED = "bundled"
 
 
+class Presence(StrEnum):
+    """Of a model's weights."""
+
+    HERE = "here"  # usable now, without any download
+    ABSENT = "not here"  # and nothing is wrong: not fetched yet, never published, refused by their licence
+    WRONG = "wrong"  # named by a setting, or here, and of no use
+
+
 @dataclass(frozen=True)
 class ModelRow:
     """What `depthline models` says of one model."""
@@ -60,7 +68,7 @@ class ModelRow:
     spec: ModelSpec
     memory_gib: float  # device memory wanted for one square image at resolutionLowerLimit 1024, float32
     source: str  # where its weights would come from; why not, when they cannot
-    present: bool  # True: usable now, without any download
+    presence: Presence
 
 
 def resolve(
@@ -75,7 +83,7 @@ def resolve(
     """
     if settings.commercial_only and not spec.commercial:
         allowed = ", ".join(other.key for other in MODELS if other.commercial)
-        raise ModelUnavailableError(
+        raise ModelAbsentError(
             f"{spec.key} is licensed {spec.licence}, which forbids commercial use, and DEPTH_COMMERCIAL_ONLY is set: "
             f"use one of {allowed}, or unset it"
         )
@@ -127,8 +135,9 @@ def _describe(spec: ModelSpec, settings: Settings) -> ModelRow:
     try:
         checkpoint = checked(resolve(spec, settings, download=False))
     except ModelUnavailableError as error:
-        return ModelRow(spec, memory, str(error), present=False)
-    return ModelRow(spec, memory, checkpoint.source, present=True)
+        presence = Presence.ABSENT if isinstance(error, ModelAbsentError) else Presence.WRONG
+        return ModelRow(spec, memory, str(error), presence)
+    return ModelRow(spec, memory, checkpoint.source, Presence.HERE)
 
 
 def fetch(specs: Iterable[ModelSpec], settings: Settings) -> list[Checkpoint]:
@@ -190,7 +199,7 @@ def _origin(spec: ModelSpec, settings: Settings, override: str) -> tuple[Origin,
     if spec.family is Family.TINY:
         return Origin.BUNDLED, ""
     if spec.repository is None:
-        raise ModelUnavailableError(
+        raise ModelAbsentError(
             f"{spec.key} has never been published: to use it, point to weights of your own, in the Hugging Face or the original "
             f'layout, with DEPTH_CHECKPOINTS=\'{{"{spec.key}": "/path/or/s3://url"}}\', the profile\'s `checkpoint`, or a folder '
             f"{spec.key} below DEPTH_CHECKPOINTS_URL"
@@ -211,7 +220,7 @@ def _from_hub(spec: ModelSpec, settings: Settings, repository: str, *, download:
     file = None if refresh else _cached_from_hub(repository, revision)
     if file is None:
         if not download:
-            raise ModelUnavailableError(
+            raise ModelAbsentError(
                 f"{spec.key} is not here yet: `depthline models fetch {spec.key}` gets {repository}@{revision} from the Hub"
             )
         file = _download_from_hub(spec, repository, revision)
@@ -328,7 +337,7 @@ def _local_copy(url: str, settings: Settings, spec: ModelSpec, *, download: bool
         copy = target if fs.isdir(path) else target / next(iter(files)).rsplit("/", 1)[-1]
         if not target.exists():
             if not download:
-                raise ModelUnavailableError(f"{spec.key} is not here yet: `depthline models fetch {spec.key}` gets it from {url}")
+                raise ModelAbsentError(f"{spec.key} is not here yet: `depthline models fetch {spec.key}` gets it from {url}")
             _download(fs, files, target)
     except ModelUnavailableError:
         raise

@@ -24,6 +24,7 @@ from safetensors.torch import save, save_file
 from depth_core.catalog import BY_KEY, MODELS
 from depth_core.errors import ModelUnavailableError
 from depth_core.inference import checkpoints, depth_anything_3
+from depth_core.inference.checkpoints import Presence
 from depth_core.settings import Settings
 
 SMALL, GIANT, TINY = BY_KEY["v2/small"], BY_KEY["v2/giant"], BY_KEY["tiny"]
@@ -175,11 +176,11 @@ def test_every_model_is_described_with_where_its_weights_come_from(configured: C
     save_file({"model.backbone.pretrained.patch_embed.proj.weight": torch.zeros(768, 1)}, file)
     rows = {row.spec.key: row for row in checkpoints.describe_models(configured(checkpoints={"v3/base": str(file)}))}
     assert list(rows) == [spec.key for spec in MODELS]
-    assert rows["tiny"].present
-    assert rows["v3/base"].present
+    assert rows["tiny"].presence is Presence.HERE
+    assert rows["v3/base"].presence is Presence.HERE
     assert rows["v3/base"].source == str(file)
-    assert not rows["v2/giant"].present
-    assert not rows["v3/nested_giant_large"].present
+    assert rows["v2/giant"].presence is Presence.ABSENT
+    assert rows["v3/nested_giant_large"].presence is Presence.ABSENT
     assert rows["v3/nested_giant_large"].memory_gib > rows["v3/small"].memory_gib > 0
 
 
@@ -201,7 +202,7 @@ def test_weights_of_another_model_are_not_listed_as_there_nor_fetched(
     save_file({key: torch.zeros(width, 1)}, file)
     settings = configured(checkpoints={model: str(file)})
     row = next(row for row in checkpoints.describe_models(settings) if row.spec.key == model)
-    assert row.present == (reason is None)
+    assert row.presence is (Presence.HERE if reason is None else Presence.WRONG)
     if reason is None:
         assert checkpoints.fetch([BY_KEY[model]], settings)[0].source == str(file)
     else:
