@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from depth_core import catalog
-from depth_core.inference import depth_anything_2, depth_anything_3
+from depth_core.inference import depth_anything_2, depth_anything_3, kernels
 
 REPEATS = 5
 Forward = Callable[[torch.Tensor], torch.Tensor]
@@ -49,12 +49,12 @@ def main() -> None:
 def speed(device: str) -> None:
     model = v2("small")
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder)  # before it is packed
         forwards: dict[str, Forward] = {
-            "V2 small": disparity(model.to(device)),
+            "V2 small": disparity(ready(model, device)),
             "stock": stock(folder, device),
             "stock, eager": stock(folder, device, attn_implementation="eager"),
-            "V3 small": depth(v3("small").to(device)),
+            "V3 small": depth(ready(v3("small"), device)),
         }
     print(f"{'px':>5} " + "".join(f"{name:>16}" for name in forwards) + "   stock / V2   eager / V2   V3 / V2")
     for size in (518, 770, 1036):
@@ -128,18 +128,26 @@ def network(key: str, device: str, *, pair: bool = False) -> Any:
     """The forward function of a model; with `pair` it takes whether to use bfloat16 as well."""
     family, name = key.split("/")
     if family == "v2":
-        model = v2(name).to(device)
+        model = v2(name).to(device) if pair else ready(v2(name), device)
         return (lambda x, bf16: depth_anything_2.disparity(model, x, autocast=bf16)) if pair else disparity(model)
     if name == "nested_giant_large":
-        parts = v3("giant", camera=True).to(device), v3("metric_large").to(device)
+        parts = v3("giant", camera=True), v3("metric_large")
+        parts = [part.to(device) if pair else ready(part, device) for part in parts]
 
         def nested(x: torch.Tensor, bf16: bool = False) -> torch.Tensor:
             first, second = (part(x, autocast=bf16) for part in parts)
             return depth_anything_3.aligned(first, depth_anything_3.metres(first, second), second.sky)[0]
 
         return nested
-    net = v3(name).to(device)
+    net = v3(name).to(device) if pair else ready(v3(name), device)
     return (lambda x, bf16: net(x, autocast=bf16).depth) if pair else depth(net)
+
+
+def ready(net: Any, device: str) -> Any:
+    """As the predictor has it in float32."""
+    if device == "cpu":
+        kernels.pack(net)
+    return net.to(device)
 
 
 def v2(name: str) -> Any:

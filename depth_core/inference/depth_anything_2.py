@@ -16,7 +16,7 @@ import torch
 from depth_core.errors import ModelUnavailableError
 from depth_core.inference import preprocessing, weights
 from depth_core.inference.checkpoints import Checkpoint
-from depth_core.inference.kernels import Linear, attention
+from depth_core.inference.kernels import attention, pack
 from depth_core.inference.prediction import Prediction
 from depth_core.inference.transformers_checkpoint import quietly
 from depth_core.inference.vision_transformer import resized_positions
@@ -42,6 +42,8 @@ class DepthAnything2:
         file = weights.find(checkpoint.path)
         self._model = build(checkpoint.spec.name, weights.read(file), origin=str(file)).to(device)
         self._autocast = autocast
+        if device == "cpu" and not autocast:
+            pack(self._model)
 
     def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
         return preprocessing.normalised(preprocessing.cubic(rgb, size))
@@ -113,9 +115,6 @@ def build(name: str, tensors: Mapping[str, torch.Tensor], *, origin: str) -> Any
     transformers.AttentionInterface.register(_ATTENTION, _attention)
     transformers.AttentionMaskInterface.register(_ATTENTION, lambda *_, **__: None)  # nothing is ever masked
     model.backbone.set_attn_implementation(_ATTENTION)
-    for module in model.backbone.modules():
-        if type(module) is torch.nn.Linear:
-            module.__class__ = Linear  # the same parameters, a faster product
     embeddings = model.backbone.embeddings
     # transformers resizes the position table to the exact size; the official code's offset moves the output by 1 to 3 %
     embeddings.interpolate_pos_encoding = lambda _, height, width: resized_positions(

@@ -15,6 +15,7 @@ from torch import nn
 from depth_core.inference import preprocessing, weights
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.inference.dpt_head import DptHead
+from depth_core.inference.kernels import pack
 from depth_core.inference.prediction import Prediction
 from depth_core.inference.vision_transformer import Transformer, VisionTransformer
 
@@ -106,6 +107,9 @@ class DepthAnything3:
             self._metric = build("metric_large", tensors, prefix="model.da3_metric.", file=str(file), model=model).to(device)
         else:
             self._net = build(name, tensors, file=str(file), model=model).to(device)
+        if device == "cpu" and not autocast:
+            for net in filter(None, (self._net, self._metric)):
+                pack(net)
 
     def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
         return preprocessing.normalised(preprocessing.area_or_cubic(rgb, size))

@@ -10,33 +10,42 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 
-_SCORES_AT_ONCE = 1 << 20  # attention scores per block: 4 MiB, which stays in a core's cache
+from depth_core.inference.predictor import threads_at_start
+
 _SHORTEST = 1000  # tokens; for fewer, torch's own attention is as fast
+_LONGEST_TRIAL = 4096  # tokens; for more, what is best does not change any more
+_BLOCKS = (1 << 18, 1 << 20)  # attention scores at once that may be best: 1 and 4 MiB, near the size of a core's caches
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """x @ weight.T + bias: (..., in), (out, in), (out,) to (..., out)."""
-    return _product(x.contiguous(), weight, bias) if _takes(x) else F.linear(x, weight, bias)
+def pack(network: torch.nn.Module) -> None:
+    """Gives a network's linear layers the faster product: for one that from now on only predicts, in float32 on the CPU."""
+    if not _has_product():
+        return
+    with torch.inference_mode():
+        for layer in network.modules():
+            if type(layer) is torch.nn.Linear:
+                layer.__class__ = _Packed
+                layer.weight = torch.nn.Parameter(_packed(layer.weight), requires_grad=False)
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """softmax(q k^T / sqrt(d)) v: three (N, heads, L, d) to (N, L, heads, d)."""
     images, heads, length, width = q.shape
-    if length < _SHORTEST or not _takes(q) or not _blocks_pay():
+    scores_at_once = _best_block(length) if length >= _SHORTEST and _takes(q) else 0
+    if not scores_at_once:
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-    q, k, v = (q * width**-0.5).contiguous(), k.contiguous(), v.transpose(-1, -2).contiguous()
+    q, k, v = (q * width**-0.5).contiguous(), k.contiguous(), v.mT.contiguous()
     out = q.new_empty(images, length, heads, width)
 
     def attend(pair: tuple[int, int]) -> None:
         image, head = pair
         with torch.inference_mode():  # of this thread
-            _in_blocks(q[image, head], k[image, head], v[image, head], out[image, :, head])
+            _in_blocks(q[image, head], k[image, head], v[image, head], out[image, :, head], scores_at_once)
 
     pairs = [(image, head) for image in range(images) for head in range(heads)]
     if torch.get_num_threads() == 1:
@@ -47,25 +56,32 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor
     return out
 
 
-class Linear(torch.nn.Linear):
-    """torch.nn.Linear with the faster product."""
+class _Packed(torch.nn.Linear):
+    """A linear layer whose weight only oneDNN can read."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return linear(input, self.weight, self.bias)
+        return _product(input.contiguous(), self.weight, self.bias)
 
 
-def _in_blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor) -> None:
+def _in_blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, scores_at_once: int) -> None:
     """One head's attention into `out`, (L, d): scaled queries (L, d), keys (L, d), values (d, L)."""
+    blocks = q.tensor_split(-(-len(q) * len(k) // scores_at_once))
+    keys, values = _packed(k, len(blocks[0])), _packed(v, len(blocks[0]))
     done = 0
-    for rows in q.tensor_split(-(-len(q) * len(k) // _SCORES_AT_ONCE)):
-        scores = _product(rows, k, None)
+    for rows in blocks:
+        scores = _product(rows, keys, None)
         torch.softmax(scores, dim=-1, out=scores)
-        out[done : done + len(rows)] = _product(scores, v, None)
+        out[done : done + len(rows)] = _product(scores, values, None)
         done += len(rows)
 
 
 def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
+
+
+def _packed(weight: torch.Tensor, rows: int | None = None) -> torch.Tensor:
+    """The weight (out, in) in the layout that oneDNN would make anew for every product, with (rows, in) if that is known."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight, rows)  # type: ignore[no-any-return]
 
 
 def _takes(x: torch.Tensor) -> bool:
@@ -83,45 +99,45 @@ def _has_product() -> bool:
     """Whether oneDNN's product is there and right: it is no part of torch's public interface."""
     x, weight = torch.linspace(-1, 1, 24).view(3, 8), torch.linspace(-1, 1, 40).view(5, 8)
     try:
-        return torch.allclose(_product(x, weight, None), F.linear(x, weight), atol=1e-5)
+        with torch.inference_mode():
+            products = [_product(x, form, None) for form in (weight, _packed(weight, 3))]
+            return all(torch.allclose(product, F.linear(x, weight), atol=1e-5) for product in products)
     except (AttributeError, RuntimeError, TypeError):
         return False
 
 
-def _blocks_pay() -> bool:
-    """Whether attention in blocks is faster on this processor than torch's own: tried once in a process, in about 0.3 s."""
+def _best_block(length: int) -> int:
+    """How many scores at once are fastest on this processor for so many tokens; 0: torch's own attention is."""
     with _trying:
-        return _trial()
+        return _trial(min(_LONGEST_TRIAL, 3 << length.bit_length() - 2))
 
 
 _trying = threading.Lock()
 
 
 @functools.cache
-def _trial() -> bool:
-    def compare() -> bool:
-        q, k, v = torch.randn(3, 1, 1, 1536, 64, generator=torch.Generator().manual_seed(0))
-        turned, out = v[0, 0].T.contiguous(), torch.empty_like(q[0, 0])
-        with torch.inference_mode():
-            blocks = _seconds(lambda: _in_blocks(q[0, 0], k[0, 0], turned, out))
-            return blocks < _seconds(lambda: F.scaled_dot_product_attention(q, k, v))
+def _trial(length: int) -> int:
+    """Once in a process for each power of two: 0.1 to 0.5 s, one head on every core at once, as it will be."""
+    q, k, v = torch.randn(3, length, 64, generator=torch.Generator().manual_seed(0))
 
-    return _cores().submit(compare).result()  # on one core
+    def attend(scores_at_once: int) -> None:
+        with torch.inference_mode():  # of this thread
+            if scores_at_once:
+                _in_blocks(q, k, v.T.contiguous(), torch.empty_like(q), scores_at_once)
+            else:
+                F.scaled_dot_product_attention(q[None, None], k[None, None], v[None, None])
 
-
-def _seconds(function: Callable[[], object]) -> float:
-    """The best of a few runs."""
-    seconds = []
-    for _ in range(5):
+    def seconds(scores_at_once: int) -> float:
         start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+        list(_cores().map(attend, [scores_at_once] * threads_at_start()))
+        return time.perf_counter() - start
+
+    candidates = (0, *_BLOCKS)
+    turns = [[seconds(scores) for scores in candidates] for _ in range(3)]  # a busy moment of the machine meets all of them
+    return min(zip(map(min, zip(*turns, strict=True)), candidates, strict=True))[1]
 
 
 @functools.cache
 def _cores() -> ThreadPoolExecutor:
     """One thread for each core, shared by all who predict at once."""
-    from depth_core.inference.predictor import threads_at_start
-
     return ThreadPoolExecutor(threads_at_start(), "attention", initializer=torch.set_num_threads, initargs=(1,))

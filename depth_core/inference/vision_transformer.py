@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 
-from depth_core.inference.kernels import Linear, attention
+from depth_core.inference.kernels import attention
 
 PATCH = 14
 TABLE_SIDE = 37  # of the position table: 518 / 14
@@ -34,8 +34,8 @@ class Transformer:
 class Attention(nn.Module):
     def __init__(self, dim: int, *, rotary: bool) -> None:
         super().__init__()
-        self.qkv = Linear(dim, 3 * dim)
-        self.proj = Linear(dim, dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
         if rotary:
             self.q_norm, self.k_norm = nn.LayerNorm(HEAD_DIM, eps=1e-5), nn.LayerNorm(HEAD_DIM, eps=1e-5)
         self.rotary = rotary
@@ -53,8 +53,8 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.fc1 = Linear(dim, 4 * dim)
-        self.fc2 = Linear(4 * dim, dim)
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.fc2(F.gelu(self.fc1(x)))
@@ -65,8 +65,8 @@ class SwiGlu(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         hidden = (int(4 * dim * 2 / 3) + 7) // 8 * 8
-        self.w12 = Linear(dim, 2 * hidden)
-        self.w3 = Linear(hidden, dim)
+        self.w12 = nn.Linear(dim, 2 * hidden)
+        self.w3 = nn.Linear(hidden, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate, up = self.w12(x).chunk(2, dim=-1)

@@ -18,7 +18,7 @@ import numpy as np
 import oracle
 import torch
 
-from depth_core.inference import depth_anything_2, depth_anything_3
+from depth_core.inference import depth_anything_2, depth_anything_3, kernels
 from depth_core.inference.depth_anything_3 import Fields
 from depth_core.inference.vision_transformer import resized_positions
 
@@ -182,6 +182,8 @@ def network(model: str, salt: str, mode: str) -> Any:
     if recipe not in _last:
         _last.clear()  # first, so that one is in memory at a time
         _last[recipe] = _built(*recipe)
+        for net in _last[recipe] if isinstance(_last[recipe], tuple) else (_last[recipe],):
+            kernels.pack(net)  # as it predicts on a CPU
     return _last[recipe]
 
 

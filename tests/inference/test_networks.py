@@ -10,11 +10,11 @@ from depth_core.inference import depth_anything_3, kernels, vision_transformer
 from depth_core.inference.depth_anything_3 import Fields, aligned, quantile, sky_filled
 
 
-@pytest.mark.parametrize("blocks_pay", [True, False, None])
+@pytest.mark.parametrize("scores_at_once", [0, 1 << 18, 1 << 20, None])
 @pytest.mark.parametrize("length", [10, 1001, 1500])
-def test_our_attention_is_torchs_attention(monkeypatch: pytest.MonkeyPatch, length: int, blocks_pay: bool | None) -> None:
-    if blocks_pay is not None:  # else as the trial on this processor turns out
-        monkeypatch.setattr(kernels, "_blocks_pay", lambda: blocks_pay)
+def test_our_attention_is_torchs_attention(monkeypatch: pytest.MonkeyPatch, length: int, scores_at_once: int | None) -> None:
+    if scores_at_once is not None:  # else as the trial on this processor turns out
+        monkeypatch.setattr(kernels, "_best_block", lambda length: scores_at_once)
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, length, 3, 64).transpose(2, 3)
     expected = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
@@ -23,14 +23,16 @@ def test_our_attention_is_torchs_attention(monkeypatch: pytest.MonkeyPatch, leng
         torch.testing.assert_close(kernels.attention(q, k, v), expected, atol=2e-5, rtol=1e-4)
 
 
-def test_our_linear_is_torchs_linear_with_gradients_or_without() -> None:
+def test_a_packed_network_computes_what_it_did_before() -> None:
     torch.manual_seed(0)
-    layer = kernels.Linear(48, 80)
+    network = torch.nn.Sequential(torch.nn.Linear(48, 80), torch.nn.GELU(), torch.nn.Linear(80, 16, bias=False))
     x = torch.randn(2, 7, 96)[..., ::2]
-    expected = F.linear(x, layer.weight, layer.bias)
-    assert torch.equal(layer(x), expected)
+    expected = network(x).detach()
+    kernels.pack(network)
+    assert network[0].weight.is_mkldnn == kernels._has_product()
     with torch.inference_mode():
-        torch.testing.assert_close(layer(x), expected.detach(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(network(x), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(network(x[0, 0]), expected[0, 0], atol=1e-5, rtol=1e-5)
 
 
 def test_the_position_table_is_used_raw_at_its_own_size_and_resized_elsewhere() -> None:
