@@ -16,14 +16,14 @@ from depth_core.inference import preprocessing, weights
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.inference.dpt_head import DptHead
 from depth_core.inference.kernels import pack
-from depth_core.inference.prediction import Prediction
+from depth_core.inference.prediction import SKY_THRESHOLD, Prediction
+from depth_core.inference.predictor import FOCAL_OF_METRIC
+from depth_core.inference.quantiles import ordered
 from depth_core.inference.vision_transformer import Transformer, VisionTransformer
 
-SKY_THRESHOLD = 0.3
-SKY_QUANTILE = 0.99  # of the depth that is not sky: how far away sky is put
+SKY_PERCENTILE = 99  # of the depth that is not sky: how far away sky is put
 FARTHEST_SKY = 200.0  # metres, nested_giant_large
 FEWEST = 10  # pixels; a class that has no more is not counted as there
-FOCAL_OF_METRIC = 300.0  # pixels
 
 
 @dataclass(frozen=True)
@@ -150,12 +150,10 @@ def sky_filled(depth: torch.Tensor, sky: torch.Tensor) -> torch.Tensor:
     An image that is all sky, or has none, stays as it is.
     """
     content = sky < SKY_THRESHOLD
-    filled = depth.clone()
-    for image, inside in zip(filled, content, strict=True):
-        count = int(inside.sum())
-        if min(count, inside.numel() - count) > FEWEST:
-            image[~inside] = quantile(image[inside], SKY_QUANTILE)
-    return filled
+    count, pixels = content.sum(dim=(1, 2)), content[0].numel()
+    both = (count > FEWEST) & (count < pixels - FEWEST)
+    far = ordered(depth, content).percentile(SKY_PERCENTILE)
+    return torch.where(~content & _each(both), _each(far), depth)
 
 
 def metres(fields: Fields, metric: Fields) -> torch.Tensor:
@@ -173,32 +171,27 @@ def aligned(fields: Fields, metres: torch.Tensor, sky: torch.Tensor) -> tuple[to
     confidence 1. An image that is all sky is scaled as if it were content, one without a pixel to go by keeps its numbers.
     """
     assert fields.confidence is not None
-    depth, confidence, scales = fields.depth.clone(), fields.confidence.clone(), torch.ones_like(metres[:, 0, 0])
-    for i in range(len(depth)):
-        content = sky[i] < SKY_THRESHOLD
-        has_content = int(content.sum()) > FEWEST
-        if not has_content:
-            content = torch.ones_like(content)
-        sure = content & (confidence[i] >= quantile(confidence[i][content], 0.5)) & (metres[i] > 1e-2) & (depth[i] > 1e-3)
-        m, d = metres[i][sure], depth[i][sure]
-        if m.numel():
-            scales[i] = (m * d).sum() / (d * d).sum()
-        depth[i] *= scales[i]
-        if has_content and not content.all():
-            depth[i][~content] = quantile(depth[i][content], SKY_QUANTILE).clamp(max=FARTHEST_SKY)
-            confidence[i][~content] = 1
-    return depth, confidence, scales
+    content = sky < SKY_THRESHOLD
+    has_content = _each(content.sum(dim=(1, 2)) > FEWEST)
+    counted = content | ~has_content
+    median = ordered(fields.confidence, counted).percentile(50)
+    sure = counted & (fields.confidence >= _each(median)) & (metres > 1e-2) & (fields.depth > 1e-3)
+    m, d = metres.masked_fill(~sure, 0), fields.depth.masked_fill(~sure, 0)
+    # each sum by itself: over a batch torch adds in another order
+    products, squares = (torch.stack([(one * other).sum() for one, other in zip(left, d, strict=True)]) for left in (m, d))
+    scales = torch.where(squares > 0, products / squares, 1)
+    depth = fields.depth * _each(scales)
+    far = ordered(depth, content).percentile(SKY_PERCENTILE).clamp(max=FARTHEST_SKY)
+    filled = has_content & ~content
+    return torch.where(filled, _each(far), depth), fields.confidence.masked_fill(filled, 1), scales
 
 
 def focal_lengths(pose: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """(N, 9) to (N, 2): fx, fy in pixels of an input of width x height."""
-    half = pose.new_tensor([width / 2, height / 2])
-    return half / torch.tan(pose[:, [8, 7]] / 2).clamp(min=1e-6)
+    tangents = torch.tan(pose[:, 7:9] / 2).clamp(min=1e-6)  # h, w
+    return torch.stack((width / 2 / tangents[:, 1], height / 2 / tangents[:, 0]), dim=1)
 
 
-def quantile(values: torch.Tensor, q: float) -> torch.Tensor:
-    """The q quantile of a 1-d tensor of any length, linear between neighbours (torch.quantile stops at 16 million values)."""
-    rank = q * (values.numel() - 1)
-    low = int(rank)
-    below = values.kthvalue(low + 1).values
-    return below if rank == low else torch.lerp(below, values.kthvalue(low + 2).values, rank - low)
+def _each(values: torch.Tensor) -> torch.Tensor:
+    """(N,) beside (N, H, W)."""
+    return values[:, None, None]

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+SKY_THRESHOLD = 0.3  # content is where the sky map is below
+
 
 @dataclass(frozen=True)
 class Prediction:

@@ -46,7 +46,6 @@ class TransformersCheckpoint:
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ModelUnavailableError(f"{folder} is no depth checkpoint that transformers can load: {error}") from None
         self._model = model.eval().to(device)
-        self._device_type, self._autocast = torch.device(device).type, autocast
 
     def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
         image = np.array(Image.fromarray(rgb).resize(size, self._resample))
@@ -54,8 +53,7 @@ class TransformersCheckpoint:
         return preprocessing.normalised(planes, self._mean, self._std, scale=self._scale)
 
     def predict(self, batch: torch.Tensor) -> Prediction:
-        with torch.autocast(self._device_type, torch.bfloat16, enabled=self._autocast):
-            depth = self._model(pixel_values=batch).predicted_depth.float()
+        depth = self._model(pixel_values=batch).predicted_depth
         if depth.shape[-2:] != batch.shape[-2:]:
             depth = F.interpolate(depth[:, None], batch.shape[-2:], mode="bilinear")[:, 0]
         return Prediction(depth)

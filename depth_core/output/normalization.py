@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from depth_core.catalog import DepthKind, Family
 from depth_core.contract import NormalizationMode
+from depth_core.inference.prediction import SKY_THRESHOLD
+from depth_core.inference.quantiles import ordered
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     Array = TypeVar("Array", torch.Tensor, np.ndarray)
 
 EPSILON = 1e-6  # of V2-Style's disparity, 1 / (depth + EPSILON)
-SKY_THRESHOLD = 0.3  # content is where the sky map is below
+_FARTHEST = 1e-30  # disparity: what is farther has a depth that a range of finite numbers cannot span
+_MOST_SHRUNK = 32  # times, in one step: torch's own limit on a GPU is 94
 
 
 def picture(
@@ -75,6 +78,22 @@ def finite_range(depth: Array) -> Array:
     return restore(torch.where((low <= high)[:, None], ends, torch.nan))  # type: ignore[no-any-return]
 
 
+def own_range(depth: Array, sky: Array | None = None, *, kind: DepthKind, mode: NormalizationMode) -> Array:
+    """(N, 2) float32: the `value_range` with which `picture` gives each image of (N, H, W) what it does without one.
+
+    NaN, NaN for an image that has none: no finite number, in V2-Style no content.
+    """
+    import torch
+
+    if mode is not NormalizationMode.V2_STYLE or kind.large_is_near:
+        return finite_range(depth)
+    tensor, restore = _as_tensor(depth)
+    disparity, content = _disparity(tensor, None if sky is None else _as_tensor(sky)[0])
+    far, near = (end.clamp(min=_FARTHEST) for end in _percentile_ends(disparity, content))
+    ends = torch.stack((1 / near - EPSILON, 1 / far - EPSILON), dim=1)
+    return restore(torch.where(content.flatten(1).any(dim=1, keepdim=True), ends, torch.nan))  # type: ignore[no-any-return]
+
+
 def resize(values: Array, size: tuple[int, int], *, family: Family) -> Array:
     """(H, W) or (N, H, W) resampled to `size` (width, height), float32, bilinear: no value leaves the range, so no edge rings.
 
@@ -91,6 +110,13 @@ def resize(values: Array, size: tuple[int, int], *, family: Family) -> Array:
     if family is Family.V2:
         planes = F.interpolate(planes, shape, mode="bilinear", align_corners=True)
     else:
+        # much shrunk, pixels are averaged by area first: torch on a GPU refuses to do it in one step
+        rows, columns = (
+            side if side <= _MOST_SHRUNK * want else _MOST_SHRUNK // 2 * want
+            for side, want in zip(planes.shape[-2:], shape, strict=True)
+        )
+        if (rows, columns) != planes.shape[-2:]:
+            planes = F.adaptive_avg_pool2d(planes, (rows, columns))
         shrinks = shape[0] < planes.shape[-2] or shape[1] < planes.shape[-1]
         planes = F.interpolate(planes, shape, mode="bilinear", antialias=shrinks)
     return restore(planes.reshape(*tensor.shape[:-2], *shape))  # type: ignore[no-any-return]
@@ -103,25 +129,21 @@ def _min_max(depth: torch.Tensor, *, large_is_near: bool, value_range: tuple[flo
     if value_range is None:
         low, high = (end[:, None, None] for end in _finite_ends(depth))
     else:
-        low, high = (depth.new_tensor(end) for end in sorted(value_range))
+        low, high = (_scalar(end, depth) for end in sorted(value_range))
     scaled, has_contrast = _scaled(depth, low, high)
     near = scaled if large_is_near else 1 - scaled
     return near.masked_fill(depth.isnan() | ~has_contrast, 0)
 
 
 def _v2_style(depth: torch.Tensor, sky: torch.Tensor | None, value_range: tuple[float, float] | None) -> torch.Tensor:
-    import torch
 
-    disparity = 1 / (depth + EPSILON)
-    valid = disparity.isfinite()  # an infinite depth is: its disparity is 0
-    content = valid if sky is None else valid & (sky < SKY_THRESHOLD)
+    disparity, content = _disparity(depth, sky)
     if value_range is None:
-        ends = torch.stack([_percentile_ends(image[inside]) for image, inside in zip(disparity, content, strict=True)])
-        low, high = ends[:, 0, None, None], ends[:, 1, None, None]
+        low, high = (end[:, None, None] for end in _percentile_ends(disparity, content))
     else:
-        low, high = (depth.new_tensor(1 / (end + EPSILON)) for end in sorted(value_range, reverse=True))
+        low, high = (_scalar(1 / (end + EPSILON), depth) for end in sorted(value_range, reverse=True))
     scaled, has_contrast = _scaled(disparity, low, high)
-    near = scaled.sqrt().masked_fill(~valid | ~has_contrast, 0)
+    near = scaled.sqrt().masked_fill(~disparity.isfinite() | ~has_contrast, 0)
     return near if sky is None else near * _softened(content)
 
 
@@ -131,14 +153,27 @@ def _scaled(values: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> tupl
     return ((values * 0.5 - low * 0.5) / span).clamp(0, 1), span > 0
 
 
-def _percentile_ends(values: torch.Tensor) -> torch.Tensor:
-    """The 1st and 99th percentile of a 1-d tensor as elements of it (rank = percent of the count, cut); 0, 0 when it is empty."""
+def _disparity(depth: torch.Tensor, sky: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Disparity, and where it is content: finite (that of an infinite depth is: 0) and not sky."""
+    disparity = 1 / (depth + EPSILON)
+    content = disparity.isfinite()
+    return disparity, content if sky is None else content & (sky < SKY_THRESHOLD)
+
+
+def _percentile_ends(values: torch.Tensor, inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The 1st and 99th percentile of what is inside, (N,) each, as elements of it (rank = percent of the count, cut); 0, 0 of
+    nothing."""
+    sorted_values = ordered(values, inside)
+    some = sorted_values.count[:, 0] > 0
+    low, high = (sorted_values.element(percent).where(some, 0) for percent in (1, 99))
+    return low, high
+
+
+def _scalar(value: float, like: torch.Tensor) -> torch.Tensor:
+    """A number on a tensor's device, without waiting for it as a copy from the host would."""
     import torch
 
-    count = values.numel()
-    if count == 0:
-        return values.new_zeros(2)
-    return torch.stack([values.kthvalue(count * percent // 100 + 1).values for percent in (1, 99)])
+    return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
 def _softened(content: torch.Tensor) -> torch.Tensor:

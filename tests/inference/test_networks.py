@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from depth_core.inference import depth_anything_3, kernels, vision_transformer
-from depth_core.inference.depth_anything_3 import Fields, aligned, quantile, sky_filled
+from depth_core.inference.depth_anything_3 import Fields, aligned, sky_filled
+from depth_core.inference.quantiles import ordered
 
 
 @pytest.mark.parametrize("scores_at_once", [0, 1 << 18, 1 << 20, None])
@@ -56,10 +57,21 @@ def test_rotation_keeps_lengths_and_leaves_token_0_alone() -> None:
     torch.testing.assert_close(turned[..., 0, :], x[..., 0, :])
 
 
-def test_quantile_is_torchs_where_torch_has_one() -> None:
-    values = torch.rand(1001)
-    for q in (0.0, 0.25, 0.5, 0.99, 1.0):
-        torch.testing.assert_close(quantile(values, q), torch.quantile(values, q))
+@pytest.mark.parametrize("percent", [0, 1, 50, 99, 100])
+def test_percentiles_inside_a_mask_are_torchs_and_each_images_own(percent: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values, inside = torch.randn(4, 23, 37, generator=generator), torch.rand(4, 23, 37, generator=generator) < 0.6
+    inside[1] = True
+    inside[2] = False
+    inside[2, 5, :3] = True
+    found = ordered(values, inside)
+    for i in range(4):
+        expected = torch.quantile(values[i][inside[i]], percent / 100)
+        torch.testing.assert_close(found.percentile(percent)[i], expected)
+        assert torch.equal(ordered(values[i : i + 1], inside[i : i + 1]).percentile(percent)[0], found.percentile(percent)[i])
+        if percent < 100:
+            rank = int(inside[i].sum()) * percent // 100
+            assert found.element(percent)[i] == values[i][inside[i]].sort().values[rank]
 
 
 def fields(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

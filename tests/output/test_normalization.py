@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from depth_core.catalog import DepthKind, Family
 from depth_core.contract import NormalizationMode
-from depth_core.output.normalization import finite_range, picture, raw, resize
+from depth_core.output.normalization import finite_range, own_range, picture, raw, resize
 
 STANDARD, V2_STYLE, RAW = NormalizationMode.STANDARD, NormalizationMode.V2_STYLE, NormalizationMode.RAW
 DISPARITY, DEPTH = DepthKind.DISPARITY, DepthKind.RELATIVE_DEPTH
@@ -94,6 +94,28 @@ def test_a_fixed_range_scales_every_image_alike_and_clips() -> None:
     assert v2 == pytest.approx([1, 1, (1 / 3) ** 0.5, 0, 0], abs=1e-3)
 
 
+@pytest.mark.parametrize("mode", [STANDARD, V2_STYLE])
+def test_an_images_own_range_gives_the_picture_that_it_has_without_one(mode: NormalizationMode) -> None:
+    rng = np.random.default_rng(6)
+    depth, sky = rng.uniform(0.5, 9, (3, 40, 50)).astype(np.float32), rng.uniform(0, 1, (3, 40, 50)).astype(np.float32)
+    sky[2] = 1
+    ranges = own_range(depth, sky, kind=DEPTH, mode=mode)
+    for i in range(3):
+        one, its_sky = depth[i : i + 1], sky[i : i + 1]
+        by_itself = picture(one, its_sky, kind=DEPTH, mode=mode)
+        if np.isnan(ranges[i]).any():
+            assert (mode, i) == (V2_STYLE, 2), "all sky: no content"
+            assert (by_itself == 0).all()
+        else:
+            ends = tuple(ranges[i].tolist())
+            np.testing.assert_allclose(picture(one, its_sky, kind=DEPTH, mode=mode, value_range=ends), by_itself, atol=1e-3)
+
+
+def test_an_infinite_depth_does_not_make_the_own_range_infinite() -> None:
+    depth = np.array([[[1, 2, np.inf, np.inf]]], np.float32)
+    assert np.isfinite(own_range(depth, kind=DEPTH, mode=V2_STYLE)).all()
+
+
 def test_v2_style_cuts_a_percent_of_the_content_at_either_end() -> None:
     depth = 1 / np.linspace(1, 2, 1001, dtype=np.float32)[None, None]
     out = picture(depth, kind=DEPTH, mode=V2_STYLE)[0, 0]
@@ -151,6 +173,23 @@ def test_v2_keeps_its_corners_where_its_official_code_does() -> None:
     assert enlarged[0].tolist() == [0, 0.25, 0.5, 0.75, 1]
     batch = resize(torch.from_numpy(values)[None], (5, 5), family=Family.V2)
     assert torch.equal(batch[0], torch.from_numpy(enlarged))
+
+
+def test_a_map_that_shrinks_to_a_few_pixels_does_so_in_steps_that_a_gpu_can_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, interpolate = [], torch.nn.functional.interpolate
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "interpolate",
+        lambda planes, shape, **words: (
+            steps.append(max(planes.shape[-1] / shape[1], planes.shape[-2] / shape[0])) or interpolate(planes, shape, **words)
+        ),
+    )
+    ramp = np.tile(np.linspace(0, 1, 2058, dtype=np.float32), (2058, 1))
+    for side in (8, 11, 21, 100):
+        small = resize(ramp, (side, side), family=Family.V3)
+        np.testing.assert_allclose(small, np.tile((np.arange(side) + 0.5) / side, (side, 1)), atol=0.25 / side)
+    assert max(steps) <= 32
+    assert len(steps) == 4
 
 
 def test_shrinking_v3_averages_what_a_pixel_covers() -> None:
