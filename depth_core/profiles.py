@@ -50,13 +50,16 @@ class Profile(BaseModel):
                 near, far = np.array(value, np.float32)  # as the pictures are computed
             if not (np.isfinite(near) and np.isfinite(far) and near != far):
                 raise ValueError(f"[near, far] are two different finite numbers, not {list(value)}: every map would be black")
+            return min(value), max(value)  # one name for what gives the same pictures
         return value
 
     @model_validator(mode="after")
     def _range_fits_mode(self) -> Self:
         disparities = self.parameters.normalization_mode is NormalizationMode.V2_STYLE
-        if disparities and isinstance(self.range, tuple) and min(self.range) < 0:
-            raise ValueError(f"range {list(self.range)}: with V2-Style near and far are depths and not negative")
+        if disparities and isinstance(self.range, tuple) and min(self.range) <= 0:
+            raise ValueError(
+                f"range {list(self.range)}: with V2-Style near and far are depths above 0, or every map would be black"
+            )
         return self
 
     def pixel_words(self) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto (cuda, then mps, then cpu), or cpu, cuda, cuda:1, mps.")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it, fp32 elsewhere.")
     batch_pixels: int = Field(0, ge=0, description="Network pixels of a batch; 0: chosen from the device.")
-    max_network_pixels: int = Field(8_000_000, ge=65_536, description="Thin panoramas that need more are failed records.")
+    max_network_pixels: int = Field(13_000_000, ge=65_536, description="Thin panoramas that need more are failed records.")
     checkpoints_url: str = Field("", description="Folder or fsspec URL with one subfolder per model (v2/large, ...).")
     checkpoints: dict[str, str] = Field(
         default_factory=dict, description='JSON, model -> path or fsspec URL: {"v2/giant": "s3://weights/giant.safetensors"}.'

@@ -87,7 +87,7 @@ class TestProfiles:
         return path
 
     def test_profiles_come_in_the_order_of_the_file(self) -> None:
-        path = self.write('[b.parameters]\nmodel = "tiny"\n[a]\ndepth16 = true\nrange = [0, 5.5]\n')
+        path = self.write('[b.parameters]\nmodel = "tiny"\n[a]\ndepth16 = true\nrange = [5.5, 0]\n')
         loaded = profiles.load(path)
         assert list(loaded) == ["b", "a"]
         assert loaded["b"].parameters.model == "tiny"
@@ -110,8 +110,12 @@ class TestProfiles:
             ("[a]\nrange = [2, 2.0]\n", "two different finite numbers"),
             ("[a]\nrange = [2, 2.0000000001]\n", "two different finite numbers"),
             (
+                "[a]\nrange = [0, 5]\n[a.parameters]\nmodel = 'base'\nuseVersion3 = true\nnormalizationMode = 'V2-Style'\n",
+                "depths above 0",
+            ),
+            (
                 "[a]\nrange = [-1, 5]\n[a.parameters]\nmodel = 'base'\nuseVersion3 = true\nnormalizationMode = 'V2-Style'\n",
-                "V2-Style.*not negative",
+                "depths above 0",
             ),
         ],
     )

@@ -205,7 +205,7 @@ class _Work:
         spooled: dict[str, Range] = {}
         ends: dict[str, Range] = {}
         if not self.redo.everything:
-            spooled = {sha: found for sha in wanted if (found := stages.spooled_ends(self.store, f"{kept_in}/{sha}"))}
+            spooled = {sha: found for sha in wanted if (found := stages.spooled_range(self.store, f"{kept_in}/{sha}"))}
             ends = spooled | self._ends_before(wanted)
         failed: dict[str, Outcome] = {}
 
@@ -222,8 +222,18 @@ class _Work:
                 if outcome.status == records.FAILED:
                     failed[sha] = outcome
                 else:
-                    spooled[sha] = _ends(outcome)
+                    assert outcome.ends is not None
+                    spooled[sha] = outcome.ends
                     ends.setdefault(sha, spooled[sha])  # a second look differs in the last digit, and so would the range
+
+        def render(images: Iterable[str]) -> dict[str, Outcome]:
+            return self._pass(
+                self._items({sha: folders[sha] for sha in images if sha not in failed}),
+                predictor,
+                self._plan(resolved),
+                progress,
+                local.Steps(prepare=stages.unspool(self.store, kept_in), predict=stages.render),
+            )
 
         with self.load(self.checkpoint) as predictor:
             progress.started = time.monotonic()
@@ -234,18 +244,26 @@ class _Work:
             # Of images done before only the ends are known: those that must be rendered again need their numbers again.
             measure([sha for sha in folders if sha not in done and sha not in spooled])
             progress.reused = len(done)
-            made = self._pass(
-                self._items({sha: folder for sha, folder in folders.items() if sha not in done and sha not in failed}),
-                predictor,
-                self._plan(resolved),
-                progress,
-                local.Steps(prepare=stages.unspool(self.store, kept_in), predict=stages.render),
-            )
+            made = render(sha for sha in folders if sha not in done)
+            if lost := self._lost(made, kept_in):
+                # another run of this chunk came to its end meanwhile and took the numbers away, most likely having made these
+                progress.done -= len(lost)
+                progress.failed -= len(lost)
+                there = _done({sha: folders[sha] for sha in lost}, {}, Redo(verify=True), self.store)
+                progress.reused += len(there)
+                missing = [sha for sha in lost if sha not in there]
+                measure(missing)
+                made |= there | render(missing)
             progress.ended = time.monotonic()
             progress.done += len(failed)
             progress.failed += len(failed)
         self.on_progress(progress)
         return failed | {sha: replace(outcome, ends=ends[sha]) for sha, outcome in (done | made).items()}, progress
+
+    def _lost(self, made: Mapping[str, Outcome], kept_in: str) -> list[str]:
+        """Images that failed because their numbers are no longer where the first pass left them."""
+        failures = [sha for sha, outcome in made.items() if outcome.status == records.FAILED]
+        return [sha for sha in failures if stages.spooled_range(self.store, f"{kept_in}/{sha}") is None]
 
     def _ends_before(self, wanted: Sequence[str]) -> dict[str, Range]:
         """What the network said of images in an earlier run, as far as their folders tell that it was this very network."""
@@ -334,15 +352,10 @@ class _Work:
         return Plan(self.profile.parameters, depth16=self.profile.depth16, value_range=value_range)
 
 
-def _ends(outcome: Outcome) -> Range:
-    assert outcome.depth_min is not None
-    assert outcome.depth_max is not None
-    return outcome.depth_min, outcome.depth_max
-
-
 def _span(ends: Collection[Range]) -> Range | None:
     """The range that several span together; None when there is none."""
-    return (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
+    known = [(low, high) for low, high in ends if low <= high]  # NaN: of an image that has none, all sky for example
+    return (min(low for low, _ in known), max(high for _, high in known)) if known else None
 
 
 def _fixed_range(profile: Profile) -> Range | None:

@@ -86,7 +86,8 @@ class Measured:
     prepared: Prepared
     depth: torch.Tensor
     sky: torch.Tensor | None
-    ends: torch.Tensor
+    ends: torch.Tensor  # float32 (2,), as of Rendered
+    own_range: torch.Tensor  # float32 (2,): what the gray scale would span if it were this image's own; NaN: nothing
     arrive: Callable[[], float]
 
 
@@ -104,6 +105,7 @@ def prepare(item: Item, predictor: Predictor, plan: Plan, settings: Settings) ->
         name=item.name,
         settings=settings,
         wanted=lambda width, height: predictor.network_size(width, height, limit),
+        reduce=predictor.takes_reduced_jpegs,
     )
     size = predictor.network_size(image.width, image.height, limit)
     pixels = predictor.prepare(image.rgb, size)
@@ -139,9 +141,14 @@ def measure(batch: Sequence[Prepared], predictor: Predictor, plan: Plan) -> list
     with torch.inference_mode():
         prediction = predictor.predict(_stacked(batch, predictor.device))
         ends = _to_host(normalization.finite_range(prediction.depth))
+        mode, kind = plan.parameters.normalization_mode, predictor.spec.kind
+        ranges = _to_host(normalization.own_range(prediction.depth, prediction.sky, kind=kind, mode=mode))
         depths, skies = _to_host(prediction.depth), None if prediction.sky is None else _to_host(prediction.sky)
         arrive = clock()
-        return [Measured(image, depths[n], None if skies is None else skies[n], ends[n], arrive) for n, image in enumerate(batch)]
+        return [
+            Measured(image, depths[n], None if skies is None else skies[n], ends[n], ranges[n], arrive)
+            for n, image in enumerate(batch)
+        ]
 
 
 def render(batch: Sequence[Prepared], predictor: Predictor, plan: Plan) -> list[Rendered]:
@@ -262,7 +269,7 @@ def write(rendered: Rendered, predictor: Predictor, plan: Plan, store: Store, *,
         output=encode.Size(width=gray.shape[1], height=gray.shape[0]),
         source_sha256=image.sha256,
         parameters=plan.parameters,
-        range=plan.value_range,
+        range=None if plan.value_range is None else _times(plan.value_range, metres or 1.0),
         focal_px=image.focal_px,
         seconds={stage: round(spent, 4) for stage, spent in image.seconds.items()},
         finished_at=records.now(),
@@ -274,12 +281,17 @@ def write(rendered: Rendered, predictor: Predictor, plan: Plan, store: Store, *,
     return records.outcome_from_sidecar(image.item.folder, written.as_json(), reused=False)
 
 
+def _times(ends: tuple[float, float], factor: float) -> tuple[float, float]:
+    return ends[0] * factor, ends[1] * factor
+
+
 def spool(measured: Measured, predictor: Predictor, plan: Plan, store: Store, *, png_level: int = 1) -> Outcome:
     """Keeps the network's numbers under the item's folder, the facts last. Raises as `write` does."""
     del png_level
     image = measured.prepared
     image.seconds["predict"] = measured.arrive()
-    low, high = _finite(measured.ends, predictor)
+    _finite(measured.ends, predictor)
+    own_range = tuple(measured.own_range.tolist())
     file = BytesIO()
     fields = {"depth": measured.depth.numpy()} | ({} if measured.sky is None else {"sky": measured.sky.numpy()})
     np.savez(file, **fields)  # type: ignore[arg-type]
@@ -290,18 +302,18 @@ def spool(measured: Measured, predictor: Predictor, plan: Plan, store: Store, *,
         "source_size": image.source_size,
         "focal_px": image.focal_px,
         "seconds": image.seconds,
-        "ends": (low, high),
+        "own_range": own_range,
     }
     store.write(f"{image.item.folder}.json", json.dumps(facts).encode())
-    return Outcome(image.sha256, records.SUCCEEDED, image.item.folder, depth_min=low, depth_max=high, finished_at=records.now())
+    return Outcome(image.sha256, records.SUCCEEDED, image.item.folder, ends=own_range, finished_at=records.now())
 
 
-def spooled_ends(store: Store, folder: str) -> tuple[float, float] | None:
-    """Least and greatest number of an image that was spooled under a folder; None when it was not."""
+def spooled_range(store: Store, folder: str) -> tuple[float, float] | None:
+    """The own range of an image that was spooled under a folder; None when it was not."""
     facts = store.read_or_none(f"{folder}.json")
     if facts is None:
         return None
-    low, high = json.loads(facts)["ends"]
+    low, high = json.loads(facts)["own_range"]
     return low, high
 
 

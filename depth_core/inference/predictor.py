@@ -53,6 +53,11 @@ class Predictor:
         with _intra_op_threads(1):
             return self._loaded.prepare(rgb, size)
 
+    @property
+    def takes_reduced_jpegs(self) -> bool:
+        """Whether a JPEG decoded at a fraction is near enough: where an official network defines its input, it is not."""
+        return self.spec.family is Family.TINY
+
     def batch_size(self, size: tuple[int, int]) -> int:
         """How many images of `size` to predict at once: at least 1.
 
@@ -98,13 +103,17 @@ class Predictor:
         """What to multiply the network's numbers by to have metres; None where they have no unit.
 
         metric_large: metres = number * focal / 300, the focal length in pixels of the network's input; `focal_px` is in pixels of
-        the source (widths of both scale it), None when unknown, and then so are the metres. nested_giant_large: metres already.
+        the source, None when unknown, and then so are the metres. The mean of both sides scales it, since one was rounded to the
+        patch: turning a photo changes nothing. nested_giant_large: metres already.
         """
         if self.spec.kind is not DepthKind.METRIC_DEPTH:
             return None
         if self.spec.name == "nested_giant_large":
             return 1.0
-        return None if focal_px is None else focal_px * network_size[0] / source_size[0] / FOCAL_OF_METRIC
+        if focal_px is None:
+            return None
+        scale = sum(after / before for after, before in zip(network_size, source_size, strict=True)) / 2
+        return focal_px * scale / FOCAL_OF_METRIC
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """True when the device had no room for a batch, which a smaller one may have."""

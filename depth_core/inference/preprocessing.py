@@ -65,22 +65,39 @@ def normalised(
     return planes.contiguous().mul_(factor).sub_(offset)
 
 
+_ROWS_AT_ONCE = 64  # of the output: what they are made of stays in a core's caches
+
+
 def _resample(image: torch.Tensor, size: tuple[int, int], method: Method) -> torch.Tensor:
     """(H, W, 3) of any dtype to float32 (3, h, w)."""
     import torch
     import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 
     height, width, _ = image.shape
-    rows = image.reshape(height, width * 3).float()
+    rows = image.reshape(height, width * 3)
     if height != size[1]:
         taps, weights = (torch.from_numpy(array) for array in _taps(height, size[1], method))
-        rows = F.embedding_bag(taps, rows, mode="sum", per_sample_weights=weights)
-    columns = rows.view(size[1], width, 3).permute(1, 2, 0)
+        parts = zip(torch.split(taps, _ROWS_AT_ONCE), torch.split(weights, _ROWS_AT_ONCE), strict=True)
+        rows = torch.cat([_mixed(rows, *part) for part in parts])
+    columns = rows.float().view(size[1], width, 3).permute(1, 2, 0)
     if width != size[0]:
         taps, weights = (torch.from_numpy(array) for array in _taps(width, size[0], method))
         columns = F.embedding_bag(taps, columns.reshape(width, 3 * size[1]), mode="sum", per_sample_weights=weights)
         columns = columns.view(size[0], 3, size[1])
     return columns.permute(1, 2, 0).contiguous()
+
+
+def _mixed(rows: torch.Tensor, taps: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted sums of rows, float32 (n, W), for taps (n, K): no more rows than are needed become float32."""
+    import torch
+    import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+
+    first, end = int(taps.min()), int(taps.max()) + 1
+    if taps.numel() < end - first:  # far fewer rows than there are: each by itself
+        needed, taps = rows[taps.flatten()], torch.arange(taps.numel()).view_as(taps)
+    else:
+        needed, taps = rows[first:end], taps - first
+    return F.embedding_bag(taps, needed.float(), mode="sum", per_sample_weights=weights)
 
 
 @functools.lru_cache(maxsize=256)

@@ -100,13 +100,15 @@ def decode(
     name: str = "",
     settings: Settings,
     wanted: Callable[[int, int], tuple[int, int]] | None = None,
+    reduce: bool = True,
 ) -> DecodedImage:
     """The first picture of a file.
 
-    `wanted` maps the source's width and height to the size that the network will see: a JPEG far larger than that is decoded at
-    1/2, 1/4 or 1/8 (while decoding, which is cheaper), as long as both sides stay at least twice the network's. `name` is the
-    file's path or URL, for strict_extension. Transparency is laid over white, as most pages that show such pictures do. 16-bit
-    samples span 0 to 65535; other integers and floats span what the picture has, floats between 0 and 1 that.
+    `wanted` maps the source's width and height to the size that the network will see, before anything is decoded. With `reduce` a
+    JPEG far larger than that is decoded at 1/2, 1/4 or 1/8, which is cheaper, as long as both sides stay at least twice the
+    network's: not quite the pixels that resizing the whole picture gives. `name` is the file's path or URL, for
+    strict_extension. Transparency is laid over white, as most pages that show such pictures do. 16-bit samples span 0 to 65535;
+    other integers and floats span what the picture has, floats between 0 and 1 that.
 
     Runs in many threads at once. Raises ImageError: EMPTY_FILE, NOT_AN_IMAGE, EXTENSION_MISMATCH, TRUNCATED_IMAGE, TOO_SMALL,
     TOO_MANY_PIXELS, OUT_OF_MEMORY, and whatever `wanted` raises.
@@ -130,8 +132,10 @@ def decode(
         turn = None if form == "tiff" else _TURNS.get(orientation)
         width, height = image.size if orientation < 5 or form == "tiff" else image.size[::-1]
         scaled = False
-        if wanted is not None and form == "jpeg":
-            scaled = _draft(image, wanted(width, height), turned=(width, height) != image.size)
+        if wanted is not None:
+            network = wanted(width, height)
+            if reduce and form == "jpeg":
+                scaled = _draft(image, network, turned=(width, height) != image.size)
         try:
             if form == "png":
                 _check_png(data)
@@ -314,19 +318,26 @@ def _exif(image: Image.Image) -> tuple[int, float | None]:
     return (orientation if orientation in _TURNS else 1), focal
 
 
+_CROPPED = 0.02  # of the aspect ratio: as much may come from rounding sides to whole blocks
+
+
 def _focal_px(camera: dict[int, object], width: int, height: int) -> float | None:
     """Focal length in pixels, from EXIF's camera tags.
 
     From the 35 mm equivalent f35, which compares diagonals (CIPA DCG-001): f35 * sqrt(w^2 + h^2) / sqrt(36^2 + 24^2). Else from
-    the focal length in mm times the sensor's pixels per mm, scaled from the width that the camera recorded to this one.
+    the focal length in mm times the sensor's pixels per mm, scaled from the long side that the camera recorded to this one (some
+    programs turn the pixels and not the numbers). Unknown when the shape is not the one that the camera recorded: a crop.
     """
     tags = ExifTags.Base
+    recorded = [_number(camera.get(tag)) for tag in (tags.ExifImageWidth, tags.ExifImageHeight)]
+    if all(recorded) and abs(max(recorded) / min(recorded) * min(width, height) / max(width, height) - 1) > _CROPPED:
+        return None
     pixels = _number(camera.get(tags.FocalLengthIn35mmFilm)) * math.hypot(width, height) / math.hypot(36, 24)
     if not pixels:
         unit_mm = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}.get(int(_number(camera.get(tags.FocalPlaneResolutionUnit)) or 2), 25.4)
         per_mm = _number(camera.get(tags.FocalPlaneXResolution)) / unit_mm
-        recorded = _number(camera.get(tags.ExifImageWidth)) or width
-        pixels = _number(camera.get(tags.FocalLength)) * per_mm * width / recorded
+        long_side = max(recorded) or max(width, height)
+        pixels = _number(camera.get(tags.FocalLength)) * per_mm * max(width, height) / long_side
     # Fisheyes and telescopes included; outside of this EXIF is wrong.
     return pixels if 0.1 < pixels / max(width, height) < 100 else None
 

@@ -23,7 +23,7 @@ from depth_core.storage import Store
 
 # Raise by hand when the same parameters and weights give other pixels or other files than before. It is part of every folder's
 # name, so raising it recomputes everything: it is not the release's number, and a release alone must never change it.
-OUTPUT_VERSION = 1
+OUTPUT_VERSION = 2
 
 PNG, TIFF, PNG16, SIDECAR = "depth.png", "depth.tiff", "depth16.png", "depth.json"
 RESULT_ORDER = (PNG, TIFF, PNG16, SIDECAR)
@@ -129,14 +129,14 @@ class Sidecar(_Words):
     kind: DepthKind
     unit: str | None  # "m", or None where the numbers have no unit
     large_means: Literal["near", "far"]  # of the network's numbers, min and max among them; the file has it for depth.tiff
-    min: float  # of the network's own numbers, before any normalization
+    min: float  # of the network's numbers before any normalization, in `unit`
     max: float
     source: Size
     process: Size  # what the network saw
     output: Size  # of the pictures
     source_sha256: str
     parameters: DepthParameters  # in the API's spelling
-    range: tuple[float, float] | None = None  # network numbers that the gray scale spans; None: this image's own
+    range: tuple[float, float] | None = None  # that the gray scale spans, as min and max; None: this image's own
     focal_px: float | None = None  # of the source's full width, where its EXIF says so
     files: tuple[str, ...] = ()  # in the order of the API's `results`; `write` fills it in
     seconds: Mapping[str, float] = Field(default_factory=dict)  # by stage, as far as known when this was written

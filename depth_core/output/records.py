@@ -72,7 +72,7 @@ class Outcome:
     error_message: str | None = None
     finished_at: str = ""  # RFC 3339, UTC
     reused: bool = False  # was there already
-    ends: tuple[float, float] | None = None  # of the network's own numbers, in no unit; known where a chunk shares one range
+    ends: tuple[float, float] | None = None  # own range, in the network's numbers (NaN: none); known where a chunk shares one
 
 
 _OUTCOME_FIELDS = tuple(f.name for f in fields(Outcome))

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from depth_core import catalog
 from depth_core.contract import DepthParameters
 from depth_core.engine.stages import Plan
-from depth_core.inference import checkpoints, predictor
+from depth_core.inference import checkpoints, predictor, preprocessing
+from depth_core.inference.prediction import Prediction
 from depth_core.profiles import Profile
 from depth_core.settings import Settings
 from depth_core.storage import Store
@@ -37,6 +39,28 @@ def tiny() -> Iterator[predictor.Predictor]:
     network = predictor.load(checkpoints.resolve(catalog.BY_KEY["tiny"], now), now)
     yield network
     network.close()
+
+
+class KnownNetwork:
+    """In the place of weights: depth is 1 at black and grows with red, sky is where blue is strong. No pixel knows another."""
+
+    def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+        return preprocessing.area_or_cubic(rgb, size) / 255
+
+    def predict(self, batch: torch.Tensor) -> Prediction:
+        return Prediction(1 + 9 * batch[:, 0], (batch[:, 2] > 0.9).float())
+
+
+@pytest.fixture
+def known(settings: Settings) -> Callable[[str], predictor.Predictor]:
+    """Makes a predictor of a V3 model by its name, "metric_large" for example, whose numbers can be foretold."""
+
+    def make(name: str) -> predictor.Predictor:
+        spec = catalog.BY_KEY[f"v3/{name}"]
+        checkpoint = checkpoints.Checkpoint(spec, "known", checkpoints.BUNDLED, "0" * 16, spec.licence)
+        return predictor.Predictor(checkpoint, KnownNetwork(), settings, device="cpu", precision="fp32")
+
+    return make
 
 
 @pytest.fixture

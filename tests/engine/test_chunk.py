@@ -9,10 +9,12 @@ from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from depth_core import catalog
+from depth_core.contract import DepthParameters
 from depth_core.engine import chunk, stages
 from depth_core.engine.chunk import Redo, Result, Source
 from depth_core.errors import ModelUnavailableError
@@ -272,6 +274,65 @@ class TestOneRangeForTheChunk:
                 run(images)
         monkeypatch.setattr(tiny, "predict", lambda batch: pytest.fail("the network ran again"))
         assert {outcome.status for outcome in run(images).outcomes.values()} == {"succeeded"}
+
+    def test_a_run_whose_numbers_another_run_of_the_chunk_took_away_ends_with_a_complete_table_all_the_same(
+        self, run: Run, store: Store, photo: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        images = keep(store, *(photo(seed=n) for n in range(3)), b"no image")
+        render, others = stages.render, []
+
+        def meanwhile(*words: Any) -> Any:
+            if not others:
+                others.append("begun")
+                others.append(run(images, run_id="other"))  # to its end, before this one renders its second image
+            return render(*words)
+
+        monkeypatch.setattr(stages, "render", meanwhile)
+        result = run(images)
+        assert [outcome.error_kind for outcome in result.outcomes.values()] == [None, None, None, "not_an_image"]
+        assert {sha: o.folder for sha, o in result.outcomes.items()} == {sha: o.folder for sha, o in others[1].outcomes.items()}
+        assert (result.progress.left, result.progress.failed) == (0, 1)
+
+    def test_numbers_that_were_taken_away_before_the_other_run_had_made_the_image_are_computed_again(
+        self, run: Run, store: Store, photo: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        images = keep(store, *(photo(seed=n) for n in range(3)))
+        unspool, taken = stages.unspool, []
+
+        def gone(where: Store, folder: str) -> Any:
+            if not taken:
+                taken.extend(where.keys("spool"))
+                for key in taken:
+                    where.delete(key)
+            return unspool(where, folder)
+
+        monkeypatch.setattr(stages, "unspool", gone)
+        result = run(images)
+        assert taken
+        assert {outcome.status for outcome in result.outcomes.values()} == {"succeeded"}
+        assert (result.progress.done, result.progress.left, result.progress.failed) == (3, 0, 0)
+
+    @pytest.mark.parametrize("mode", ["Standard", "V2-Style"])
+    def test_the_range_of_a_single_image_is_what_it_would_have_by_itself(
+        self, run: Run, store: Store, profile: Profile, known: Any, mode: str
+    ) -> None:
+        @contextmanager
+        def load(checkpoint: checkpoints.Checkpoint) -> Iterator[Predictor]:
+            yield known("mono_large")
+
+        words = {"useVersion3": True, "model": "mono_large", "resolutionLowerLimit": 256, "normalizationMode": mode}
+        pixels = np.random.default_rng(0).integers(0, 256, (280, 350, 3), dtype=np.uint8)
+        pixels[:40] = (255, 0, 255)  # sky, farther than all else
+        file = BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        (image,) = keep(store, file.getvalue())
+        pictures = []
+        for value_range in ("image", "chunk"):
+            now = profile.model_copy(update={"parameters": DepthParameters.model_validate(words), "range": value_range})
+            (outcome,) = run([image], profile=now, load=load).outcomes.values()
+            pictures.append(np.asarray(Image.open(BytesIO(store.read(f"{outcome.folder}/depth.png"))), int))
+        assert np.ptp(pictures[0]) > 100
+        assert np.abs(pictures[0] - pictures[1]).max() <= 1
 
     def test_a_chunk_in_which_every_image_fails_has_no_range_and_is_complete(self, run: Run, store: Store) -> None:
         assert [o.error_kind for o in run(keep(store, b"no image")).outcomes.values()] == ["not_an_image"]

@@ -227,6 +227,18 @@ def with_camera(encode: Encode, size: tuple[int, int], **tags: Any) -> bytes:
         ({"FocalLength": 10.0, "FocalPlaneXResolution": 50.0, "FocalPlaneResolutionUnit": 4}, 500.0),
         ({"FocalLength": 10.0, "FocalPlaneXResolution": 1270.0}, 500.0),  # no unit: inches
         ({"FocalLength": 10.0, "FocalPlaneXResolution": 500.0, "FocalPlaneResolutionUnit": 3, "ExifImageWidth": 800}, 250.0),
+        (
+            {
+                "FocalLength": 10.0,
+                "FocalPlaneXResolution": 500.0,
+                "FocalPlaneResolutionUnit": 3,
+                "ExifImageWidth": 600,
+                "ExifImageHeight": 800,
+            },
+            250.0,
+        ),  # turned, and the numbers not
+        ({"FocalLengthIn35mmFilm": 28, "ExifImageWidth": 4000, "ExifImageHeight": 3008}, 28 * 500 / (36**2 + 24**2) ** 0.5),
+        ({"FocalLengthIn35mmFilm": 28, "ExifImageWidth": 800, "ExifImageHeight": 300}, None),  # cropped
         ({"FocalLength": 10.0}, None),
         ({"FocalLengthIn35mmFilm": 0}, None),
         ({"FocalLengthIn35mmFilm": 65535}, None),
@@ -256,6 +268,12 @@ def test_a_large_jpeg_is_decoded_smaller_but_never_under_twice_the_network(
     assert image.rgb.shape[:2] == shape
     assert (image.width, image.height, image.scaled) == (600, 400, shape != (400, 600))
     assert_close(image.rgb, [RED, GREEN, BLUE, WHITE])
+
+
+def test_a_large_jpeg_is_decoded_whole_where_its_pixels_matter(quarters: Image.Image, encode: Encode, settings: Settings) -> None:
+    data = encode(quarters.resize((600, 400), Image.Resampling.NEAREST), "JPEG")
+    image = decode(data, settings=settings, wanted=lambda width, height: (37, 25), reduce=False)
+    assert (image.rgb.shape[:2], image.scaled) == ((400, 600), False)
 
 
 def test_a_turned_jpeg_is_decoded_smaller_by_its_upright_size(quarters: Image.Image, encode: Encode, settings: Settings) -> None:
