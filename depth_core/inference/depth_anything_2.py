@@ -6,9 +6,11 @@ torch: load it inside functions only.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +20,6 @@ from depth_core.inference import preprocessing, weights
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.inference.kernels import attention, pack
 from depth_core.inference.prediction import Prediction
-from depth_core.inference.transformers_checkpoint import quietly
 from depth_core.inference.vision_transformer import resized_positions
 
 # name: hidden size, layers, heads, taps (1-based), channels of the four levels, channels of the fusion
@@ -40,6 +41,7 @@ class DepthAnything2:
 
     def __init__(self, checkpoint: Checkpoint, *, device: str, autocast: bool) -> None:
         file = weights.find(checkpoint.path)
+        _check_config(checkpoint.spec.name, file.with_name("config.json"))
         self._model = build(checkpoint.spec.name, weights.read(file), origin=str(file)).to(device)
         self._autocast = autocast
         if device == "cpu" and not autocast:
@@ -90,28 +92,21 @@ def config(name: str) -> Any:
 def build(name: str, tensors: Mapping[str, torch.Tensor], *, origin: str) -> Any:
     """transformers' DepthAnythingForDepthEstimation in float32 with these weights, in either layout.
 
-    Raises ModelUnavailableError listing what is missing or misshapen.
+    Raises ModelUnavailableError listing, by the file's own names, what is missing, misshapen or no usable numbers.
     """
     import transformers
 
-    state = dict(_hugging_face_layout(tensors) if "pretrained.pos_embed" in tensors else tensors)
-    state = {key: tensor.float() for key, tensor in state.items()}
-    try:
-        with quietly():
-            model, report = transformers.DepthAnythingForDepthEstimation.from_pretrained(
-                None,
-                config=config(name),
-                state_dict=state,
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-            )
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise ModelUnavailableError(f"{origin} cannot be loaded as v2/{name}: {error}") from None
-    missing = sorted(key for key in report["missing_keys"] if not _UNUSED.search(key))
-    misshapen = sorted(str(entry) for entry in report["mismatched_keys"] if not _UNUSED.search(entry[0]))
-    if missing or misshapen:
-        raise ModelUnavailableError(weights.complaint(origin, f"v2/{name}", missing, misshapen))
+    with torch.device("meta"):
+        model = transformers.DepthAnythingForDepthEstimation(config(name))
+    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    layout = _original if "pretrained.pos_embed" in tensors else _hugging_face
+    # transformers' own names are read too: what state_dict() says is what some people save
+    places = {key: _Place(key) if key in tensors else layout(key) for key in shapes if not _UNUSED.search(key)}
+    wanted = {place.key: (place.parts * shapes[key][0], *shapes[key][1:]) for key, place in places.items()}
+    used = weights.check_against(tensors, wanted, origin=origin, model=f"v2/{name}")
+    state = {key: used[place.key].chunk(place.parts)[place.part] for key, place in places.items()}
+    state |= {key: torch.zeros(shapes[key]) for key in shapes.keys() - places.keys()}
+    model.load_state_dict(state, assign=True)
     transformers.AttentionInterface.register(_ATTENTION, _attention)
     transformers.AttentionMaskInterface.register(_ATTENTION, lambda *_, **__: None)  # nothing is ever masked
     model.backbone.set_attn_implementation(_ATTENTION)
@@ -130,44 +125,91 @@ def _attention(
     return attention(query, key, value), None
 
 
-def _hugging_face_layout(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The original layout's tensors under the names of the Hugging Face layout; what has no counterpart is left out."""
-    for key, tensor in tensors.items():
-        if match := re.fullmatch(r"pretrained\.blocks\.(\d+)\.attn\.qkv\.(weight|bias)", key):
-            for name, part in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                yield f"backbone.encoder.layer.{match[1]}.attention.attention.{name}.{match[2]}", part
-            continue
-        for pattern, replacement in _RENAMES:
-            renamed, count = pattern.subn(replacement, key)
-            if count:
-                yield renamed, tensor
-                break
+def _check_config(name: str, file: Path) -> None:
+    """Refuses a folder whose config.json is of a network with the same keys that answers otherwise.
+
+    Metric V2 (large is far, where V2 says near) and V1 (other taps). A file without its configuration cannot be told apart.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+        backbone = content.get("backbone_config") or {}
+        hidden, _, _, taps, _, _ = SIZES[name]
+        faults = [
+            f"{key} is {found.get(key)!r}, not {expected!r}"
+            for found, key, expected in (
+                (content, "depth_estimation_type", "relative"),
+                (backbone, "hidden_size", hidden),
+                (backbone, "out_indices", taps),
+            )
+            if found.get(key) not in (None, expected)
+        ]
+    except (OSError, ValueError, AttributeError, RecursionError):  # none, or none of a network
+        return
+    if faults:
+        raise ModelUnavailableError(
+            f"{file} is of another network than v2/{name} ({'; '.join(faults)}): point to that model's own folder, or, if the "
+            "weights beside it are that model's, take it away"
+        )
 
 
-def _level(match: re.Match[str]) -> str:
-    unit = {"out_conv": "projection", "resConfUnit1": "residual_layer1", "resConfUnit2": "residual_layer2"}[match[2]]
-    rest = match[3].replace("conv", "convolution")
-    return f"neck.fusion_stage.layers.{4 - int(match[1])}.{unit}{rest}"  # ours to theirs: the deepest level comes first
+class _Place(NamedTuple):
+    """Where a file has a parameter of transformers' class: the key, and which of how many parts of its first side."""
+
+    key: str
+    part: int = 0
+    parts: int = 1
+
+
+_GATE = ("gate", "up")
+_QKV = ("query", "key", "value")
+
+
+def _hugging_face(key: str) -> _Place:
+    """In the layout of the published checkpoints, from which transformers' own names differ, in some of its releases."""
+    if match := re.fullmatch(r"(.+\.attention\.)([qkvo])_proj\.(\w+)", key):
+        published = {"q": "attention.query", "k": "attention.key", "v": "attention.value", "o": "output.dense"}[match[2]]
+        return _Place(f"{match[1]}{published}.{match[3]}")
+    if match := re.fullmatch(r"(.+\.mlp\.)(gate|up)_proj\.(\w+)", key):
+        return _Place(f"{match[1]}weights_in.{match[3]}", _GATE.index(match[2]), len(_GATE))
+    return _Place(re.sub(r"\.mlp\.down_proj\.", ".mlp.weights_out.", key))
+
+
+def _original(key: str) -> _Place:
+    """In the layout of the authors' .pth files."""
+    key, part, parts = _hugging_face(key)
+    if match := re.fullmatch(r"backbone\.encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.(\w+)", key):
+        return _Place(f"pretrained.blocks.{match[1]}.attn.qkv.{match[3]}", _QKV.index(match[2]), len(_QKV))
+    for pattern, replacement in _RENAMES:
+        renamed, count = pattern.subn(replacement, key)
+        if count:
+            return _Place(renamed, part, parts)
+    return _Place(key)
+
+
+def _fusion(match: re.Match[str]) -> str:
+    unit = {"projection": "out_conv", "residual_layer1": "resConfUnit1", "residual_layer2": "resConfUnit2"}[match[2]]
+    rest = match[3].replace("convolution", "conv")
+    return f"depth_head.scratch.refinenet{4 - int(match[1])}.{unit}{rest}"  # theirs to ours: the deepest level comes last
 
 
 _RENAMES = [
     (re.compile(rf"^{pattern}"), replacement)
     for pattern, replacement in (
-        (r"pretrained\.(cls_token|mask_token)$", r"backbone.embeddings.\1"),
-        (r"pretrained\.pos_embed$", "backbone.embeddings.position_embeddings"),
-        (r"pretrained\.patch_embed\.proj\.", "backbone.embeddings.patch_embeddings.projection."),
-        (r"pretrained\.norm\.", "backbone.layernorm."),
-        (r"pretrained\.blocks\.(\d+)\.attn\.proj\.", r"backbone.encoder.layer.\1.attention.output.dense."),
-        (r"pretrained\.blocks\.(\d+)\.ls([12])\.gamma$", r"backbone.encoder.layer.\1.layer_scale\2.lambda1"),
-        (r"pretrained\.blocks\.(\d+)\.mlp\.w12\.", r"backbone.encoder.layer.\1.mlp.weights_in."),
-        (r"pretrained\.blocks\.(\d+)\.mlp\.w3\.", r"backbone.encoder.layer.\1.mlp.weights_out."),
-        (r"pretrained\.blocks\.(\d+)\.(norm[12]|mlp\.fc[12])\.", r"backbone.encoder.layer.\1.\2."),
-        (r"depth_head\.projects\.(\d)\.", r"neck.reassemble_stage.layers.\1.projection."),
-        (r"depth_head\.resize_layers\.(\d)\.", r"neck.reassemble_stage.layers.\1.resize."),
-        (r"depth_head\.scratch\.layer(\d)_rn\.weight$", lambda match: f"neck.convs.{int(match[1]) - 1}.weight"),
-        (r"depth_head\.scratch\.refinenet(\d)\.(out_conv|resConfUnit[12])(\..+)$", _level),
-        (r"depth_head\.scratch\.output_conv1\.", "head.conv1."),
-        (r"depth_head\.scratch\.output_conv2\.0\.", "head.conv2."),
-        (r"depth_head\.scratch\.output_conv2\.2\.", "head.conv3."),
+        (r"backbone\.embeddings\.cls_token$", "pretrained.cls_token"),
+        (r"backbone\.embeddings\.position_embeddings$", "pretrained.pos_embed"),
+        (r"backbone\.embeddings\.patch_embeddings\.projection\.", "pretrained.patch_embed.proj."),
+        (r"backbone\.layernorm\.", "pretrained.norm."),
+        (r"backbone\.encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"pretrained.blocks.\1.attn.proj."),
+        (r"backbone\.encoder\.layer\.(\d+)\.layer_scale([12])\.lambda1$", r"pretrained.blocks.\1.ls\2.gamma"),
+        (r"backbone\.encoder\.layer\.(\d+)\.mlp\.weights_in\.", r"pretrained.blocks.\1.mlp.w12."),
+        (r"backbone\.encoder\.layer\.(\d+)\.mlp\.weights_out\.", r"pretrained.blocks.\1.mlp.w3."),
+        (r"backbone\.encoder\.layer\.(\d+)\.(norm[12]|mlp\.fc[12])\.", r"pretrained.blocks.\1.\2."),
+        (r"neck\.reassemble_stage\.layers\.(\d)\.projection\.", r"depth_head.projects.\1."),
+        (r"neck\.reassemble_stage\.layers\.(\d)\.resize\.", r"depth_head.resize_layers.\1."),
+        (r"neck\.convs\.(\d)\.weight$", lambda match: f"depth_head.scratch.layer{int(match[1]) + 1}_rn.weight"),
+        (r"neck\.fusion_stage\.layers\.(\d)\.(projection|residual_layer[12])(\..+)$", _fusion),
+        (r"head\.conv1\.", "depth_head.scratch.output_conv1."),
+        (r"head\.conv2\.", "depth_head.scratch.output_conv2.0."),
+        (r"head\.conv3\.", "depth_head.scratch.output_conv2.2."),
     )
 ]

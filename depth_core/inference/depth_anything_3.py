@@ -131,13 +131,13 @@ def build(
 ) -> Net:
     """A network in float32 with the weights whose keys begin with `prefix`.
 
-    Raises ModelUnavailableError listing every key it needs that is missing or misshapen; other keys are ignored.
+    Raises ModelUnavailableError listing every key it needs that is missing, misshapen or no usable numbers; others are ignored.
     """
     with torch.device("meta"):
         net = Net(VARIANTS[name], camera=camera)
     wanted = {prefix + key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
-    weights.check_against(tensors, wanted, origin=file, model=model)
-    net.load_state_dict({key.removeprefix(prefix): tensors[key].float() for key in wanted}, assign=True)
+    used = weights.check_against(tensors, wanted, origin=file, model=model)
+    net.load_state_dict({key.removeprefix(prefix): tensor for key, tensor in used.items()}, assign=True)
     return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 

@@ -6,10 +6,13 @@ Imports torch: load it inside functions only. What does not belong here: Depth A
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +20,11 @@ import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from PIL import Image
 
 from depth_core.errors import ModelUnavailableError
-from depth_core.inference import preprocessing
+from depth_core.inference import preprocessing, weights
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.inference.prediction import Prediction
+
+_T = TypeVar("_T")
 
 
 class TransformersCheckpoint:
@@ -29,28 +34,43 @@ class TransformersCheckpoint:
         import transformers
 
         folder = checkpoint.path
-        config = _preprocessor_config(folder)
-        self._resample = Image.Resampling(config.get("resample", Image.Resampling.BICUBIC))
-        self._scale = float(config.get("rescale_factor", 1 / 255))
-        self._mean, self._std = tuple(config["image_mean"]), tuple(config["image_std"])
-        multiple = config.get("ensure_multiple_of", 1)
-        if multiple != checkpoint.spec.patch:
+        self._how = _preparation(folder / "preprocessor_config.json")
+        if self._how.multiple != checkpoint.spec.patch:
             raise ModelUnavailableError(
-                f"{folder} wants multiples of {multiple} pixels, the catalogue says {checkpoint.spec.patch}"
+                f"{folder} wants multiples of {self._how.multiple} pixels, the catalogue says {checkpoint.spec.patch}"
             )
+        file = weights.find(folder)
+        tensors = weights.read(file)
         try:
             with quietly():
-                model = transformers.AutoModelForDepthEstimation.from_pretrained(
-                    folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+                model, report = transformers.AutoModelForDepthEstimation.from_pretrained(
+                    folder,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,
                 )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except Exception as error:  # noqa: BLE001 (a config.json that is none makes transformers raise anything)
             raise ModelUnavailableError(f"{folder} is no depth checkpoint that transformers can load: {error}") from None
+        # transformers fills what is missing with random numbers, and takes integers for weights
+        missing = sorted(report["missing_keys"])
+        misshapen = [
+            f"{key}: {tuple(found)} instead of {tuple(wanted)}" for key, found, wanted in sorted(report["mismatched_keys"])
+        ]
+        if missing or misshapen:
+            raise ModelUnavailableError(weights.complaint(str(file), checkpoint.spec.key, missing, misshapen))
+        integers = {key for key, tensor in model.state_dict().items() if not tensor.is_floating_point()}
+        ignored = integers | set(report["unexpected_keys"])
+        used = {key: tensor.shape for key, tensor in tensors.items() if key not in ignored}
+        weights.check_against(tensors, used, origin=str(file), model=checkpoint.spec.key)
         self._model = model.eval().to(device)
 
     def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-        image = np.array(Image.fromarray(rgb).resize(size, self._resample))
+        image = np.array(Image.fromarray(rgb).resize(size, self._how.resample))
         planes = torch.from_numpy(image).permute(2, 0, 1).float()
-        return preprocessing.normalised(planes, self._mean, self._std, scale=self._scale)
+        return preprocessing.normalised(planes, self._how.mean, self._how.std, scale=self._how.scale)
 
     def predict(self, batch: torch.Tensor) -> Prediction:
         depth = self._model(pixel_values=batch).predicted_depth
@@ -75,14 +95,52 @@ def quietly() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _preprocessor_config(folder: Path) -> dict[str, Any]:
-    file = folder / "preprocessor_config.json"
+@dataclass(frozen=True)
+class _Preparation:
+    """What a preprocessor_config.json asks for."""
+
+    resample: Image.Resampling
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    multiple: int
+
+
+def _preparation(file: Path) -> _Preparation:
     try:
         config = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelUnavailableError(
             f"{file} cannot be read ({error}): a transformers checkpoint is a folder that has one"
         ) from None
-    if not isinstance(config, dict) or len(config.get("image_mean", ())) != 3 or len(config.get("image_std", ())) != 3:
-        raise ModelUnavailableError(f"{file} names no image_mean and image_std of three channels")
-    return config
+
+    def asked(key: str, read: Callable[[Any], _T], default: Any = None) -> _T:
+        found = config.get(key, default) if isinstance(config, dict) else None
+        try:
+            return read(found)
+        except (TypeError, ValueError, OverflowError):
+            raise ModelUnavailableError(
+                f"{file} cannot be followed: {key} is {found!r}; get the checkpoint's own again"
+            ) from None
+
+    return _Preparation(
+        resample=asked("resample", Image.Resampling, Image.Resampling.BICUBIC),
+        scale=asked("rescale_factor", lambda factor: _positive([factor], 1)[0], 1 / 255),
+        mean=asked("image_mean", lambda values: _finite(values, 3)),
+        std=asked("image_std", lambda values: _positive(values, 3)),
+        multiple=asked("ensure_multiple_of", operator.index, 1),
+    )
+
+
+def _finite(values: Sequence[Any], count: int) -> tuple[float, ...]:
+    numbers = tuple(map(float, values))
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        raise ValueError
+    return numbers
+
+
+def _positive(values: Sequence[Any], count: int) -> tuple[float, ...]:
+    numbers = _finite(values, count)
+    if min(numbers) <= 0:
+        raise ValueError
+    return numbers

@@ -6,11 +6,13 @@ What does not belong here: where files come from (checkpoints.py), and what the 
 from __future__ import annotations
 
 import json
+import operator
 import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,18 +27,29 @@ INDEX = ".index.json"  # after the suffix, in the name of the file that says whi
 
 _SAFETENSORS_HEADER_LIMIT = 100_000_000  # bytes, as the format says
 _LFS = b"version https://git-lfs"
+_WRAPPERS = ("model", "state_dict", "model_state_dict")  # under which training programs keep the network, in the order of nesting
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise ModelUnavailableError(f"{error.filename or path} cannot be read: {reason}") from None
 
 
 def find(path: Path) -> Path:
     """The weights file: `path` itself, or the one in the folder `path` (safetensors first). Of shards it is their index.
 
-    Raises ModelUnavailableError when there is none, or more than one to choose from.
+    Raises ModelUnavailableError when there is none, more than one to choose from, or no right to look.
     """
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise ModelUnavailableError(f"no weights at {path}: there is no such file or folder")
-    return path / choose([file.name for file in path.iterdir() if file.is_file()], str(path))
+    with _reading(path):
+        if path.is_file():
+            return path
+        if not path.is_dir():
+            raise ModelUnavailableError(f"no weights at {path}: there is no such file or folder")
+        return path / choose([file.name for file in path.iterdir() if file.is_file()], str(path))
 
 
 def choose(names: Iterable[str], folder: str) -> str:
@@ -74,7 +87,7 @@ def parse_index(text: bytes, origin: str) -> Index:
     """Raises ModelUnavailableError for what is no index, and for one that names a file anywhere but beside itself."""
     try:
         file_of = json.loads(text)["weight_map"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         file_of = None
     if not isinstance(file_of, dict) or not file_of or not all(isinstance(name, str) for name in file_of.values()):
         raise ModelUnavailableError(f"{origin} is no index of shards (it has no weight_map): download it again")
@@ -87,17 +100,24 @@ def parse_index(text: bytes, origin: str) -> Index:
 def files(file: Path) -> list[Path]:
     """Every file that belongs to what find() found: itself, then the shards if it is an index.
 
-    Raises ModelUnavailableError when the index is bad or a shard is missing.
+    Raises ModelUnavailableError when the index is bad, a shard is missing, or one cannot be read.
     """
+    with _reading(file):
+        index = _index(file)
+    return [file] if index is None else [file, *map(file.with_name, index.shards)]
+
+
+def _index(file: Path) -> Index | None:
+    """What an index says, and that its shards are there; None for a file that is no index."""
     if not _is_index(file):
-        return [file]
-    shards = [file.with_name(name) for name in parse_index(file.read_bytes(), str(file)).shards]
-    missing = [shard.name for shard in shards if not shard.is_file()]
+        return None
+    index = parse_index(file.read_bytes(), str(file))
+    missing = [name for name in index.shards if not file.with_name(name).is_file()]
     if missing:
         raise ModelUnavailableError(
             f"{file} names {_some(missing)}, not there: download {'it' if len(missing) == 1 else 'them'} too"
         )
-    return [file, *shards]
+    return index
 
 
 def _is_index(file: Path) -> bool:
@@ -115,26 +135,31 @@ def inspect(file: Path) -> Shapes | None:
 
     The shape of every tensor by its name; None for PyTorch files, which tell only when they are read.
     Raises ModelUnavailableError for a Git LFS pointer, an empty or truncated file, something that holds no weights, a missing
-    shard, and an index that names tensors that its shards do not hold.
+    shard, an index that names tensors that its shards do not hold, and what cannot be read.
     """
-    file, *shards = files(file)
-    if not shards:
+    with _reading(file):
+        return _inspect(file, _index(file))
+
+
+def _inspect(file: Path, index: Index | None) -> Shapes | None:
+    if index is None:
         return _inspect_one(file)
-    file_of = parse_index(file.read_bytes(), str(file)).file_of
     shapes: Shapes = {}
-    for shard in shards:
-        held = _inspect_one(shard)
+    for name in index.shards:
+        held = _inspect_one(file.with_name(name))
         if held is None:
             return None
-        _check_held(file, shard, file_of, held)
+        _check_held(file, index, name, held)
         shapes |= held
     return shapes
 
 
-def _check_held(index: Path, shard: Path, file_of: Mapping[str, str], held: Iterable[str]) -> None:
-    lacking = sorted({name for name, where in file_of.items() if where == shard.name} - set(held))
+def _check_held(file: Path, index: Index, shard: str, held: Iterable[str]) -> None:
+    lacking = sorted({name for name, where in index.file_of.items() if where == shard} - set(held))
     if lacking:
-        raise ModelUnavailableError(f"{shard} lacks what {index.name} says it holds ({_some(lacking)}): download both again")
+        raise ModelUnavailableError(
+            f"{file.with_name(shard)} lacks what {file.name} says it holds ({_some(lacking)}): download both again"
+        )
 
 
 def _inspect_one(file: Path) -> Shapes | None:
@@ -148,13 +173,22 @@ def _inspect_one(file: Path) -> Shapes | None:
     if size < len(head) or size < 16:
         raise ModelUnavailableError(f"{file} is empty or cut off ({size} bytes): download it again")
     if head.startswith(b"PK"):
-        if not zipfile.is_zipfile(file):
+        if not _entries(file):
             raise ModelUnavailableError(f"{file} is a truncated PyTorch file: download it again")
     elif head[8:9] == b"{":
         return _inspect_safetensors(file, size)
     elif not head.startswith(b"\x80"):  # a pickle, PyTorch's layout before 1.6
         raise ModelUnavailableError(f"{file} is neither a safetensors nor a PyTorch file (begins {head[:16]!r})")
     return None
+
+
+def _entries(file: Path) -> list[str]:
+    """Of a zip, which PyTorch files are since 1.6; none of what is no zip, or a damaged one."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return []
 
 
 def _inspect_safetensors(file: Path, size: int) -> Shapes:
@@ -165,9 +199,9 @@ def _inspect_safetensors(file: Path, size: int) -> Shapes:
         try:
             header = json.loads(stream.read(length))
             header.pop("__metadata__", None)
-            end = max(entry["data_offsets"][1] for entry in header.values())
-            shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            end = max(operator.index(entry["data_offsets"][1]) for entry in header.values())
+            shapes = {name: tuple(map(operator.index, entry["shape"])) for name, entry in header.items()}
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
             raise ModelUnavailableError(
                 f"{file} is a corrupt safetensors file (its header cannot be read): download it again"
             ) from None
@@ -181,19 +215,19 @@ def _inspect_safetensors(file: Path, size: int) -> Shapes:
 def read(file: Path) -> dict[str, torch.Tensor]:
     """All tensors of a safetensors or PyTorch file, or of the shards of an index; on the CPU, mapped from disk where possible.
 
-    Raises ModelUnavailableError for everything inspect() refuses and for a pickle that holds more than tensors.
+    Raises ModelUnavailableError for everything inspect() refuses, for a pickle that holds more than tensors and for a program.
     """
-    inspect(file)
-    file, *shards = files(file)
-    if not shards:
-        return _read_one(file)
-    file_of = parse_index(file.read_bytes(), str(file)).file_of
-    tensors: dict[str, torch.Tensor] = {}
-    for shard in shards:
-        content = _read_one(shard)
-        _check_held(file, shard, file_of, content)
-        tensors |= {name: tensor for name, tensor in content.items() if file_of.get(name) == shard.name}
-    return tensors
+    with _reading(file):
+        index = _index(file)
+        _inspect(file, index)
+        if index is None:
+            return _read_one(file)
+        tensors: dict[str, torch.Tensor] = {}
+        for shard in index.shards:
+            content = _read_one(file.with_name(shard))
+            _check_held(file, index, shard, content)
+            tensors |= {name: tensor for name, tensor in content.items() if index.file_of.get(name) == shard}
+        return tensors
 
 
 def _read_one(file: Path) -> dict[str, torch.Tensor]:
@@ -217,7 +251,10 @@ def _read_torch(file: Path) -> dict[str, torch.Tensor]:
     import torch
 
     # by its path torch can map a file from disk, but goes by the name there
-    mapped = zipfile.is_zipfile(file) and file.suffix != ".safetensors"
+    entries = _entries(file)
+    mapped = bool(entries) and file.suffix != ".safetensors"
+    if any(entry.endswith("/constants.pkl") for entry in entries):  # torch would warn, and advise to run it
+        raise ModelUnavailableError(f"{file} is a TorchScript program, not weights: get the model's safetensors or .pth file")
     try:
         with file.open("rb") as stream:
             content = torch.load(file if mapped else stream, map_location="cpu", weights_only=True, mmap=mapped)
@@ -226,14 +263,25 @@ def _read_torch(file: Path) -> dict[str, torch.Tensor]:
             f"{file} holds more than tensors ({_global_in(error)}) and is refused, since reading it would run code: "
             "get the model's safetensors file, or convert this one where you trust it"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise ModelUnavailableError(f"{file} is a corrupt PyTorch file ({error}): download it again") from None
-    for wrapper in ("model", "state_dict"):
+    except Exception as error:  # noqa: BLE001 (a damaged pickle makes torch raise anything)
+        raise ModelUnavailableError(f"{file} is a corrupt PyTorch file ({_reason(error)}): download it again") from None
+    for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()) or not content:
-        raise ModelUnavailableError(f"{file} holds no named tensors: it is no checkpoint of a network")
+    if not isinstance(content, dict) or not content or not all(map(_is_named_tensor, content.items())):
+        found = _some([str(key) for key in content], 5) if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise ModelUnavailableError(
+            f"{file} holds no named tensors (it holds {found or 'nothing'}): save the network's state_dict by itself, or under "
+            "model, state_dict or model_state_dict"
+        )
     return content
+
+
+def _is_named_tensor(item: tuple[object, object]) -> bool:
+    import torch
+
+    key, value = item
+    return isinstance(key, str) and isinstance(value, torch.Tensor) and not value.is_nested  # nested: has no shape
 
 
 def _global_in(error: pickle.UnpicklingError) -> str:
@@ -242,10 +290,18 @@ def _global_in(error: pickle.UnpicklingError) -> str:
     return found[1] if found else "objects of Python"
 
 
-def check_against(tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, Sequence[int]], *, origin: str, model: str) -> None:
-    """Strict about what a network uses, indifferent to the rest.
+def _reason(error: Exception) -> str:
+    """The first line, again without that advice."""
+    line = str(error).partition("\n")[0]
+    return type(error).__name__ if not line or "weights_only" in line else line[:200]
 
-    Raises ModelUnavailableError listing keys of `wanted` (name -> shape) that are missing or have another shape.
+
+def check_against(
+    tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, Sequence[int]], *, origin: str, model: str
+) -> dict[str, torch.Tensor]:
+    """The tensors of `wanted` (name -> shape) in float32. Strict about what a network uses, indifferent to the rest.
+
+    Raises ModelUnavailableError listing keys that are missing, have another shape, or hold what no network computes with.
     """
     missing = [name for name in wanted if name not in tensors]
     misshapen = [
@@ -255,6 +311,33 @@ def check_against(tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, Sequ
     ]
     if missing or misshapen:
         raise ModelUnavailableError(complaint(origin, model, missing, misshapen))
+    faults = {name: _fault(tensors[name]) for name in wanted}
+    used = {name: tensors[name].float() for name in wanted if not faults[name]}
+    faults |= {name: "holds NaN or infinity" for name, tensor in used.items() if not _is_finite(tensor)}
+    if any(faults.values()):
+        listed = _some([f"{name} {fault}" for name, fault in faults.items() if fault], 5)
+        raise ModelUnavailableError(f"{origin} are no usable weights of {model} ({listed}): download that model's own file again")
+    return used
+
+
+def _fault(tensor: torch.Tensor) -> str:
+    """What is wrong with the form of a tensor, "" if nothing is. 8 bits want scales, in keys that nobody asks for."""
+    import torch
+
+    if tensor.is_meta:
+        return "has a shape and no numbers"
+    if tensor.is_quantized:
+        return "is quantised"
+    if tensor.layout is not torch.strided:
+        return "is sparse"
+    if not tensor.is_floating_point() or tensor.element_size() < 2:
+        return f"holds {str(tensor.dtype).removeprefix('torch.')} numbers, not floating point of 16 bits or more"
+    return ""
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """A sum that is finite says it of all, ten times as fast; only that of very large numbers says too little."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def complaint(origin: str, model: str, missing: list[str], misshapen: list[str]) -> str:

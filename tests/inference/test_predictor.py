@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,13 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import oracle
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 
 from depth_core.catalog import BY_KEY
 from depth_core.errors import ConfigurationError, ErrorKind, ImageError, ModelUnavailableError
-from depth_core.inference import checkpoints, depth_anything_2, predictor
+from depth_core.inference import checkpoints, depth_anything_2, predictor, weights
 from depth_core.inference.predictor import Predictor
 from depth_core.settings import Settings
 
@@ -80,13 +85,107 @@ def test_both_layouts_of_v2_are_recognised_and_are_one_network(
 ) -> None:
     original = loaded("v2/small", configured(), v2_file)
     torch.save(v2_tensors, tmp_path / "depth_anything_v2_vits.pth")
-    (tmp_path / "hf").mkdir()
-    hugging_face = dict(depth_anything_2._hugging_face_layout(v2_tensors))
-    save_file({key: value.contiguous() for key, value in hugging_face.items()}, tmp_path / "hf" / "model.safetensors")
+    network = depth_anything_2.build("small", v2_tensors, origin="random")
+    torch.save(network.state_dict(), tmp_path / "transformers_own_names.pth")
+    network.save_pretrained(tmp_path / "hf")  # as published
+    assert HUGGING_FACE_KEY in weights.read(tmp_path / "hf" / "model.safetensors")
     batch = original.prepare(photo(), (98, 70))[None]
     expected = original.predict(batch).depth
-    for path in (tmp_path / "depth_anything_v2_vits.pth", tmp_path / "hf"):
-        assert torch.equal(loaded("v2/small", configured(), path).predict(batch).depth, expected)
+    for name in ("depth_anything_v2_vits.pth", "hf", "transformers_own_names.pth"):
+        assert torch.equal(loaded("v2/small", configured(), tmp_path / name).predict(batch).depth, expected)
+
+
+def test_the_gate_of_a_giant_is_where_transformers_has_it_in_both_layouts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(depth_anything_2.SIZES, "giant", (96, 4, 2, [1, 2, 3, 4], [96] * 4, 16))
+    with torch.device("meta"):
+        shapes = transformers.DepthAnythingForDepthEstimation(depth_anything_2.config("giant")).state_dict()
+    own = {key: torch.randn(tensor.shape) for key, tensor in shapes.items()}
+    depth_anything_2.build("giant", own, origin="random").save_pretrained(tmp_path)
+    published = weights.read(tmp_path / "model.safetensors")
+    original = {"pretrained.pos_embed": published["backbone.embeddings.position_embeddings"]}
+    for key in own:
+        place = depth_anything_2._original(key)
+        parts = [other for other in own if depth_anything_2._original(other).key == place.key]
+        original[place.key] = torch.cat(
+            [own[part] for part in sorted(parts, key=lambda key: depth_anything_2._original(key).part)]
+        )
+    gated = "backbone.encoder.layer.2.mlp.weights_in.weight"
+    assert torch.equal(published[gated], original["pretrained.blocks.2.mlp.w12.weight"])
+    theirs = transformers.DepthAnythingForDepthEstimation.from_pretrained(tmp_path).state_dict()
+    for tensors in (published, original):
+        ours = depth_anything_2.build("giant", tensors, origin="random").state_dict()
+        used = {key for key in ours if not depth_anything_2._UNUSED.search(key)}
+        assert all(torch.equal(ours[key], theirs[key]) for key in used)
+
+
+HUGGING_FACE_KEY = "backbone.encoder.layer.3.attention.attention.query.weight"
+
+
+@pytest.mark.parametrize(
+    ("layout", "key"), [("original", "pretrained.blocks.3.attn.qkv.weight"), ("hugging_face", HUGGING_FACE_KEY)]
+)
+def test_faulty_keys_of_v2_are_listed_by_the_names_of_the_files_own_layout(
+    layout: str, key: str, v2_tensors: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    tensors = dict(v2_tensors)
+    if layout == "hugging_face":
+        depth_anything_2.build("small", tensors, origin="random").save_pretrained(tmp_path)
+        tensors = weights.read(tmp_path / "model.safetensors")
+    shape = tuple(tensors[key].shape)
+    cases: list[tuple[torch.Tensor | None, str]] = [
+        (None, f"1 keys missing: {key})"),
+        (torch.ones(2, 384), f"1 of another shape: {key}: (2, 384) instead of {shape})"),
+        (torch.tensor(1.0), f"1 of another shape: {key}: () instead of {shape})"),
+        (torch.full(shape, torch.nan), f"({key} holds NaN or infinity)"),
+    ]
+    for tensor, message in cases:
+        tensors.pop(key, None)
+        if tensor is not None:
+            tensors[key] = tensor
+        with pytest.raises(ModelUnavailableError, match=re.escape(message)):
+            depth_anything_2.build("small", tensors, origin="f")
+
+
+@pytest.mark.parametrize(("model", "name"), [("vits", "small"), ("vitb", "base"), ("vitl", "large"), ("vitg", "giant")])
+def test_v2_asks_for_keys_that_the_official_file_has_and_uses_all_but_the_known(model: str, name: str) -> None:
+    official = oracle.official_keys(f"da2_{model}")
+    with torch.device("meta"):
+        tensors = {key: torch.empty(shape) for key, shape in official.items()}
+    with pytest.raises(ModelUnavailableError, match="has a shape and no numbers") as refusal:
+        depth_anything_2.build(name, tensors, origin="f")
+    assert "missing" not in str(refusal.value)
+
+
+def v2_folder(tmp_path: Path, file: Path, **config: object) -> Path:
+    shutil.copy(file, tmp_path / "model.safetensors")
+    backbone = {"hidden_size": 384, "out_indices": [3, 6, 9, 12]}
+    (tmp_path / "config.json").write_text(json.dumps({"backbone_config": backbone} | config))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"depth_estimation_type": "metric"}, "depth_estimation_type is 'metric', not 'relative'"),
+        ({"backbone_config": {"out_indices": [9, 10, 11, 12]}}, r"out_indices is \[9, 10, 11, 12\], not \[3, 6, 9, 12\]"),
+        ({"backbone_config": {"hidden_size": 768}}, "hidden_size is 768, not 384"),
+    ],
+)
+def test_a_folder_whose_config_is_of_another_network_with_keys_of_the_same_names_is_refused(
+    config: dict[str, object], message: str, configured: Configured, v2_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelUnavailableError, match=rf"config.json is of another network than v2/small \({message}\)"):
+        loaded("v2/small", configured(), v2_folder(tmp_path, v2_file, **config))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"backbone_config": null}', '{"depth_estimation_type": "relative"}'])
+def test_a_config_that_says_nothing_else_does_no_harm(text: str, configured: Configured, v2_file: Path, tmp_path: Path) -> None:
+    folder = v2_folder(tmp_path, v2_file)
+    loaded("v2/small", configured(), folder)
+    (folder / "config.json").write_text(text)
+    loaded("v2/small", configured(), folder)
 
 
 def test_half_precision_weights_are_run_in_float32(
@@ -117,6 +216,65 @@ def test_a_v3_file_that_lacks_a_key_is_refused_and_one_with_more_is_not(
         ModelUnavailableError, match=r"1 keys missing: model\.backbone\.pretrained\.blocks\.7\.attn\.q_norm\.weight\)"
     ):
         loaded("v3/small", configured(), tmp_path / "less.safetensors")
+
+
+def tiny_folder(tmp_path: Path, **tensors: torch.Tensor | None) -> Path:
+    """A copy of tiny with other tensors; None: without."""
+    folder = Path(shutil.copytree(checkpoints.BUNDLED, tmp_path / "tiny"))
+    held = weights.read(folder / "model.safetensors") | tensors
+    save_file({key: value for key, value in held.items() if value is not None}, folder / "model.safetensors")
+    return folder
+
+
+def test_tiny_is_refused_without_a_key_with_a_misshapen_one_and_with_numbers_that_are_none(
+    configured: Configured, tmp_path: Path
+) -> None:
+    key = next(
+        key for key in weights.read(checkpoints.BUNDLED / "model.safetensors") if key.startswith("head") and "weight" in key
+    )
+    shape = tuple(weights.read(checkpoints.BUNDLED / "model.safetensors")[key].shape)
+    for number, (tensor, message) in enumerate(
+        (
+            (None, f"1 keys missing: {key}"),
+            (torch.ones(2, 2), f"1 of another shape: {key}: (2, 2) instead of {shape}"),
+            (torch.ones(shape, dtype=torch.int8), f"{key} holds int8 numbers"),
+            (torch.full(shape, torch.nan), f"{key} holds NaN or infinity"),
+        )
+    ):
+        folder = tiny_folder(tmp_path / str(number), **{key: tensor})
+        with pytest.raises(ModelUnavailableError, match=re.escape(message)):
+            loaded("tiny", configured(), folder)
+    loaded("tiny", configured(), tiny_folder(tmp_path, more=torch.ones(2, dtype=torch.int8)))  # that nobody asks for
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"resample": 99},
+        {"resample": "cubic"},
+        {"rescale_factor": None},
+        {"image_mean": None},
+        {"image_mean": [1, 2]},
+        {"image_mean": [0, float("nan"), 0]},
+        {"image_std": ["a", "b", "c"]},
+        {"image_std": [1, 0, 1]},
+    ],
+)
+def test_a_preprocessor_config_that_cannot_be_followed_is_refused(
+    changed: dict[str, object], configured: Configured, tmp_path: Path
+) -> None:
+    file = tiny_folder(tmp_path) / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with pytest.raises(ModelUnavailableError, match=rf"preprocessor_config.json .*{next(iter(changed))}"):
+        loaded("tiny", configured(), file.parent)
+
+
+@pytest.mark.parametrize("text", ["[" * 99999, "[]", "{}", '{"model_type": "glpn", "depths": "x"}', '{"model_type": []}'])
+def test_a_config_that_transformers_cannot_follow_is_refused(text: str, configured: Configured, tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path)
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ModelUnavailableError, match="is no depth checkpoint that transformers can load"):
+        loaded("tiny", configured(), folder)
 
 
 def test_a_folder_that_is_no_transformers_checkpoint_is_refused(configured: Configured, v2_file: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +33,9 @@ def test_safetensors_and_both_pytorch_formats_are_read_by_what_they_are_not_by_t
         assert same(weights.read(tmp_path / name), TENSORS)
 
 
-def test_a_training_checkpoint_is_opened_to_its_model(tmp_path: Path) -> None:
-    torch.save({"model": TENSORS, "epoch": 3}, tmp_path / "a.pth")
+@pytest.mark.parametrize("wrapper", ["model", "state_dict", "model_state_dict"])
+def test_a_training_checkpoint_is_opened_to_its_model(tmp_path: Path, wrapper: str) -> None:
+    torch.save({wrapper: TENSORS, "epoch": 3}, tmp_path / "a.pth")
     assert same(weights.read(tmp_path / "a.pth"), TENSORS)
 
 
@@ -90,8 +94,17 @@ def test_a_git_lfs_pointer_is_recognised_and_the_cure_named(tmp_path: Path) -> N
         struct.pack("<Q", 40) + b"{" + b"x" * 39,
         struct.pack("<Q", 2) + b"{}" + b"x" * 20,
         struct.pack("<Q", 1 << 60) + b"{" + b"x" * 39,
+        struct.pack("<Q", 50000) + b'{"a":' + b"[" * 49995,
+        *(
+            struct.pack("<Q", len(header)) + header + b"x" * 8
+            for header in (
+                b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,"x"]}}',
+                b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8.0]}}',
+                b'{"a":{"dtype":"F32","shape":["x"],"data_offsets":[0,8]}}',
+            )
+        ),
     ],
-    ids=["html", "header that is no JSON", "no tensors", "header beyond the file"],
+    ids=["html", "no JSON", "no tensors", "beyond the file", "deep", "offset of text", "offset with a point", "shape of text"],
 )
 def test_what_holds_no_weights_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "model.safetensors"
@@ -104,6 +117,62 @@ def test_a_pytorch_file_without_named_tensors_is_refused(tmp_path: Path) -> None
     torch.save([torch.ones(2)], tmp_path / "a.pth")
     with pytest.raises(ModelUnavailableError, match="no named tensors"):
         weights.read(tmp_path / "a.pth")
+    for content, found in (({1: torch.ones(2), "b": torch.ones(2)}, "1, b"), ({"net": TENSORS, "epoch": 3}, "net, epoch")):
+        torch.save(content, tmp_path / "b.pth")
+        with pytest.raises(ModelUnavailableError, match=rf"\(it holds {found}\).* under model, state_dict or model_state_dict"):
+            weights.read(tmp_path / "b.pth")
+
+
+def test_a_torchscript_program_is_refused_without_torchs_advice_to_run_it(tmp_path: Path) -> None:
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)).save(str(tmp_path / "a.pt"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ModelUnavailableError, match="is a TorchScript program") as refusal:
+            weights.read(tmp_path / "a.pt")
+    assert "weights_only" not in str(refusal.value)
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """root may read everything."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_what_may_not_be_read_is_refused_with_the_reason(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    index = sharded(folder)
+    folder.chmod(0)
+    try:
+        for function in (weights.find, weights.inspect, weights.files, weights.read):
+            for path in (folder / "model.safetensors", index):
+                with as_nobody(), pytest.raises(ModelUnavailableError, match=r"folder.* cannot be read: Permission denied"):
+                    function(path)
+        with as_nobody(), pytest.raises(ModelUnavailableError, match="folder cannot be read: Permission denied"):
+            weights.find(folder)
+    finally:
+        folder.chmod(0o755)
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(ModelUnavailableError, match=r"model.safetensors cannot be read: Is a directory"):
+        weights.inspect(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_damaged_pytorch_file_is_refused_whatever_torch_makes_of_it(tmp_path: Path, new: bool) -> None:
+    torch.save(TENSORS, tmp_path / "a.pth", _use_new_zipfile_serialization=new)
+    whole = (tmp_path / "a.pth").read_bytes()
+    for position in range(2, len(whole)):
+        (tmp_path / "a.pth").write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
+        try:
+            weights.read(tmp_path / "a.pth")
+        except ModelUnavailableError as refusal:
+            assert "weights_only" not in str(refusal)  # noqa: PT017 (many a change does no harm)
 
 
 def test_safetensors_are_preferred_in_a_folder(tmp_path: Path) -> None:
@@ -208,7 +277,16 @@ def test_an_index_that_names_a_file_anywhere_but_beside_it_is_refused(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "{}", '{"weight_map": {}}', '{"weight_map": ["a"]}', '{"weight_map": {"a": 1}}', '{"a": "' + "x" * 99 + '"}']
+    "text",
+    [
+        "{",
+        '{"a":' + "[" * 99999,
+        "{}",
+        '{"weight_map": {}}',
+        '{"weight_map": ["a"]}',
+        '{"weight_map": {"a": 1}}',
+        '{"a": "' + "x" * 99 + '"}',
+    ],
 )
 def test_an_index_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     index = tmp_path / "model.safetensors.index.json"
@@ -231,6 +309,38 @@ def test_safetensors_whose_first_byte_is_a_brace_are_no_index(tmp_path: Path) ->
 
 def test_missing_and_misshapen_keys_are_listed_and_others_ignored() -> None:
     wanted = {"a.weight": (2, 3), "b": (4,)}
-    weights.check_against(TENSORS | {"more": torch.ones(1)}, wanted, origin="f", model="m")
+    assert same(weights.check_against(TENSORS | {"more": torch.ones(1)}, wanted, origin="f", model="m"), TENSORS)
     with pytest.raises(ModelUnavailableError, match=r"1 keys missing: c; 1 of another shape: b: \(4,\) instead of \(5,\)"):
         weights.check_against(TENSORS, {"a.weight": (2, 3), "b": (5,), "c": (1,)}, origin="f", model="m")
+
+
+def quantised(tensor: torch.Tensor) -> torch.Tensor:
+    return torch._empty_affine_quantized(tensor.shape, scale=0.1, zero_point=0, dtype=torch.qint8)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "fault"),
+    [
+        (torch.ones(4, dtype=torch.int8), "b holds int8 numbers, not floating point"),
+        (torch.ones(4, dtype=torch.bool), "b holds bool numbers, not floating point"),
+        (torch.ones(4, dtype=torch.complex64), "b holds complex64 numbers, not floating point"),
+        (torch.ones(4).to(torch.float8_e4m3fn), "b holds float8_e4m3fn numbers, not floating point of 16 bits or more"),
+        (torch.tensor([1, torch.nan, 1, 1]), "b holds NaN or infinity"),
+        (torch.tensor([torch.inf, -torch.inf, 1, 1]), "b holds NaN or infinity"),
+        (torch.tensor([1e300, 1, 1, 1], dtype=torch.float64), "b holds NaN or infinity"),
+        (torch.tensor([1, torch.inf, 1, 1]).half(), "b holds NaN or infinity"),
+        (torch.ones(4).to_sparse(), "b is sparse"),
+        (quantised(torch.ones(4)), "b is quantised"),
+        (torch.ones(4, device="meta"), "b has a shape and no numbers"),
+    ],
+)
+def test_numbers_that_no_network_computes_with_are_refused_where_they_are_used(tensor: torch.Tensor, fault: str) -> None:
+    tensors, wanted = TENSORS | {"b": tensor}, {"a.weight": (2, 3), "b": (4,)}
+    weights.check_against(tensors, {"a.weight": (2, 3)}, origin="f", model="m")
+    with pytest.raises(ModelUnavailableError, match=rf"^f are no usable weights of m \({fault}.*\): download"):
+        weights.check_against(tensors, wanted, origin="f", model="m")
+
+
+def test_large_numbers_are_no_infinity_though_their_sum_is() -> None:
+    weights.check_against({"a": torch.full((9,), 3e38)}, {"a": (9,)}, origin="f", model="m")
+    weights.check_against({"a": torch.full((9,), 6e4).half()}, {"a": (9,)}, origin="f", model="m")
