@@ -167,11 +167,17 @@ def v3(name: str, *, camera: bool = False) -> depth_anything_3.Net:
 
 
 def random_like(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """As large as trained weights are: products keep their scale."""
-    return {
+    """As large as trained weights are: products keep their scale, and a camera sees about 50 degrees."""
+    tensors = {
         key: torch.randn(value.shape) / max(1, value[0].numel()) ** 0.5 if value.ndim > 1 else torch.rand(value.shape)
         for key, value in state.items()
     }
+    for key in tensors:
+        if key.endswith("cam_dec.fc_fov.0.weight"):
+            tensors[key] *= 0.05
+        elif key.endswith("cam_dec.fc_fov.0.bias"):
+            tensors[key].fill_(0.9)
+    return tensors
 
 
 def stock(folder: str, device: str, **words: Any) -> Forward:
