@@ -30,7 +30,7 @@ from depth_core.catalog import MODELS, Family, ModelSpec
 from depth_core.contract import DepthParameters, NormalizationMode
 from depth_core.engine import local
 from depth_core.engine.stages import Item, Plan
-from depth_core.errors import ConfigurationError, DepthlineError, ErrorKind, ImageError
+from depth_core.errors import ConfigurationError, DepthlineError, ErrorKind, ImageError, ModelAbsentError, ModelUnavailableError
 from depth_core.inference import checkpoints
 from depth_core.inference.checkpoints import Presence
 from depth_core.ingest import decode
@@ -318,15 +318,32 @@ def _profiles(now: settings.Settings) -> str:
     path = now.profiles_path
     if not now.model_fields_set & {"data", "profiles"} and not path.exists():
         return f"none at {path}; bulk runs alone need them"
-    return f"{path}: {', '.join(profiles.load(path))}"
+    found = profiles.load(path)
+    faults = [f"[{name}] checkpoint: {fault}" for name, profile in found.items() if (fault := _fault_of_checkpoint(profile, now))]
+    if faults:
+        raise ConfigurationError(f"{path}: " + "; ".join(faults))
+    return f"{path}: {', '.join(found)}"
+
+
+def _fault_of_checkpoint(profile: profiles.Profile, now: settings.Settings) -> str:
+    """What is wrong with the weights that a profile names itself; that they are not fetched yet is not wrong."""
+    if not profile.checkpoint:
+        return ""
+    try:
+        checkpoints.checked(checkpoints.resolve(profile.parameters.spec, now, profile.checkpoint, download=False))
+    except ModelAbsentError:
+        return ""
+    except ModelUnavailableError as error:
+        return str(error)
+    return ""
 
 
 def _checkpoints_folder(now: settings.Settings) -> str:
     url = now.checkpoints_url
     folder = Store(url, now.source_options if "://" in url else None)
     if not folder.entries(""):
-        raise ConfigurationError(f"nothing at {url}: correct DEPTH_CHECKPOINTS_URL")
-    return folder.url("")
+        raise ConfigurationError(f"nothing at {checkpoints.shown(url)}: correct DEPTH_CHECKPOINTS_URL")
+    return checkpoints.shown(folder.url(""))
 
 
 _COLOURS = {Presence.HERE: "green", Presence.ABSENT: "yellow", Presence.WRONG: "red"}
@@ -372,11 +389,21 @@ def models(context: typer.Context) -> None:
 def fetch(
     names: Annotated[list[str], typer.Argument(help="Models as `depthline models` lists them, v2/small for example.")],
 ) -> None:
-    """Gets the weights of models ahead of time."""
+    """Gets the weights of models ahead of time. Exit status: 0 all are there, 2 some are not."""
     with _clear_errors():
-        now = settings.load()
-        for checkpoint in checkpoints.fetch([_model(name) for name in names], now):
-            console.print(f"{checkpoint.spec.key}: {escape(checkpoint.source)} at {escape(str(checkpoint.path))}", soft_wrap=True)
+        now, specs = settings.load(), [_model(name) for name in names]
+    failures: list[DepthlineError] = []
+    for spec in specs:
+        try:
+            checkpoint = checkpoints.fetch(spec, now)
+        except ModelUnavailableError as error:
+            failures.append(error)
+        else:
+            console.print(f"{spec.key}: {escape(checkpoint.source)} at {escape(str(checkpoint.path))}", soft_wrap=True)
+    for failure in failures:
+        _print_error(failure)
+    if failures:
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -464,8 +491,12 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except DepthlineError as error:
-        errors.print(f"[red]error[/red] {escape(str(error))}", soft_wrap=True)
+        _print_error(error)
         raise typer.Exit(2) from None
+
+
+def _print_error(error: DepthlineError) -> None:
+    errors.print(f"[red]error[/red] {escape(str(error))}", soft_wrap=True)
 
 
 def main() -> None:

@@ -7,15 +7,18 @@ imports torch: output keys need the revision long before a network. What does no
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import fsspec
 from filelock import FileLock
@@ -30,6 +33,8 @@ BUNDLED = Path(__file__).parent / "tiny"
 HUB_FILE = "model.safetensors"
 HUB_INDEX = HUB_FILE + weights.INDEX  # in its place where a repository holds shards
 
+log = logging.getLogger(__name__)
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _known_sha256: dict[tuple[str, int, int], str] = {}
@@ -40,17 +45,10 @@ class Checkpoint:
     """One model's weights on this machine."""
 
     spec: ModelSpec
-    source: str  # for people: "bundled", a path, a URL, "hub:repository@commit"
+    source: str  # for people: "bundled", a path, a URL as shown() tells it, "hub:repository@commit"
     path: Path  # a folder or a file
     revision: str  # names the weights: the Hub's commit, else the first 16 hex digits of the weights file's sha256 (digest_of)
     licence: str
-
-
-class Origin(StrEnum):
-    SETTING = "setting"  # DEPTH_CHECKPOINTS or the profile's `checkpoint`
-    FOLDER = "folder"  # DEPTH_CHECKPOINTS_URL/<family>/<name>
-    HUB = "hub"
-    BUNDLED = "bundled"
 
 
 class Presence(StrEnum):
@@ -72,11 +70,19 @@ class ModelRow:
 
 
 def resolve(
-    spec: ModelSpec, settings: Settings, override: str = "", *, download: bool = True, refresh: bool = False
+    spec: ModelSpec,
+    settings: Settings,
+    override: str = "",
+    *,
+    download: bool = True,
+    refresh: bool = False,
+    outage: Exception | None = None,
 ) -> Checkpoint:
     """The model's weights as a local path, fetched when needed and allowed.
 
-    `override`: a profile's path or URL. `refresh`: asks the Hub for the newest state of a branch instead of using what is cached.
+    `override`: a profile's path or URL. `refresh`: asks the Hub for the newest state of a branch instead of using what is cached,
+    and never makes do with the copy of a URL that cannot be reached. `outage`: why the store of DEPTH_CHECKPOINTS_URL does not
+    answer, where that is known already; it is not asked again.
 
     Raises ModelUnavailableError naming the cure: nobody publishes them, the licence forbids it, not there, not reachable,
     corrupt. Never answers with another model.
@@ -87,28 +93,48 @@ def resolve(
             f"{spec.key} is licensed {spec.licence}, which forbids commercial use, and DEPTH_COMMERCIAL_ONLY is set: "
             f"use one of {allowed}, or unset it"
         )
-    origin, location = _origin(spec, settings, override)
-    if origin is Origin.HUB:
-        return _from_hub(spec, settings, location, download=download, refresh=refresh)
-    if origin is Origin.BUNDLED:
-        path, source = BUNDLED, "bundled"
+    named = override or settings.checkpoints.get(spec.key, "")
+    folder = f"{settings.checkpoints_url.rstrip('/')}/{spec.key}" if settings.checkpoints_url else ""
+    if named:
+        source, path = named, _local_copy(named, settings, spec, download=download, refresh=refresh)
+        if path is None:
+            raise ModelUnavailableError(
+                f"{spec.key}: no weights at {shown(named)}: correct DEPTH_CHECKPOINTS or the profile's `checkpoint`"
+                + ("; DEPTH_SOURCE_OPTIONS names the server and its keys" if "://" in named else "")
+            )
+    elif folder and (found := _local_copy(folder, settings, spec, download=download, refresh=refresh, outage=outage)):
+        source, path = folder, found
+    elif spec.family is Family.TINY:
+        source, path = "bundled", BUNDLED
+    elif spec.repository:
+        return _from_hub(spec, settings, spec.repository, download=download, refresh=refresh)
     else:
-        path, source = _local_copy(location, settings, spec, download=download), location
+        raise ModelAbsentError(
+            f"{spec.key} has never been published: to use it, point to weights of your own, in the Hugging Face or the original "
+            f'layout, with DEPTH_CHECKPOINTS=\'{{"{spec.key}": "/path/or/s3://url"}}\', the profile\'s `checkpoint`, or a folder '
+            f"{spec.key} below DEPTH_CHECKPOINTS_URL"
+        )
     file = weights.find(path)
     weights.inspect(file)
-    return Checkpoint(spec, source, path, digest_of(file, settings)[:16], spec.licence)
+    return Checkpoint(spec, shown(source), path, digest_of(file, settings)[:16], spec.licence)
 
 
 def checked(checkpoint: Checkpoint) -> Checkpoint:
     """The same, unless its patch embedding is another model's: its name tells the family, its first side the size.
 
-    A look ahead that needs no torch; loading compares every tensor that is used. Says nothing of PyTorch files, nor of tiny.
-    Raises ModelUnavailableError.
+    A look ahead; loading compares every tensor that is used. PyTorch files tell nothing before they are read, so they are read,
+    which alone needs torch. Of tiny only the files are looked for. Raises ModelUnavailableError.
     """
     spec, file = checkpoint.spec, weights.find(checkpoint.path)
-    shapes = weights.inspect(file)
-    if shapes is None or spec.family is Family.TINY:
+    if spec.family is Family.TINY:
+        needed = (file.name if file.name == HUB_INDEX else HUB_FILE, "config.json", "preprocessor_config.json")
+        missing = [name for name in needed if not (checkpoint.path / name).is_file()]
+        if missing:
+            raise ModelUnavailableError(f"{checkpoint.path} lacks {', '.join(missing)}: {spec.key} is a folder with all of them")
         return checkpoint
+    shapes = weights.inspect(file)
+    if shapes is None:
+        shapes = {name: tuple(tensor.shape) for name, tensor in weights.read(file).items()}
     nested = spec.name == "nested_giant_large"
     names = {
         Family.V2: ("backbone.embeddings.patch_embeddings.projection.weight", "pretrained.patch_embed.proj.weight"),
@@ -127,25 +153,37 @@ _WIDTHS = {"small": 384, "base": 768, "large": 1024, "giant": 1536}
 
 def describe_models(settings: Settings) -> list[ModelRow]:
     """Every model: what it is, where its weights would come from and whether they are there. Downloads nothing."""
-    return [_describe(spec, settings) for spec in MODELS]
+    outage = _outage(settings)
+    return [_describe(spec, settings, outage) for spec in MODELS]
 
 
-def _describe(spec: ModelSpec, settings: Settings) -> ModelRow:
+def _describe(spec: ModelSpec, settings: Settings, outage: Exception | None) -> ModelRow:
     memory = sizing.memory_wanted(spec, sizing.network_size(spec, 1024, 1024, 1024)) / 2**30
     try:
-        checkpoint = checked(resolve(spec, settings, download=False))
+        checkpoint = checked(resolve(spec, settings, download=False, outage=outage))
     except ModelUnavailableError as error:
         presence = Presence.ABSENT if isinstance(error, ModelAbsentError) else Presence.WRONG
         return ModelRow(spec, memory, str(error), presence)
     return ModelRow(spec, memory, checkpoint.source, Presence.HERE)
 
 
-def fetch(specs: Iterable[ModelSpec], settings: Settings) -> list[Checkpoint]:
-    """Gets weights ahead of time, with a progress bar each, and checks them whole. Asks the Hub for the newest state of a branch.
+def _outage(settings: Settings) -> Exception | None:
+    """Why the store of DEPTH_CHECKPOINTS_URL does not answer, asked once for all models: it takes its time to say so."""
+    if not settings.checkpoints_url:
+        return None
+    try:
+        _info(*_file_system(settings.checkpoints_url, settings))
+    except Exception as error:  # noqa: BLE001 (resolve() raises it, where it matters)
+        return error if _is_outage(error) else None
+    return None
 
-    Raises ModelUnavailableError for the first that cannot be had; those before it stay.
+
+def fetch(spec: ModelSpec, settings: Settings) -> Checkpoint:
+    """Gets weights ahead of time, with a progress bar, and checks them whole. Asks the Hub for the newest state of a branch.
+
+    Raises ModelUnavailableError.
     """
-    return [checked(resolve(spec, settings, refresh=True)) for spec in specs]
+    return checked(resolve(spec, settings, refresh=True))
 
 
 def digest_of(file: Path, settings: Settings) -> str:
@@ -180,35 +218,25 @@ def _hash_and_note(file: Path, note: Path) -> str:
         note.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(digest, "ascii")
         part.replace(note)
-    except OSError:  # a read-only home: hash again next time
-        part.unlink(missing_ok=True)
+    except OSError:  # a read-only home, or no folder at all: hash again next time
+        with suppress(OSError):
+            part.unlink()
     return digest
-
-
-# -- where from ---------------------------------------------------------------------------------------------------------
-
-
-def _origin(spec: ModelSpec, settings: Settings, override: str) -> tuple[Origin, str]:
-    named = override or settings.checkpoints.get(spec.key, "")
-    if named:
-        return Origin.SETTING, named
-    if settings.checkpoints_url:
-        folder = f"{settings.checkpoints_url.rstrip('/')}/{spec.key}"
-        if _exists(folder, settings):
-            return Origin.FOLDER, folder
-    if spec.family is Family.TINY:
-        return Origin.BUNDLED, ""
-    if spec.repository is None:
-        raise ModelAbsentError(
-            f"{spec.key} has never been published: to use it, point to weights of your own, in the Hugging Face or the original "
-            f'layout, with DEPTH_CHECKPOINTS=\'{{"{spec.key}": "/path/or/s3://url"}}\', the profile\'s `checkpoint`, or a folder '
-            f"{spec.key} below DEPTH_CHECKPOINTS_URL"
-        )
-    return Origin.HUB, spec.repository
 
 
 def _cache(settings: Settings) -> Path:
     return settings.checkpoint_cache.expanduser()
+
+
+def shown(url: str) -> str:
+    """A path or URL for people: without the password and the query, in which a key or signature may stand."""
+    return re.sub(r"\?.*", "", re.sub(r"://[^/?]*@", "://", url), flags=re.DOTALL) if "://" in url else url
+
+
+def _reason(error: BaseException) -> str:
+    """One line, with the URLs in it as shown() tells them."""
+    text = re.sub(r"\w[\w+.-]*://[^\s'\"]+", lambda found: shown(found[0]), " ".join(str(error).split()))
+    return f"{type(error).__name__}: {text[:400]}" if text else type(error).__name__
 
 
 # -- the Hub ------------------------------------------------------------------------------------------------------------
@@ -220,26 +248,36 @@ def _from_hub(spec: ModelSpec, settings: Settings, repository: str, *, download:
     file = None if refresh else _cached_from_hub(repository, revision)
     if file is None:
         if not download:
-            raise ModelAbsentError(
-                f"{spec.key} is not here yet: `depthline models fetch {spec.key}` gets {repository}@{revision} from the Hub"
-            )
+            raise ModelAbsentError(f"{spec.key} is not here yet: {_fetch(spec)} gets {repository}@{revision} from the Hub")
         file = _download_from_hub(spec, repository, revision)
-    weights.inspect(file)
-    commit = file.parent.name
-    if revision and _COMMIT.fullmatch(revision) and commit != revision:
+    if revision and _COMMIT.fullmatch(revision) and file.parent.name != revision:
         raise ModelUnavailableError(
-            f"{spec.key}: asked for {repository}@{revision}, the Hub answered with {commit}: see HF_ENDPOINT"
+            f"{spec.key}: asked for {repository}@{revision}, the Hub answered with {file.parent.name}: see HF_ENDPOINT"
         )
-    for part in weights.files(file):
-        # the catalogue's sha256 is that of its own revision; the Hub's cache names large files by theirs
-        known = spec.sha256 if part == file and revision == spec.revision else None
-        expected = known or part.resolve().name
-        if _SHA256.fullmatch(expected) and sha256_of(part, settings) != expected:
-            raise ModelUnavailableError(
-                f"{part} is corrupt or not the published file (its sha256 is not {expected}): delete {part.resolve()} and "
-                "fetch it again, or choose another revision with DEPTH_HUB_REVISIONS"
-            )
+    fault = _fault(file, spec, settings, revision)
+    if fault and refresh:  # of what the cache holds, perhaps, which the Hub's library takes for granted
+        file = _download_from_hub(spec, repository, revision, force=True)
+        fault = _fault(file, spec, settings, revision)
+    if fault:
+        cure = "so it comes from the Hub: see HF_ENDPOINT, or choose" if refresh else f"{_fetch(spec)} gets it again, or choose"
+        raise ModelUnavailableError(f"{fault}; {cure} another revision with DEPTH_HUB_REVISIONS")
+    commit = file.parent.name
     return Checkpoint(spec, f"hub:{repository}@{commit}", file, commit, spec.licence)
+
+
+def _fault(file: Path, spec: ModelSpec, settings: Settings, revision: str | None) -> str:
+    """What is wrong with a file in the Hub's cache; "" when nothing is."""
+    try:
+        weights.inspect(file)
+        for part in weights.files(file):
+            # the catalogue's sha256 is that of its own revision; the Hub's cache names large files by theirs
+            known = spec.sha256 if part == file and revision == spec.revision else None
+            expected = known or part.resolve().name
+            if _SHA256.fullmatch(expected) and sha256_of(part, settings) != expected:
+                return f"{part} is corrupt or not the published file (its sha256 is not {expected})"
+    except ModelUnavailableError as error:
+        return str(error)
+    return ""
 
 
 def _cached_from_hub(repository: str, revision: str | None) -> Path | None:
@@ -253,155 +291,273 @@ def _cached_from_hub(repository: str, revision: str | None) -> Path | None:
     if (file := cached(HUB_FILE, revision)) is not None:
         return file
     index = cached(HUB_INDEX, revision)
-    if index is None:
-        return None
-    shards = weights.parse_index(index.read_bytes(), str(index)).shards
-    return index if all(cached(name, index.parent.name) for name in shards) else None
+    return index if index and all(cached(name, index.parent.name) for name in _shards(index)) else None
 
 
-def _download_from_hub(spec: ModelSpec, repository: str, revision: str | None) -> Path:
+def _shards(index: Path) -> list[str]:
+    """Of an index that is bad none: _fault says what is wrong."""
+    try:
+        return weights.parse_index(index.read_bytes(), str(index)).shards
+    except ModelUnavailableError:
+        return []
+
+
+def _download_from_hub(spec: ModelSpec, repository: str, revision: str | None, *, force: bool = False) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
     def get(name: str, revision: str | None) -> Path:
-        return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
+        return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision, force_download=force))
 
     try:
         try:
             return get(HUB_FILE, revision)
-        except errors.LocalEntryNotFoundError:  # nobody could be asked
-            raise
-        except errors.EntryNotFoundError as failure:
+        except errors.RemoteEntryNotFoundError as failure:
             try:
                 index = get(HUB_INDEX, revision)
-            except errors.EntryNotFoundError:
+            except errors.RemoteEntryNotFoundError:
                 raise failure from None
-        for name in weights.parse_index(index.read_bytes(), f"{repository}/{HUB_INDEX}").shards:
+        for name in _shards(index):
             get(name, index.parent.name)  # of the index's commit, wherever the branch is by now
         return index
     except (
         errors.GatedRepoError,
         errors.RepositoryNotFoundError,
         errors.RevisionNotFoundError,
-        errors.EntryNotFoundError,
+        errors.RemoteEntryNotFoundError,
     ) as error:
-        cure = "check DEPTH_HUB_REVISIONS and HF_ENDPOINT, set HF_TOKEN if the mirror wants one"
-        if isinstance(error, errors.LocalEntryNotFoundError):
-            cure = "HF_HUB_OFFLINE is set or the Hub cannot be reached"
-        reason = error
-    except (OSError, errors.HfHubHTTPError) as failure:
-        cure, reason = "is the Hub reachable, is there room on the disk?", failure
+        cure, reason = "check DEPTH_HUB_REVISIONS and HF_ENDPOINT, set HF_TOKEN if the mirror wants one", _reason(error)
+    except (OSError, ValueError, errors.HfHubHTTPError) as error:  # ValueError: told to be offline, and to download
+        cure, reason = "is HF_HUB_OFFLINE set, can the Hub be reached, is there room on the disk?", _reason(error)
     raise ModelUnavailableError(
-        f"{spec.key}: cannot fetch {repository}@{revision} from the Hub: {cure} ({_one_line(reason)}). Without the Hub: put "
+        f"{spec.key}: cannot fetch {repository}@{revision} from the Hub: {cure} ({reason}). Without the Hub: put "
         f'{HUB_FILE} somewhere and set DEPTH_CHECKPOINTS=\'{{"{spec.key}": "/path/{HUB_FILE}"}}\', or DEPTH_CHECKPOINTS_URL'
-    ) from reason
+    )
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:400] or type(error).__name__
+def _fetch(spec: ModelSpec) -> str:
+    return f"`depthline models fetch {spec.key}`"
 
 
 # -- paths and fsspec URLs ----------------------------------------------------------------------------------------------
 
+# The first of these that a store tells stands for a file's content. All of what it tells would not do: HTTP's holds the URL to
+# which it was sent on, signed anew each time.
+_MARKS = (
+    *("ETag", "etag", "md5", "Content-MD5", "generation", "VersionId", "version_id"),
+    *("LastModified", "last_modified", "Last-Modified", "mtime", "created"),
+)
+
 
 def _file_system(url: str, settings: Settings) -> tuple[Any, str]:
     options = settings.source_options if "://" in url and not url.startswith("file://") else {}
+    if _is_http(url):  # aiohttp would wait five minutes for a host that does not answer, and for a large file no longer
+        import aiohttp
+
+        options = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)}} | options
     try:
         fs, path = fsspec.core.url_to_fs(url, **options)
     except (ValueError, ImportError) as error:
-        raise ModelUnavailableError(f"checkpoint {url}: {error}") from None
+        raise ModelUnavailableError(f"checkpoint {shown(url)}: {_reason(error)}") from None
     return fs, path
 
 
-def _exists(url: str, settings: Settings) -> bool:
-    fs, path = _file_system(url, settings)
+def _info(fs: Any, path: str) -> dict[str, Any] | None:
+    """What a store says of a path; None when it says that nothing is there. Raises what keeps it from telling.
+
+    fs.exists() and fs.isfile() say no in both cases, and fsspec's HTTP raises FileNotFoundError whatever the matter is.
+    """
     try:
-        return bool(fs.exists(path))
-    except Exception as error:
-        raise ModelUnavailableError(f"cannot look at {url} (DEPTH_CHECKPOINTS_URL): {error}") from error
+        info: dict[str, Any] = fs.info(path)
+    except FileNotFoundError as error:
+        if _is_http(path) and error.__cause__ and getattr(error.__cause__, "status", None) not in (404, 410):
+            raise error.__cause__ from None
+        return None
+    return info
 
 
-def _local_copy(url: str, settings: Settings, spec: ModelSpec, *, download: bool) -> Path:
-    """The path of a local file or folder; for a URL, of its copy in the cache, which a change at the URL makes stale."""
+def _is_outage(error: Exception) -> bool:
+    """Whether a store did not answer, so that what it said last may well be true still."""
+    if isinstance(error, FileNotFoundError | PermissionError | ValueError | TypeError | ModelUnavailableError):
+        return False
+    status = int(getattr(error, "status", 500))  # of an answer by HTTP
+    return status >= 500 or status == 429
+
+
+def _is_http(path: str) -> bool:
+    return path.startswith(("http://", "https://"))
+
+
+def _local_name(path: str) -> str:
+    """What a remote file is called here: HTTP's paths are URLs, whose query may be long and have slashes."""
+    name = (unquote(urlsplit(path).path) if _is_http(path) else path).rpartition("/")[2][-100:]
+    return "weights" if name in ("", ".", "..") or "\0" in name else name
+
+
+def _beside(path: str, name: str) -> str:
+    """The remote file of that name in the same folder; with the same query, since a token may stand in it."""
+    if not _is_http(path):
+        return f"{path.rpartition('/')[0]}/{name}"
+    parts = urlsplit(path)
+    return urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{quote(name)}"))
+
+
+def _local_copy(
+    url: str, settings: Settings, spec: ModelSpec, *, download: bool, refresh: bool, outage: Exception | None = None
+) -> Path | None:
+    """The path of a local file or folder; for a URL, of its copy in the cache, which a change at the URL makes stale.
+
+    None when nothing is there. While a store does not answer, the copy that was used last is used, with a warning: an outage of
+    it should fail no artwork.
+    """
     fs, path = _file_system(url, settings)
     if isinstance(fs, LocalFileSystem):
-        if not fs.exists(path):
-            raise ModelUnavailableError(
-                f"{spec.key}: no weights at {path}: correct DEPTH_CHECKPOINTS or the profile's `checkpoint`"
-            )
+        try:
+            Path(path).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise ModelUnavailableError(f"{spec.key}: cannot look at {path}: {error.strerror or error}") from None
         return Path(path)
+    copies = _Copies(_cache(settings) / "weights", hashlib.sha256(url.encode()).hexdigest()[:32])
     try:
-        files = _remote_files(fs, path, url)
-        state = repr((url, sorted((name, sorted(info.items(), key=str)) for name, info in files.items())))
-        target = _cache(settings) / "weights" / hashlib.sha256(state.encode()).hexdigest()[:32]
-        copy = target if fs.isdir(path) else target / next(iter(files)).rsplit("/", 1)[-1]
-        if not target.exists():
-            if not download:
-                raise ModelAbsentError(f"{spec.key} is not here yet: `depthline models fetch {spec.key}` gets it from {url}")
-            _download(fs, files, target)
+        if outage is not None:
+            raise outage
+        fs.invalidate_cache()
+        info = _info(fs, path)
+        if info is None:
+            return None
+        is_folder = info["type"] == "directory"
+        files = _remote_files(fs, path, url) if is_folder else {path: info} | _remote_shards(fs, path)
     except ModelUnavailableError:
         raise
-    except Exception as error:
-        raise ModelUnavailableError(
-            f"{spec.key}: cannot fetch {url} ({type(error).__name__}: {error}): check the URL and DEPTH_SOURCE_OPTIONS"
-        ) from error
+    except Exception as error:  # noqa: BLE001 (botocore, aiohttp and OSError have no common base)
+        known = None if refresh or not _is_outage(error) else copies.latest()
+        if known is None:
+            raise ModelUnavailableError(
+                f"{spec.key}: cannot look at {shown(url)} ({_reason(error)}): check the URL and DEPTH_SOURCE_OPTIONS"
+            ) from None  # the error itself may hold the URL's password, and logs print causes
+        log.warning(
+            "%s: %s does not answer (%s): using its weights as they were when it last did", spec.key, shown(url), _reason(error)
+        )
+        return known
+    marks = {name: [str(info[mark]) for mark in _MARKS if info.get(mark)][:1] for name, info in files.items()}
+    state = repr(sorted((name, info.get("size"), marks[name]) for name, info in files.items()))
+    target = copies.folder / f"{copies.key}-{hashlib.sha256(state.encode()).hexdigest()[:32]}"
+    copy = target if is_folder else target / _local_name(path)
+    if os.path.exists(target):  # False, not an error, where the cache cannot be read
+        copies.note(copy)
+    elif download:
+        _download(fs, files, copies, copy, target)
+    else:
+        raise ModelAbsentError(f"{spec.key} is not here yet: {_fetch(spec)} gets it from {shown(url)}")
     return copy
 
 
-def _remote_files(fs: Any, path: str, url: str) -> dict[str, dict[str, Any]]:
-    """What to fetch, with what the store says of each: the file, a folder's weights and configuration, an index's shards."""
-    fs.invalidate_cache()
-    if fs.isfile(path):
-        found = {path: fs.info(path)}
-        return found | _remote_shards(fs, path, url) if path.endswith(weights.INDEX) else found
-    there = {name: info for name, info in fs.find(path, maxdepth=1, detail=True).items() if info["type"] == "file"}
-    try:
-        chosen = weights.choose([name.rsplit("/", 1)[-1] for name in there], url)
-    except ModelUnavailableError as error:
-        if there:
-            raise
-        raise ModelUnavailableError(
-            f"no weights at {url}, neither a file nor a folder with one ending in {', '.join(weights.SUFFIXES)}: check the URL, "
-            "and DEPTH_SOURCE_OPTIONS for the server and its keys"
-        ) from error
-    file = next(name for name in there if name.rsplit("/", 1)[-1] == chosen)
-    found = {file: there[file]} | {
-        name: info for name, info in there.items() if name.endswith(".json") and not name.endswith(weights.INDEX)
-    }
-    return found | _remote_shards(fs, file, url) if file.endswith(weights.INDEX) else found
+def _remote_files(fs: Any, folder: str, url: str) -> dict[str, dict[str, Any]]:
+    """What to fetch of a folder, with what the store says of each: weights, the shards if they are an index, configuration."""
+    there = {name: info for name, info in fs.find(folder, maxdepth=1, detail=True).items() if info["type"] == "file"}
+    chosen = weights.choose([_local_name(name) for name in there], shown(url))
+    file = next(name for name in there if _local_name(name) == chosen)
+    configuration = {name: info for name, info in there.items() if name.endswith(".json") and not name.endswith(weights.INDEX)}
+    return {file: there[file]} | configuration | _remote_shards(fs, file)
 
 
-def _remote_shards(fs: Any, index: str, url: str) -> dict[str, dict[str, Any]]:
-    folder = index.removesuffix(index.rsplit("/", 1)[-1])
-    shards = [folder + name for name in weights.parse_index(fs.cat_file(index), url).shards]
-    missing = [shard for shard in shards if not fs.isfile(shard)]
-    if missing:
-        raise ModelUnavailableError(f"{index} names shards that are not there: {', '.join(missing)}")
-    return {shard: fs.info(shard) for shard in shards}
+def _remote_shards(fs: Any, file: str) -> dict[str, dict[str, Any]]:
+    if not _local_name(file).endswith(weights.INDEX):
+        return {}
+    names = [_beside(file, name) for name in weights.parse_index(fs.cat_file(file), shown(file)).shards]
+    found = {name: info for name in names if (info := _info(fs, name))}
+    if missing := [shown(name) for name in names if name not in found]:
+        raise ModelUnavailableError(f"{shown(file)} names shards that are not there: {', '.join(missing)}")
+    return found
 
 
-def _download(fs: Any, files: dict[str, dict[str, Any]], target: Path) -> None:
+@dataclass(frozen=True)
+class _Copies:
+    """Of one URL in the cache: a folder `<key>-<state>` for each state that it was seen in, and a note of the last two.
+
+    Two, since another process may have resolved the earlier one and not opened it yet.
+    """
+
+    folder: Path
+    key: str
+
+    def latest(self) -> Path | None:
+        """What was used last, if it is there."""
+        found = [self.folder / name for name in self._noted()[:1]]
+        return found[0] if found and os.path.exists(found[0]) else None
+
+    def _noted(self) -> list[str]:
+        try:
+            return (self.folder / f"{self.key}.latest").read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            return []
+
+    def note(self, copy: Path) -> None:
+        """Remembers what is used, removes what has not been for two changes."""
+        name, noted = str(copy.relative_to(self.folder)), self._noted()
+        if noted[:1] == [name]:
+            return
+        kept = [name, *(other for other in noted[:2] if other != name)][:2]
+        part = self.folder / f"{self.key}.{uuid.uuid4().hex[:8]}.note"
+        with suppress(OSError):  # a cache that is only read
+            part.write_text("\n".join(kept), "utf-8")
+            part.replace(part.with_name(f"{self.key}.latest"))
+            for old in set(self.folder.glob(f"{self.key}-*")) - {self.folder / Path(other).parts[0] for other in kept}:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def _download(fs: Any, files: dict[str, dict[str, Any]], copies: _Copies, copy: Path, target: Path) -> None:
     """All files or none: into a folder beside `target`, then renamed. One process downloads, the others wait for it."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if target.exists():
-            return
-        part = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
-        part.mkdir()
-        try:
+    part = copies.folder / f"{copies.key}.{uuid.uuid4().hex[:8]}.part"
+    try:
+        copies.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(copies.folder / f"{copies.key}.lock"):
+            if target.exists():
+                return
+            for left in copies.folder.glob(f"{copies.key}.*.part"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            part.mkdir()
             columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
             with Progress(*columns, transient=True) as progress:
                 for name, info in files.items():
-                    copy, task = part / name.rsplit("/", 1)[-1], progress.add_task(name, total=info.get("size"))
-                    with fs.open(name, "rb") as remote, copy.open("wb") as local:
-                        while block := remote.read(4 * 2**20):
+                    file, task = part / _local_name(name), progress.add_task(_local_name(name), total=info.get("size"))
+                    with file.open("wb") as local:
+                        for block in _blocks(fs, name, info):
                             local.write(block)
                             progress.advance(task, len(block))
-                    if info.get("size") not in (None, copy.stat().st_size):
-                        raise ModelUnavailableError(f"{name}: got {copy.stat().st_size} of {info['size']} bytes; try again")
-            weights.inspect(weights.find(part))
+                    got, size = file.stat().st_size, info.get("size")
+                    if size not in (None, got):
+                        raise ModelUnavailableError(f"{shown(name)}: got {got} of {size} bytes; try again")
+            first = next(iter(files))
+            _inspect(part / _local_name(first), first)
             part.replace(target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+            copies.note(copy)
+    except OSError as error:
+        raise ModelUnavailableError(
+            f"cannot write to DEPTH_CHECKPOINT_CACHE={copies.folder.parent}: {error.strerror or error}"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _blocks(fs: Any, name: str, info: dict[str, Any]) -> Iterator[bytes]:
+    """A remote file's bytes. Raises ModelUnavailableError for whatever fails there: the writer's own errors are the cache's."""
+    # one answer, not many ranges, of which each may be sent on to another URL and some servers give none
+    words = {"block_size": 0, "size": info.get("size")} if _is_http(name) else {}
+    try:
+        with fs.open(name, "rb", **words) as remote:
+            while block := remote.read(4 * 2**20):
+                yield block
+    except Exception as error:  # noqa: BLE001 (the same)
+        raise ModelUnavailableError(f"cannot fetch {shown(name)} ({_reason(error)}): try again") from None
+
+
+def _inspect(file: Path, name: str) -> None:
+    try:
+        weights.inspect(file)
+    except ModelUnavailableError as error:  # its file is gone when this is read
+        raise ModelUnavailableError(f"{shown(name)}: {str(error).replace(f'{file.parent}/', '')}") from None

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from depth_core import cli
 from depth_core.catalog import MODELS
+from depth_core.inference import checkpoints
 from depth_core.storage import Store
 
 
@@ -271,6 +272,11 @@ def break_checkpoints_folder(place) -> None:
     place.settings["DEPTH_CHECKPOINTS_URL"] = "no-such-folder"
 
 
+def break_checkpoint_of_profile(place) -> None:
+    profile = '[mine]\ncheckpoint = "no-weights-of-mine"\n[mine.parameters]\nmodel = "small"\n'
+    (place.folder / "profiles.toml").write_text(profile)
+
+
 def break_model_name(place) -> None:
     place.settings["DEPTH_HUB_REVISIONS"] = '{"v2/smal": "main"}'
 
@@ -289,6 +295,7 @@ def lose_profiles(place) -> None:
         (break_setting, "DEPTH_PNG_LEVEL"),
         (break_checkpoint, "no-weights-here"),
         (break_checkpoints_folder, "nothing at no-such-folder"),
+        (break_checkpoint_of_profile, "[mine] checkpoint: v2/small: no weights at"),
         (break_model_name, "v2/smal"),
     ],
 )
@@ -320,3 +327,22 @@ def test_models_lists_every_model_with_its_licence_and_where_its_weights_are(pla
         assert spec.kind.value.replace("_", " ") in facts
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "here: bundled" in done.stdout
+
+
+def test_a_fetch_of_several_models_gets_what_can_be_had_and_names_the_rest_at_the_end(place, here, monkeypatch) -> None:
+    wrong = {"v2/small": "no-weights-here", "v3/small": str(checkpoints.BUNDLED / "model.safetensors")}
+    monkeypatch.setenv("DEPTH_CHECKPOINTS", json.dumps(wrong | {"tiny": str(checkpoints.BUNDLED)}))
+    done = here("models", "fetch", "v2/small", "v3/small", "tiny")
+    assert done.exit_code == 2
+    assert done.stdout == f"tiny: {checkpoints.BUNDLED} at {checkpoints.BUNDLED}\n"
+    first, second = done.stderr.splitlines()
+    assert first.startswith("error v2/small: no weights at")
+    assert "are no weights of v3/small" in second
+    assert here("models", "fetch", "tiny").exit_code == 0
+
+
+def test_a_fetch_of_a_model_that_is_not_gets_nothing(here) -> None:
+    done = here("models", "fetch", "tiny", "nonsense")
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert "no model 'nonsense'" in done.stderr

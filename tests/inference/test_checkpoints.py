@@ -6,11 +6,15 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
+import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -82,6 +86,12 @@ def test_giant_has_no_repository_and_says_how_to_set_a_path(configured: Configur
     assert checkpoints.resolve(GIANT, configured(checkpoints={"v2/giant": str(file)})).path == file
 
 
+def test_a_path_that_cannot_be_looked_at_is_not_said_to_be_wrong(configured: Configured, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ModelUnavailableError, match=r"cannot look at .*loop/a.safetensors: Too many levels"):
+        checkpoints.resolve(SMALL, configured(), str(tmp_path / "loop" / "a.safetensors"))
+
+
 def test_a_path_that_is_not_there_is_an_error_not_another_model(configured: Configured, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailableError, match="DEPTH_CHECKPOINTS"):
         checkpoints.resolve(TINY, configured(checkpoints={"tiny": str(tmp_path / "missing")}))
@@ -119,6 +129,13 @@ def test_a_sha256_once_computed_is_remembered_beside_the_cache(configured: Confi
     expected = checkpoints.sha256_of(file, settings)
     (note,) = (settings.checkpoint_cache / "sha256").iterdir()
     assert note.read_text() == expected == sha256(file)
+
+
+def test_a_cache_that_cannot_be_written_costs_no_model_whose_weights_are_here(configured: Configured, tmp_path: Path) -> None:
+    cache = tmp_path / "a file"
+    cache.touch()
+    file = weights_at(tmp_path / "a.safetensors")
+    assert checkpoints.resolve(SMALL, configured(checkpoint_cache=cache), str(file)).revision == sha256(file)[:16]
 
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -204,11 +221,48 @@ def test_weights_of_another_model_are_not_listed_as_there_nor_fetched(
     row = next(row for row in checkpoints.describe_models(settings) if row.spec.key == model)
     assert row.presence is (Presence.HERE if reason is None else Presence.WRONG)
     if reason is None:
-        assert checkpoints.fetch([BY_KEY[model]], settings)[0].source == str(file)
+        assert checkpoints.fetch(BY_KEY[model], settings).source == str(file)
     else:
         assert reason in row.source
         with pytest.raises(ModelUnavailableError, match=f"no weights of {model}"):
-            checkpoints.fetch([BY_KEY[model]], settings)
+            checkpoints.fetch(BY_KEY[model], settings)
+
+
+class Mischief:
+    def __reduce__(self) -> Any:
+        return print, ("run",)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"pretrained.patch_embed.proj.weight": torch.zeros(384, 1)}, None),
+        ({"pretrained.patch_embed.proj.weight": torch.zeros(768, 1)}, "768 channels, not 384"),
+        ({"pretrained.patch_embed.proj.weight": torch.zeros(384, 1), "a": Mischief()}, "holds more than tensors"),
+        ({"epoch": 3}, "holds no named tensors"),
+    ],
+    ids=["its own", "another model's", "code", "no tensors"],
+)
+def test_a_pytorch_file_is_there_when_it_could_be_loaded(
+    configured: Configured, tmp_path: Path, content: dict[str, Any], reason: str | None
+) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    settings = configured(checkpoints={"v2/small": str(tmp_path / "a.pth")})
+    row = next(row for row in checkpoints.describe_models(settings) if row.spec is SMALL)
+    assert row.presence is (Presence.HERE if reason is None else Presence.WRONG)
+    assert (reason or "a.pth") in row.source
+
+
+def test_tiny_is_there_when_its_folder_is_complete(configured: Configured, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(checkpoints.BUNDLED, folder)
+    settings = configured(checkpoints={"tiny": str(folder)})
+    assert checkpoints.fetch(TINY, settings).path == folder
+    with pytest.raises(ModelUnavailableError, match="is a folder with all of them"):
+        checkpoints.fetch(TINY, configured(checkpoints={"tiny": str(folder / "model.safetensors")}))
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(ModelUnavailableError, match=r"lacks preprocessor_config\.json"):
+        checkpoints.fetch(TINY, settings)
 
 
 # -- S3 -----------------------------------------------------------------------------------------------------------------
@@ -323,6 +377,222 @@ def test_a_url_where_nothing_is_and_a_server_that_does_not_answer_are_clear_erro
         checkpoints.resolve(SMALL, configured(), "http://127.0.0.1:9/mine.safetensors")
 
 
+def test_weights_in_the_cache_outlive_the_bucket_that_they_came_from(
+    configured: Configured, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    words = {"endpoint_url": f"http://{host}:{port}", "aws_access_key_id": "k", "aws_secret_access_key": "s"}
+    client = boto3.client("s3", region_name="us-east-1", **words)
+    client.create_bucket(Bucket="brief")
+    client.put_object(Bucket="brief", Key="v2/small/model.safetensors", Body=save({EMBEDDING: torch.zeros(384, 1)}))
+    options = {
+        "key": "k",
+        "secret": "s",
+        "endpoint_url": words["endpoint_url"],
+        "config_kwargs": {"retries": {"max_attempts": 1}},
+    }
+    settings = configured(source_options=options, checkpoints_url="s3://brief")
+    before = checkpoints.resolve(SMALL, settings)
+    server.stop()
+    assert checkpoints.resolve(SMALL, settings) == before
+    assert "s3://brief/v2/small does not answer" in caplog.text
+    with pytest.raises(ModelUnavailableError, match="v3/small: cannot look at s3://brief/v3/small"):
+        checkpoints.resolve(BY_KEY["v3/small"], settings)
+    rows = {row.spec.key: row for row in checkpoints.describe_models(settings)}
+    assert rows["v2/small"].presence is Presence.HERE
+    assert {row.presence for row in rows.values() if row.spec is not SMALL} == {Presence.WRONG}
+
+
+# -- HTTP ---------------------------------------------------------------------------------------------------------------
+
+
+class Files(ThreadingHTTPServer):
+    """Serves `bodies` by the last segment of the path; below /moved/ only after a redirect to a URL that is signed anew."""
+
+    bodies: dict[str, bytes]
+    status = 200
+    daemon_threads = True
+
+    def url(self, path: str, user: str = "") -> str:
+        return f"http://{user}127.0.0.1:{self.server_port}/{path}"
+
+
+class _FilesAnswer(BaseHTTPRequestHandler):
+    server: Files
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        self.server.requests.append((self.command, self.path))
+        path = self.path.partition("?")[0]
+        body = self.server.bodies.get(path.rpartition("/")[2])
+        moved = path.startswith("/moved/")
+        self.send_response(self.server.status if self.server.status != 200 else 404 if body is None else 302 if moved else 200)
+        if moved:
+            self.send_header("Location", f"{path.removeprefix('/moved')}?signature={uuid.uuid4()}/secret")
+        self.send_header("Content-Length", str(len(body or b"")))
+        self.send_header("ETag", f'"{hashlib.sha256(body or b"").hexdigest()}"')
+        self.end_headers()
+        if body is not None and self.command == "GET":
+            with suppress(OSError):
+                self.wfile.write(body)
+                self.server.sent.append(len(body))
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def files() -> Iterator[Files]:
+    server = Files(("127.0.0.1", 0), _FilesAnswer)
+    server.requests, server.sent, server.bodies = [], [], {"model.safetensors": save({EMBEDDING: torch.zeros(384, 1)})}
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def copies(settings: Settings) -> list[Path]:
+    return [path for path in (settings.checkpoint_cache / "weights").iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("status", [None, 503, 429], ids=["no server", "in trouble", "too busy"])
+def test_weights_in_the_cache_outlive_an_outage_of_their_server(
+    files: Files, configured: Configured, caplog: pytest.LogCaptureFixture, status: int | None
+) -> None:
+    settings = configured(checkpoints={"v2/small": files.url("model.safetensors?key=secret", "me:secret@")})
+    before = checkpoints.resolve(SMALL, settings)
+    if status is None:
+        files.shutdown()
+        files.server_close()
+    else:
+        files.status = status
+    assert checkpoints.resolve(SMALL, settings, download=False) == before
+    assert f"{files.url('model.safetensors')} does not answer" in caplog.text
+    assert "secret" not in caplog.text
+    with pytest.raises(ModelUnavailableError, match="cannot look at"):
+        checkpoints.fetch(SMALL, settings)
+
+
+@pytest.mark.parametrize("status", [404, 403])
+def test_weights_that_are_taken_away_are_not_used_any_longer(files: Files, configured: Configured, status: int) -> None:
+    settings = configured(checkpoints={"v2/small": files.url("model.safetensors")})
+    checkpoints.resolve(SMALL, settings)
+    files.status = status
+    with pytest.raises(ModelUnavailableError, match=r"no weights at|status|403"):
+        checkpoints.resolve(SMALL, settings)
+
+
+def test_a_url_that_sends_on_to_a_signed_one_is_downloaded_once(files: Files, configured: Configured) -> None:
+    settings = configured(checkpoints={"v2/small": files.url("moved/model.safetensors")})
+    first = checkpoints.resolve(SMALL, settings)
+    files.sent.clear()
+    assert checkpoints.resolve(SMALL, settings, download=False) == first
+    assert checkpoints.resolve(SMALL, settings) == first
+    assert files.sent == []
+
+
+def test_of_a_url_that_changes_the_last_two_copies_are_kept(files: Files, configured: Configured) -> None:
+    settings = configured(checkpoints={"v2/small": files.url("model.safetensors"), "v3/small": files.url("other.safetensors")})
+    files.bodies["other.safetensors"] = save({"a": torch.ones(8)})
+    other = checkpoints.resolve(BY_KEY["v3/small"], settings)
+    found = []
+    for value in (1.0, 2.0, 3.0, 2.0):
+        files.bodies["model.safetensors"] = save({"a": torch.full((8,), value)})
+        found.append(checkpoints.resolve(SMALL, settings))
+        assert set(copies(settings)) == {checkpoint.path.parent for checkpoint in (other, *found[-2:])}
+    files.shutdown()
+    files.server_close()
+    assert checkpoints.resolve(SMALL, settings) == found[1]
+
+
+def test_what_a_killed_process_left_of_a_download_is_removed_by_the_next(files: Files, configured: Configured) -> None:
+    settings = configured(checkpoints={"v2/small": files.url("model.safetensors")})
+    folder = checkpoints.resolve(SMALL, settings).path.parent
+    key = folder.name.partition("-")[0]
+    (folder.parent / f"{key}.12345678.part").mkdir()
+    files.bodies["model.safetensors"] = save({"a": torch.ones(8)})
+    checkpoints.resolve(SMALL, settings)
+    assert not list(folder.parent.glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors?download=true", f"model.safetensors?sig={'a/b' * 200}", "m.ckpt", "download/"]
+)
+def test_a_url_may_have_a_query_and_any_name(files: Files, configured: Configured, name: str) -> None:
+    body = files.bodies["m.ckpt"] = files.bodies[""] = files.bodies["model.safetensors"]
+    checkpoint = checkpoints.resolve(SMALL, configured(), files.url(name))
+    assert checkpoint.path.read_bytes() == body
+    assert checkpoint.source == files.url(name.partition("?")[0])
+
+
+def test_a_key_on_s3_may_have_any_name(s3: Any, configured: Configured) -> None:
+    client, words = s3
+    client.put_object(Bucket="weights", Key="m.ckpt", Body=BODY)
+    assert checkpoints.resolve(SMALL, configured(**words), "s3://weights/m.ckpt").path.read_bytes() == BODY
+
+
+def test_shards_come_by_http_with_the_query_of_their_index(files: Files, configured: Configured) -> None:
+    names = ["shard%201.safetensors", "shard%202.safetensors"]
+    files.bodies = {name: save({key: torch.ones(8)}) for key, name in zip("ab", names, strict=True)}
+    index = {"weight_map": {"a": "shard 1.safetensors", "b": "shard 2.safetensors"}}
+    files.bodies[INDEX] = json.dumps(index).encode()
+    checkpoint = checkpoints.resolve(SMALL, configured(), files.url(f"some/{INDEX}?token=t"))
+    assert {file.name for file in checkpoint.path.parent.iterdir()} == {INDEX, *index["weight_map"].values()}
+    got = {path for command, path in files.requests if command == "GET"}
+    assert got == {f"/some/{name}?token=t" for name in (INDEX, *names)}
+
+
+def test_a_large_file_is_sent_once_also_by_a_server_without_ranges(files: Files, configured: Configured) -> None:
+    body = files.bodies["model.safetensors"] = save({"a": torch.rand(6 << 20)})
+    assert checkpoints.resolve(SMALL, configured(), files.url("model.safetensors")).path.read_bytes() == body
+    assert files.sent == [len(body)]
+
+
+@pytest.mark.parametrize("path", ["gone.safetensors", "moved/gone.safetensors", "page.html", "cut.safetensors"])
+@pytest.mark.parametrize("status", [200, 403, 500])
+def test_no_message_tells_the_password_or_the_query_of_a_url(
+    files: Files, configured: Configured, path: str, status: int
+) -> None:
+    files.bodies |= {"page.html": b"<html>" * 20, "cut.safetensors": save({"a": torch.ones(100)})[:-4]}
+    files.status = status
+    secret = uuid.uuid4().hex
+    with pytest.raises(ModelUnavailableError) as caught:
+        checkpoints.resolve(SMALL, configured(), files.url(f"{path}?key={secret}", f"me:{secret}@"))
+    assert files.url(path) in str(caught.value)
+    assert secret not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_url_is_shown_without_what_may_be_secret() -> None:
+    for url, expected in {
+        "s3://weights/a@b.safetensors": "s3://weights/a@b.safetensors",
+        "https://me:p@ss@host/a/b.safetensors?X-Amz-Signature=1/2": "https://host/a/b.safetensors",
+        "simplecache::https://token@host/a": "simplecache::https://host/a",
+        "/data/what?.safetensors": "/data/what?.safetensors",
+    }.items():
+        assert checkpoints.shown(url) == expected
+
+
+@pytest.mark.parametrize("cache", ["/proc/nope", "a file"])
+def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_url(
+    files: Files, configured: Configured, tmp_path: Path, cache: str
+) -> None:
+    (tmp_path / "a file").touch()
+    settings = configured(checkpoint_cache=tmp_path / cache)
+    with pytest.raises(ModelUnavailableError, match=f"cannot write to DEPTH_CHECKPOINT_CACHE=.*{cache}: "):
+        checkpoints.resolve(SMALL, settings, files.url("model.safetensors"))
+
+
+def test_a_store_that_does_not_answer_is_asked_once_for_all_models(files: Files, configured: Configured) -> None:
+    files.status = 503
+    rows = checkpoints.describe_models(configured(checkpoints_url=files.url("all")))
+    assert {row.presence for row in rows} == {Presence.WRONG}
+    assert all(f"cannot look at {files.url(f'all/{row.spec.key}')}" in row.source for row in rows)
+    assert {path for _, path in files.requests} == {"/all"}
+
+
 # -- the Hub ------------------------------------------------------------------------------------------------------------
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -379,7 +649,7 @@ from depth_core.inference import checkpoints
 try:
     spec, now = dataclasses.replace(BY_KEY["v2/small"], **json.loads(sys.argv[2])), settings.load()
     fetched = sys.argv[1] == "fetch"
-    found = checkpoints.fetch([spec], now)[0] if fetched else checkpoints.resolve(spec, now, download=sys.argv[1] != "look")
+    found = checkpoints.fetch(spec, now) if fetched else checkpoints.resolve(spec, now, download=sys.argv[1] != "look")
     print(json.dumps([found.source, found.revision, str(found.path), "torch" in sys.modules]))
 except ModelUnavailableError as error:
     print(json.dumps(str(error)))
@@ -418,6 +688,24 @@ def test_the_hub_is_asked_once_then_its_cache_is_enough_and_no_torch_is_loaded(h
     assert hub.requests == []
     Path(path).resolve().write_bytes(save({"a": torch.zeros(100)}))
     assert "is corrupt" in resolved(tmp_path, HF_HUB_OFFLINE="1")
+
+
+@pytest.mark.parametrize(
+    "bodies", [{"model.safetensors": save({EMBEDDING: torch.ones(384, 1)})}, sharded()], ids=["file", "shards"]
+)
+@pytest.mark.parametrize("damage", [b"\0", b"{", b"version https://git-lfs"])
+def test_what_is_damaged_in_the_hubs_cache_is_whole_again_after_a_fetch(
+    hub: Hub, tmp_path: Path, bodies: dict[str, bytes], damage: bytes
+) -> None:
+    hub.bodies = bodies
+    endpoint = f"http://127.0.0.1:{hub.server_port}"
+    path = Path(resolved(tmp_path, HF_ENDPOINT=endpoint)[2])
+    for name in bodies:
+        (path.parent / name).resolve().write_bytes(damage.ljust(len(bodies[name]), b"\0"))
+    assert "`depthline models fetch v2/small` gets it again" in resolved(tmp_path, HF_ENDPOINT=endpoint)
+    resolved(tmp_path, "fetch", HF_ENDPOINT=endpoint)
+    assert {name: (path.parent / name).read_bytes() for name in bodies} == bodies
+    assert resolved(tmp_path, HF_HUB_OFFLINE="1")[2] == str(path)
 
 
 def test_a_branch_moves_only_when_it_is_fetched_again(hub: Hub, tmp_path: Path) -> None:
