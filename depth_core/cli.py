@@ -31,7 +31,7 @@ from depth_core.contract import DepthParameters, NormalizationMode
 from depth_core.engine import local
 from depth_core.engine.stages import Item, Plan
 from depth_core.errors import ConfigurationError, DepthlineError, ErrorKind, ImageError, ModelAbsentError, ModelUnavailableError
-from depth_core.inference import checkpoints
+from depth_core.inference import checkpoints, copies
 from depth_core.inference.checkpoints import Presence
 from depth_core.ingest import decode
 from depth_core.output import encode, records
@@ -342,8 +342,8 @@ def _checkpoints_folder(now: settings.Settings) -> str:
     url = now.checkpoints_url
     folder = Store(url, now.source_options if "://" in url else None)
     if not folder.entries(""):
-        raise ConfigurationError(f"nothing at {checkpoints.shown(url)}: correct DEPTH_CHECKPOINTS_URL")
-    return checkpoints.shown(folder.url(""))
+        raise ConfigurationError(f"nothing at {copies.shown(url)}: correct DEPTH_CHECKPOINTS_URL")
+    return copies.shown(folder.url(""))
 
 
 _COLOURS = {Presence.HERE: "green", Presence.ABSENT: "yellow", Presence.WRONG: "red"}

@@ -27,7 +27,7 @@ from safetensors.torch import save, save_file
 
 from depth_core.catalog import BY_KEY, MODELS
 from depth_core.errors import ModelUnavailableError
-from depth_core.inference import checkpoints, depth_anything_3
+from depth_core.inference import checkpoints, copies, depth_anything_3
 from depth_core.inference.checkpoints import Presence
 from depth_core.settings import Settings
 
@@ -454,7 +454,7 @@ def files() -> Iterator[Files]:
     server.server_close()
 
 
-def copies(settings: Settings) -> list[Path]:
+def copied(settings: Settings) -> list[Path]:
     return [path for path in (settings.checkpoint_cache / "weights").iterdir() if path.is_dir()]
 
 
@@ -502,7 +502,7 @@ def test_of_a_url_that_changes_the_last_two_copies_are_kept(files: Files, config
     for value in (1.0, 2.0, 3.0, 2.0):
         files.bodies["model.safetensors"] = save({"a": torch.full((8,), value)})
         found.append(checkpoints.resolve(SMALL, settings))
-        assert set(copies(settings)) == {checkpoint.path.parent for checkpoint in (other, *found[-2:])}
+        assert set(copied(settings)) == {checkpoint.path.parent for checkpoint in (other, *found[-2:])}
     files.shutdown()
     files.server_close()
     assert checkpoints.resolve(SMALL, settings) == found[1]
@@ -572,7 +572,7 @@ def test_a_url_is_shown_without_what_may_be_secret() -> None:
         "simplecache::https://token@host/a": "simplecache::https://host/a",
         "/data/what?.safetensors": "/data/what?.safetensors",
     }.items():
-        assert checkpoints.shown(url) == expected
+        assert copies.shown(url) == expected
 
 
 @pytest.mark.parametrize("cache", ["/proc/nope", "a file"])
