@@ -176,14 +176,17 @@ def _is_inside(arrays: dict[str, np.ndarray]) -> bool:
 _last: dict[tuple[str, str, str], Any] = {}
 
 
-def network(model: str, salt: str, mode: str) -> Any:
+def network(model: str, salt: str, mode: str, *, device: str = "cpu") -> Any:
     """The network with the fixtures' weights (of nested, both); the last one is kept, since its other fixtures come next."""
     recipe = (model, salt, mode)
     if recipe not in _last:
         _last.clear()  # first, so that one is in memory at a time
         _last[recipe] = _built(*recipe)
         for net in _last[recipe] if isinstance(_last[recipe], tuple) else (_last[recipe],):
-            kernels.pack(net)  # as it predicts on a CPU
+            if device == "cpu":
+                kernels.pack(net)  # as it predicts there
+            net.to(device)
+        torch.backends.cudnn.allow_tf32 = False  # float32 is meant, as predictor.load has it
     return _last[recipe]
 
 
@@ -238,7 +241,8 @@ class Comparison:
         `where`: the pixels that count. Numbers stored in 16 bits are allowed the error of that.
         """
         assert ours is not None
-        inside = torch.ones_like(ours, dtype=torch.bool) if where is None else where
+        ours = ours.cpu()
+        inside = torch.ones_like(ours, dtype=torch.bool) if where is None else where.cpu()
         found = 0
         for key, grid, counts in ((name, ours, inside), (f"{name}_s7", ours[..., ::7, ::7], inside[..., ::7, ::7])):
             if (stored := self.take(key)) is None:
@@ -267,7 +271,7 @@ class Comparison:
     def numbers(self, name: str, ours: Any, *, rtol: float = 0.0) -> None:
         """Camera and the like: absolute differences of at most 1e-4."""
         if (stored := self.take(name)) is not None:
-            ours = np.asarray(ours, np.float64)
+            ours = np.asarray(ours.cpu() if isinstance(ours, torch.Tensor) else ours, np.float64)
             assert stored.size == ours.size, f"{name}: {stored.shape} in the file, {ours.shape} here"
             rtol = max(rtol, 2**-10) if stored.dtype == np.float16 else rtol
             np.testing.assert_allclose(ours, stored.reshape(ours.shape), atol=1e-4, rtol=rtol, err_msg=name)
@@ -281,18 +285,19 @@ class Comparison:
 def compare(case: Case, net: Any) -> None:
     """Raises AssertionError where the network's answer is not the fixture's."""
     comparison = Comparison(case.arrays)
+    batch = case.network_input().to(next((net[0] if isinstance(net, tuple) else net).parameters()).device)
     with torch.inference_mode():
         if case.intermediate:
-            _check_inside(net, case, comparison)
+            _check_inside(net, case, batch, comparison)
         elif case.model in V2_SIZES:
             # a ReLU ends this network: near its zeros only the absolute difference means anything (float32 noise: up to 8e-6)
-            assert comparison.maps("depth", depth_anything_2.disparity(net, case.network_input()), floor=0.25)
+            assert comparison.maps("depth", depth_anything_2.disparity(net, batch), floor=0.25)
         elif isinstance(net, tuple):
-            check_nested(net[0](case.network_input()), net[1](case.network_input()), comparison)
+            check_nested(net[0](batch), net[1](batch), comparison)
         elif net.variant.main:
-            check_main(net(case.network_input()), comparison)
+            check_main(net(batch), comparison)
         else:
-            check_mono(net(case.network_input()), comparison)
+            check_mono(net(batch), comparison)
     comparison.finish()
 
 
@@ -352,7 +357,7 @@ def _check_camera(pose: torch.Tensor, size: torch.Size, comparison: Comparison, 
     intrinsics = comparison.take("intrinsics")
     if intrinsics is not None:
         matrices = intrinsics.astype(np.float64).reshape(-1, 3, 3)
-        focal = depth_anything_3.focal_lengths(pose, *size)
+        focal = depth_anything_3.focal_lengths(pose, *size).cpu()
         half = 2**-10 if intrinsics.dtype == np.float16 else 1e-6
         np.testing.assert_allclose(focal, matrices[:, [0, 1], [0, 1]], atol=1e-4, rtol=half, err_msg="intrinsics")
         centre = np.broadcast_to([size[1] / 2, size[0] / 2], (len(pose), 2))
@@ -362,6 +367,7 @@ def _check_camera(pose: torch.Tensor, size: torch.Size, comparison: Comparison, 
 
 def world_to_camera(pose: torch.Tensor) -> np.ndarray:
     """(N, 9) camera-to-world poses to (N, 3, 4) extrinsics, the other way round."""
+    pose = pose.cpu()
     x, y, z, w = (pose[:, 3:7] / pose[:, 3:7].norm(dim=-1, keepdim=True)).double().unbind(-1)
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
@@ -387,12 +393,12 @@ def of_whole_batch(function: Callable[..., torch.Tensor], *fields: torch.Tensor)
 PATCH_ROWS, FEATURE_ROWS = (0, 1, 16, 99, 322), (0, 1, 99, 322)  # patches that the fixtures keep, where there are so many
 
 
-def _check_inside(net: depth_anything_3.Net, case: Case, comparison: Comparison) -> None:
+def _check_inside(net: depth_anything_3.Net, case: Case, batch: torch.Tensor, comparison: Comparison) -> None:
     layers = net.variant.backbone.layers
     theirs = {name for name in case.arrays if name.startswith("block_out_")}
     assert theirs == {f"block_out_{i}" for i in range(layers)}, f"{case.model} has {layers} blocks"
     tokens = [int(token) for token in np.atleast_1d(comparison.take("tokens"))]
-    ours = inside(net, case.network_input(), tokens, int(comparison.take("channels")))  # type: ignore[arg-type]
+    ours = inside(net, batch, tokens, int(comparison.take("channels")))  # type: ignore[arg-type]
     missing = sorted(set(ours) - set(case.arrays))
     assert not missing, f"the file lacks {', '.join(missing)}"
     for name, value in ours.items():
@@ -401,7 +407,7 @@ def _check_inside(net: depth_anything_3.Net, case: Case, comparison: Comparison)
         assert stored.size == value.numel(), f"{name}: {stored.shape} in the file, {tuple(value.shape)} here"
         # float32 noise grows with the values around, and the weights of mode "eps" make them a hundred times smaller
         most = (1e-3 if stored.dtype == np.float16 else 2e-5) * float(np.abs(stored).max())
-        np.testing.assert_allclose(value, stored.reshape(value.shape), atol=most, rtol=0, err_msg=name)
+        np.testing.assert_allclose(value.cpu(), stored.reshape(value.shape), atol=most, rtol=0, err_msg=name)
 
 
 def inside(net: depth_anything_3.Net, batch: torch.Tensor, tokens: list[int], channels: int) -> dict[str, torch.Tensor]:

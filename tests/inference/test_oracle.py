@@ -1,8 +1,8 @@
 """Every fixture file of the oracle against our networks, normalization, sizes and resampling.
 
 Default: the small files in tests/data/oracle, and a folder shared/oracle beside the repository when there is one. With `--oracle
-FOLDER` everything in that folder. Networks of more than 200 million parameters need `--oracle` or `-m slow`. What a file is, and
-how it is compared, is in reference.py.
+FOLDER` everything in that folder, with `--device cuda` on a GPU. Networks of more than 200 million parameters need `--oracle` or
+`-m slow`. What a file is, and how it is compared, is in reference.py.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def wanted(network_file: Path, request: pytest.FixtureRequest) -> reference.Case
 
 
 @pytest.mark.timeout(1800)
-def test_a_network_computes_what_the_official_code_computes(wanted: reference.Case) -> None:
-    reference.compare(wanted, reference.network(*wanted.recipe))
+def test_a_network_computes_what_the_official_code_computes(wanted: reference.Case, request: pytest.FixtureRequest) -> None:
+    reference.compare(wanted, reference.network(*wanted.recipe, device=request.config.getoption("--device")))
 
 
 # -- the rule by which the fixtures were made ---------------------------------------------------------------------------
