@@ -396,7 +396,7 @@ def fetch(
     for spec in specs:
         try:
             checkpoint = checkpoints.fetch(spec, now)
-        except ModelUnavailableError as error:
+        except DepthlineError as error:
             failures.append(error)
         else:
             console.print(f"{spec.key}: {escape(checkpoint.source)} at {escape(str(checkpoint.path))}", soft_wrap=True)

@@ -249,11 +249,12 @@ class _Work:
                 # another run of this chunk came to its end meanwhile and took the numbers away, most likely having made these
                 progress.done -= len(lost)
                 progress.failed -= len(lost)
-                there = _done({sha: folders[sha] for sha in lost}, {}, Redo(verify=True), self.store)
+                again = {sha: folders[sha] for sha in lost}
+                there = {} if self.redo.everything else _done(again, {}, Redo(verify=True), self.store)
                 progress.reused += len(there)
                 missing = [sha for sha in lost if sha not in there]
                 measure(missing)
-                made |= there | render(missing)
+                made = {sha: outcome for sha, outcome in made.items() if sha not in again} | there | render(missing)
             progress.ended = time.monotonic()
             progress.done += len(failed)
             progress.failed += len(failed)

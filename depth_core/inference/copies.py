@@ -5,6 +5,7 @@ What does not belong here: which path or URL a model has (checkpoints.py), what 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -31,8 +32,8 @@ log = logging.getLogger(__name__)
 # The first of these that a store tells stands for a file's content. All of what it tells would not do: HTTP's holds the URL to
 # which it was sent on, signed anew each time.
 _MARKS = (
-    *("ETag", "etag", "md5", "Content-MD5", "generation", "VersionId", "version_id"),
-    *("LastModified", "last_modified", "Last-Modified", "mtime", "created"),
+    *("ETag", "etag", "md5", "Content-MD5", "blob_id", "generation", "VersionId", "version_id"),
+    *("LastModified", "last_modified", "Last-Modified", "mtime", "modify", "modified", "created"),
 )
 
 
@@ -41,8 +42,8 @@ def local(
 ) -> Path | None:
     """The path of a local file or folder; for a URL, of its copy in the cache, which a change at the URL makes stale.
 
-    None when nothing is there. While a store does not answer, the copy that was used last is used, with a warning: an outage of
-    it should fail no artwork.
+    None when nothing is there. While a store does not answer, the copy that was used last is used, with a warning: an outage
+    should fail no artwork. A file that has changed is waited for, though, when the store falls silent in the middle of it.
     """
     fs, path = _file_system(url, settings)
     if isinstance(fs, LocalFileSystem):
@@ -75,10 +76,11 @@ def local(
             "%s: %s does not answer (%s): using its weights as they were when it last did", model, shown(url), reason(error)
         )
         return known
-    marks = {name: [str(info[mark]) for mark in _MARKS if info.get(mark)][:1] for name, info in files.items()}
-    state = repr(sorted((name, info.get("size"), marks[name]) for name, info in files.items()))
+    state = repr(sorted((name, info.get("size"), _mark(name, info)) for name, info in files.items()))
     target = copies.folder / f"{copies.key}-{hashlib.sha256(state.encode()).hexdigest()[:32]}"
     copy = target if is_folder else target / _local_name(path)
+    if refresh and os.path.exists(target) and _is_damaged(target / _local_name(next(iter(files)))):
+        copies.remove(target)
     if os.path.exists(target):  # False, not an error, where the cache cannot be read
         copies.note(copy)
     elif download:
@@ -136,11 +138,15 @@ def _info(fs: Any, path: str) -> dict[str, Any] | None:
 
 
 def _is_outage(error: Exception) -> bool:
-    """Whether a store did not answer, so that what it said last may well be true still."""
+    """Whether a store did not answer, so that what it said last may well be true still. Refusals and wrong keys are not that."""
     if isinstance(error, FileNotFoundError | PermissionError | ValueError | TypeError | ModelUnavailableError):
         return False
-    status = int(getattr(error, "status", 500))  # of an answer by HTTP
-    return status >= 500 or status == 429
+    status = getattr(error, "status", None)  # of an answer by HTTP
+    if isinstance(status, int):
+        return status >= 500 or status == 429
+    if isinstance(error, OSError) and error.errno in (errno.EINVAL, errno.EREMCHG, errno.ENOSYS):  # s3fs, of requests S3 refuses
+        return False
+    return not type(error).__name__.endswith(("CredentialsError", "CredentialRetrievalError", "ProfileNotFound"))  # botocore's
 
 
 def _is_http(path: str) -> bool:
@@ -159,6 +165,19 @@ def _beside(path: str, name: str) -> str:
         return f"{path.rpartition('/')[0]}/{name}"
     parts = urlsplit(path)
     return urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{quote(name)}"))
+
+
+def _mark(name: str, info: dict[str, Any]) -> list[str]:
+    known = [str(info[mark]) for mark in _MARKS if info.get(mark)][:1]
+    return known if known or _is_http(name) else sorted(map(str, info.items()))
+
+
+def _is_damaged(file: Path) -> bool:
+    try:
+        weights.inspect(file)
+    except ModelUnavailableError:
+        return True
+    return False
 
 
 def _remote_files(fs: Any, folder: str, url: str) -> dict[str, dict[str, Any]]:
@@ -201,28 +220,42 @@ class _Copies:
         except (OSError, UnicodeDecodeError):
             return []
 
+    def lock(self) -> FileLock:
+        return FileLock(self.folder / f"{self.key}.lock")
+
     def note(self, copy: Path) -> None:
         """Remembers what is used, removes what has not been for two changes."""
-        name, noted = str(copy.relative_to(self.folder)), self._noted()
-        if noted[:1] == [name]:
+        name = str(copy.relative_to(self.folder))
+        if self._noted()[:1] == [name]:
             return
-        kept = [name, *(other for other in noted[:2] if other != name)][:2]
-        part = self.folder / f"{self.key}.{uuid.uuid4().hex[:8]}.note"
-        with suppress(OSError):  # a cache that is only read
+        with suppress(OSError), self.lock():  # OSError: a cache that is only read
+            kept = [name, *(other for other in self._noted() if other != name)][:2]
+            part = self.folder / f"{self.key}.{uuid.uuid4().hex[:8]}.note"
             part.write_text("\n".join(kept), "utf-8")
             part.replace(part.with_name(f"{self.key}.latest"))
             for old in set(self.folder.glob(f"{self.key}-*")) - {self.folder / Path(other).parts[0] for other in kept}:
-                shutil.rmtree(old, ignore_errors=True)
+                self.remove(old)
+
+    def remove(self, copy: Path) -> None:
+        """All of a copy at once: what a killed process left of it would count as whole."""
+        part = self.part()
+        with suppress(OSError):
+            copy.replace(part)
+            shutil.rmtree(part, ignore_errors=True)
+
+    def part(self) -> Path:
+        """A folder that is no copy, or not yet; the next download removes what is left of such."""
+        return self.folder / f"{self.key}.{uuid.uuid4().hex[:8]}.part"
 
 
 def _download(fs: Any, files: dict[str, dict[str, Any]], copies: _Copies, copy: Path, target: Path) -> None:
     """All files or none: into a folder beside `target`, then renamed. One process downloads, the others wait for it."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    part = copies.folder / f"{copies.key}.{uuid.uuid4().hex[:8]}.part"
+    part = copies.part()
     try:
         copies.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(copies.folder / f"{copies.key}.lock"):
+        with copies.lock():
             if target.exists():
                 return
             for left in copies.folder.glob(f"{copies.key}.*.part"):  # by a process that was killed
@@ -242,7 +275,7 @@ def _download(fs: Any, files: dict[str, dict[str, Any]], copies: _Copies, copy: 
             first = next(iter(files))
             _inspect(part / _local_name(first), first)
             part.replace(target)
-            copies.note(copy)
+        copies.note(copy)
     except OSError as error:
         raise ModelUnavailableError(
             f"cannot write to DEPTH_CHECKPOINT_CACHE={copies.folder.parent}: {error.strerror or error}"

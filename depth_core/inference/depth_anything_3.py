@@ -150,7 +150,7 @@ def sky_filled(depth: torch.Tensor, sky: torch.Tensor) -> torch.Tensor:
     An image that is all sky, or has none, stays as it is.
     """
     content = sky < SKY_THRESHOLD
-    count, pixels = content.sum(dim=(1, 2)), content[0].numel()
+    count, pixels = content.sum(dim=(1, 2)), content.shape[1] * content.shape[2]
     both = (count > FEWEST) & (count < pixels - FEWEST)
     far = ordered(depth, content).percentile(SKY_PERCENTILE)
     return torch.where(~content & _each(both), _each(far), depth)

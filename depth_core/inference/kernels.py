@@ -30,8 +30,8 @@ def pack(network: torch.nn.Module) -> None:
     with torch.inference_mode():
         for layer in network.modules():
             if type(layer) is torch.nn.Linear:
-                layer.__class__ = _Packed
                 layer.weight = torch.nn.Parameter(_packed(layer.weight), requires_grad=False)
+                layer.__class__ = _Packed
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -168,6 +168,8 @@ def load(checkpoint: Checkpoint, settings: Settings) -> Predictor:
     """
     device = choose_device(settings)
     precision = choose_precision(settings, device)
+    if checkpoint.spec.family is Family.TINY:
+        precision = "fp32"  # which costs so small a network nothing
     threads_at_start()
     if device.startswith("cuda"):
         import torch

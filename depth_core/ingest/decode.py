@@ -325,8 +325,9 @@ def _focal_px(camera: dict[int, object], width: int, height: int) -> float | Non
     """Focal length in pixels, from EXIF's camera tags.
 
     From the 35 mm equivalent f35, which compares diagonals (CIPA DCG-001): f35 * sqrt(w^2 + h^2) / sqrt(36^2 + 24^2). Else from
-    the focal length in mm times the sensor's pixels per mm, scaled from the long side that the camera recorded to this one (some
-    programs turn the pixels and not the numbers). Unknown when the shape is not the one that the camera recorded: a crop.
+    the focal length in mm times the sensor's pixels per mm, scaled from the size that the camera recorded to this one (by the
+    long side where both are known: some programs turn the pixels and not the numbers). Unknown when the shape is not the one
+    that the camera recorded: a crop.
     """
     tags = ExifTags.Base
     recorded = [_number(camera.get(tag)) for tag in (tags.ExifImageWidth, tags.ExifImageHeight)]
@@ -336,8 +337,9 @@ def _focal_px(camera: dict[int, object], width: int, height: int) -> float | Non
     if not pixels:
         unit_mm = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}.get(int(_number(camera.get(tags.FocalPlaneResolutionUnit)) or 2), 25.4)
         per_mm = _number(camera.get(tags.FocalPlaneXResolution)) / unit_mm
-        long_side = max(recorded) or max(width, height)
-        pixels = _number(camera.get(tags.FocalLength)) * per_mm * max(width, height) / long_side
+        scales = [side / was for side, was in zip((width, height), recorded, strict=True) if was] or [1.0]
+        scale = scales[0] if len(scales) == 1 else max(width, height) / max(recorded)
+        pixels = _number(camera.get(tags.FocalLength)) * per_mm * scale
     # Fisheyes and telescopes included; outside of this EXIF is wrong.
     return pixels if 0.1 < pixels / max(width, height) < 100 else None
 

@@ -110,15 +110,15 @@ def resize(values: Array, size: tuple[int, int], *, family: Family) -> Array:
     if family is Family.V2:
         planes = F.interpolate(planes, shape, mode="bilinear", align_corners=True)
     else:
-        # much shrunk, pixels are averaged by area first: torch on a GPU refuses to do it in one step
+        # torch on a GPU refuses to average more than 94 x 94 pixels at once: what shrinks by so much does it in two steps
         rows, columns = (
             side if side <= _MOST_SHRUNK * want else _MOST_SHRUNK // 2 * want
             for side, want in zip(planes.shape[-2:], shape, strict=True)
         )
-        if (rows, columns) != planes.shape[-2:]:
-            planes = F.adaptive_avg_pool2d(planes, (rows, columns))
-        shrinks = shape[0] < planes.shape[-2] or shape[1] < planes.shape[-1]
-        planes = F.interpolate(planes, shape, mode="bilinear", antialias=shrinks)
+        for step in ((rows, columns), shape):
+            if step != planes.shape[-2:]:
+                shrinks = step[0] < planes.shape[-2] or step[1] < planes.shape[-1]
+                planes = F.interpolate(planes, step, mode="bilinear", antialias=shrinks)
     return restore(planes.reshape(*tensor.shape[:-2], *shape))  # type: ignore[no-any-return]
 
 
@@ -136,7 +136,6 @@ def _min_max(depth: torch.Tensor, *, large_is_near: bool, value_range: tuple[flo
 
 
 def _v2_style(depth: torch.Tensor, sky: torch.Tensor | None, value_range: tuple[float, float] | None) -> torch.Tensor:
-
     disparity, content = _disparity(depth, sky)
     if value_range is None:
         low, high = (end[:, None, None] for end in _percentile_ends(disparity, content))

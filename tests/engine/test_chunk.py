@@ -312,6 +312,28 @@ class TestOneRangeForTheChunk:
         assert {outcome.status for outcome in result.outcomes.values()} == {"succeeded"}
         assert (result.progress.done, result.progress.left, result.progress.failed) == (3, 0, 0)
 
+    def test_what_fails_when_its_numbers_are_computed_again_fails_for_that_reason(
+        self, run: Run, store: Store, photo: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        images = keep(store, *(photo(seed=n) for n in range(2)))
+        unspool, taken = stages.unspool, []
+
+        def gone(where: Store, folder: str) -> Any:
+            if not taken:
+                taken.extend(where.keys("spool"))
+                for key in taken:
+                    where.delete(key)
+                where.write(sources.source_key(images[1].sha256), b"overwritten by somebody")
+            return unspool(where, folder)
+
+        monkeypatch.setattr(stages, "unspool", gone)
+        for redo in (None, Redo(everything=True)):
+            taken.clear()
+            store.write(sources.source_key(images[1].sha256), photo(seed=1))
+            result = run(images, redo=redo)
+            assert [outcome.error_kind for outcome in result.outcomes.values()] == [None, "not_an_image"]
+            assert (result.progress.done, result.progress.reused, result.progress.failed) == (2, 0, 1)
+
     @pytest.mark.parametrize("mode", ["Standard", "V2-Style"])
     def test_the_range_of_a_single_image_is_what_it_would_have_by_itself(
         self, run: Run, store: Store, profile: Profile, known: Any, mode: str

@@ -290,7 +290,8 @@ def compare(case: Case, net: Any) -> None:
         if case.intermediate:
             _check_inside(net, case, batch, comparison)
         elif case.model in V2_SIZES:
-            # a ReLU ends this network: near its zeros only the absolute difference means anything (float32 noise: up to 8e-6)
+            # a ReLU ends this network: near its zeros only the absolute difference means anything; relative to 0.1, float32's
+            # noise in the giant would be three quarters of what is allowed
             assert comparison.maps("depth", depth_anything_2.disparity(net, batch), floor=0.25)
         elif isinstance(net, tuple):
             check_nested(net[0](batch), net[1](batch), comparison)

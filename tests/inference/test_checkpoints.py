@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,11 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import boto3
+import fsspec
 import pytest
 import torch
+from botocore.exceptions import EndpointConnectionError, NoCredentialsError, ProfileNotFound
+from fsspec.implementations.memory import MemoryFileSystem
 from moto.server import ThreadedMotoServer
 from safetensors.torch import save, save_file
 
@@ -506,6 +510,60 @@ def test_of_a_url_that_changes_the_last_two_copies_are_kept(files: Files, config
     files.shutdown()
     files.server_close()
     assert checkpoints.resolve(SMALL, settings) == found[1]
+
+
+def test_a_damaged_copy_is_downloaded_again_when_it_is_fetched(files: Files, configured: Configured) -> None:
+    settings = configured(checkpoints={"v2/small": files.url("model.safetensors")})
+    file = checkpoints.resolve(SMALL, settings).path
+    file.write_bytes(bytes(file.stat().st_size))
+    with pytest.raises(ModelUnavailableError, match="neither a safetensors nor a PyTorch file"):
+        checkpoints.resolve(SMALL, settings)
+    assert checkpoints.fetch(SMALL, settings).path.read_bytes() == files.bodies["model.safetensors"]
+    assert copied(settings) == [file.parent]
+
+
+class Quiet(MemoryFileSystem):
+    """A store that tells no time and no ETag of its files, and a word of its own when they change."""
+
+    protocol = "quiet"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.replace("quiet://", "memory://"))
+
+    def info(self, path: str, **words: Any) -> dict[str, Any]:
+        told = super().info(path, **words)
+        return {key: value for key, value in told.items() if key != "created"} | {"revision": hash(self.cat_file(path))}
+
+
+def test_a_change_is_noticed_in_whatever_words_a_store_tells_it(configured: Configured) -> None:
+    fsspec.register_implementation("quiet", Quiet, clobber=True)
+    settings, fs = configured(checkpoints={"v2/small": "quiet://weights/model.safetensors"}), fsspec.filesystem("quiet")
+    for value in (1.0, 2.0):
+        body = save({"a": torch.full((8,), value)})
+        fs.pipe_file("/weights/model.safetensors", body)
+        assert checkpoints.resolve(SMALL, settings).path.read_bytes() == body
+
+
+@pytest.mark.parametrize(
+    ("error", "outage"),
+    [
+        (ConnectionRefusedError(111, "refused"), True),
+        (EndpointConnectionError(endpoint_url="http://127.0.0.1:9"), True),
+        (TimeoutError(), True),
+        (NoCredentialsError(), False),
+        (ProfileNotFound(profile="weights"), False),
+        (OSError(errno.EINVAL, "The provided token is malformed"), False),
+        (PermissionError(13, "Access Denied"), False),
+        (FileNotFoundError(2, "The specified bucket does not exist"), False),
+    ],
+)
+def test_a_store_that_refuses_or_is_asked_with_wrong_keys_is_not_taken_for_one_that_does_not_answer(
+    error: Exception, outage: bool
+) -> None:
+    assert copies._is_outage(error) == outage
 
 
 def test_what_a_killed_process_left_of_a_download_is_removed_by_the_next(files: Files, configured: Configured) -> None:

@@ -253,6 +253,13 @@ def test_focal_length_comes_from_exif_in_pixels_of_the_source(
     assert found == (None if focal_px is None else pytest.approx(focal_px))
 
 
+def test_a_focal_length_is_scaled_by_the_side_that_is_recorded_when_it_is_only_one(encode: Encode, settings: Settings) -> None:
+    tags = {"FocalLength": 10.0, "FocalPlaneXResolution": 50.0, "FocalPlaneResolutionUnit": 4}
+    for recorded in ({"ExifImageWidth": 300}, {"ExifImageHeight": 400}):
+        upright = with_camera(encode, (300, 400), **tags, **recorded)
+        assert decode(upright, settings=settings).focal_px == pytest.approx(500)
+
+
 # -- reduced decoding ---------------------------------------------------------------------------------------------------
 
 

@@ -283,7 +283,8 @@ def test_seconds_by_stage_are_those_of_this_drain_each_spent_once(artworks, stor
     first, twin = (ask(artworks, f"{images.url}/a.jpg") for _ in range(2))
     made = drain(artworks, store, settings).serve().seconds_by_stage
     outcome = artworks.get(first).outcome["seconds"]
-    assert made["predict"] == outcome["predict"], "twins share one pass through the network"
+    # the one that found the files of the other has its seconds from the sidecar, which rounds them
+    assert made["predict"] == pytest.approx(outcome["predict"], abs=1e-4), "twins share one pass through the network"
     downloads = [artworks.get(each).outcome["seconds"]["download"] for each in (first, twin)]
     assert made["download"] == pytest.approx(sum(downloads))
 
