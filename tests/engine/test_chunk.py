@@ -293,10 +293,9 @@ class TestOneRangeForTheChunk:
         assert {sha: o.folder for sha, o in result.outcomes.items()} == {sha: o.folder for sha, o in others[1].outcomes.items()}
         assert (result.progress.left, result.progress.failed) == (0, 1)
 
-    def test_numbers_that_were_taken_away_before_the_other_run_had_made_the_image_are_computed_again(
-        self, run: Run, store: Store, photo: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        images = keep(store, *(photo(seed=n) for n in range(3)))
+    @pytest.fixture
+    def taken(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The network's numbers are taken away before anybody reads them, and listed here; once the list is cleared, again."""
         unspool, taken = stages.unspool, []
 
         def gone(where: Store, folder: str) -> Any:
@@ -307,29 +306,30 @@ class TestOneRangeForTheChunk:
             return unspool(where, folder)
 
         monkeypatch.setattr(stages, "unspool", gone)
-        result = run(images)
+        return taken
+
+    def test_numbers_that_were_taken_away_before_the_other_run_had_made_the_image_are_computed_again(
+        self, run: Run, store: Store, photo: Any, taken: list[str]
+    ) -> None:
+        result = run(keep(store, *(photo(seed=n) for n in range(3))))
         assert taken
         assert {outcome.status for outcome in result.outcomes.values()} == {"succeeded"}
         assert (result.progress.done, result.progress.left, result.progress.failed) == (3, 0, 0)
 
     def test_what_fails_when_its_numbers_are_computed_again_fails_for_that_reason(
-        self, run: Run, store: Store, photo: Any, monkeypatch: pytest.MonkeyPatch
+        self, run: Run, store: Store, photo: Any, taken: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         images = keep(store, *(photo(seed=n) for n in range(2)))
-        unspool, taken = stages.unspool, []
+        unspool, key = stages.unspool, sources.source_key(images[1].sha256)
 
-        def gone(where: Store, folder: str) -> Any:
-            if not taken:
-                taken.extend(where.keys("spool"))
-                for key in taken:
-                    where.delete(key)
-                where.write(sources.source_key(images[1].sha256), b"overwritten by somebody")
+        def overwritten(where: Store, folder: str) -> Any:
+            where.write(key, b"no image any more")
             return unspool(where, folder)
 
-        monkeypatch.setattr(stages, "unspool", gone)
+        monkeypatch.setattr(stages, "unspool", overwritten)
         for redo in (None, Redo(everything=True)):
             taken.clear()
-            store.write(sources.source_key(images[1].sha256), photo(seed=1))
+            store.write(key, photo(seed=1))
             result = run(images, redo=redo)
             assert [outcome.error_kind for outcome in result.outcomes.values()] == [None, "not_an_image"]
             assert (result.progress.done, result.progress.reused, result.progress.failed) == (2, 0, 1)
