@@ -6,7 +6,12 @@ engine and the downloader ask `ErrorKind.retryable`).
 
 from __future__ import annotations
 
+import errno
+import traceback
 from enum import StrEnum
+from pathlib import PurePath
+
+from depth_core.display import shown_text
 
 
 class ErrorKind(StrEnum):
@@ -100,3 +105,39 @@ class ModelAbsentError(ModelUnavailableError):
 
 class StoreError(DepthlineError):
     """The store cannot be read or written: permissions, disk full, no network. Fails the run; what is written stays valid."""
+
+
+_OF_THE_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS})
+
+
+def is_fault_of_installation(error: BaseException) -> bool:
+    """Whether an exception says that nothing can be done here any more: store, memory, disk, configuration. It ends the run."""
+    if isinstance(error, DepthlineError):
+        return not isinstance(error, ImageError)
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _OF_THE_MACHINE)
+
+
+def row_failure(error: Exception) -> ImageError:
+    """Whatever was raised while one row was at work, as that row's failure: INTERNAL, with the exception and its place.
+
+    An ImageError comes back as it is. Raises the error again when it is a fault of the installation. Called where the work of one
+    row ends, so that what a stranger's URL, server or file makes a library raise costs no other row anything.
+    """
+    if is_fault_of_installation(error):
+        raise error
+    if isinstance(error, ImageError):
+        return error
+    text = shown_text(str(error))[:300]
+    return ImageError(ErrorKind.INTERNAL, f"{type(error).__name__}{': ' if text else ''}{text} (at {_place(error)})")
+
+
+def _place(error: Exception) -> str:
+    """File, line and function of the last step in this package that led to an exception; else of the last step of all."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "depth_core" in PurePath(frame.filename).parts] or frames
+    if not ours:
+        return "an unknown place"
+    last = ours[-1]
+    parts = PurePath(last.filename).parts
+    short = "/".join(parts[len(parts) - 1 - parts[::-1].index("depth_core") :]) if "depth_core" in parts else parts[-1]
+    return f"{short}:{last.lineno} in {last.name}"
