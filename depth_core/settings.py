@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     max_backoff_seconds: float = Field(30.0, ge=0, description="Longest wait, Retry-After included.")
     max_redirects: int = Field(5, ge=0, description="Redirects followed for one download.")
     user_agent: str = Field("depthline/0.1", description="Sent with every download.")
+    honour_noai: bool = Field(
+        False, description="Refuse images whose server says noai or noimageai (X-Robots-Tag) when they are fetched."
+    )
     allow_private_hosts: bool = Field(
         False, description="May URLs that strangers send reach private addresses? Development only."
     )
