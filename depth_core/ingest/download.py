@@ -206,7 +206,7 @@ class Downloader:
         except ValueError as error:
             raise ImageError(ErrorKind.BAD_URL, _reason("not a file URL", error)) from None
         body = Body(self._settings.max_source_bytes)
-        with _clear_errors(path), open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
+        with _clear_errors(path, (OSError, ValueError)), open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError(ErrorKind.NOT_FOUND, f"{shown_url(path)} is a folder or device, not a file")
@@ -405,13 +405,13 @@ def failure_of(url: str, error: Exception) -> ImageError:
 
 
 @contextmanager
-def _clear_errors(name: str) -> Iterator[None]:
-    """Turns what file systems raise into ImageError."""
+def _clear_errors(name: str, raised: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+    """Turns what file systems raise into ImageError. `raised`: botocore's and aiohttp's errors have no common base."""
     try:
         yield
     except ImageError:
         raise
-    except Exception as error:  # botocore, aiohttp and OSError have no common base
+    except raised as error:
         if is_fault_of_installation(error):
             raise
         raise ImageError(_kind(error), _reason(f"cannot read {shown_url(name)}", error)) from error
