@@ -1,7 +1,7 @@
 """From bytes to RGB pixels: JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF in all their varieties, upright and in sRGB.
 
 The entry is here, what may be decoded, and what a file that may not looks like. How each format is read: jpeg.py,
-png.py, tiff.py, webp.py, by_pillow.py; what pixels mean: pixels.py. What does not belong here: resizing for a network (inference/).
+png.py, tiff.py, webp.py, by_pillow.py; what pixels mean: pixels.py. Not here: resizing for a network (inference/).
 """
 
 from __future__ import annotations

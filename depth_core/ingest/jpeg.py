@@ -71,6 +71,8 @@ class Jpeg:
             if str(error).startswith("Premature end of JPEG file"):
                 if not _finished(data):
                     raise ValueError("its last scans are missing") from error
+                if data.endswith(b"\0\0"):  # a download that never got as far: scans end in ones
+                    raise ValueError("ends in zeros instead of pixels") from error
                 data, note = data + _END, NOTE
                 try:
                     decoded = self._decoded(data, space)

@@ -7,6 +7,7 @@ What samples mean: pixels.py.
 from __future__ import annotations
 
 import logging
+import struct
 from io import BytesIO
 from typing import Any
 
@@ -22,7 +23,7 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _WHITE_IS_ZERO, _GRAY, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _CFA, _LINEAR_RAW = 32803, 34892
-_OLD_JPEG, _JPEGS = 6, {6, 7}
+_FAXES, _OLD_JPEG, _JPEG = {2, 3, 4}, 6, 7
 _RAW_COMPRESSIONS = {32767, 32769, 32770, 34713, 65000, 65535}  # Sony's, Samsung's, Nikon's, Kodak's, Pentax's
 _MAKERS = {
     b"nikon": "NEF",
@@ -40,6 +41,8 @@ _MAKERS = {
     b"leaf": "MOS",
 }
 _DNG_VERSION, _NEW_SUBFILE_TYPE, _MAKE, _ORIENTATION, _EXTRA_SAMPLES = 50706, 254, 271, 274, 338
+# Sizes, bits, colour, strips, tiles, planes, predictor, colour map, extra samples, sample format.
+_TAGS_OF_PIXELS = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339}
 _SUB_PAGES = 16  # looked at; cameras write up to four
 
 
@@ -50,9 +53,11 @@ class Tiff:
 
     def __init__(self, data: bytes) -> None:
         """Raises ImageError: NOT_AN_IMAGE for a camera's raw data; anything when the file is damaged."""
+        self._data = data
         self._file = tifffile.TiffFile(BytesIO(data))
         page = self._file.pages.first
         _refuse_raw(page, data)
+        _check_tags(page, data)
         self._page = page
         self.size = page.imagewidth, page.imagelength
         self.orientation = int(page.tags.valueof(_ORIENTATION, 1))
@@ -66,7 +71,8 @@ class Tiff:
         self.focal_px = exif.focal_px(read, *self.size) if min(self.size) else None
 
     def read(self) -> tuple[pixels.RGB, str]:
-        _check_parts(self._page)
+        # What Pillow reads may say too many bytes; but faxes that end early get white rows.
+        _check_parts(self._page, self._data, strict=self._image is None or self._page.compression in _FAXES)
         if self._image is not None:
             self._image.load()
             return pixels.from_image(self._image, self._image.info.get("icc_profile"), self.orientation), ""
@@ -107,18 +113,34 @@ def _by_pillow(page: Any, data: bytes) -> Image.Image | None:
         return None
 
 
-def _check_parts(page: Any) -> None:
-    """Raises ValueError when a strip or tile is not in the file. Readers fill in what is missing."""
+def _check_tags(page: Any, data: bytes) -> None:
+    """Raises ValueError when a tag that says what samples are lies outside of the file: readers go on without it."""
+    form = page.parent.tiff
+    (count,) = struct.unpack_from(form.tagnoformat, data, page.offset)
+    start = page.offset + form.tagnosize
+    for at in range(start, min(start + count * form.tagsize, len(data) - 1), form.tagsize):
+        (code,) = struct.unpack_from(form.byteorder + "H", data, at)
+        if code in _TAGS_OF_PIXELS and code not in page.tags:
+            raise ValueError(f"what its tag {code} says is not in the file")
+
+
+def _check_parts(page: Any, data: bytes, *, strict: bool) -> None:
+    """Raises ValueError when a strip or tile is not in the file: readers fill in what is missing. `strict`: to its last byte."""
     if page.compression == _OLD_JPEG:
         return
     parts = 1
     for count in page.chunked:
         parts *= count
-    size = page.parent.filehandle.size
     offsets, counts = page.dataoffsets, page.databytecounts
     if page.is_contiguous and len(offsets) <= parts:  # tifffile has joined them
         parts = min(parts, len(offsets))
-    there = sum(0 < offset < size and count > 0 for offset, count in zip(offsets, counts, strict=False))
+    size = len(data)
+    there = 0
+    for offset, count in zip(offsets, counts, strict=False):
+        end = offset + count
+        # Each part that is a JPEG has an end of its own, some with a byte of padding behind it.
+        ended = page.compression != _JPEG or b"\xff\xd9" in data[max(offset, end - 16) : end]
+        there += 0 < offset < size and count > 0 and ended and (end <= size or not strict)
     if not there or there < parts:
         raise ValueError(f"{parts - there} of its {parts} strips or tiles are missing")
 
@@ -127,7 +149,7 @@ def _samples(page: Any) -> pixels.Deep:
     """Raises ImageError, NOT_AN_IMAGE, for what is not read; anything when the file is damaged."""
     kind, bits = int(page.photometric), page.bitspersample
     colours = {_WHITE_IS_ZERO: 1, _GRAY: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4}.get(kind)
-    if kind == _YCBCR and page.compression in _JPEGS:
+    if kind == _YCBCR and page.compression in (_OLD_JPEG, _JPEG):
         colours = 3  # tifffile has them as RGB
     known = page.compression == 1 or page.compression in tifffile.TIFF.DECOMPRESSORS
     if colours is None or not known or not isinstance(bits, int) or page.dtype is None or page.dtype.kind not in "buif":
