@@ -168,8 +168,8 @@ def _stretched(samples: Samples, low: float, high: float) -> npt.NDArray[np.uint
 
 
 def _rgb(strip: Image.Image, icc: object) -> Image.Image:
-    if strip.mode == "RGBa":
-        strip = strip.convert("RGBA")
+    if strip.mode in ("La", "RGBa"):  # premultiplied
+        strip = strip.convert("LA" if strip.mode == "La" else "RGBA")
     if strip.has_transparency_data:
         strip = strip.convert("RGBA")
         strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB")

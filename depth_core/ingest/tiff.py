@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import struct
 from io import BytesIO
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tifffile
@@ -22,6 +22,7 @@ from depth_core.ingest import exif, pixels
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _WHITE_IS_ZERO, _GRAY, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
+_COLOURS: dict[int, Literal[1, 3, 4]] = {_WHITE_IS_ZERO: 1, _GRAY: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4}
 _CFA, _LINEAR_RAW = 32803, 34892
 _FAXES, _OLD_JPEG, _JPEG = {2, 3, 4}, 6, 7
 _RAW_COMPRESSIONS = {32767, 32769, 32770, 34713, 65000, 65535}  # Sony's, Samsung's, Nikon's, Kodak's, Pentax's
@@ -105,7 +106,9 @@ def _by_pillow(page: Any, data: bytes) -> Image.Image | None:
     bits, formats = page.tags.valueof(258, 1), page.tags.valueof(339, 1)
     plain = all(each == 1 for each in (formats if isinstance(formats, tuple) else (formats,)))
     shallow = all(each <= 8 for each in (bits if isinstance(bits, tuple) else (bits,)))
-    if not plain or not shallow:
+    # Pillow mistakes the planes of transparency.
+    planes = page.planarconfig == 2 and int(page.photometric) in _COLOURS
+    if not plain or not shallow or planes:
         return None
     try:
         return Image.open(BytesIO(data), formats=("TIFF",))
@@ -148,7 +151,7 @@ def _check_parts(page: Any, data: bytes, *, strict: bool) -> None:
 def _samples(page: Any) -> pixels.Deep:
     """Raises ImageError, NOT_AN_IMAGE, for what is not read; anything when the file is damaged."""
     kind, bits = int(page.photometric), page.bitspersample
-    colours = {_WHITE_IS_ZERO: 1, _GRAY: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4}.get(kind)
+    colours = _COLOURS.get(kind)
     if kind == _YCBCR and page.compression in (_OLD_JPEG, _JPEG):
         colours = 3  # tifffile has them as RGB
     known = page.compression == 1 or page.compression in tifffile.TIFF.DECOMPRESSORS
