@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import zlib
 from contextlib import suppress
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
 
 from depth_core.errors import ErrorKind, ImageError
 from depth_core.ingest import exif, pixels
@@ -15,6 +19,9 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _OF_PIXELS = (b"PLTE", b"tRNS", b"IDAT")  # beside the header, all that decides what they are
 _LONGEST_PROFILE = 16_000_000  # bytes unfolded; those of printers have 3 million. A longer one is ignored, as browsers do
 _LONGEST_EXIF = 1_000_000
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of each colour type
+# Adam7: first row, first column, step of rows, step of columns.
+_PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 
 
 class Png:
@@ -28,7 +35,7 @@ class Png:
         self._kept: list[memoryview | bytes] = [SIGNATURE]
         self._icc: bytes | None = None
         camera = b""
-        header = b""
+        header, transparent = b"", False
         while at + 8 <= len(data):
             kind, start = data[at + 4 : at + 8], at + 8
             end = start + int.from_bytes(view[at : at + 4], "big")
@@ -39,6 +46,7 @@ class Png:
                 self._kept.append(view[at : end + 4])
             elif kind in _OF_PIXELS:
                 self._kept.append(view[at : end + 4])
+                transparent = transparent or kind == b"tRNS"
             elif kind == b"iCCP":
                 self._icc = self._icc or _profile(data[start:end])
             elif kind == b"eXIf":
@@ -51,14 +59,27 @@ class Png:
         if len(header) != 13:
             raise ImageError(ErrorKind.TRUNCATED_IMAGE, "starts like PNG, but its header is damaged")
         self.size = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
+        depth, colour, interlaced = header[8], header[9], header[12]
+        # libpng prints a line for each interlaced picture; Pillow mistakes a transparent colour in all depths but 8.
+        self._by_pillow = bool(interlaced) and (colour == 3 or depth == 8 or not transparent)
+        self._bits = depth * _SAMPLES.get(colour, 1)
         read = exif.of_bytes(camera)
         self.orientation = exif.orientation(read)
         self.focal_px = exif.focal_px(read, *self.size) if min(self.size) else None
 
     def read(self) -> tuple[pixels.RGB, str]:
-        import imagecodecs
+        data = b"".join([*self._kept, b"\0\0\0\0IEND\xaeB`\x82"])
+        if self._by_pillow:
+            image = Image.open(BytesIO(data), formats=("PNG",))
+            image.load()
+            self._check_passes()
+            if not image.mode.startswith("I"):
+                return pixels.from_image(image, self._icc, self.orientation), ""
+            samples = np.asarray(image)
+        else:
+            import imagecodecs
 
-        samples = imagecodecs.png_decode(b"".join([*self._kept, b"\0\0\0\0IEND\xaeB`\x82"]))
+            samples = imagecodecs.png_decode(data)
         if samples.shape[:2] != self.size[::-1]:
             raise ValueError(f"has {samples.shape[1]} x {samples.shape[0]} pixels")
         if samples.dtype.itemsize == 1:
@@ -67,6 +88,24 @@ class Png:
         channels = samples.shape[2]
         deep = pixels.Deep(samples, 16, 1 if channels < 3 else 3, "" if channels % 2 else "straight")
         return pixels.from_deep(deep, self._icc, self.orientation), ""
+
+    def _check_passes(self) -> None:
+        """Raises ValueError or zlib.error where the last passes end early, which Pillow does not see."""
+        width, height = self.size
+        missing = 0
+        for y, x, rows, columns in _PASSES:
+            across, down = -(-(width - x) // columns), -(-(height - y) // rows)
+            missing += down * (1 + (across * self._bits + 7) // 8) if across > 0 and down > 0 else 0
+        unfold = zlib.decompressobj()
+        for part in self._kept:
+            if bytes(part[4:8]) != b"IDAT":
+                continue
+            rest: bytes | memoryview = part[8:-4]
+            while len(rest) and not unfold.eof:
+                missing -= len(unfold.decompress(rest, 1 << 20))
+                rest = unfold.unconsumed_tail
+        if missing > 0:
+            raise ValueError("its last rows are missing")
 
 
 def _profile(body: bytes) -> bytes | None:

@@ -106,9 +106,9 @@ def _by_pillow(page: Any, data: bytes) -> Image.Image | None:
     bits, formats = page.tags.valueof(258, 1), page.tags.valueof(339, 1)
     plain = all(each == 1 for each in (formats if isinstance(formats, tuple) else (formats,)))
     shallow = all(each <= 8 for each in (bits if isinstance(bits, tuple) else (bits,)))
-    # Pillow mistakes the planes of transparency.
-    planes = page.planarconfig == 2 and int(page.photometric) in _COLOURS
-    if not plain or not shallow or planes:
+    # Pillow mistakes the planes of transparency, and knows bytes with their bits turned round in few varieties.
+    odd = page.planarconfig == 2 or (page.fillorder == 2 and page.compression not in _FAXES)
+    if not plain or not shallow or (odd and int(page.photometric) in _COLOURS):
         return None
     try:
         return Image.open(BytesIO(data), formats=("TIFF",))

@@ -63,6 +63,13 @@ def eight(samples: Array) -> Array:
     return np.uint8(samples >> 8)
 
 
+def packed(samples: Array, bits: int) -> Array:
+    """Rows of whole bytes, samples of so many bits side by side."""
+    flat = np.ascontiguousarray(samples.reshape(len(samples), -1).astype(">u2"))
+    apart = np.unpackbits(flat.view(np.uint8).reshape(*flat.shape, 2), axis=2)[..., 16 - bits :]
+    return np.packbits(apart.reshape(len(samples), -1), axis=1)
+
+
 # -- PNG ----------------------------------------------------------------------------------------------------------------
 
 # Adam7: first row, first column, step of rows, step of columns.
@@ -71,11 +78,7 @@ PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), 
 
 def png(samples: Array, depth: int, colour: int, *extra: tuple[bytes, bytes], interlaced: bool = False) -> bytes:
     def rows(part: Array) -> bytes:
-        flat = part.reshape(len(part), -1)
-        if depth == 16:
-            return b"".join(b"\0" + row.astype(">u2").tobytes() for row in flat)
-        bits = np.unpackbits(flat.astype(np.uint8)[..., None], axis=2)[..., 8 - depth :]
-        return b"".join(b"\0" + np.packbits(row.reshape(-1)).tobytes() for row in bits)
+        return b"".join(b"\0" + row.tobytes() for row in packed(part, depth))
 
     parts = [samples[y::dy, x::dx] for y, x, dy, dx in PASSES] if interlaced else [samples]
     pixels = b"".join(rows(part) for part in parts if part.size)
@@ -136,6 +139,42 @@ def tiff(samples: Array, **options: Any) -> bytes:
     with tifffile.TiffWriter(buffer, bigtiff=bigtiff, byteorder=byteorder) as file:
         file.write(np.ascontiguousarray(samples), metadata=None, **options)
     return buffer.getvalue()
+
+
+def packed_tiff(samples: Array, bits: int, photometric: int, *, fill_order: int = 1, palette: Array | None = None) -> bytes:
+    """A TIFF by hand: tifffile writes no samples of 2 or 12 bits."""
+    channels = samples.shape[2]
+    body = samples.astype("<u2").tobytes() if bits == 16 else packed(samples, bits).tobytes()
+    if fill_order == 2:
+        body = bytes(int(f"{byte:08b}"[::-1], 2) for byte in body)
+    where = 8 + len(body)
+    table = b"" if palette is None else palette.astype("<u2").tobytes()
+    tags = [(256, 4, 1, WIDTH), (257, 4, 1, HEIGHT), (258, 3, channels, bits if channels == 1 else where), (259, 3, 1, 1)]
+    tags += [(262, 3, 1, photometric), (266, 3, 1, fill_order), (273, 4, 1, 8), (277, 3, 1, channels), (278, 4, 1, HEIGHT)]
+    tags += [(279, 4, 1, len(body))] + ([(320, 3, len(table) // 2, where + 2 * channels)] if table else [])
+    body += struct.pack(f"<{channels}H", *[bits] * channels) + table
+    return (
+        b"II*\0"
+        + struct.pack("<I", 8 + len(body))
+        + body
+        + struct.pack("<H", len(tags))
+        + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+        + bytes(4)
+    )
+
+
+def packed_tiffs() -> Iterator[File]:
+    for bits in (1, 2, 4, 8, 10, 12, 14, 16):
+        levels = np.broadcast_to(np.uint8(np.round((GRAY >> (16 - bits)) * 255.0 / (2**bits - 1))), RGB.shape)
+        for white_is_zero, fill_order in itertools.product((False, True), (1, 2)):
+            data = packed_tiff(GRAY >> (16 - bits), bits, not white_is_zero, fill_order=fill_order)
+            yield File(f"{bits} bits {white_is_zero=} {fill_order=}", data, 255 - levels if white_is_zero else levels, within=1)
+        levels = np.uint8(np.round((RGB >> (16 - bits)) * 255.0 / (2**bits - 1)))
+        yield File(f"RGB of {bits} bits", packed_tiff(RGB >> (16 - bits), bits, 2), levels, within=1)
+        if bits <= 8:
+            table = np.linspace([0, 65535, 9], [65535, 0, 50000], 2**bits).astype(np.uint16)
+            data = packed_tiff(GRAY >> (16 - bits), bits, 3, palette=table.T)
+            yield File(f"a palette of {bits} bits", data, eight(table)[GRAY[..., 0] >> (16 - bits)], within=1)
 
 
 def over_white(colours: Array, opaque: Array) -> Array:
@@ -306,7 +345,7 @@ def shown_by_magick(files: list[File], folder: Path) -> dict[str, Array]:
     }
 
 
-@pytest.mark.parametrize("files", [pngs, tiffs, jpegs, bmps, webs])
+@pytest.mark.parametrize("files", [pngs, tiffs, packed_tiffs, jpegs, bmps, webs])
 def test_files_are_decoded_as_another_reader_shows_them(
     files: Callable[[], Iterator[File]], tmp_path: Path, settings: Settings
 ) -> None:
