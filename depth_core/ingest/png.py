@@ -104,7 +104,7 @@ class Png:
             while len(rest) and not unfold.eof:
                 missing -= len(unfold.decompress(rest, 1 << 20))
                 rest = unfold.unconsumed_tail
-        if missing > 0:
+        if missing - len(unfold.flush()) > 0:
             raise ValueError("its last rows are missing")
 
 

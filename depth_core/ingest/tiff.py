@@ -58,6 +58,8 @@ class Tiff:
         self._file = tifffile.TiffFile(BytesIO(data))
         page = self._file.pages.first
         _refuse_raw(page, data)
+        if page.imagedepth != 1:
+            raise ImageError(ErrorKind.NOT_AN_IMAGE, "a TIFF of a volume, which is not read")
         _check_tags(page, data)
         self._page = page
         self.size = page.imagewidth, page.imagelength
@@ -158,8 +160,6 @@ def _samples(page: Any) -> pixels.Deep:
     if colours is None or not known or not isinstance(bits, int) or page.dtype is None or page.dtype.kind not in "buif":
         what = f"{_name(page.photometric)}, {bits} bits a sample, {page.dtype}, compression {_name(page.compression)}"
         raise ImageError(ErrorKind.NOT_AN_IMAGE, f"a TIFF of a variety that is not read: {what}")
-    if page.imagedepth != 1:
-        raise ImageError(ErrorKind.NOT_AN_IMAGE, "a TIFF of a volume, which is not read")
     samples = page.asarray(squeeze=False, maxworkers=1)[:, 0]  # planes, height, width, samples
     samples = samples[0] if samples.shape[0] == 1 else np.moveaxis(samples[..., 0], 0, 2)
     if samples.shape[2] < colours:
