@@ -61,6 +61,7 @@ class Prepared:
     source_size: tuple[int, int]
     focal_px: float | None
     seconds: dict[str, float]
+    note: str = ""  # what was odd about the source
 
 
 @dataclass(slots=True)
@@ -117,6 +118,7 @@ def prepare(item: Item, predictor: Predictor, plan: Plan, settings: Settings) ->
         (image.width, image.height),
         image.focal_px,
         {"read": read - started, "decode": time.perf_counter() - read},
+        note=image.note,
     )
 
 
@@ -271,6 +273,7 @@ def write(rendered: Rendered, predictor: Predictor, plan: Plan, store: Store, *,
         parameters=plan.parameters,
         range=None if plan.value_range is None else _times(plan.value_range, metres or 1.0),
         focal_px=image.focal_px,
+        source_note=image.note,
         seconds={stage: round(spent, 4) for stage, spent in image.seconds.items()},
         finished_at=records.now(),
         versions=plan.versions,
@@ -302,6 +305,7 @@ def spool(measured: Measured, predictor: Predictor, plan: Plan, store: Store, *,
         "source_size": image.source_size,
         "focal_px": image.focal_px,
         "seconds": image.seconds,
+        "note": image.note,
         "own_range": own_range,
     }
     store.write(f"{image.item.folder}.json", json.dumps(facts).encode())
@@ -328,7 +332,16 @@ def unspool(store: Store, folder: str) -> Callable[[Item, Predictor, Plan, Setti
         with np.load(BytesIO(store.read(f"{key}.npz"))) as fields:
             pixels = np.stack([fields[name] for name in ("depth", "sky") if name in fields])
         size, source_size = tuple(facts["size"]), tuple(facts["source_size"])
-        return Prepared(item, torch.from_numpy(pixels), size, facts["sha256"], source_size, facts["focal_px"], facts["seconds"])
+        return Prepared(
+            item,
+            torch.from_numpy(pixels),
+            size,
+            facts["sha256"],
+            source_size,
+            facts["focal_px"],
+            facts["seconds"],
+            note=facts.get("note", ""),  # none in what a release before 0.2 left
+        )
 
     return prepare
 

@@ -82,6 +82,16 @@ def test_without_a_focal_length_the_numbers_of_metric_large_have_no_unit_and_the
     assert [sidecar["min"], sidecar["max"]] == pytest.approx([1, 10])
 
 
+def test_what_was_odd_about_the_source_stands_in_the_sidecar(known: Known, store: Store, settings: Settings) -> None:
+    file = BytesIO()
+    Image.fromarray(reddish(406, 266)).save(file, "JPEG")
+    plan = Plan(v3())
+    assert made(file.getvalue(), known("small"), plan, store, settings)["note"] is None
+    sidecar = made(file.getvalue()[:-2], known("small"), plan, store, settings)
+    assert sidecar["note"] == "The source: the end of the JPEG is missing (no EOI marker); all its pixels are there."
+    assert "sourceNote" not in sidecar
+
+
 def test_a_photo_and_the_same_photo_turned_have_the_same_metres(known: Known) -> None:
     predictor = known("metric_large")
     for width, height, limit in ((4000, 3000, 256), (6000, 4000, 512)):
