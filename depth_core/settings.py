@@ -45,7 +45,19 @@ class Settings(BaseSettings):
     rows_per_chunk: int = Field(1000, ge=1, le=100_000, description="Rows of a partition; 5,000 and more for tens of millions.")
     max_field_chars: int = Field(8192, ge=64, description="A manifest field longer than this makes its row a failed record.")
     max_manifest_bytes: int = Field(
-        1024 * MEBI, ge=1, description="A larger manifest is refused: while it comes over http(s), and while gzip is unpacked."
+        1024 * MEBI,
+        ge=1,
+        description="A larger manifest is refused: while it comes over http(s), and while gzip or Parquet is unpacked.",
+    )
+    max_manifest_rows: int = Field(
+        10_000_000, ge=1, description="A manifest with more rows is refused; a million take about 0.4 GB of memory to index."
+    )
+    source_roots: list[str] = Field(
+        default_factory=list,
+        description="JSON, folders below which local manifests may name files. Default: the manifest's own and DEPTH_DATA.",
+    )
+    manifest_buckets: list[str] = Field(
+        default_factory=list, description='JSON, s3 buckets that manifests fetched over http(s) may name: ["photos"].'
     )
 
     # fetching
