@@ -16,7 +16,7 @@ import dagster as dg
 from PIL import Image
 
 from depth_core.output import encode, records
-from depth_core.storage import PART_SUFFIX
+from depth_core.storage import DAY, PART_SUFFIX, PARTS
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +37,8 @@ def assert_every_file_is_whole(place) -> None:
         with Image.open(BytesIO(store.read(f"{folder}/depth.png"))) as picture:
             picture.load()
             assert picture.size == (sidecar["output"]["width"], sidecar["output"]["height"])
-    assert not [key for key in store.keys("") if key.endswith(PART_SUFFIX)]
+    parts = {path.parent for path in Path(store.root).rglob(f"*{PART_SUFFIX}")}  # Store.keys would hide them
+    assert parts <= {Path(store.root) / PARTS}, "half-written files lie in one place alone, where they are found again"
 
 
 def assert_one_record_per_row(place, rows: int, status: str = "succeeded") -> None:
@@ -70,9 +71,15 @@ def test_a_run_that_is_killed_again_and_again_is_finished_by_the_next(place) -> 
         assert_every_file_is_whole(place)
     written = {key: Path(place.store.path(key)).stat().st_mtime_ns for key in sidecars(place)}
 
+    left = [*(Path(place.store.root) / PARTS).iterdir(), Path(place.store.root) / PARTS / f".by-hand{PART_SUFFIX}"]
+    left[-1].write_bytes(b"ha")
+    for part in left:
+        os.utime(part, (time.time() - 2 * DAY,) * 2)
+
     last = place.materialize(manifest)
 
     assert last.returncode == 0, last.stdout[-3000:] + last.stderr[-3000:]
+    assert not list(Path(place.store.root).rglob(f"*{PART_SUFFIX}")), "what killed writes left goes after a day"
     assert_one_record_per_row(place, COUNT)
     assert_every_file_is_whole(place)
     again = [key for key, at in written.items() if Path(place.store.path(key)).stat().st_mtime_ns != at]
