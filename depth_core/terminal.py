@@ -5,10 +5,11 @@ For `depthline` and the programs of `pipelines`. What does not belong here: what
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn, Protocol
 
@@ -52,30 +53,55 @@ class Interrupted(BaseException):
         self.status = status
 
 
+_heard_at: list[int] = []  # read ends of pipes to which Python writes the numbers of signals, whoever handles them
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Turns Ctrl-C and SIGTERM in the block, which belongs to the main thread, into `Interrupted`, once all below has ended.
 
     What is under way is finished or undone by whoever is at it; a second signal ends the process at once.
     """
-    told: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> NoReturn:
-        told.append(number)
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)
         raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    _heard_at.append(reader)
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in before:
         signal.signal(number, note)
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(128 + (told[0] if told else signal.SIGINT)) from None
+        raise Interrupted(128 + (_heard() or signal.SIGINT)) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
+        _heard_at.remove(reader)
+        os.close(reader)
+        os.close(writer)
+
+
+def raise_if_interrupted() -> None:
+    """Raises KeyboardInterrupt when a signal came inside `interruptible`, also one that another library's handler took."""
+    if number := _heard():
+        signal.raise_signal(number)
+
+
+def _heard() -> int | None:
+    """The signal that asked to end, if there was one."""
+    with suppress(BlockingIOError):
+        for number in os.read(_heard_at[-1], 512) if _heard_at else b"":
+            if number in (signal.SIGINT, signal.SIGTERM):
+                return number
+    return None
 
 
 def print_interrupted(errors: Console) -> None:
