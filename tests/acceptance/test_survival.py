@@ -87,6 +87,26 @@ def test_a_run_that_is_killed_again_and_again_is_finished_by_the_next(place) -> 
     assert not list(place.store.keys("journal"))
 
 
+def test_an_interrupted_run_ends_with_one_line_holds_nothing_and_is_finished_by_the_next(place) -> None:
+    manifest = place.manifest(place.photos(COUNT))
+    process = place.start(sys.executable, "-m", "pipelines.materialize", manifest)
+    wait_for(lambda: sidecars(place), process)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == "interrupted: run again to go on"
+    assert "Traceback" not in said
+    with dg.DagsterInstance.from_config(str(place.folder / "dagster")) as instance:
+        assert {run.job_name: run.status for run in instance.get_runs()}["depth_maps_for_chunk"] == dg.DagsterRunStatus.FAILURE
+        assert not instance.event_log_storage.get_concurrency_info("gpu").claimed_slots
+    assert list((place.folder / "dagster" / "alive").iterdir()) == []
+    made = {key: Path(place.store.path(key)).stat().st_mtime_ns for key in sidecars(place)}
+    assert 0 < len(made) < COUNT
+    assert place.materialize(manifest).returncode == 0
+    assert_one_record_per_row(place, COUNT)
+    assert {key: Path(place.store.path(key)).stat().st_mtime_ns for key in made} == made
+
+
 def test_what_an_index_run_changed_before_it_was_killed_is_told_by_the_next(place) -> None:
     photos = place.photos(2)
     manifest = place.manifest(photos[:1])
