@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from depth_core.contract import DepthParameters, NormalizationMode
+from depth_core.display import shown_url
 from depth_core.errors import ErrorKind, ImageError
 from depth_core.ingest import decode
 from depth_core.output import encode, normalization, records
@@ -47,6 +48,7 @@ class Plan:
     parameters: DepthParameters
     depth16: bool = False
     value_range: tuple[float, float] | None = None  # in the network's numbers; None: each image its own
+    name_sources: bool = True  # in the sidecars. Not for strangers: who sends the same image is handed the same files
     versions: encode.Versions = field(default_factory=encode.versions)
 
 
@@ -270,6 +272,7 @@ def write(rendered: Rendered, predictor: Predictor, plan: Plan, store: Store, *,
         process=encode.Size(width=image.size[0], height=image.size[1]),
         output=encode.Size(width=gray.shape[1], height=gray.shape[0]),
         source_sha256=image.sha256,
+        source_name=shown_url(image.item.name) if plan.name_sources else "",
         parameters=plan.parameters,
         range=None if plan.value_range is None else _times(plan.value_range, metres or 1.0),
         focal_px=image.focal_px,

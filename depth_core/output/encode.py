@@ -135,6 +135,7 @@ class Sidecar(_Words):
     process: Size  # what the network saw
     output: Size  # of the pictures
     source_sha256: str
+    source_name: str = ""  # path or URL, as people are shown it, of the image it was made from; others may have the same bytes
     parameters: DepthParameters  # in the API's spelling
     range: tuple[float, float] | None = None  # that the gray scale spans, as min and max; None: this image's own
     focal_px: float | None = None  # of the source's full width, where its EXIF says so

@@ -365,7 +365,7 @@ class Drain:
                 self.held.discard(claimed.id)
 
     def _run_group(self, parameters: DepthParameters, group: list[_Ready], network: Predictor) -> None:
-        plan = Plan(parameters, depth16=self.settings.api_depth16)
+        plan = Plan(parameters, depth16=self.settings.api_depth16, name_sources=False)
         digest = encode.digest_of(parameters, network.checkpoint.revision, None, plan.depth16)
         by_source = {str(each.claimed.id): each for each in group}
         items: list[Item] = []
