@@ -86,6 +86,17 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(300_000_000, ge=1, description="Larger images are failed records (decompression bombs).")
     min_image_side: int = Field(8, ge=1, description="Images with a shorter side are failed records.")
     strict_extension: bool = Field(False, description="Fail images whose name says another format than their bytes.")
+    decode_memory: int = Field(
+        0,
+        ge=0,
+        description="Bytes that all decoding threads of a process may take together; 0: half of what is free at the start.",
+    )
+    decode_apart: Literal["odd", "always"] = Field(
+        "odd", description="Which images are decoded in a process of their own: those out of the ordinary, or all (0.3 s each)."
+    )
+    decode_seconds: float = Field(
+        60.0, ge=1, description="Processor seconds that such a process has for one image; by the clock four times as long."
+    )
 
     # the network
     device: str = Field("auto", description="auto (cuda, then mps, then cpu), or cpu, cuda, cuda:1, mps.")
@@ -113,7 +124,9 @@ class Settings(BaseSettings):
     # single requests
     database_url: str = Field("", description="sqlite:///file or postgresql://... for artworks. Default: <data>/depthline.db.")
     lease_seconds: float = Field(30.0, gt=0, description="A claim whose drain gives no sign of life for this long goes back.")
-    max_attempts: int = Field(3, ge=1, description="An artwork whose drain died this often fails with worker_lost.")
+    max_attempts: int = Field(
+        3, ge=1, description="An artwork whose drain, or an image of a chunk whose run, died this often fails with worker_lost."
+    )
     api_depth16: bool = Field(False, description="Single requests also get depth16.png.")
     keep_artworks_days: int = Field(
         90, ge=0, description="Artworks older than this are forgotten, with history and webhooks; their files stay. 0: never."

@@ -19,7 +19,7 @@ import numpy as np
 from depth_core.contract import DepthParameters, NormalizationMode
 from depth_core.display import shown_url
 from depth_core.errors import ErrorKind, ImageError
-from depth_core.ingest import decode
+from depth_core.ingest import budget, decode, headers
 from depth_core.output import encode, normalization, records
 from depth_core.output.records import Outcome
 from depth_core.settings import Settings
@@ -39,6 +39,7 @@ class Item:
     read: Callable[[], bytes]
     folder: str  # key prefix of its files in the store
     name: str = ""  # file name or URL, for messages and the extension
+    careful: bool = False  # decoded in a process of its own, whatever it is: it was at work when a run died
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Prepared:
     source_size: tuple[int, int]
     focal_px: float | None
     seconds: dict[str, float]
+    picture_bytes: int = 0  # what its pictures will take of the host's memory at most, until they are written
     note: str = ""  # what was odd about the source
 
 
@@ -103,15 +105,17 @@ def prepare(item: Item, predictor: Predictor, plan: Plan, settings: Settings) ->
     data = item.read()
     read = time.perf_counter()
     limit = plan.parameters.resolution_lower_limit
-    image = decode.decode(
-        data,
-        name=item.name,
-        settings=settings,
-        wanted=lambda width, height: predictor.network_size(width, height, limit),
-        reduce=predictor.takes_reduced_jpegs,
-    )
-    size = predictor.network_size(image.width, image.height, limit)
-    pixels = predictor.prepare(image.rgb, size)
+    with budget.of(settings).room(_memory(data, predictor, plan, settings)):
+        image = decode.decode(
+            data,
+            name=item.name,
+            settings=settings,
+            wanted=lambda width, height: predictor.network_size(width, height, limit),
+            reduce=predictor.takes_reduced_jpegs,
+            careful=item.careful,
+        )
+        size = predictor.network_size(image.width, image.height, limit)
+        pixels = predictor.prepare(image.rgb, size)
     return Prepared(
         item,
         pixels,
@@ -120,8 +124,39 @@ def prepare(item: Item, predictor: Predictor, plan: Plan, settings: Settings) ->
         (image.width, image.height),
         image.focal_px,
         {"read": read - started, "decode": time.perf_counter() - read},
+        _picture_bytes((image.width, image.height), predictor, plan),
         note=image.note,
     )
+
+
+def _memory(data: bytes, predictor: Predictor, plan: Plan, settings: Settings) -> int:
+    """The bytes from an image's file to the network's input, as its header tells. Raises ImageError when they, or those of its
+    depth map, will never be free."""
+    header = headers.inspect(data)
+    if not header.pixels:
+        return header.decode_bytes
+    try:
+        network = predictor.network_size(header.width, header.height, plan.parameters.resolution_lower_limit)
+    except ImageError:
+        return header.decode_bytes  # decoding will say so, unless it finds something worse
+    memory = budget.of(settings)
+    decode.check_limits(header, settings)
+    what = f"{header.width} x {header.height} pixels of {header.form} need"
+    memory.check(header.prepare_bytes(network), what)
+    memory.check(
+        _picture_bytes((header.width, header.height), predictor, plan), f"a depth map of {what.partition(' of ')[0]} needs"
+    )
+    return header.prepare_bytes(network)
+
+
+def _picture_bytes(size: tuple[int, int], predictor: Predictor, plan: Plan) -> int:
+    """The most memory of the host that an image's pictures take, from the network's answer until they are written."""
+    if not plan.parameters.use_post_resize:
+        return 0
+    raw = plan.parameters.normalization_mode is NormalizationMode.RAW
+    # Floats are the device's; what arrives, and what it becomes when encoded, the host's.
+    per_pixel = (10 if predictor.device == "cpu" else 3) + 4 * plan.depth16 + (12 if raw else 0)
+    return per_pixel * size[0] * size[1]
 
 
 def predict(batch: Sequence[Prepared], predictor: Predictor, plan: Plan) -> list[Rendered]:
@@ -343,6 +378,7 @@ def unspool(store: Store, folder: str) -> Callable[[Item, Predictor, Plan, Setti
             source_size,
             facts["focal_px"],
             facts["seconds"],
+            _picture_bytes(source_size, predictor, plan),
             note=facts.get("note", ""),  # none in what a release before 0.2 left
         )
 

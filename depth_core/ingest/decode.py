@@ -10,18 +10,22 @@ import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from PIL import Image, UnidentifiedImageError
 
 from depth_core.errors import ErrorKind, ImageError
-from depth_core.ingest import pixels, png
+from depth_core.ingest import budget, headers, pixels, png
+from depth_core.ingest import careful as apart
 from depth_core.ingest.by_pillow import ByPillow
 from depth_core.ingest.jpeg import Jpeg
 from depth_core.ingest.png import Png
 from depth_core.ingest.tiff import Tiff
 from depth_core.ingest.webp import WebP
-from depth_core.settings import Settings
+
+if TYPE_CHECKING:  # careful.py's process starts faster without
+    from depth_core.settings import Settings
 
 # The limit is the settings', looked at before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
@@ -94,6 +98,7 @@ def decode(
     settings: Settings,
     wanted: Callable[[int, int], tuple[int, int]] | None = None,
     reduce: bool = True,
+    careful: bool = False,
 ) -> DecodedImage:
     """The first picture of a file.
 
@@ -105,14 +110,66 @@ def decode(
 
     A file that lacks pixels is damaged, whatever its checksums say; a JPEG that lacks only its end marker is read, with a note.
 
-    Runs in many threads at once. Raises ImageError: EMPTY_FILE, NOT_AN_IMAGE, EXTENSION_MISMATCH, TRUNCATED_IMAGE, TOO_SMALL,
-    TOO_MANY_PIXELS, OUT_OF_MEMORY, and whatever `wanted` raises.
+    Runs in many threads at once, within one budget of memory (DEPTH_DECODE_MEMORY): waits until there is room. What is out of the
+    ordinary, and everything with `careful`, is decoded in a process of its own.
+
+    Raises ImageError: EMPTY_FILE, NOT_AN_IMAGE, EXTENSION_MISMATCH, TRUNCATED_IMAGE, TOO_SMALL, TOO_MANY_PIXELS, OUT_OF_MEMORY,
+    WORKER_LOST, and whatever `wanted` raises.
     """
+    header = headers.inspect(data)
+    careful = careful or settings.decode_apart == "always"
+    try:
+        return _within(data, header, name=name, settings=settings, wanted=wanted, reduce=reduce, careful=careful)
+    except headers.LargerError as error:
+        return _within(data, error.header, name=name, settings=settings, wanted=wanted, reduce=reduce, careful=True)
+
+
+def _within(
+    data: bytes,
+    header: headers.Header,
+    *,
+    name: str,
+    settings: Settings,
+    wanted: Callable[[int, int], tuple[int, int]] | None,
+    reduce: bool,
+    careful: bool,
+) -> DecodedImage:
+    """Decodes in the memory that the header tells of, here or in a process of its own."""
+    check_limits(header, settings)
+    memory = budget.of(settings)
+    if not careful and not header.odd:
+        with memory.room(header.decode_bytes):
+            return here(data, header, name=name, settings=settings, wanted=wanted, reduce=reduce)
+    with memory.room(header.decode_bytes + 3 * header.pixels + len(data)):  # the other process's, and what comes back
+        facts, pixels = apart.decode(data, header, name=name, settings=settings, wanted=wanted, reduce=reduce)
+    return DecodedImage(rgb=pixels, **facts)
+
+
+def check_limits(header: headers.Header, settings: Settings) -> None:
+    """Raises ImageError(TOO_MANY_PIXELS) when a picture can never be decoded under these settings, as far as its header tells."""
+    memory = budget.of(settings)
+    if header.decode_bytes > memory.total:
+        _check_size((header.width, header.height), settings)  # the better message, where that limit is passed as well
+        memory.check(header.decode_bytes, f"{header.width} x {header.height} pixels of {header.form} need")
+
+
+def here(
+    data: bytes,
+    header: headers.Header | None = None,
+    *,
+    name: str,
+    settings: Settings,
+    wanted: Callable[[int, int], tuple[int, int]] | None,
+    reduce: bool,
+) -> DecodedImage:
+    """As `decode`, in this process and without counting memory. Raises LargerError when the picture is larger than `header`."""
     if not data:
         raise ImageError(ErrorKind.EMPTY_FILE, "the file has no bytes")
     picture = _opened(data)
     _check_extension(name, picture.form, settings)
     _check_size(picture.size, settings)
+    if header is not None:
+        headers.agree(header, picture.size)
     turned = picture.orientation >= 5
     width, height = picture.size[::-1] if turned else picture.size
     scaled = False

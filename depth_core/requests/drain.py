@@ -383,7 +383,7 @@ class Drain:
                 twins[str(first[folder].claimed.id)].append(each)
             else:
                 first[folder] = each
-                items.append(Item(source, each.image.read, folder, each.claimed.image_url))
+                items.append(Item(source, each.image.read, folder, each.claimed.image_url, careful=each.claimed.attempt > 1))
         turn = self.turn_at(network.device)
         run = local.run(items, predictor=network, plan=plan, store=self.store, settings=self.settings, turn=turn)
         for item, outcome in run:
