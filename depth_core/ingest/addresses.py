@@ -17,7 +17,7 @@ import anyio.to_thread
 import httpcore
 import httpx
 
-from depth_core.display import shown_text, shown_url
+from depth_core.display import printable, shown_text, shown_url
 from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation
 
 Resolver = Callable[[str, int], Sequence[str]]
@@ -35,12 +35,18 @@ _CURE = "DEPTH_ALLOW_PRIVATE_HOSTS=true (for manifests only: DEPTH_MANIFEST_PRIV
 
 
 class _WithoutQuery(logging.Filter):
-    """Takes the query off the URLs that httpx logs: a signed URL is a secret."""
+    """Takes the query and the password off the URLs that httpx logs, and control characters off what servers say."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
-            record.args = tuple(each.copy_with(query=None) if isinstance(each, httpx.URL) else each for each in record.args)
+            record.args = tuple(map(_loggable, record.args))
         return True
+
+
+def _loggable(word: object) -> object:
+    if isinstance(word, httpx.URL):
+        return shown_url(str(word.copy_with(query=None)))
+    return printable(word) if isinstance(word, str) else word
 
 
 logging.getLogger("httpx").addFilter(_WithoutQuery())
