@@ -19,6 +19,7 @@ import httpx
 
 from depth_core.display import printable, shown_text, shown_url
 from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation
+from depth_core.ingest.leniency import LenientStream
 
 Resolver = Callable[[str, int], Sequence[str]]
 SocketOptions = Iterable[httpcore.SOCKET_OPTION] | None
@@ -246,7 +247,8 @@ class _AsyncBackend(httpcore.AsyncNetworkBackend):
                 answers = await anyio.to_thread.run_sync(self._resolve, host, port, abandon_on_cancel=True)
                 for address in _judged(host, answers, self._allow_private):
                     try:
-                        return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+                        stream = await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+                        return LenientStream(stream)
                     except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                         failure = error
         except TimeoutError:
