@@ -56,7 +56,7 @@ def beside(site: Any, store: Store, settings: Settings, url: str, **options: Any
 
 @pytest.fixture
 def quick(make_settings: Make) -> Settings:
-    return make_settings(download_attempts=2, connect_timeout=2, read_timeout=2, total_timeout=5)
+    return make_settings(download_attempts=2)
 
 
 # -- nobody asked for it ------------------------------------------------------------------------------------------------
@@ -354,7 +354,7 @@ def test_whatever_bytes_servers_send_each_row_has_its_outcome(
     site: Any, store: Store, make_settings: Make, monkeypatch: pytest.MonkeyPatch, answers: list[bytes]
 ) -> None:
     monkeypatch.setattr(addresses, "_system_resolver", lambda host, port: ["127.0.0.1"])  # nobody else is asked
-    settings = make_settings(download_attempts=1, connect_timeout=0.5, read_timeout=0.5, total_timeout=1)
+    settings = make_settings(download_attempts=1)
     good = site.on("/good", site.answer(200, BODY))
 
     def says(what: bytes) -> Callable[[Any], None]:
