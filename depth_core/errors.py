@@ -25,7 +25,7 @@ class ErrorKind(StrEnum):
     NOT_FOUND = "not_found"  # 404, 410, no such file or object
     FORBIDDEN = "forbidden"  # 401, 403, no permission
     BLOCKED_ADDRESS = "blocked_address"  # the host resolves to an address that may not be called
-    REFUSED = "refused"  # any other 4xx
+    REFUSED = "refused"  # any other 4xx; no HTTP at all; a coding that nobody asked for
     UNREACHABLE = "unreachable"  # no such host, connection refused or reset
     TIMEOUT = "timeout"  # a connect, read or total deadline passed
     RATE_LIMITED = "rate_limited"  # 429 after all attempts

@@ -17,8 +17,9 @@ import anyio.to_thread
 import httpcore
 import httpx
 
-from depth_core.display import shown_text, shown_url
+from depth_core.display import printable, shown_text, shown_url
 from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation
+from depth_core.ingest.leniency import LenientStream
 
 Resolver = Callable[[str, int], Sequence[str]]
 SocketOptions = Iterable[httpcore.SOCKET_OPTION] | None
@@ -35,12 +36,18 @@ _CURE = "DEPTH_ALLOW_PRIVATE_HOSTS=true (for manifests only: DEPTH_MANIFEST_PRIV
 
 
 class _WithoutQuery(logging.Filter):
-    """Takes the query off the URLs that httpx logs: a signed URL is a secret."""
+    """Takes the query and the password off the URLs that httpx logs, and control characters off what servers say."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
-            record.args = tuple(each.copy_with(query=None) if isinstance(each, httpx.URL) else each for each in record.args)
+            record.args = tuple(map(_loggable, record.args))
         return True
+
+
+def _loggable(word: object) -> object:
+    if isinstance(word, httpx.URL):
+        return shown_url(str(word.copy_with(query=None)))
+    return printable(word) if isinstance(word, str) else word
 
 
 logging.getLogger("httpx").addFilter(_WithoutQuery())
@@ -240,7 +247,8 @@ class _AsyncBackend(httpcore.AsyncNetworkBackend):
                 answers = await anyio.to_thread.run_sync(self._resolve, host, port, abandon_on_cancel=True)
                 for address in _judged(host, answers, self._allow_private):
                     try:
-                        return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+                        stream = await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+                        return LenientStream(stream)
                     except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                         failure = error
         except TimeoutError:

@@ -22,7 +22,14 @@ from depth_core.storage import Store
 
 Make = Callable[..., Settings]
 
-FILES = ("ingest/answers.py", "ingest/addresses.py", "ingest/download.py", "ingest/received.py", "ingest/sources.py")
+FILES = (
+    "ingest/answers.py",
+    "ingest/addresses.py",
+    "ingest/download.py",
+    "ingest/leniency.py",
+    "ingest/received.py",
+    "ingest/sources.py",
+)
 # Functions that turn some of what they meet into something more fitting than `internal`. None: it costs nothing at all.
 FITTING = {
     "parse_url": "bad_url",

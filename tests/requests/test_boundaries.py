@@ -23,7 +23,14 @@ from depth_core.settings import Settings
 
 Ask = Callable[..., NewArtwork]
 
-FILES = ("requests/webhooks.py", "requests/inbox.py", "requests/body.py", "ingest/addresses.py", "ingest/answers.py")
+FILES = (
+    "requests/webhooks.py",
+    "requests/inbox.py",
+    "requests/body.py",
+    "ingest/addresses.py",
+    "ingest/answers.py",
+    "ingest/leniency.py",
+)
 ONE = {"imageUrl": "https://example.com/a.jpg", "model": "tiny"}
 
 
