@@ -9,7 +9,6 @@ import errno
 import hashlib
 import logging
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -23,11 +22,13 @@ import fsspec
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
+from depth_core.display import shown_text, shown_url
 from depth_core.errors import ModelAbsentError, ModelUnavailableError
 from depth_core.inference import weights
 from depth_core.settings import Settings
 
 log = logging.getLogger(__name__)
+shown = shown_url  # how checkpoints are told to people, wherever it is done
 
 # The first of these that a store tells stands for a file's content. All of what it tells would not do: HTTP's holds the URL to
 # which it was sent on, signed anew each time.
@@ -70,10 +71,10 @@ def local(
         known = None if refresh or not _is_outage(error) else copies.latest()
         if known is None:
             raise ModelUnavailableError(
-                f"{model}: cannot look at {shown(url)} ({reason(error)}): check the URL and DEPTH_SOURCE_OPTIONS"
+                f"{model}: cannot look at {shown_url(url)} ({reason(error)}): check the URL and DEPTH_SOURCE_OPTIONS"
             ) from None  # the error itself may hold the URL's password, and logs print causes
         log.warning(
-            "%s: %s does not answer (%s): using its weights as they were when it last did", model, shown(url), reason(error)
+            "%s: %s does not answer (%s): using its weights as they were when it last did", model, shown_url(url), reason(error)
         )
         return known
     state = repr(sorted((name, info.get("size"), _mark(name, info)) for name, info in files.items()))
@@ -86,7 +87,7 @@ def local(
     elif download:
         _download(fs, files, copies, copy, target)
     else:
-        raise ModelAbsentError(f"{model} is not here yet: `depthline models fetch {model}` gets it from {shown(url)}")
+        raise ModelAbsentError(f"{model} is not here yet: `depthline models fetch {model}` gets it from {shown_url(url)}")
     return copy
 
 
@@ -99,14 +100,9 @@ def find_outage(url: str, settings: Settings) -> Exception | None:
     return None
 
 
-def shown(url: str) -> str:
-    """A path or URL for people: without the password and the query, in which a key or signature may stand."""
-    return re.sub(r"\?.*", "", re.sub(r"://[^/?]*@", "://", url), flags=re.DOTALL) if "://" in url else url
-
-
 def reason(error: BaseException) -> str:
-    """One line, with the URLs in it as shown() tells them."""
-    text = re.sub(r"\w[\w+.-]*://[^\s'\"]+", lambda found: shown(found[0]), " ".join(str(error).split()))
+    """One line, with the URLs in it as people are shown them."""
+    text = shown_text(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text[:400]}" if text else type(error).__name__
 
 
@@ -119,7 +115,7 @@ def _file_system(url: str, settings: Settings) -> tuple[Any, str]:
     try:
         fs, path = fsspec.core.url_to_fs(url, **options)
     except (ValueError, ImportError) as error:
-        raise ModelUnavailableError(f"checkpoint {shown(url)}: {reason(error)}") from None
+        raise ModelUnavailableError(f"checkpoint {shown_url(url)}: {reason(error)}") from None
     return fs, path
 
 
@@ -183,7 +179,7 @@ def _is_damaged(file: Path) -> bool:
 def _remote_files(fs: Any, folder: str, url: str) -> dict[str, dict[str, Any]]:
     """What to fetch of a folder, with what the store says of each: weights, the shards if they are an index, configuration."""
     there = {name: info for name, info in fs.find(folder, maxdepth=1, detail=True).items() if info["type"] == "file"}
-    chosen = weights.choose([_local_name(name) for name in there], shown(url))
+    chosen = weights.choose([_local_name(name) for name in there], shown_url(url))
     file = next(name for name in there if _local_name(name) == chosen)
     configuration = {name: info for name, info in there.items() if name.endswith(".json") and not name.endswith(weights.INDEX)}
     return {file: there[file]} | configuration | _remote_shards(fs, file)
@@ -192,10 +188,10 @@ def _remote_files(fs: Any, folder: str, url: str) -> dict[str, dict[str, Any]]:
 def _remote_shards(fs: Any, file: str) -> dict[str, dict[str, Any]]:
     if not _local_name(file).endswith(weights.INDEX):
         return {}
-    names = [_beside(file, name) for name in weights.parse_index(fs.cat_file(file), shown(file)).shards]
+    names = [_beside(file, name) for name in weights.parse_index(fs.cat_file(file), shown_url(file)).shards]
     found = {name: info for name in names if (info := _info(fs, name))}
-    if missing := [shown(name) for name in names if name not in found]:
-        raise ModelUnavailableError(f"{shown(file)} names shards that are not there: {', '.join(missing)}")
+    if missing := [shown_url(name) for name in names if name not in found]:
+        raise ModelUnavailableError(f"{shown_url(file)} names shards that are not there: {', '.join(missing)}")
     return found
 
 
@@ -271,7 +267,7 @@ def _download(fs: Any, files: dict[str, dict[str, Any]], copies: _Copies, copy: 
                             progress.advance(task, len(block))
                     got, size = file.stat().st_size, info.get("size")
                     if size not in (None, got):
-                        raise ModelUnavailableError(f"{shown(name)}: got {got} of {size} bytes; try again")
+                        raise ModelUnavailableError(f"{shown_url(name)}: got {got} of {size} bytes; try again")
             first = next(iter(files))
             _inspect(part / _local_name(first), first)
             part.replace(target)
@@ -293,11 +289,11 @@ def _blocks(fs: Any, name: str, info: dict[str, Any]) -> Iterator[bytes]:
             while block := remote.read(4 * 2**20):
                 yield block
     except Exception as error:  # noqa: BLE001 (the same)
-        raise ModelUnavailableError(f"cannot fetch {shown(name)} ({reason(error)}): try again") from None
+        raise ModelUnavailableError(f"cannot fetch {shown_url(name)} ({reason(error)}): try again") from None
 
 
 def _inspect(file: Path, name: str) -> None:
     try:
         weights.inspect(file)
     except ModelUnavailableError as error:  # its file is gone when this is read
-        raise ModelUnavailableError(f"{shown(name)}: {str(error).replace(f'{file.parent}/', '')}") from None
+        raise ModelUnavailableError(f"{shown_url(name)}: {str(error).replace(f'{file.parent}/', '')}") from None
