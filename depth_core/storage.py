@@ -191,13 +191,13 @@ class Store:
     def check_writable(self) -> None:
         """Writes and removes a small key, and the folders made for it. Raises StoreError with the reason when that fails."""
         key = f".writable-{uuid.uuid4().hex[:8]}"
-        missing = [folder for folder in _with_parents(self.root) if self.local and not os.path.lexists(folder)]
+        folders = [f"{self.root}/{PARTS}", *_with_parents(self.root)] if self.local else []
+        missing = [folder for folder in folders if not os.path.lexists(folder)]
         with self._clear_errors("write", ""):
             try:
                 self._put(key, b"")
                 self.delete(key)
             finally:
-                self.tidy()
                 with suppress(OSError):  # somebody else's by now
                     for folder in missing:
                         os.rmdir(folder)

@@ -102,11 +102,14 @@ def materialize(
     """Brings every chunk of a manifest up to date under one profile, and says what became of it.
 
     `tell` hears of each step, `meter` of the rows that a step has done. Chunks that are complete and unchanged are left alone.
-    Raises RunFailedError with the reason of the run that failed, ConfigurationError for an unknown profile, KeyboardInterrupt
-    when it was told to end: the run under way has failed then, what it made counts, and the next one goes on.
+    Raises RunFailedError with the reason of the run that failed, ConfigurationError for an unknown profile, ModelUnavailableError
+    when its weights cannot be had, KeyboardInterrupt when it was told to end: the run under way has failed then, what it made
+    counts, and the next one goes on.
     """
     started = time.monotonic()
     profile_now, store = installation.profile(profile), installation.store()
+    # Weights that cannot be had are told now, and not when every image is fetched.
+    checkpoints.resolve(profile_now.parameters.spec, installation.settings(), profile_now.checkpoint)
     defs = build_defs(installation)
     slug, meter = manifest.slug(uri), meter or NoMeter()
     with _sign_of_life(instance) as tags:

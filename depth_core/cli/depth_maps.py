@@ -6,6 +6,7 @@ What does not belong here: which files are meant (photos.py), and what their res
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -111,15 +112,13 @@ def _run(todo: Sequence[Item], checkpoint: Checkpoint, plan: Plan, store: Store,
         meter.start(f"loading {checkpoint.spec.key}", len(todo))
         network = predictor.load(checkpoint, now)
         meter.start(f"{checkpoint.spec.key} on {device}", len(todo))
-        try:
-            run = local.run(todo, predictor=network, plan=plan, store=store, settings=now)
+        run = local.run(todo, predictor=network, plan=plan, store=store, settings=now)
+        with closing(network), closing(run):
             for done, (item, outcome) in enumerate(run, 1):
                 if outcome.status == records.FAILED:
                     failures += 1
                     _print_failure(outcome.error_kind, item.source, outcome.error_message or "")
                 meter.at(done)
-        finally:
-            network.close()
     return failures
 
 

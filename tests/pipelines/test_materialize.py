@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 from rich.console import Console
 
-from depth_core.errors import ConfigurationError
+from depth_core.errors import ConfigurationError, ModelUnavailableError
 from depth_core.ingest import manifest
 from depth_core.output import gallery, records
 from pipelines import materialize
@@ -217,6 +217,13 @@ def test_a_manifest_that_was_read_before_keeps_its_partition(house, photos: Path
 def test_a_profile_that_is_not_there_is_said_before_anything_is_done(house, photos: Path) -> None:
     with pytest.raises(ConfigurationError, match="colourful"):
         materialize.materialize(str(photos), "colourful", house.installation, house.instance)
+    assert house.instance.get_runs_count() == 0
+
+
+def test_weights_that_cannot_be_had_are_told_before_anything_is_fetched(house, photos: Path) -> None:
+    (house.folder / "profiles.toml").write_text('[preview]\ncheckpoint = "no-weights"\n[preview.parameters]\nmodel = "small"\n')
+    with pytest.raises(ModelUnavailableError, match="no weights at no-weights"):
+        bring_up_to_date(house, photos)
     assert house.instance.get_runs_count() == 0
 
 
