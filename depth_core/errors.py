@@ -127,8 +127,15 @@ def row_failure(error: Exception) -> ImageError:
         raise error
     if isinstance(error, ImageError):
         return error
-    text = shown_text(str(error))[:300]
+    text = shown_text(_said(error))[:300]
     return ImageError(ErrorKind.INTERNAL, f"{type(error).__name__}{': ' if text else ''}{text} (at {_place(error)})")
+
+
+def _said(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a library's __str__ may fail as anything of it may
+        return ""
 
 
 def _place(error: Exception) -> str:
