@@ -12,7 +12,6 @@ from io import BytesIO
 from typing import Any, Literal
 
 import numpy as np
-import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from depth_core.errors import ErrorKind, ImageError
@@ -54,6 +53,8 @@ class Tiff:
 
     def __init__(self, data: bytes) -> None:
         """Raises ImageError: NOT_AN_IMAGE for a camera's raw data; anything when the file is damaged."""
+        import tifffile
+
         self._data = data
         self._file = tifffile.TiffFile(BytesIO(data))
         page = self._file.pages.first
@@ -63,7 +64,8 @@ class Tiff:
         _check_tags(page, data)
         self._page = page
         self.size = page.imagewidth, page.imagelength
-        self.orientation = int(page.tags.valueof(_ORIENTATION, 1))
+        said = page.tags.valueof(_ORIENTATION, 1)
+        self.orientation = said if said in exif.TURNS else 1
         self._image = _by_pillow(page, data)
         if self._image is None:
             read = exif.of_bytes(data)
@@ -156,6 +158,8 @@ def _samples(page: Any) -> pixels.Deep:
     colours = _COLOURS.get(kind)
     if kind == _YCBCR and page.compression in (_OLD_JPEG, _JPEG):
         colours = 3  # tifffile has them as RGB
+    import tifffile
+
     known = page.compression == 1 or page.compression in tifffile.TIFF.DECOMPRESSORS
     if colours is None or not known or not isinstance(bits, int) or page.dtype is None or page.dtype.kind not in "buif":
         what = f"{_name(page.photometric)}, {bits} bits a sample, {page.dtype}, compression {_name(page.compression)}"

@@ -466,3 +466,40 @@ def test_damaged_files_give_a_picture_or_an_image_error(
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_give_an_image_error(settings: Settings, data: bytes) -> None:
     failure(data, settings)
+
+
+def without_a_share(webp: bytes, share: float) -> bytes:
+    """A WebP whose pixels end early though every size in it is right."""
+    parts, at = b"", 12
+    while at + 8 <= len(webp):
+        kind, size = webp[at : at + 4], int.from_bytes(webp[at + 4 : at + 8], "little")
+        body = webp[at + 8 : at + 8 + size]
+        if kind in (b"VP8 ", b"VP8L", b"ALPH"):
+            body = body[: int(len(body) * (1 - share))]
+        parts += kind + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
+        at += 8 + size + size % 2
+    return b"RIFF" + struct.pack("<I", 4 + len(parts)) + b"WEBP" + parts
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
+def test_pixels_that_end_early_are_damage_where_every_size_and_end_is_right(
+    share: float, encode: Encode, settings: Settings
+) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8))
+    for options in ({}, {"lossless": True}):
+        assert failure(without_a_share(encode(noise, "WEBP", **options), share), settings).kind is ErrorKind.TRUNCATED_IMAGE
+    gif = encode(noise, "GIF")
+    cut = int(len(gif) - (len(gif) - 800) * share)
+    assert failure(gif[:cut] + b"\0;", settings).kind is ErrorKind.TRUNCATED_IMAGE
+    # A BMP in runs, each pixel one, that says where it ends.
+    header = struct.pack("<IiiHHIIiiII", 40, 80, 80, 1, 8, 1, 0, 0, 0, 256, 0)
+    runs = (b"\1\7" * 80 + b"\0\0") * int(80 * (1 - share)) + b"\0\1"
+    bmp = b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + header + bytes(1024) + runs
+    assert failure(bmp, settings).kind is ErrorKind.TRUNCATED_IMAGE
+
+
+def test_a_file_of_text_is_never_quoted(settings: Settings) -> None:
+    for secret in (b"root:x:0:0:root:/root:/bin/bash\n", b"\xe4\xf6\xfc pass word: hunter2\n", bytes(range(40))):
+        message = failure(secret, settings).message
+        assert not any(secret[at : at + 4].decode("latin-1") in message for at in range(len(secret) - 4))
+        assert secret[:4].hex(" ") not in message
