@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _LEAST = 512 << 20  # however little is free: ordinary photos must be possible
 _SHARE = 0.5  # of what is free: the rest is the network's, the encoders', other programs'
-_CGROUPS = Path("/sys/fs/cgroup")
+_CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 class Budget:
@@ -124,7 +124,7 @@ def _machine() -> int:
 def _containers() -> Iterator[int]:
     """What the limits of this process's cgroups leave, outermost last."""
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = _MEMBERSHIP.read_text().splitlines()
     except OSError:
         return
     for line in lines:
