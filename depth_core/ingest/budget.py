@@ -60,11 +60,15 @@ class Budget:
         """Gives back what `take` took; 0: only has those who wait look again whether they have given up."""
         with self._changed:
             self._free += size
-            self._changed.notify_all()
+            if self._waiting:
+                self._changed.notify_all()
 
     def _take(self, size: int, given_up: Callable[[], bool] = lambda: False) -> bool:
         ticket = object()
         with self._changed:
+            if not self._waiting and self._free >= size:
+                self._free -= size
+                return True
             self._waiting.append(ticket)
             try:
                 # Whoever came first goes first, so that the large ones are not passed by for ever.

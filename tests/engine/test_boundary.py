@@ -91,7 +91,7 @@ def test_any_call_that_raises_anything_costs_one_image(
     failed = [source for source, kind in kinds.items() if kind]
     assert len(kinds) == 3
     assert not left
-    if name == "open" or name == "decode_jpeg":  # Pillow may raise what it likes on damage, and says so in its own kind
+    if name in ("open", "decode_jpeg"):  # decoders raise what they like on damage
         assert [kinds[source] for source in failed] == ["truncated_image"]
     else:
         assert [kinds[source] for source in failed] == ["internal"]
