@@ -38,14 +38,14 @@ class ErrorKind(StrEnum):
     EXTENSION_MISMATCH = "extension_mismatch"  # the name says another format than the bytes (strict_extension only)
     TRUNCATED_IMAGE = "truncated_image"  # an image whose data ends early or is damaged
     TOO_SMALL = "too_small"  # a side below the minimum, 1x1 tracking pixels for example
-    TOO_MANY_PIXELS = "too_many_pixels"  # a decompression bomb, or larger than the pixel limit
+    TOO_MANY_PIXELS = "too_many_pixels"  # a decompression bomb, or larger than the limit of pixels or of memory
     # the network
     MODEL_UNAVAILABLE = "model_unavailable"  # single requests only: no weights here, or the licence forbids it
     NETWORK_TOO_LARGE = "network_too_large"  # a thin panorama would need more network pixels than allowed
-    OUT_OF_MEMORY = "out_of_memory"  # even alone the image did not fit the device
+    OUT_OF_MEMORY = "out_of_memory"  # even alone the image did not fit the device, or what its decoder was given
     INVALID_OUTPUT = "invalid_output"  # the network answered with NaN or infinity only
     # requests
-    WORKER_LOST = "worker_lost"  # the process that had claimed it died, more often than allowed
+    WORKER_LOST = "worker_lost"  # the process that had it died, more often than allowed; its decoder crashed or took too long
     # anything nobody foresaw; the message has the exception
     INTERNAL = "internal"
 

@@ -105,7 +105,8 @@ def prepare(item: Item, predictor: Predictor, plan: Plan, settings: Settings) ->
     data = item.read()
     read = time.perf_counter()
     limit = plan.parameters.resolution_lower_limit
-    with budget.of(settings).room(_memory(data, predictor, plan, settings)):
+    header = headers.inspect(data)
+    with budget.of(settings).room(_memory(header, predictor, plan, settings)):
         image = decode.decode(
             data,
             name=item.name,
@@ -113,6 +114,7 @@ def prepare(item: Item, predictor: Predictor, plan: Plan, settings: Settings) ->
             wanted=lambda width, height: predictor.network_size(width, height, limit),
             reduce=predictor.takes_reduced_jpegs,
             careful=item.careful,
+            header=header,
         )
         size = predictor.network_size(image.width, image.height, limit)
         pixels = predictor.prepare(image.rgb, size)
@@ -129,10 +131,9 @@ def prepare(item: Item, predictor: Predictor, plan: Plan, settings: Settings) ->
     )
 
 
-def _memory(data: bytes, predictor: Predictor, plan: Plan, settings: Settings) -> int:
+def _memory(header: headers.Header, predictor: Predictor, plan: Plan, settings: Settings) -> int:
     """The bytes from an image's file to the network's input, as its header tells. Raises ImageError when they, or those of its
     depth map, will never be free."""
-    header = headers.inspect(data)
     if not header.pixels:
         return header.decode_bytes
     try:

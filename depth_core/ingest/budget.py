@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _LEAST = 512 << 20  # however little is free: ordinary photos must be possible
 _SHARE = 0.5  # of what is free: the rest is the network's, the encoders', other programs'
-_CGROUPS = Path("/sys/fs/cgroup")
+_CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 class Budget:
@@ -60,11 +60,15 @@ class Budget:
         """Gives back what `take` took; 0: only has those who wait look again whether they have given up."""
         with self._changed:
             self._free += size
-            self._changed.notify_all()
+            if self._waiting:
+                self._changed.notify_all()
 
     def _take(self, size: int, given_up: Callable[[], bool] = lambda: False) -> bool:
         ticket = object()
         with self._changed:
+            if not self._waiting and self._free >= size:
+                self._free -= size
+                return True
             self._waiting.append(ticket)
             try:
                 # Whoever came first goes first, so that the large ones are not passed by for ever.
@@ -124,7 +128,7 @@ def _machine() -> int:
 def _containers() -> Iterator[int]:
     """What the limits of this process's cgroups leave, outermost last."""
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = _MEMBERSHIP.read_text().splitlines()
     except OSError:
         return
     for line in lines:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _SETTINGS = ("max_image_pixels", "min_image_side", "strict_extension")  # all that decode.py asks of them
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT")
+_PROGRAM = ("-P", "-S", "-m", "depth_core.ingest.careful")  # -S: it is told all places to import from
 _SLACK = 256 << 20  # address space for threads' stacks and the allocator's reserves
 _MESSAGES = 1 << 20  # bytes that the libraries' warnings may take
 _PATIENCE = 4  # seconds by the clock for each of the processor's, on a machine that is busy with other things
@@ -89,7 +90,7 @@ def _process(messages: IO[bytes]) -> subprocess.Popen[bytes]:
     environment["PYTHONPATH"] = os.pathsep.join([root, *(os.path.abspath(place) for place in sys.path if place)])
     # Each thread's arena and stack is address space, which is what the limit counts.
     environment |= {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", "-S", "-m", "depth_core.ingest.careful"]
+    command = [sys.executable, *_PROGRAM]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=messages, env=environment, cwd=os.path.abspath(os.sep)
     )

@@ -99,6 +99,7 @@ def decode(
     wanted: Callable[[int, int], tuple[int, int]] | None = None,
     reduce: bool = True,
     careful: bool = False,
+    header: headers.Header | None = None,
 ) -> DecodedImage:
     """The first picture of a file.
 
@@ -111,12 +112,12 @@ def decode(
     A file that lacks pixels is damaged, whatever its checksums say; a JPEG that lacks only its end marker is read, with a note.
 
     Runs in many threads at once, within one budget of memory (DEPTH_DECODE_MEMORY): waits until there is room. What is out of the
-    ordinary, and everything with `careful`, is decoded in a process of its own.
+    ordinary, and everything with `careful`, is decoded in a process of its own. `header`: of `data`, where it is known already.
 
     Raises ImageError: EMPTY_FILE, NOT_AN_IMAGE, EXTENSION_MISMATCH, TRUNCATED_IMAGE, TOO_SMALL, TOO_MANY_PIXELS, OUT_OF_MEMORY,
     WORKER_LOST, and whatever `wanted` raises.
     """
-    header = headers.inspect(data)
+    header = header or headers.inspect(data)
     careful = careful or settings.decode_apart == "always"
     try:
         return _within(data, header, name=name, settings=settings, wanted=wanted, reduce=reduce, careful=careful)

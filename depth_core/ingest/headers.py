@@ -157,7 +157,7 @@ def _jpeg(data: bytes) -> Header:
     # The result and a turned copy; else Pillow's 4 bytes a pixel, again in another colour space, and two copies of the result.
     plain = components in (1, 3) and not foreign and data[-2:] == b"\xff\xd9"
     coefficients = 2 * components if scans > 1 else 0
-    return Header("jpeg", width, height, max(6.2, 3.1 + coefficients) if plain else max(14.2, 10.2 + coefficients), 0, odd)
+    return Header("jpeg", width, height, max(6.2, 3.1 + coefficients) if plain else max(18.2, 10.2 + coefficients), 0, odd)
 
 
 def _scans(data: bytes, at: int) -> int:
