@@ -27,7 +27,7 @@ from depth_core.storage import Store
 
 _WRITERS = 16  # chunks written at once
 _GONE = ""  # digest of a row that the manifest no longer has; it keeps its place
-_SLICE = 50_000  # rows that are Python objects at once
+_SLICE = 10_000  # rows that are Python objects at once
 _TEXT = pa.large_string()
 
 Integers = npt.NDArray[np.integer[Any]]
@@ -138,8 +138,9 @@ class _Known:
     def of(cls, index: pd.DataFrame | None) -> _Known:
         if index is None:
             index = pd.DataFrame({"row_key": [], "chunk": [], "digest": []}, dtype="str")
-        chunks = _column(index["chunk"]).dictionary_encode()
-        return cls(_column(index["row_key"]), chunks.dictionary.to_pylist(), chunks.indices.to_numpy(), _column(index["digest"]))
+        chunks = _in_one_piece(_column(index["chunk"])).dictionary_encode()
+        keys, digests = _in_one_piece(_column(index["row_key"])), _in_one_piece(_column(index["digest"]))
+        return cls(keys, chunks.dictionary.to_pylist(), chunks.indices.to_numpy(), digests)
 
     def places_of(self, keys: pa.Array) -> Integers:
         """Where in the index each key is; -1 for a key that is not there."""
@@ -149,12 +150,14 @@ class _Known:
         return places
 
 
-def _column(series: pd.Series[Any]) -> pa.Array:
-    """A column of a table in one piece, text as Arrow's large_string; mostly without a copy."""
+def _column(series: pd.Series[Any]) -> pa.ChunkedArray:
+    """A column of a table, text as Arrow's large_string; mostly without a copy."""
     array = pa.array(series, None if pd.api.types.is_integer_dtype(series.dtype) else _TEXT, from_pandas=True)
-    if isinstance(array, pa.ChunkedArray):
-        return array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()
-    return array
+    return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
+
+
+def _in_one_piece(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _joined(first: pa.Array, second: pa.Array) -> pa.Array:
@@ -177,14 +180,18 @@ def _digests_now(digests: pa.Array, at: Integers, count: int) -> pa.Array:
 
 def _row_keys(table: pa.Table) -> pa.Array:
     """`id:ID` or `url:URL`; for further occurrences of the same, `id+2:ID` and so on."""
-    ids = table["row_id"].chunk(0) if len(table) else pa.array([], _TEXT)
-    urls = table["image_url"].chunk(0) if len(table) else pa.array([], _TEXT)
+    ids, urls = table["row_id"], table["image_url"]
     has_id = pc.not_equal(ids, "")
     kind = pc.if_else(has_id, pa.scalar("id", _TEXT), pa.scalar("url", _TEXT))
-    keys = pc.binary_join_element_wise(kind, pc.if_else(has_id, ids, urls), pa.scalar(":", _TEXT))
-    same: Integers = keys.dictionary_encode().indices.to_numpy()
-    repeated = np.flatnonzero(np.bincount(same)[same] > 1)
-    occurrence = pd.Series(same[repeated]).groupby(same[repeated]).cumcount().to_numpy() + 1
+    joined = pc.binary_join_element_wise(kind, pc.if_else(has_id, ids, urls), pa.scalar(":", _TEXT))
+    keys = _in_one_piece(joined)
+    # By hash first: a table of all keys would take as much memory as the keys.
+    slices = (keys.slice(start, _SLICE).to_pylist() for start in range(0, len(keys), _SLICE))
+    hashes = np.concatenate([np.fromiter(map(hash, part), np.int64) for part in slices] or [np.empty(0, np.int64)])
+    ordered = np.sort(hashes)
+    repeated = np.flatnonzero(np.isin(hashes, ordered[1:][ordered[1:] == ordered[:-1]])) if len(keys) else np.empty(0, np.int64)
+    same = keys.take(pa.array(repeated)).dictionary_encode().indices.to_numpy()
+    occurrence = pd.Series(same).groupby(same).cumcount().to_numpy() + 1
     repeated, occurrence = repeated[occurrence > 1], occurrence[occurrence > 1]
     if not len(repeated):
         return keys
@@ -212,24 +219,28 @@ class _Chunks(Mapping[str, pd.DataFrame]):
     def __init__(
         self, table: pa.Table, uri: str, changed: dict[str, int], chunks: Integers, altered: npt.NDArray[np.bool_]
     ) -> None:
+        touched = altered[chunks]
+        if not touched.all():
+            table, chunks = table.filter(pa.array(touched)), chunks[touched]
+        if (np.diff(chunks) < 0).any():  # chunk after chunk, in each of them in the manifest's order
+            order = np.argsort(chunks, kind="stable")
+            table, chunks = table.take(pa.array(order)), chunks[order]
         self._table = table
-        self._uri = uri
+        self._chunks = chunks
         self._changed = changed
-        rows = np.flatnonzero(altered[chunks])
-        self._rows = rows[np.argsort(chunks[rows], kind="stable")]  # chunk after chunk, in the manifest's order
-        self._of_row = chunks[self._rows]
+        self._uri = uri
 
     def __getitem__(self, chunk: str) -> pd.DataFrame:
-        start, stop = np.searchsorted(self._of_row, [self._changed[chunk], self._changed[chunk] + 1])
-        rows = self._rows[start:stop]
-        in_a_row = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1
-        table = self._table.slice(rows[0], len(rows)) if in_a_row else self._table.take(pa.array(rows))
-        frame = table.to_pandas()
-        frame["chunk"] = pd.Series([chunk] * len(rows), dtype="str")
-        frame["file"] = pd.Series([self._uri] * len(rows), dtype="str")
-        frame["position"] = np.arange(len(rows), dtype=np.int32)
-        ordered: pd.DataFrame = frame[list(CHUNK_COLUMNS)]
-        return ordered
+        number = np.array([self._changed[chunk], self._changed[chunk] + 1], self._chunks.dtype)
+        start, stop = np.searchsorted(self._chunks, number)
+        rows = self._table.slice(start, stop - start)
+        added = {
+            "chunk": pa.array([chunk] * len(rows), _TEXT),
+            "position": np.arange(len(rows), dtype=np.int32),
+            "file": pa.array([self._uri] * len(rows), _TEXT),
+        }
+        frame: pd.DataFrame = pa.table({name: added[name] if name in added else rows[name] for name in CHUNK_COLUMNS}).to_pandas()
+        return frame
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._changed))

@@ -20,7 +20,7 @@ from depth_core.errors import ErrorKind, ManifestError, row_failure
 
 URL_COLUMNS = ("image_url", "imageUrl", "url")  # the first that is there counts
 ID_COLUMN = "id"
-BATCH = 20_000  # rows that are Python objects at once
+BATCH = 5000  # rows that are Python objects at once
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")  # NUL, and what bytes that are not UTF-8 were decoded to
 _PRIMES = 20  # repeats of a column's name that get a prime each; further ones a number
 _TEXT = pa.large_string()
@@ -84,12 +84,7 @@ class Rows:
     def frame(self) -> pd.DataFrame:
         """The table, with the columns of ManifestRows.frame."""
         self._flush()
-        columns = {}
-        for name, kind in _SCHEMA.items():
-            column = pa.chunked_array([batch.column(name) for batch in self._batches], type=kind).combine_chunks()
-            columns[name] = column
-            self._batches = [batch.drop_columns(name) for batch in self._batches]  # a column is not held twice for long
-        frame: pd.DataFrame = pa.table(columns).to_pandas()
+        frame: pd.DataFrame = pa.Table.from_batches(self._batches).to_pandas()
         return frame
 
     def _flush(self) -> None:
