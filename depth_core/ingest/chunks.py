@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -23,10 +24,12 @@ import pyarrow.compute as pc
 
 from depth_core.errors import ManifestError
 from depth_core.ingest.naming import chunk_key, slug_of_chunk
+from depth_core.ingest.rows import POOL
 from depth_core.storage import Store
 
 _WRITERS = 16  # chunks written at once
 _GONE = ""  # digest of a row that the manifest no longer has; it keeps its place
+_ROW_GROUP = 100_000  # of a Parquet file: what its writer holds at once
 _SLICE = 10_000  # rows that are Python objects at once
 _TEXT = pa.large_string()
 
@@ -113,10 +116,11 @@ def assign_chunks(
     altered[[number[name] for name in set(again) & set(known.names)]] = True
 
     added = pa.array(fresh)
+    of_every_row = np.concatenate([known.chunks, chunks[fresh]])
     index = pa.table(
         {
             "row_key": _joined(known.keys, keys.filter(added) if len(known.keys) else keys),
-            "chunk": pa.array(names, _TEXT).take(pa.array(np.concatenate([known.chunks, chunks[fresh]]))),
+            "chunk": pc.take(pa.array(names, _TEXT), pa.array(of_every_row), memory_pool=POOL),
             "digest": _joined(now, digests.filter(added) if len(known.keys) else digests),
         }
     )
@@ -157,11 +161,11 @@ def _column(series: pd.Series[Any]) -> pa.ChunkedArray:
 
 
 def _in_one_piece(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks(memory_pool=POOL)
 
 
 def _joined(first: pa.Array, second: pa.Array) -> pa.Array:
-    return pa.concat_arrays([first, second]) if len(first) else second
+    return pa.concat_arrays([first, second], memory_pool=POOL) if len(first) else second
 
 
 def _places(count: int, last: int, taken: int, rows_per_chunk: int) -> Integers:
@@ -181,9 +185,10 @@ def _digests_now(digests: pa.Array, at: Integers, count: int) -> pa.Array:
 def _row_keys(table: pa.Table) -> pa.Array:
     """`id:ID` or `url:URL`; for further occurrences of the same, `id+2:ID` and so on."""
     ids, urls = table["row_id"], table["image_url"]
-    has_id = pc.not_equal(ids, "")
-    kind = pc.if_else(has_id, pa.scalar("id", _TEXT), pa.scalar("url", _TEXT))
-    joined = pc.binary_join_element_wise(kind, pc.if_else(has_id, ids, urls), pa.scalar(":", _TEXT))
+    has_id = pc.not_equal(ids, "", memory_pool=POOL)
+    kind = pc.if_else(has_id, pa.scalar("id", _TEXT), pa.scalar("url", _TEXT), memory_pool=POOL)
+    names = pc.if_else(has_id, ids, urls, memory_pool=POOL)
+    joined = pc.binary_join_element_wise(kind, names, pa.scalar(":", _TEXT), memory_pool=POOL)
     keys = _in_one_piece(joined)
     # By hash first: a table of all keys would take as much memory as the keys.
     slices = (keys.slice(start, _SLICE).to_pylist() for start in range(0, len(keys), _SLICE))
@@ -209,8 +214,10 @@ def _digests(table: pa.Table) -> pa.Array:
         part = table.slice(start, _SLICE)
         columns = (pc.fill_null(part[name], "").to_pylist() for name in ("row_id", "image_url", "carried", "error_kind"))
         texts = map("\0".join, zip(*columns, strict=True))
-        parts.append(pa.array([hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts], _TEXT))
-    return pa.concat_arrays(parts) if parts else pa.array([], _TEXT)
+        parts.append(
+            pa.array([hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts], _TEXT, memory_pool=POOL)
+        )
+    return pa.concat_arrays(parts, memory_pool=POOL) if parts else pa.array([], _TEXT)
 
 
 class _Chunks(Mapping[str, pd.DataFrame]):
@@ -269,14 +276,14 @@ def write_chunks(store: Store, slug: str, assignment: ChunkAssignment, rows: Man
     """
     note = {"run_id": run_id, "chunks": assignment.changed}
     store.write(_key(slug, "changed.json"), json.dumps(note).encode(), content_type="application/json")
-    with ThreadPoolExecutor(_WRITERS) as pool:
+    with _system_memory(), ThreadPoolExecutor(_WRITERS) as pool:
 
         def write(chunk: str) -> None:
             _write_table(store, _key(slug, f"chunks/{chunk}.parquet"), assignment.chunks[chunk])
 
         for written in [pool.submit(write, chunk) for chunk in assignment.changed]:
             written.result()
-    _write_table(store, _key(slug, "index.parquet"), assignment.index)
+        _write_table(store, _key(slug, "index.parquet"), assignment.index)
     bad = rows.frame["error_kind"].notna()
     facts = {
         "uri": rows.uri,
@@ -287,6 +294,17 @@ def write_chunks(store: Store, slug: str, assignment: ChunkAssignment, rows: Man
         "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     store.write(_key(slug, "manifest.json"), json.dumps(facts, indent=2).encode(), content_type="application/json")
+
+
+@contextmanager
+def _system_memory() -> Iterator[None]:
+    """Arrow's writers take their memory from the system: see POOL."""
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(POOL)
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
 
 
 def last_change(store: Store, slug: str) -> Change:
@@ -333,7 +351,7 @@ def _key(slug: str, name: str) -> str:
 
 def _write_table(store: Store, key: str, frame: pd.DataFrame) -> None:
     buffer = BytesIO()
-    frame.to_parquet(buffer, index=False)
+    frame.to_parquet(buffer, index=False, row_group_size=_ROW_GROUP)
     store.write(key, buffer.getbuffer())
 
 
