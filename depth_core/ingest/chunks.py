@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -23,11 +24,13 @@ import pyarrow.compute as pc
 
 from depth_core.errors import ManifestError
 from depth_core.ingest.naming import chunk_key, slug_of_chunk
+from depth_core.ingest.rows import POOL
 from depth_core.storage import Store
 
 _WRITERS = 16  # chunks written at once
 _GONE = ""  # digest of a row that the manifest no longer has; it keeps its place
-_SLICE = 50_000  # rows that are Python objects at once
+_ROW_GROUP = 100_000  # of a Parquet file: what its writer holds at once
+_SLICE = 10_000  # rows that are Python objects at once
 _TEXT = pa.large_string()
 
 Integers = npt.NDArray[np.integer[Any]]
@@ -113,10 +116,11 @@ def assign_chunks(
     altered[[number[name] for name in set(again) & set(known.names)]] = True
 
     added = pa.array(fresh)
+    of_every_row = np.concatenate([known.chunks, chunks[fresh]])
     index = pa.table(
         {
             "row_key": _joined(known.keys, keys.filter(added) if len(known.keys) else keys),
-            "chunk": pa.array(names, _TEXT).take(pa.array(np.concatenate([known.chunks, chunks[fresh]]))),
+            "chunk": pc.take(pa.array(names, _TEXT), pa.array(of_every_row), memory_pool=POOL),
             "digest": _joined(now, digests.filter(added) if len(known.keys) else digests),
         }
     )
@@ -138,8 +142,9 @@ class _Known:
     def of(cls, index: pd.DataFrame | None) -> _Known:
         if index is None:
             index = pd.DataFrame({"row_key": [], "chunk": [], "digest": []}, dtype="str")
-        chunks = _column(index["chunk"]).dictionary_encode()
-        return cls(_column(index["row_key"]), chunks.dictionary.to_pylist(), chunks.indices.to_numpy(), _column(index["digest"]))
+        chunks = _in_one_piece(_column(index["chunk"])).dictionary_encode()
+        keys, digests = _in_one_piece(_column(index["row_key"])), _in_one_piece(_column(index["digest"]))
+        return cls(keys, chunks.dictionary.to_pylist(), chunks.indices.to_numpy(), digests)
 
     def places_of(self, keys: pa.Array) -> Integers:
         """Where in the index each key is; -1 for a key that is not there."""
@@ -149,16 +154,18 @@ class _Known:
         return places
 
 
-def _column(series: pd.Series[Any]) -> pa.Array:
-    """A column of a table in one piece, text as Arrow's large_string; mostly without a copy."""
+def _column(series: pd.Series[Any]) -> pa.ChunkedArray:
+    """A column of a table, text as Arrow's large_string; mostly without a copy."""
     array = pa.array(series, None if pd.api.types.is_integer_dtype(series.dtype) else _TEXT, from_pandas=True)
-    if isinstance(array, pa.ChunkedArray):
-        return array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()
-    return array
+    return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
+
+
+def _in_one_piece(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks(memory_pool=POOL)
 
 
 def _joined(first: pa.Array, second: pa.Array) -> pa.Array:
-    return pa.concat_arrays([first, second]) if len(first) else second
+    return pa.concat_arrays([first, second], memory_pool=POOL) if len(first) else second
 
 
 def _places(count: int, last: int, taken: int, rows_per_chunk: int) -> Integers:
@@ -177,14 +184,19 @@ def _digests_now(digests: pa.Array, at: Integers, count: int) -> pa.Array:
 
 def _row_keys(table: pa.Table) -> pa.Array:
     """`id:ID` or `url:URL`; for further occurrences of the same, `id+2:ID` and so on."""
-    ids = table["row_id"].chunk(0) if len(table) else pa.array([], _TEXT)
-    urls = table["image_url"].chunk(0) if len(table) else pa.array([], _TEXT)
-    has_id = pc.not_equal(ids, "")
-    kind = pc.if_else(has_id, pa.scalar("id", _TEXT), pa.scalar("url", _TEXT))
-    keys = pc.binary_join_element_wise(kind, pc.if_else(has_id, ids, urls), pa.scalar(":", _TEXT))
-    same: Integers = keys.dictionary_encode().indices.to_numpy()
-    repeated = np.flatnonzero(np.bincount(same)[same] > 1)
-    occurrence = pd.Series(same[repeated]).groupby(same[repeated]).cumcount().to_numpy() + 1
+    ids, urls = table["row_id"], table["image_url"]
+    has_id = pc.not_equal(ids, "", memory_pool=POOL)
+    kind = pc.if_else(has_id, pa.scalar("id", _TEXT), pa.scalar("url", _TEXT), memory_pool=POOL)
+    names = pc.if_else(has_id, ids, urls, memory_pool=POOL)
+    joined = pc.binary_join_element_wise(kind, names, pa.scalar(":", _TEXT), memory_pool=POOL)
+    keys = _in_one_piece(joined)
+    # By hash first: a table of all keys would take as much memory as the keys.
+    slices = (keys.slice(start, _SLICE).to_pylist() for start in range(0, len(keys), _SLICE))
+    hashes = np.concatenate([np.fromiter(map(hash, part), np.int64) for part in slices] or [np.empty(0, np.int64)])
+    ordered = np.sort(hashes)
+    repeated = np.flatnonzero(np.isin(hashes, ordered[1:][ordered[1:] == ordered[:-1]])) if len(keys) else np.empty(0, np.int64)
+    same = keys.take(pa.array(repeated)).dictionary_encode().indices.to_numpy()
+    occurrence = pd.Series(same).groupby(same).cumcount().to_numpy() + 1
     repeated, occurrence = repeated[occurrence > 1], occurrence[occurrence > 1]
     if not len(repeated):
         return keys
@@ -202,8 +214,10 @@ def _digests(table: pa.Table) -> pa.Array:
         part = table.slice(start, _SLICE)
         columns = (pc.fill_null(part[name], "").to_pylist() for name in ("row_id", "image_url", "carried", "error_kind"))
         texts = map("\0".join, zip(*columns, strict=True))
-        parts.append(pa.array([hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts], _TEXT))
-    return pa.concat_arrays(parts) if parts else pa.array([], _TEXT)
+        parts.append(
+            pa.array([hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts], _TEXT, memory_pool=POOL)
+        )
+    return pa.concat_arrays(parts, memory_pool=POOL) if parts else pa.array([], _TEXT)
 
 
 class _Chunks(Mapping[str, pd.DataFrame]):
@@ -212,24 +226,28 @@ class _Chunks(Mapping[str, pd.DataFrame]):
     def __init__(
         self, table: pa.Table, uri: str, changed: dict[str, int], chunks: Integers, altered: npt.NDArray[np.bool_]
     ) -> None:
+        touched = altered[chunks]
+        if not touched.all():
+            table, chunks = table.filter(pa.array(touched)), chunks[touched]
+        if (np.diff(chunks) < 0).any():  # chunk after chunk, in each of them in the manifest's order
+            order = np.argsort(chunks, kind="stable")
+            table, chunks = table.take(pa.array(order)), chunks[order]
         self._table = table
-        self._uri = uri
+        self._chunks = chunks
         self._changed = changed
-        rows = np.flatnonzero(altered[chunks])
-        self._rows = rows[np.argsort(chunks[rows], kind="stable")]  # chunk after chunk, in the manifest's order
-        self._of_row = chunks[self._rows]
+        self._uri = uri
 
     def __getitem__(self, chunk: str) -> pd.DataFrame:
-        start, stop = np.searchsorted(self._of_row, [self._changed[chunk], self._changed[chunk] + 1])
-        rows = self._rows[start:stop]
-        in_a_row = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1
-        table = self._table.slice(rows[0], len(rows)) if in_a_row else self._table.take(pa.array(rows))
-        frame = table.to_pandas()
-        frame["chunk"] = pd.Series([chunk] * len(rows), dtype="str")
-        frame["file"] = pd.Series([self._uri] * len(rows), dtype="str")
-        frame["position"] = np.arange(len(rows), dtype=np.int32)
-        ordered: pd.DataFrame = frame[list(CHUNK_COLUMNS)]
-        return ordered
+        number = np.array([self._changed[chunk], self._changed[chunk] + 1], self._chunks.dtype)
+        start, stop = np.searchsorted(self._chunks, number)
+        rows = self._table.slice(start, stop - start)
+        added = {
+            "chunk": pa.array([chunk] * len(rows), _TEXT),
+            "position": np.arange(len(rows), dtype=np.int32),
+            "file": pa.array([self._uri] * len(rows), _TEXT),
+        }
+        frame: pd.DataFrame = pa.table({name: added[name] if name in added else rows[name] for name in CHUNK_COLUMNS}).to_pandas()
+        return frame
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._changed))
@@ -258,14 +276,14 @@ def write_chunks(store: Store, slug: str, assignment: ChunkAssignment, rows: Man
     """
     note = {"run_id": run_id, "chunks": assignment.changed}
     store.write(_key(slug, "changed.json"), json.dumps(note).encode(), content_type="application/json")
-    with ThreadPoolExecutor(_WRITERS) as pool:
+    with _system_memory(), ThreadPoolExecutor(_WRITERS) as pool:
 
         def write(chunk: str) -> None:
             _write_table(store, _key(slug, f"chunks/{chunk}.parquet"), assignment.chunks[chunk])
 
         for written in [pool.submit(write, chunk) for chunk in assignment.changed]:
             written.result()
-    _write_table(store, _key(slug, "index.parquet"), assignment.index)
+        _write_table(store, _key(slug, "index.parquet"), assignment.index)
     bad = rows.frame["error_kind"].notna()
     facts = {
         "uri": rows.uri,
@@ -276,6 +294,17 @@ def write_chunks(store: Store, slug: str, assignment: ChunkAssignment, rows: Man
         "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     store.write(_key(slug, "manifest.json"), json.dumps(facts, indent=2).encode(), content_type="application/json")
+
+
+@contextmanager
+def _system_memory() -> Iterator[None]:
+    """Arrow's writers take their memory from the system: see POOL."""
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(POOL)
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
 
 
 def last_change(store: Store, slug: str) -> Change:
@@ -322,7 +351,7 @@ def _key(slug: str, name: str) -> str:
 
 def _write_table(store: Store, key: str, frame: pd.DataFrame) -> None:
     buffer = BytesIO()
-    frame.to_parquet(buffer, index=False)
+    frame.to_parquet(buffer, index=False, row_group_size=_ROW_GROUP)
     store.write(key, buffer.getbuffer())
 
 

@@ -20,10 +20,11 @@ from depth_core.errors import ErrorKind, ManifestError, row_failure
 
 URL_COLUMNS = ("image_url", "imageUrl", "url")  # the first that is there counts
 ID_COLUMN = "id"
-BATCH = 20_000  # rows that are Python objects at once
+BATCH = 5000  # rows that are Python objects at once
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")  # NUL, and what bytes that are not UTF-8 were decoded to
 _PRIMES = 20  # repeats of a column's name that get a prime each; further ones a number
 _TEXT = pa.large_string()
+POOL = pa.system_memory_pool()  # gives back at once what it frees: Arrow's own pools keep a third as much again
 
 to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str).encode
 
@@ -84,12 +85,7 @@ class Rows:
     def frame(self) -> pd.DataFrame:
         """The table, with the columns of ManifestRows.frame."""
         self._flush()
-        columns = {}
-        for name, kind in _SCHEMA.items():
-            column = pa.chunked_array([batch.column(name) for batch in self._batches], type=kind).combine_chunks()
-            columns[name] = column
-            self._batches = [batch.drop_columns(name) for batch in self._batches]  # a column is not held twice for long
-        frame: pd.DataFrame = pa.table(columns).to_pandas()
+        frame: pd.DataFrame = pa.Table.from_batches(self._batches).to_pandas()
         return frame
 
     def _flush(self) -> None:
@@ -112,7 +108,7 @@ class Rows:
             kinds[n] = ErrorKind.BAD_ROW.value
             messages[n] = f"{self.uri}:{self._line[n]}: {fault}"
         cells_now = (self._line, self._row_id, self._image_url, self._carried, kinds, messages)
-        arrays = [pa.array(cells, kind) for cells, kind in zip(cells_now, _SCHEMA.values(), strict=True)]
+        arrays = [pa.array(cells, kind, memory_pool=POOL) for cells, kind in zip(cells_now, _SCHEMA.values(), strict=True)]
         self._bytes += sum(array.nbytes for array in arrays[1:4])
         if self._bytes > 2 * self.limits.bytes:
             raise ManifestError(
