@@ -287,14 +287,16 @@ def test_the_page_refers_to_nothing_outside_the_store(store: Store, make_gallery
     frame = make_gallery(store, [photo("JPEG"), None])
     key = gallery.write_gallery(store, frame, profile="preview", chunk=CHUNK)
     page = store.read(key).decode()
-    folder = key.rpartition("/")[0]
+    folder, found = key.rpartition("/")[0], set()
     for link in re.findall(r'(?:src|href|data-\w+)="([^"#]*)"', page):
-        if "/" in link and not link.startswith("https://photos.example/"):
+        if ("/" in link or link.endswith(".webp")) and not link.startswith("https://photos.example/"):
             parts = f"{folder}/{link}".split("/")
             while ".." in parts:
                 at = parts.index("..")
                 del parts[at - 1 : at + 1]
             assert store.exists("/".join(parts)), link
+            found.add(link.rpartition(".")[2])
+    assert found >= {"png", "webp", "json"}
     assert "http:" not in page
     assert re.findall(r"url\(|@import|<link", page) == []
 
