@@ -24,7 +24,6 @@ from pydantic import ValidationError
 from sqlalchemy.exc import IntegrityError
 
 from depth_core.contract import ArtworkStatus
-from depth_core.display import printable, shown_text
 from depth_core.errors import StoreError
 from depth_core.requests import body
 from depth_core.requests import database as db
@@ -95,7 +94,7 @@ class Faults:
             self._known[what] = attempts, self._clock() + pause
             if attempts & (attempts - 1) == 0:  # the first, second, fourth, eighth ...
                 told = f"{about}: {error}" if about else str(error)
-                self._untold.append(shown_text(f"{told} (attempt {attempts}, the next one in {pause:.0f} s)"))
+                self._untold.append(_printable(f"{told} (attempt {attempts}, the next one in {pause:.0f} s)"))
         else:
             self._known.pop(what, None)
 
@@ -275,6 +274,11 @@ def _known_stamps(store: ArtworkStore, paths: list[str]) -> set[tuple[str, str]]
     return known
 
 
+def _printable(text: str) -> str:
+    """Text that UTF-8 can write: what of a file's name it cannot is spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _bad_name(name: str) -> str:
     """Why a file of this name cannot be a request; empty when it can."""
     try:
@@ -348,7 +352,7 @@ def _claim(store: ArtworkStore, path: str, stamp: str, data: bytes, requests: li
 
 def _quarantine(folder: Store, file: _File, reason: str, found: PickedUp) -> None:
     """Moves a file out of the way, with the reason beside it, under a name that every file system takes."""
-    shown = printable(file.name)
+    shown = _printable(file.name)
     stem = shown.removesuffix(".json").encode()[:MAX_NAME_BYTES].decode(errors="ignore")
     name = f"{stem}-{hashlib.sha256(f'{shown} {file.stamp}'.encode()).hexdigest()[:8]}"
     note = {"file": shown, "reason": reason, "at": db.now().isoformat()}
@@ -363,4 +367,4 @@ def _quarantine(folder: Store, file: _File, reason: str, found: PickedUp) -> Non
     except FileNotFoundError:
         return  # it went away, or another process was first
     found.quarantined[shown] = reason
-    log.warning("inbox: %s is quarantined: %s", shown, shown_text(reason))
+    log.warning("inbox: %s is quarantined: %s", shown, reason)
