@@ -5,6 +5,7 @@ import sys
 
 import uvicorn
 
+from depth_api import connections
 from depth_api.access import check_bind, read_keys
 from depth_api.app import create_app
 from depth_api.observation import configure_logs
@@ -32,9 +33,7 @@ def main() -> None:
     except ConfigurationError as error:
         sys.exit(f"depthline: {error}")
     configure_logs()
-    uvicorn.run(
-        app, host=settings.api_host, port=settings.api_port, log_config=None, access_log=False, timeout_graceful_shutdown=20
-    )
+    uvicorn.Server(connections.configured(app, settings)).run()
 
 
 if __name__ == "__main__":

@@ -138,6 +138,16 @@ class Settings(BaseSettings):
     api_port: int = Field(8000, ge=0, le=65535, description="Port the door listens on.")
     api_keys: SecretStr = Field(SecretStr(""), description="name:key pairs, by comma. One name may have several keys (rotation).")
     rate_limit: float = Field(50.0, ge=0, description="Requests a second of one API key, four seconds' worth at once; 0: any.")
+    wrong_keys: int = Field(
+        10, ge=0, description="Wrong API keys a minute from one address (IPv6: /64) before it has to wait; 0: any number."
+    )
+    trusted_proxies: str = Field(
+        "127.0.0.1,::1", description="Addresses and networks, by comma, whose X-Forwarded-For and X-Forwarded-Proto count."
+    )
+    request_seconds: float = Field(
+        30.0, gt=0, description="Seconds that a request's headers, and then its body, have to arrive; else 408."
+    )
+    api_connections: int = Field(1000, ge=1, description="Connections at once; those beyond are answered with 503.")
     max_body_bytes: int = Field(65_536, ge=1024, description="A larger POST body is refused with 413.")
     presigned_seconds: int = Field(3600, ge=1, description="How long a presigned result URL is valid (s3 stores).")
 

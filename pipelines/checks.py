@@ -9,6 +9,7 @@ import dagster as dg
 import pandas as pd
 from PIL import Image
 
+from depth_core.display import shown_text
 from depth_core.ingest import manifest
 from depth_core.output import records
 from depth_core.storage import Store
@@ -21,8 +22,10 @@ READABLE, NOT_FLAT = "every_depth_map_is_readable", "no_depth_map_is_flat"
 
 
 def _result(passed: bool, description: str, *, check_name: str | None = None, **metadata: object) -> dg.AssetCheckResult:
+    """A result; lists in its metadata are shown as Dagster's database may keep them, without secrets of URLs."""
+    shown = {name: [shown_text(str(each)) for each in it] if isinstance(it, list) else it for name, it in metadata.items()}
     return dg.AssetCheckResult(
-        passed=passed, description=description, check_name=check_name, severity=dg.AssetCheckSeverity.WARN, metadata=metadata
+        passed=passed, description=description, check_name=check_name, severity=dg.AssetCheckSeverity.WARN, metadata=shown
     )
 
 

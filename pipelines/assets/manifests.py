@@ -7,6 +7,7 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field
 
+from depth_core.display import shown_url
 from depth_core.errors import ManifestError
 from depth_core.ingest import manifest, sources
 from depth_core.settings import Settings
@@ -71,7 +72,7 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition]:
             )
         return dg.MaterializeResult(
             metadata={
-                "uri": uri,
+                "uri": shown_url(uri),
                 "rows": len(rows.frame),
                 "bad rows": int(rows.frame["error_kind"].notna().sum()),
                 "chunks": len(chunks),
