@@ -25,7 +25,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from depth_core import profiles, settings
+from depth_core import display, profiles, settings
 from depth_core.catalog import MODELS, Family, ModelSpec
 from depth_core.contract import DepthParameters, NormalizationMode
 from depth_core.engine import local
@@ -309,16 +309,16 @@ def _device(now: settings.Settings) -> str:
 
 
 def _store(now: settings.Settings) -> str:
-    store = Store(now.store_location, now.store_options)
+    store = Store.from_settings(now)
     store.check_writable()
     return f"{store.url('')}, writable"
 
 
 def _profiles(now: settings.Settings) -> str:
-    path = now.profiles_path
-    if not now.model_fields_set & {"data", "profiles"} and not path.exists():
+    path = display.shown_url(now.profiles_location)
+    if not now.model_fields_set & {"data", "profiles"} and not Path(path).exists():
         return f"none at {path}; bulk runs alone need them"
-    found = profiles.load(path)
+    found = profiles.of(now)
     faults = [f"[{name}] checkpoint: {fault}" for name, profile in found.items() if (fault := _fault_of_checkpoint(profile, now))]
     if faults:
         raise ConfigurationError(f"{path}: " + "; ".join(faults))
@@ -416,7 +416,7 @@ def artwork(artwork_id: Annotated[UUID, typer.Argument(help="Of an artwork.")]) 
         console.print_json(stored.answer(now.public_url).model_dump_json(by_alias=True, exclude_none=True))
         facts = [("asked by", f"{stored.api_key_id}, {stored.source}"), ("attempts", str(stored.attempts))]
         if stored.folder:
-            facts.append(("files", Store(now.store_location, now.store_options).url(stored.folder)))
+            facts.append(("files", Store.from_settings(now).url(stored.folder)))
         for drain in store.drains_of(artwork_id):
             facts.append(("run", f"{drain.run_id or 'none'} ({drain.worker} on {drain.host}, device {drain.device})"))
         for step in store.history(artwork_id):

@@ -16,9 +16,11 @@ from depth_core.errors import ErrorKind
 from depth_core.ingest import manifest, sources
 from depth_core.output import gallery, records
 from depth_core.output.records import Outcome
+from depth_core.settings import Settings
+from depth_core.storage import Store
 from pipelines import automation
 from pipelines.assets.manifests import fetch_sources, sources_metadata
-from pipelines.metadata import OWNERS, PREVIEW_ROWS, counts, picture, preview, progress_logger, record_schema
+from pipelines.metadata import OWNERS, PREVIEW_ROWS, RETRIED, counts, picture, preview, progress_logger, record_schema
 from pipelines.partitions import Partitions, chunk_and_profile
 from pipelines.resources import DepthModelResource, Installation
 
@@ -32,7 +34,10 @@ class DepthMapsConfig(dg.Config):
         False, description="Try again also images that failed in a way that does not get better by itself."
     )
     retry_sources: bool = Field(
-        False, description="First fetch again the chunk's images whose download failed for a passing reason."
+        False,
+        description=(
+            "First fetch again the images whose download failed for a passing reason; with retry_permanent, all that failed."
+        ),
     )
     verify: bool = Field(False, description="Look at the files of what counts as done, and make again what is not there.")
 
@@ -50,8 +55,7 @@ def generate_depth_maps(
     chunk, profile_name = chunk_and_profile(context)
     profile = installation.profile(profile_name)
     if config.retry_sources:
-        table, spent = fetch_sources(context.log, chunk=chunk, store=store, settings=settings)
-        context.log_event(dg.AssetMaterialization("source_images", partition=chunk, metadata=sources_metadata(table, spent)))
+        _fetch_again(context, chunk, profile_name, permanent=config.retry_permanent, store=store, settings=settings)
     table = sources.read_table(store, chunk)
     if table is None:
         raise dg.Failure(f"chunk {chunk} has no source images yet: materialize source_images (job ingest_chunk) for it first")
@@ -108,6 +112,31 @@ def generate_depth_maps(
             "parameters": dg.MetadataValue.json(profile.parameters.as_api()),
         }
     )
+
+
+def _fetch_again(
+    context: dg.OpExecutionContext, chunk: str, profile: str, *, permanent: bool, store: Store, settings: Settings
+) -> None:
+    """Fetches what failed to arrive; `permanent`: whatever the reason, and what arrived and could not be decoded.
+
+    What is new is told as a materialization, so that other profiles are asked for at the next backfill. It is marked, since this
+    run goes on with it: no sensor need start another. When nothing is new, nobody need hear of it.
+    """
+    before = sources.read_table(store, chunk)
+    undone = [sha for sha, outcome in records.read_outcomes(store, profile, chunk).items() if outcome.status == records.FAILED]
+    table, spent = fetch_sources(
+        context.log,
+        chunk=chunk,
+        store=store,
+        settings=settings,
+        retry_permanent=permanent,
+        ask_again=undone if permanent else (),
+    )
+    metadata = sources_metadata(table, spent) | {RETRIED: profile}
+    if before is None or set(table["sha256"].dropna()) - set(before["sha256"].dropna()):
+        context.log_event(dg.AssetMaterialization("source_images", partition=chunk, metadata=metadata))
+    else:
+        context.log_event(dg.AssetObservation("source_images", partition=chunk, metadata=metadata))
 
 
 def _preview(outcomes: Iterable[Outcome]) -> dg.MetadataValue:

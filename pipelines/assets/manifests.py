@@ -1,6 +1,7 @@
 """Group `ingest`: a manifest becomes chunks of rows, and each chunk's rows become kept source images."""
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 import dagster as dg
@@ -138,23 +139,23 @@ def fetch_sources(
     settings: Settings,
     refetch: bool = False,
     retry_permanent: bool = False,
+    ask_again: Collection[str] = (),
 ) -> tuple[pd.DataFrame, float]:
-    """Fetches what a chunk misses, writes its table of sources; returns the table and the seconds it took."""
+    """Fetches what a chunk misses, writes its table of sources; returns the table and the seconds it took.
+
+    `refetch`: also what is there, from its origin. `ask_again`: that for these content hashes only.
+    """
     rows = manifest.read_rows(store, chunk)
     urls = rows.loc[rows["error_kind"].isna(), "image_url"].drop_duplicates()
     started = time.monotonic()
     report = progress_logger(log, total=len(urls), verb="fetched")
+    prior = sources.read_table(store, chunk)
+    again = urls.isin(prior.loc[prior["sha256"].isin(list(ask_again)), "image_url"] if prior is not None else [])
     outcomes = []
-    for outcome in sources.ingest(
-        urls.tolist(),
-        store,
-        settings,
-        refetch=refetch,
-        prior=sources.read_table(store, chunk),
-        retry_permanent=retry_permanent,
-    ):
-        outcomes.append(outcome)
-        report(len(outcomes))
+    for some, anew in ((urls[~again], refetch), (urls[again], True)):
+        for outcome in sources.ingest(some.tolist(), store, settings, refetch=anew, prior=prior, retry_permanent=retry_permanent):
+            outcomes.append(outcome)
+            report(len(outcomes))
     table = sources.table(outcomes)
     sources.write_table(store, chunk, table)
     return table, time.monotonic() - started
