@@ -13,6 +13,7 @@ from depth_core.ingest import manifest, sources
 from depth_core.settings import Settings
 from depth_core.storage import Store
 from pipelines import automation, partitions
+from pipelines.failures import plainly
 from pipelines.metadata import OWNERS, counts, preview, progress_logger
 from pipelines.partitions import Partitions
 from pipelines.resources import Installation
@@ -40,6 +41,7 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition]:
             "writes the chunks whose rows changed and registers their keys."
         ),
     )
+    @plainly
     def manifest_index(
         context: dg.AssetExecutionContext, config: ManifestConfig, installation: Installation
     ) -> dg.MaterializeResult[None]:
@@ -91,6 +93,7 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition]:
         automation_condition=automation.missing_or_changed(),
         description="Validates the rows of a chunk. A bad row becomes a failed record that names its file and line.",
     )
+    @plainly
     def image_manifest(context: dg.AssetExecutionContext, installation: Installation) -> dg.MaterializeResult[None]:
         settings, store, chunk = installation.settings(), installation.store(), context.partition_key
         rows = manifest.validate(manifest.read_chunk(store, chunk), settings)
@@ -114,6 +117,7 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition]:
         automation_condition=automation.missing_or_changed(),
         description="Downloads the chunk's images that are not there yet and keeps each by content hash, for every profile.",
     )
+    @plainly
     def source_images(
         context: dg.AssetExecutionContext, config: SourcesConfig, installation: Installation
     ) -> dg.MaterializeResult[None]:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from depth_core.ingest import manifest
-from pipelines import sensors
+from pipelines import materialize, sensors
 from pipelines.partitions import CHUNK, pair
 
 
@@ -313,3 +313,21 @@ def test_rows_whose_failure_may_pass_are_done_by_the_retry_job(house) -> None:
         server.shutdown()
         server.server_close()
     assert house.records()["status"].tolist() == ["succeeded"]
+
+
+def test_missing_weights_are_one_line_without_a_stack_trace_of_ours(house) -> None:
+    with (house.folder / "profiles.toml").open("a") as file:
+        file.write('\n[giant.parameters]\nmodel = "giant"\n')
+    path = house.manifest("one.csv", "image_url", "a.jpg")
+    house.index(path)
+    (chunk,) = house.chunks(path)
+
+    result = house.run("depth_maps_for_chunk", pair(chunk, "giant"), raise_on_error=False)
+
+    (failure,) = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    assert failure.user_failure_data.description.startswith("v2/giant has never been published: to use it, point to")
+    assert failure.error.cause is None
+    assert failure.error.context is None
+    assert "\n" not in failure.user_failure_data.description
+    assert "checkpoints.py" not in "".join(failure.error.stack)
+    assert materialize._reason(failure.error) == failure.user_failure_data.description
