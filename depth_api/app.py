@@ -140,7 +140,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         artworks = await run_in_threadpool(open_store, settings)
-        store = Store(settings.store_location, settings.store_options)
+        store = Store.from_settings(settings)
         database_metrics = DatabaseMetrics(artworks)
         metrics.registry.register(database_metrics)
         limit, wrong_keys = RateLimit(settings.rate_limit), WrongKeys(settings.wrong_keys)

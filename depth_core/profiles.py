@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,7 +16,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from depth_core.contract import DepthParameters, NormalizationMode
-from depth_core.errors import ConfigurationError
+from depth_core.display import shown_text, shown_url
+from depth_core.errors import ConfigurationError, StoreError
+from depth_core.settings import Settings
+from depth_core.storage import Store
 
 RangeOver = Literal["image", "chunk"] | tuple[float, float]
 
@@ -72,21 +76,20 @@ class Profile(BaseModel):
         }
 
 
-def load(path: str | Path) -> dict[str, Profile]:
-    """All profiles of a file, in its order.
+def of(settings: Settings) -> dict[str, Profile]:
+    """The profiles of an installation. Raises ConfigurationError, as `load`."""
+    return load(settings.profiles_location, settings.source_options or settings.store_options)
+
+
+def load(path: str | Path, options: Mapping[str, Any] | None = None) -> dict[str, Profile]:
+    """All profiles of a file, in its order; `path` may be an fsspec URL (s3://...), then reached with `options`.
 
     Raises ConfigurationError when the file is missing, is no TOML, or a profile is wrong; the message names each fault.
     """
-    path = Path(path)
+    text, path = _text(str(path), options), shown_url(str(path))
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigurationError(
-            f"no profiles at {path}: set DEPTH_PROFILES, or DEPTH_DATA to the folder that has profiles.toml"
-        ) from None
-    except OSError as error:
-        raise ConfigurationError(f"profiles at {path} cannot be read: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from None
     profiles: dict[str, Profile] = {}
     faults: list[str] = []
@@ -106,9 +109,32 @@ def load(path: str | Path) -> dict[str, Profile]:
     return profiles
 
 
-def find(path: str | Path, name: str) -> Profile:
-    """One profile. Raises ConfigurationError naming those that exist when there is none of that name."""
-    profiles = load(path)
+def _text(path: str, options: Mapping[str, Any] | None) -> str:
+    shown = shown_url(path)
+    try:
+        if "://" in path:
+            return Store(path, options).read("").decode("utf-8")
+        return Path(path).read_text("utf-8")
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"no profiles at {shown}: set DEPTH_PROFILES, or DEPTH_DATA to the folder that has profiles.toml"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(f"profiles at {shown} cannot be read: {error.strerror or error}") from None
+    except StoreError as error:
+        raise ConfigurationError(
+            f"profiles: {shown_text(str(error))}. See DEPTH_PROFILES, and DEPTH_SOURCE_OPTIONS for the server and its keys "
+            "(without them, DEPTH_STORE_OPTIONS count)"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{shown} is not valid TOML: {error}") from None
+
+
+def find(settings: Settings, name: str) -> Profile:
+    """One profile of an installation. Raises ConfigurationError naming those that exist when there is none of that name."""
+    profiles = of(settings)
     if name not in profiles:
-        raise ConfigurationError(f"no profile {name!r} in {path}; there are: {', '.join(profiles)}")
+        raise ConfigurationError(
+            f"no profile {name!r} in {shown_url(settings.profiles_location)}; there are: {', '.join(profiles)}"
+        )
     return profiles[name]

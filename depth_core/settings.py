@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     source_options: dict[str, Any] = Field(
         default_factory=dict, description="JSON, handed to fsspec for s3 manifests, images and checkpoints."
     )
-    profiles: str = Field("", description="Path of profiles.toml. Default: <data>/profiles.toml.")
+    profiles: str = Field("", description="Path or fsspec URL of profiles.toml. Default: <data>/profiles.toml.")
     public_url: str = Field("http://127.0.0.1:8000", description="Where clients reach the HTTP door; results carry it.")
 
     # manifests
@@ -168,6 +168,14 @@ class Settings(BaseSettings):
     inbox_url: str = Field("", description="Folder or s3 prefix of request files. Default: <data>/inbox.")
     inbox_settle_seconds: float = Field(10.0, ge=0, description="A file that is no JSON yet is waited for until it is this old.")
 
+    # galleries
+    gallery_link_seconds: int = Field(
+        604_800,
+        ge=0,
+        le=604_800,
+        description="How long Dagster's link to a gallery opens (s3 stores; a week at most). 0: no link.",
+    )
+
     # drains of the inbox
     drain_devices: list[str] = Field(
         default_factory=lambda: ["auto"],
@@ -206,8 +214,8 @@ class Settings(BaseSettings):
         return self.manifests_url or str(self.data / "manifests")
 
     @property
-    def profiles_path(self) -> Path:
-        return Path(self.profiles) if self.profiles else self.data / "profiles.toml"
+    def profiles_location(self) -> str:
+        return self.profiles or str(self.data / "profiles.toml")
 
     @property
     def manifests_may_be_private(self) -> bool:

@@ -14,12 +14,14 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Self, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from depth_core import settings as settings_module
 from depth_core.errors import StoreError
+from depth_core.settings import Settings
 
 PART_SUFFIX = ".part"
 PARTS = ".parts"  # the folder of a local store in which files are written before they get their name
@@ -42,6 +44,15 @@ class Store:
         self.local = isinstance(self.fs, LocalFileSystem)
         self._apart: set[str] = set()  # first folders of keys whose parts cannot be in PARTS
 
+    @classmethod
+    def from_settings(cls, settings: Settings | None = None) -> Self:
+        """This installation's store: DEPTH_STORE_URL with DEPTH_STORE_OPTIONS; `settings`: instead of the environment's.
+
+        Raises StoreError, and ConfigurationError when a setting is wrong.
+        """
+        now = settings or settings_module.load()
+        return cls(now.store_location, now.store_options)
+
     def __repr__(self) -> str:
         return f"Store({self.url('')!r})"
 
@@ -55,6 +66,19 @@ class Store:
         """The key's URL: a plain path for a local store, s3://... otherwise."""
         path = self.path(key)
         return path if self.local else str(self.fs.unstrip_protocol(path))
+
+    def link(self, key: str, seconds: int) -> str | None:
+        """An https URL by which any browser opens a key for so long (presigned); None where the file system has no such links.
+
+        Raises StoreError.
+        """
+        if self.local:
+            return None
+        with self._clear_errors("sign a link to", key):
+            try:
+                return str(self.fs.sign(self.path(key), expiration=seconds))
+            except NotImplementedError:
+                return None
 
     # -- reading --------------------------------------------------------------------------------------------------------
 
@@ -238,4 +262,22 @@ def _reason(error: Exception) -> str:
         return "permission denied; check the owner of the folder or the credentials of the bucket (DEPTH_STORE_OPTIONS)"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "no space left; free some or point DEPTH_STORE_URL elsewhere. What is written stays valid"
+    if _is_slow_down(error):
+        return (
+            "the bucket answers 503 (SlowDown): it is asked too often. Run again in a while; what is written stays valid. If it "
+            "comes again: fewer runs at once (max_concurrent_runs in dagster.yaml), or lower DEPTH_ENCODE_THREADS and "
+            "DEPTH_DOWNLOAD_CONCURRENCY"
+        )
     return f"{type(error).__name__}: {error}"
+
+
+def _is_slow_down(error: BaseException | None) -> bool:
+    """Whether a bucket said so, in the answer that botocore keeps: s3fs wraps it, with other words."""
+    while error is not None:
+        answer = getattr(error, "response", None)
+        if isinstance(answer, dict):
+            status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if status == 503 or answer.get("Error", {}).get("Code") in ("SlowDown", "ServiceUnavailable", "503"):
+                return True
+        error = error.__cause__
+    return False

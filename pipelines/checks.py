@@ -13,6 +13,7 @@ from depth_core.display import shown_text
 from depth_core.ingest import manifest
 from depth_core.output import records
 from depth_core.storage import Store
+from pipelines.failures import plainly
 from pipelines.partitions import Partitions, chunk_and_profile
 from pipelines.resources import Installation
 
@@ -93,6 +94,7 @@ def failure_rate_is_bounded(frame: pd.DataFrame, bound: float) -> dg.AssetCheckR
 
 def build(parts: Partitions) -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(asset="artwork_records", partitions_def=parts.pairs, description=every_row_has_a_record.__doc__)
+    @plainly
     def every_row_has_one_record(context: dg.AssetCheckExecutionContext, installation: Installation) -> dg.AssetCheckResult:
         store = installation.store()
         chunk, profile = chunk_and_profile(context)
@@ -112,9 +114,10 @@ def build(parts: Partitions) -> list[dg.AssetChecksDefinition]:
     def depth_maps_are_sound(context: dg.AssetCheckExecutionContext, installation: Installation) -> Iterator[dg.AssetCheckResult]:
         store = installation.store()
         chunk, profile = chunk_and_profile(context)
-        yield from pictures_are_sound(records.read_chunk(store, profile, chunk), store)
+        yield from plainly(pictures_are_sound)(records.read_chunk(store, profile, chunk), store)
 
     @dg.asset_check(asset="artwork_records", partitions_def=parts.pairs, description=failure_rate_is_bounded.__doc__)
+    @plainly
     def failure_rate(context: dg.AssetCheckExecutionContext, installation: Installation) -> dg.AssetCheckResult:
         chunk, profile = chunk_and_profile(context)
         frame = records.read_chunk(installation.store(), profile, chunk)

@@ -7,7 +7,6 @@ from typing import Any
 
 import dagster as dg
 
-from depth_core import profiles
 from pipelines import checks, jobs, requests, schedules, sensors
 from pipelines.assets import depth, manifests
 from pipelines.partitions import Partitions
@@ -20,7 +19,7 @@ def build_defs(installation: Installation | None = None, resources: Mapping[str,
     Raises ConfigurationError when a setting or profiles.toml is wrong.
     """
     installation = installation or Installation()
-    parts = Partitions.of(list(profiles.load(installation.settings().profiles_path)))
+    parts = Partitions.of(list(installation.profiles()))
     return dg.Definitions(
         assets=[*manifests.build(parts), *depth.build(parts), *requests.build()],
         asset_checks=checks.build(parts),

@@ -79,4 +79,13 @@ retry_failed_rows = dg.define_asset_job(
     description="Fetch and compute again the rows of a chunk x profile that failed for a passing reason; nothing else.",
 )
 
-JOBS = [index_manifest, ingest_chunk, depth_maps_for_chunk, retry_failed_rows, prune_event_log]
+retry_all_failed_rows = dg.define_asset_job(
+    "retry_all_failed_rows",
+    DEPTH,
+    config={
+        "ops": {"depth_maps": {"ops": {"generate_depth_maps": {"config": {"retry_sources": True, "retry_permanent": True}}}}}
+    },
+    description="Fetch and compute again every failed row of a chunk x profile, whatever the reason: for what was mended.",
+)
+
+JOBS = [index_manifest, ingest_chunk, depth_maps_for_chunk, retry_failed_rows, retry_all_failed_rows, prune_event_log]

@@ -7,6 +7,7 @@ so the UI shows them. Large manifests belong into backfills, which run beside on
 from __future__ import annotations
 
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -246,7 +247,7 @@ def _reason(error: Any) -> str:
     ours = {DepthlineError.__name__, *(kind.__name__ for kind in DepthlineError.__subclasses__()), dg.Failure.__name__}
     while error.cause is not None and error.cls_name not in ours:
         error = error.cause
-    return error.message.strip().removeprefix(f"depth_core.errors.{error.cls_name}: ")
+    return re.sub(rf"^[\w.]+\.{error.cls_name}: ", "", error.message.strip())
 
 
 @contextmanager

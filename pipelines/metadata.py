@@ -17,6 +17,7 @@ from pipelines import progress
 OWNERS = ["team:depth"]
 PREVIEW_ROWS = 10
 SECONDS_BETWEEN_LINES = 5.0
+RETRIED = "retried under"  # of a source_images event: the profile whose own run goes on with the images; no other run is started
 
 
 def counts(kinds: pd.Series[Any]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from depth_core.output import gallery
 from depth_core.requests import inbox
 from depth_core.requests.artworks import ArtworkStore, open_store
 from depth_core.settings import Settings
+from pipelines.failures import plainly
 from pipelines.metadata import OWNERS, counts, picture, preview
 from pipelines.resources import Installation
 
@@ -47,6 +48,7 @@ class DrainConfig(dg.Config):
     out=dg.Out(dg.Nothing),
     description="Drains the inbox: claims waiting artworks, runs them, finishes them, and lingers for more.",
 )
+@plainly
 def drain_inbox(context: dg.OpExecutionContext, config: DrainConfig, installation: Installation) -> None:
     from depth_core.engine import device
     from depth_core.requests.drain import Drain
@@ -250,6 +252,7 @@ def _pruned_before(settings: Settings) -> datetime:
 
 
 @dg.op(description="Forgets artworks older than DEPTH_KEEP_ARTWORKS_DAYS, with their histories and webhooks. Files stay.")
+@plainly
 def prune_artworks(context: dg.OpExecutionContext, installation: Installation) -> None:
     settings = installation.settings()
     if not settings.keep_artworks_days:
@@ -278,6 +281,7 @@ def build() -> list[dg.AssetsDefinition]:
         owners=OWNERS,
         description="The artworks of single requests that ended on a day, as artwork_records has them, under profile api.",
     )
+    @plainly
     def request_records(context: dg.AssetExecutionContext, installation: Installation) -> dg.MaterializeResult[None]:
         from depth_core.requests import tables
 

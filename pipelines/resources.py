@@ -30,11 +30,13 @@ class Installation(dg.ConfigurableResource):
         return settings.load(**self.overrides)
 
     def store(self) -> Store:
-        now = self.settings()
-        return Store(now.store_location, now.store_options)
+        return Store.from_settings(self.settings())
+
+    def profiles(self) -> dict[str, Profile]:
+        return profiles.of(self.settings())
 
     def profile(self, name: str) -> Profile:
-        return profiles.find(self.settings().profiles_path, name)
+        return profiles.find(self.settings(), name)
 
 
 class DepthModelResource(dg.ConfigurableResource):

@@ -3,13 +3,15 @@
 from collections.abc import Iterator
 
 import dagster as dg
+import pandas as pd
 
-from depth_core import profiles
 from depth_core.errors import ErrorKind
 from depth_core.output import records
 from pipelines.jobs import prune_event_log, retry_failed_rows
 from pipelines.partitions import pair
 from pipelines.resources import Installation
+
+RUNS_PER_MORNING = 500
 
 
 @dg.schedule(
@@ -24,11 +26,15 @@ def retry_failed_rows_schedule(
     passing = {kind.value for kind in ErrorKind if kind.retryable}
     failed = records.read(installation.store(), status="failed", columns=["chunk", "profile", "error_kind"])
     # Single requests and profiles that were taken out have records too, and no partitions.
-    there = failed["profile"].isin(profiles.load(installation.settings().profiles_path))
+    there = failed["profile"].isin(installation.profiles())
     pairs = failed.loc[failed["error_kind"].isin(passing) & there, ["chunk", "profile"]].drop_duplicates()
     if pairs.empty:
         yield dg.SkipReason("no failed row that may get better")
     day = context.scheduled_execution_time.strftime("%Y-%m-%d")
+    if len(pairs) > RUNS_PER_MORNING:  # a tick has 60 s; another part of them each day, so that none waits for ever
+        context.log.info(f"{len(pairs):,} chunks and profiles have such rows: {RUNS_PER_MORNING:,} are tried today")
+        first = context.scheduled_execution_time.toordinal() * RUNS_PER_MORNING % len(pairs)
+        pairs = pd.concat([pairs.iloc[first:], pairs.iloc[:first]]).head(RUNS_PER_MORNING)
     for chunk, profile in pairs.itertuples(index=False):
         yield dg.RunRequest(run_key=f"retry-{chunk}-{profile}-{day}", partition_key=pair(chunk, profile))
 

@@ -2,18 +2,24 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self, TypeVar
 
 import dagster as dg
 
-from depth_core import profiles
+from depth_core.display import shown_url
 from depth_core.ingest import manifest
 from pipelines import jobs
+from pipelines.metadata import RETRIED
 from pipelines.partitions import MANIFEST, pair
 from pipelines.resources import Installation
 
-EVENTS_PER_TICK = 200
+Name = TypeVar("Name", bound=Hashable)
+
+RUNS_PER_TICK = 200  # a tick has 60 s, and Dagster takes some 10 ms to make a run of a request
+DEPTH_RUNS_PER_TICK = RUNS_PER_TICK // 2  # so that neither side of arrival_sensor waits until the other has ended
+EVENTS_AT_ONCE = 20  # an event of manifest_index can name tens of thousands of chunks
 
 
 @dg.sensor(
@@ -23,30 +29,51 @@ EVENTS_PER_TICK = 200
     description="Notices new and changed manifests in the manifests folder and indexes them.",
 )
 def manifest_sensor(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SensorResult | dg.SkipReason:
-    seen: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
-    found = manifest.discover(installation.settings())
-    news = [file for file in found if seen.get(file.slug) != file.fingerprint]
+    seen = _seen_states(context.cursor)
+    found = {_state(file.slug, file.fingerprint): file for file in manifest.discover(installation.settings())}
+    news = [state for state in found if state not in seen]
     if not news:
         return dg.SkipReason(f"{len(found)} manifests, none new or changed")
+    now, later = news[:RUNS_PER_TICK], news[RUNS_PER_TICK:]
+    if later:
+        context.log.info(f"{len(news):,} manifests are new or changed: {len(now):,} now, the rest at the next looks")
     return dg.SensorResult(
         run_requests=[
-            dg.RunRequest(
-                # No run key: it de-duplicates for ever, and a manifest may be restored to what it was. The cursor tells news.
-                partition_key=file.slug,
-                run_config={"ops": {"manifest_index": {"config": {"uri": file.uri}}}},
-            )
-            for file in news
+            # No run key: it de-duplicates for ever, and a manifest may be restored to what it was. The cursor tells news.
+            dg.RunRequest(partition_key=found[state].slug, run_config=_index_config(found[state].uri))
+            for state in now
         ],
-        dynamic_partitions_requests=[dg.AddDynamicPartitionsRequest(MANIFEST, [file.slug for file in news])],
-        cursor=json.dumps({file.slug: file.fingerprint for file in found}),
+        dynamic_partitions_requests=[dg.AddDynamicPartitionsRequest(MANIFEST, [found[state].slug for state in now])],
+        cursor=json.dumps(sorted(found.keys() - set(later))),
     )
 
 
-def _materializations(context: dg.SensorEvaluationContext, asset: str, after: int) -> list[dg.EventLogRecord]:
-    records = context.instance.fetch_materializations(
-        dg.AssetRecordsFilter(dg.AssetKey(asset), after_storage_id=after), limit=EVENTS_PER_TICK, ascending=True
-    ).records
-    return list(records)
+def _state(slug: str, fingerprint: str) -> str:
+    """One manifest as it is now, in few characters: the cursor keeps one of each."""
+    return hashlib.sha256(f"{slug} {fingerprint}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _seen_states(cursor: str | None) -> set[str]:
+    kept = json.loads(cursor) if cursor else []
+    return {_state(*each) for each in kept.items()} if isinstance(kept, dict) else set(kept)  # a dict: of earlier versions
+
+
+def _index_config(uri: str) -> dict[str, Any]:
+    """Run config is shown to everybody who sees Dagster: a URI with secrets is left to the run, which finds it by its slug."""
+    return {"ops": {"manifest_index": {"config": {"uri": uri if shown_url(uri) == uri else ""}}}}
+
+
+@dataclass
+class Place:
+    """How far arrival_sensor has come in the materializations of one asset: its cursor, but for the name of the asset."""
+
+    done: int = 0  # all events up to this storage id
+    event: int = 0  # the one after it, when it named more than fits a tick
+    taken: int = 0  # and how many of its names
+
+    @classmethod
+    def of(cls, kept: Any) -> Self:
+        return cls(**kept) if isinstance(kept, dict) else cls(done=kept or 0)  # a number: of earlier versions
 
 
 @dg.sensor(
@@ -58,40 +85,62 @@ def _materializations(context: dg.SensorEvaluationContext, asset: str, after: in
         "ingested chunks under the profiles that say on_arrival."
     ),
 )
-def arrival_sensor(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SensorResult | dg.SkipReason:
-    cursor: dict[str, int] = json.loads(context.cursor) if context.cursor else {}
-    indexed = _materializations(context, "manifest_index", cursor.get("manifest_index", 0))
-    ingested = _materializations(context, "source_images", cursor.get("source_images", 0))
-    if not indexed and not ingested:
-        return dg.SkipReason("nothing was indexed or ingested since the last look")
-    at_once = [p.name for p in profiles.load(installation.settings().profiles_path).values() if p.on_arrival]
-    requests = [*_ingest_requests(indexed), *_depth_requests(ingested, at_once)]
-    for asset, records in (("manifest_index", indexed), ("source_images", ingested)):
-        if records:
-            cursor[asset] = records[-1].storage_id
-    return dg.SensorResult(run_requests=requests, cursor=json.dumps(cursor))
+def arrival_sensor(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SensorResult:
+    kept = json.loads(context.cursor) if context.cursor else {}
+    places = {asset: Place.of(kept.get(asset)) for asset in ("manifest_index", "source_images")}
+    at_once = [profile.name for profile in installation.profiles().values() if profile.on_arrival]
+
+    def pairs(event: dg.EventLogRecord) -> list[tuple[str, str]]:
+        retried = event.asset_materialization is None or RETRIED in event.asset_materialization.metadata
+        return [] if retried else [(str(event.partition_key), profile) for profile in at_once]
+
+    ingested = _next(context.instance, "source_images", places["source_images"], pairs, DEPTH_RUNS_PER_TICK)
+    indexed = _next(context.instance, "manifest_index", places["manifest_index"], _changed, RUNS_PER_TICK - len(ingested))
+    requests = [
+        dg.RunRequest(run_key=f"ingest-{chunk}-{event}", job_name="ingest_chunk", partition_key=chunk)
+        for chunk, event in indexed.items()
+    ]
+    requests += [
+        dg.RunRequest(
+            run_key=f"depth-{chunk}-{profile}-{event}", job_name="depth_maps_for_chunk", partition_key=pair(chunk, profile)
+        )
+        for (chunk, profile), event in ingested.items()
+    ]
+    cursor = json.dumps({asset: asdict(place) for asset, place in places.items()})
+    if not requests:
+        return dg.SensorResult(skip_reason="nothing that calls for a run happened since the last look", cursor=cursor)
+    return dg.SensorResult(run_requests=requests, cursor=cursor)
 
 
-def _ingest_requests(indexed: list[dg.EventLogRecord]) -> Iterator[dg.RunRequest]:
-    latest: dict[str, int] = {}
-    for record in indexed:
-        changed = record.asset_materialization.metadata.get("changed") if record.asset_materialization else None
-        chunks: Any = changed.value if changed is not None else []
-        latest |= dict.fromkeys(chunks, record.storage_id)
-    for chunk, storage_id in latest.items():
-        yield dg.RunRequest(run_key=f"ingest-{chunk}-{storage_id}", job_name="ingest_chunk", partition_key=chunk)
+def _changed(event: dg.EventLogRecord) -> list[str]:
+    changed = event.asset_materialization.metadata.get("changed") if event.asset_materialization else None
+    names: Any = changed.value if changed is not None else []
+    return list(names)
 
 
-def _depth_requests(ingested: list[dg.EventLogRecord], at_once: list[str]) -> Iterator[dg.RunRequest]:
-    # A chunk that was ingested more than once since the last look, by a run without a daemon for example, is asked for once.
-    latest = {record.partition_key: record.storage_id for record in ingested if record.partition_key}
-    for chunk, storage_id in latest.items():
-        for profile in at_once:
-            yield dg.RunRequest(
-                run_key=f"depth-{chunk}-{profile}-{storage_id}",
-                job_name="depth_maps_for_chunk",
-                partition_key=pair(chunk, profile),
-            )
+def _next(
+    instance: dg.DagsterInstance, asset: str, place: Place, names: Callable[[dg.EventLogRecord], Sequence[Name]], limit: int
+) -> dict[Name, int]:
+    """The next names that an asset's materializations give, at most `limit`, each with the storage id of the last event here
+    that has it; moves `place` behind them. A name that comes again within one call counts once, so it is asked for once.
+
+    A tick that dies before its cursor is kept is done again from the same place, under the same run keys.
+    """
+    found: dict[Name, int] = {}
+    while True:
+        events = instance.fetch_materializations(
+            dg.AssetRecordsFilter(dg.AssetKey(asset), after_storage_id=place.done), limit=EVENTS_AT_ONCE, ascending=True
+        ).records
+        for event in events:
+            named = names(event)
+            for taken in range(place.taken if event.storage_id == place.event else 0, len(named)):
+                if len(found) == limit and named[taken] not in found:
+                    place.event, place.taken = event.storage_id, taken
+                    return found
+                found[named[taken]] = event.storage_id
+            place.done, place.event, place.taken = event.storage_id, 0, 0
+        if len(events) < EVENTS_AT_ONCE:
+            return found
 
 
 @dg.sensor(
@@ -104,7 +153,7 @@ def profile_sensor(context: dg.SensorEvaluationContext, installation: Installati
     seen: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
     now = {
         name: hashlib.sha256(json.dumps(profile.pixel_words(), sort_keys=True).encode()).hexdigest()[:16]
-        for name, profile in profiles.load(installation.settings().profiles_path).items()
+        for name, profile in installation.profiles().items()
     }
     changed = [name for name, digest in now.items() if seen.get(name) != digest]
     if not changed:

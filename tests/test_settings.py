@@ -136,9 +136,9 @@ class TestProfiles:
             profiles.load(".")
 
     def test_an_unknown_name_names_those_that_exist(self) -> None:
-        path = self.write("[a]\n[b]\n")
-        with pytest.raises(ConfigurationError, match="there are: a, b"):
-            profiles.find(path, "c")
+        self.write("[a]\n[b]\n")
+        with pytest.raises(ConfigurationError, match=r"no profile 'c' in profiles\.toml; there are: a, b"):
+            profiles.find(settings.load(profiles="profiles.toml"), "c")
 
     def test_words_that_change_no_pixel_do_not_count_as_a_change(self) -> None:
         one = profiles.load(self.write('[a]\ndescription = "x"\n'))["a"]

@@ -34,7 +34,7 @@ def artwork(artwork_id: Annotated[UUID, typer.Argument(help="Of an artwork.")]) 
         console.print_json(stored.answer(now.public_url).model_dump_json(by_alias=True, exclude_none=True), ensure_ascii=True)
         facts = [("asked by", f"{stored.api_key_id}, {stored.source}"), ("attempts", str(stored.attempts))]
         if stored.folder:
-            facts.append(("files", Store(now.store_location, now.store_options).url(stored.folder)))
+            facts.append(("files", Store.from_settings(now).url(stored.folder)))
         for drain in store.drains_of(artwork_id):
             facts.append(("run", f"{drain.run_id or 'none'} ({drain.worker} on {drain.host}, device {drain.device})"))
         for step in store.history(artwork_id):

@@ -6,6 +6,7 @@ import functools
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import typer
 from rich.table import Column, Table
@@ -13,6 +14,7 @@ from rich.table import Column, Table
 from depth_core import profiles, settings, terminal
 from depth_core.cli import models
 from depth_core.cli.common import clear_errors, console
+from depth_core.display import shown_url
 from depth_core.errors import ConfigurationError, DepthlineError, ModelAbsentError, ModelUnavailableError
 from depth_core.inference import checkpoints, copies, devices
 from depth_core.inference.checkpoints import Presence
@@ -92,7 +94,7 @@ def _tell_of_lacking(lacking: list[Profile], rows: list[checkpoints.ModelRow], n
         on_hub = {row.spec.key for row in rows if row.spec.key in on_hub and row.spec.commercial}
     keys = dict.fromkeys(each.parameters.spec.key for each in lacking if not each.checkpoint)
     if fetch := [key for key in keys if key in on_hub]:
-        place = terminal.name(now.profiles_path)
+        place = terminal.name(shown_url(now.profiles_location))
         console.print(
             f"`depthline models fetch {' '.join(fetch)}` gets what they lack; or take them out of {place}", soft_wrap=True
         )
@@ -108,17 +110,17 @@ def _device(now: Settings) -> str:
 
 
 def _store(now: Settings) -> str:
-    store = Store(now.store_location, now.store_options)
+    store = Store.from_settings(now)
     store.check_writable()
     return f"{store.url('')}, writable"
 
 
 def _profiles(now: Settings, known: dict[str, Profile]) -> str:
     """Where the profiles are; puts them into `known`."""
-    path = now.profiles_path
-    if not now.model_fields_set & {"data", "profiles"} and not path.exists():
+    path = shown_url(now.profiles_location)
+    if not now.model_fields_set & {"data", "profiles"} and not Path(path).exists():
         return f"none at {path}; bulk runs alone need them"
-    known.update(profiles.load(path))
+    known.update(profiles.of(now))
     return f"{path}: {', '.join(known)}"
 
 

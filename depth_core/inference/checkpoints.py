@@ -14,7 +14,9 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from depth_core.catalog import MODELS, Family, ModelSpec
 from depth_core.display import shown_url
@@ -28,6 +30,7 @@ HUB_INDEX = HUB_FILE + weights.INDEX  # in its place where a repository holds sh
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_KNOCK_SECONDS = 5.0
 _known_sha256: dict[tuple[str, int, int], str] = {}
 
 
@@ -279,6 +282,7 @@ def _download_from_hub(spec: ModelSpec, repository: str, revision: str | None, *
         return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision, force_download=force))
 
     try:
+        _knock()
         try:
             return get(HUB_FILE, revision)
         except errors.RemoteEntryNotFoundError as failure:
@@ -302,6 +306,23 @@ def _download_from_hub(spec: ModelSpec, repository: str, revision: str | None, *
         f"{spec.key}: cannot fetch {repository}@{revision} from the Hub: {cure} ({reason}). Without the Hub: put "
         f'{HUB_FILE} somewhere and set DEPTH_CHECKPOINTS=\'{{"{spec.key}": "/path/{HUB_FILE}"}}\', or DEPTH_CHECKPOINTS_URL'
     )
+
+
+def _knock() -> None:
+    """Raises OSError at once when nobody can be reached at the Hub: its library tries for half a minute first."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:  # it says that itself
+        return
+    session = huggingface_hub.get_session()
+    http: Any = import_module(type(session).__module__.partition(".")[0])  # httpx or what has taken its place there
+    try:
+        session.head(constants.ENDPOINT, timeout=_KNOCK_SECONDS)
+    except (http.ConnectError, http.ConnectTimeout, http.ProxyError) as error:
+        raise OSError(f"nobody answers at {constants.ENDPOINT}: {error}") from None
+    except http.HTTPError:  # somebody is there: what it has, the download finds out
+        return
 
 
 def _fetch(spec: ModelSpec) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, cast
@@ -227,14 +227,19 @@ def page_key(profile: str, chunk: str) -> str:
     return f"gallery/{profile}/{chunk}/index.html"
 
 
-def write_gallery(store: Store, records: pd.DataFrame, *, profile: str, chunk: str) -> str:
+def linked_page_key(profile: str, chunk: str) -> str:
+    """Where the page stands whose links are signed, of a store that is no folder."""
+    return f"gallery/{profile}/{chunk}/linked.html"
+
+
+def write_gallery(store: Store, records: pd.DataFrame, *, profile: str, chunk: str, link_seconds: int = 0) -> str:
     """Writes a page with thumbnails beside it and returns the page's key.
 
-    It needs no server and nothing from elsewhere: every link is relative within the store, so that it works from a local folder
-    and from s3 alike. Thumbnails that are there are not made again, and those that no card shows any more are removed. Raises
-    StoreError.
+    It needs no server and nothing from elsewhere: every link is relative within the store, from a folder and from s3 alike. Thumbnails that are there are not made again, and those that no card shows any more are removed. With
+    `link_seconds`, and on a store that signs links, it writes a second page (`linked_page_key`), which a signed link can open: its
+    pictures and files are signed links too, valid for so long. Raises StoreError.
     """
-    index = page_key(profile, chunk)
+    index, linked = page_key(profile, chunk), linked_page_key(profile, chunk)
     folder = index.rpartition("/")[0]
     shown = _selection(records, PAGE_LIMIT)
     there = set(store.keys(folder))
@@ -242,16 +247,21 @@ def write_gallery(store: Store, records: pd.DataFrame, *, profile: str, chunk: s
     with ThreadPoolExecutor(_THREADS) as pool:
         made = pool.map(lambda key: _write_thumbnail(store, key, thumbnails[key]), thumbnails.keys() - there)
         there.update(filter(None, made))
-    cards = [_card(record, folder, there) for record in _rows(shown)]
-    page = _template().render(
-        profile=profile,
-        chunk=chunk,
-        summary=summarize(records),
-        model=next(iter(records["model"].dropna().unique()), ""),
-        cards=cards,
-    )
-    store.write(index, page.encode("utf-8", "replace"), content_type="text/html; charset=utf-8")
-    for key in there - thumbnails.keys() - {index}:
+    summary, model = summarize(records), next(iter(records["model"].dropna().unique()), "")
+
+    def write(key: str, link: Callable[[str], str]) -> None:
+        cards = [_card(record, folder, there, link) for record in _rows(shown)]
+        page = _template().render(profile=profile, chunk=chunk, summary=summary, model=model, cards=cards)
+        store.write(key, page.encode("utf-8", "replace"), content_type="text/html; charset=utf-8")
+
+    def beside(key: str) -> str:
+        return quote(key[len(folder) + 1 :] if key.startswith(f"{folder}/") else "../../../" + key)
+
+    write(index, beside)
+    signs = bool(link_seconds) and store.link(linked, link_seconds) is not None
+    if signs:
+        write(linked, lambda key: store.link(key, link_seconds) or beside(key))
+    for key in there - thumbnails.keys() - {index, *([linked] if signs else [])}:
         store.delete(key)
     return index
 
@@ -282,7 +292,7 @@ def _write_thumbnail(store: Store, key: str, of: str) -> str | None:
     return key
 
 
-def _card(record: Mapping[str, Any], folder: str, there: set[str]) -> dict[str, Any]:
+def _card(record: Mapping[str, Any], folder: str, there: set[str], link: Callable[[str], str]) -> dict[str, Any]:
     url = record["image_url"] or ""
     carried = json.loads(record["carried"] or "{}")
     shown = shown_url(url)
@@ -297,15 +307,14 @@ def _card(record: Mapping[str, Any], folder: str, there: set[str]) -> dict[str, 
     }
     if record["status"] != SUCCEEDED:
         return card | {"kind": record["error_kind"], "message": shown_text(record["error_message"] or "")}
-    root = "../../../"  # from gallery/<profile>/<chunk>/
-    photo, depth = _photo_name(record["source_sha256"]), _depth_name(record["folder"])
+    photo, depth = f"{folder}/{_photo_name(record['source_sha256'])}", f"{folder}/{_depth_name(record['folder'])}"
     names = [url.rpartition("/")[2] for url in record["results"]]
     return card | {
-        "photo": photo if f"{folder}/{photo}" in there else "",
-        "depth": depth if f"{folder}/{depth}" in there else "",
-        "full_photo": root + quote(photo_key(record["source_sha256"])),
-        "full_depth": root + quote(depth_key(record["folder"])),
-        "files": [(name, root + quote(f"{record['folder']}/{name}")) for name in names],
+        "photo": link(photo) if photo in there else "",
+        "depth": link(depth) if depth in there else "",
+        "full_photo": link(photo_key(record["source_sha256"])),
+        "full_depth": link(depth_key(record["folder"])),
+        "files": [(name, link(f"{record['folder']}/{name}")) for name in names],
         "size": (record["source_width"], record["source_height"]),
         "output": (record["output_width"], record["output_height"]),
         "range": (record["depth_min"], record["depth_max"]),

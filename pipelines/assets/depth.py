@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from heapq import nsmallest
 from typing import Any
 
@@ -16,9 +17,12 @@ from depth_core.errors import ErrorKind
 from depth_core.ingest import manifest, sources
 from depth_core.output import gallery, records
 from depth_core.output.records import Outcome
+from depth_core.settings import Settings
+from depth_core.storage import Store
 from pipelines import automation
 from pipelines.assets.manifests import fetch_sources, sources_metadata
-from pipelines.metadata import OWNERS, PREVIEW_ROWS, counts, picture, preview, progress_logger, record_schema
+from pipelines.failures import plainly
+from pipelines.metadata import OWNERS, PREVIEW_ROWS, RETRIED, counts, picture, preview, progress_logger, record_schema
 from pipelines.partitions import Partitions, chunk_and_profile
 from pipelines.resources import DepthModelResource, Installation
 
@@ -32,7 +36,10 @@ class DepthMapsConfig(dg.Config):
         False, description="Try again also images that failed in a way that does not get better by itself."
     )
     retry_sources: bool = Field(
-        False, description="First fetch again the chunk's images whose download failed for a passing reason."
+        False,
+        description=(
+            "First fetch again the images whose download failed for a passing reason; with retry_permanent, all that failed."
+        ),
     )
     verify: bool = Field(False, description="Look at the files of what counts as done, and make again what is not there.")
 
@@ -43,20 +50,20 @@ class DepthMapsConfig(dg.Config):
     out=dg.Out(dg.Nothing),
     description="Streams a chunk's source images through the engine: decode, network, normalization, files.",
 )
+@plainly
 def generate_depth_maps(
     context: dg.OpExecutionContext, config: DepthMapsConfig, installation: Installation, depth_model: DepthModelResource
 ) -> None:
     settings, store = installation.settings(), installation.store()
     chunk, profile_name = chunk_and_profile(context)
     profile = installation.profile(profile_name)
+    checkpoint = depth_model.resolve(profile, settings)  # before anything that takes its time
     if config.retry_sources:
-        table, spent = fetch_sources(context.log, chunk=chunk, store=store, settings=settings)
-        context.log_event(dg.AssetMaterialization("source_images", partition=chunk, metadata=sources_metadata(table, spent)))
+        _fetch_again(context, chunk, profile_name, permanent=config.retry_permanent, store=store, settings=settings)
     table = sources.read_table(store, chunk)
     if table is None:
         raise dg.Failure(f"chunk {chunk} has no source images yet: materialize source_images (job ingest_chunk) for it first")
     kept = table.dropna(subset=["sha256"])
-    checkpoint = depth_model.resolve(profile, settings)
     reporters: dict[str, Any] = {}
 
     def report(progress: Progress) -> None:
@@ -108,6 +115,31 @@ def generate_depth_maps(
             "parameters": dg.MetadataValue.json(profile.parameters.as_api()),
         }
     )
+
+
+def _fetch_again(
+    context: dg.OpExecutionContext, chunk: str, profile: str, *, permanent: bool, store: Store, settings: Settings
+) -> None:
+    """Fetches what failed to arrive; `permanent`: whatever the reason, and what arrived and could not be decoded.
+
+    What is new is told as a materialization, so that other profiles are asked for at the next backfill. It is marked, since this
+    run goes on with it: no sensor need start another. When nothing is new, nobody need hear of it.
+    """
+    before = sources.read_table(store, chunk)
+    undone = [sha for sha, outcome in records.read_outcomes(store, profile, chunk).items() if outcome.status == records.FAILED]
+    table, spent = fetch_sources(
+        context.log,
+        chunk=chunk,
+        store=store,
+        settings=settings,
+        retry_permanent=permanent,
+        ask_again=undone if permanent else (),
+    )
+    metadata = sources_metadata(table, spent) | {RETRIED: profile}
+    if before is None or set(table["sha256"].dropna()) - set(before["sha256"].dropna()):
+        context.log_event(dg.AssetMaterialization("source_images", partition=chunk, metadata=metadata))
+    else:
+        context.log_event(dg.AssetObservation("source_images", partition=chunk, metadata=metadata))
 
 
 def _preview(outcomes: Iterable[Outcome]) -> dg.MetadataValue:
@@ -165,6 +197,7 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition | dg.AssetSpec]:
         automation_condition=automation.missing_or_changed(),
         description="The table: one record per manifest row, succeeded or failed, with every field of the API's artwork.",
     )
+    @plainly
     def artwork_records(context: dg.AssetExecutionContext, installation: Installation) -> dg.MaterializeResult[None]:
         store = installation.store()
         chunk, profile_name = chunk_and_profile(context)
@@ -210,16 +243,29 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition | dg.AssetSpec]:
         automation_condition=automation.missing_or_changed(),
         description="Photo beside depth map: a contact sheet for this page, and an HTML page to scroll through.",
     )
+    @plainly
     def depth_gallery(context: dg.AssetExecutionContext, installation: Installation) -> dg.MaterializeResult[None]:
-        store = installation.store()
+        settings, store = installation.settings(), installation.store()
         chunk, profile_name = chunk_and_profile(context)
         started = time.monotonic()
         frame = records.read_chunk(store, profile_name, chunk)
-        key = gallery.write_gallery(store, frame, profile=profile_name, chunk=chunk)
+        seconds = settings.gallery_link_seconds
+        key = gallery.write_gallery(store, frame, profile=profile_name, chunk=chunk, link_seconds=seconds)
+        link = store.link(gallery.linked_page_key(profile_name, chunk), seconds) if seconds else None
+        until = datetime.now(UTC) + timedelta(seconds=seconds)
         return dg.MaterializeResult(
             metadata={
                 "contact sheet": picture("contact sheet", gallery.contact_sheet(frame, store)),
                 "page": dg.MetadataValue.path(store.url(key)),
+                **(
+                    {
+                        "open the page": dg.MetadataValue.url(link),
+                        "the link opens until": f"{until:%Y-%m-%d %H:%M} UTC, or as long as the credentials that signed it are "
+                        "valid; depth_gallery made again makes another",
+                    }
+                    if link
+                    else {}
+                ),
                 "images": len(frame),
                 "seconds": round(time.monotonic() - started, 3),
             }

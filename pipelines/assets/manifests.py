@@ -1,6 +1,7 @@
 """Group `ingest`: a manifest becomes chunks of rows, and each chunk's rows become kept source images."""
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 import dagster as dg
@@ -13,6 +14,7 @@ from depth_core.ingest import manifest, sources
 from depth_core.settings import Settings
 from depth_core.storage import Store
 from pipelines import automation, partitions
+from pipelines.failures import plainly
 from pipelines.metadata import OWNERS, counts, preview, progress_logger
 from pipelines.partitions import Partitions
 from pipelines.resources import Installation
@@ -40,6 +42,7 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition]:
             "writes the chunks whose rows changed and registers their keys."
         ),
     )
+    @plainly
     def manifest_index(
         context: dg.AssetExecutionContext, config: ManifestConfig, installation: Installation
     ) -> dg.MaterializeResult[None]:
@@ -91,6 +94,7 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition]:
         automation_condition=automation.missing_or_changed(),
         description="Validates the rows of a chunk. A bad row becomes a failed record that names its file and line.",
     )
+    @plainly
     def image_manifest(context: dg.AssetExecutionContext, installation: Installation) -> dg.MaterializeResult[None]:
         settings, store, chunk = installation.settings(), installation.store(), context.partition_key
         rows = manifest.validate(manifest.read_chunk(store, chunk), settings)
@@ -114,6 +118,7 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition]:
         automation_condition=automation.missing_or_changed(),
         description="Downloads the chunk's images that are not there yet and keeps each by content hash, for every profile.",
     )
+    @plainly
     def source_images(
         context: dg.AssetExecutionContext, config: SourcesConfig, installation: Installation
     ) -> dg.MaterializeResult[None]:
@@ -139,8 +144,12 @@ def fetch_sources(
     settings: Settings,
     refetch: bool = False,
     retry_permanent: bool = False,
+    ask_again: Collection[str] = (),
 ) -> tuple[pd.DataFrame, float]:
-    """Fetches what a chunk misses, writes its table of sources; returns the table and the seconds it took."""
+    """Fetches what a chunk misses, writes its table of sources; returns the table and the seconds it took.
+
+    `refetch`: also what is there, from its origin. `ask_again`: that for these content hashes only.
+    """
     rows = manifest.read_rows(store, chunk)
     urls = rows.loc[rows["error_kind"].isna(), "image_url"].drop_duplicates()
     refused = manifest.refused(rows, settings)  # they may have been judged under other settings
@@ -151,16 +160,12 @@ def fetch_sources(
         sources.SourceOutcome(url, error_kind=failure.kind.value, error_message=failure.message)
         for url, failure in refused.items()
     ]
-    for outcome in sources.ingest(
-        urls.tolist(),
-        store,
-        settings,
-        refetch=refetch,
-        prior=sources.read_table(store, chunk),
-        retry_permanent=retry_permanent,
-    ):
-        outcomes.append(outcome)
-        report(len(outcomes))
+    prior = sources.read_table(store, chunk)
+    again = urls.isin(prior.loc[prior["sha256"].isin(list(ask_again)), "image_url"] if prior is not None else [])
+    for some, anew in ((urls[~again], refetch), (urls[again], True)):
+        for outcome in sources.ingest(some.tolist(), store, settings, refetch=anew, prior=prior, retry_permanent=retry_permanent):
+            outcomes.append(outcome)
+            report(len(outcomes))
     table = sources.table(outcomes)
     sources.write_table(store, chunk, table)
     return table, time.monotonic() - started

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -872,3 +873,13 @@ def test_no_two_models_share_a_commit_or_a_file() -> None:
 
 def test_without_the_hub_the_error_says_so_and_how_to_do_without(tmp_path: Path) -> None:
     assert "DEPTH_CHECKPOINTS=" in resolved(tmp_path, HF_HUB_OFFLINE="1")
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
+    answer = resolved(tmp_path, HF_ENDPOINT=endpoint)
+    assert f"nobody answers at {endpoint}" in answer
+    assert "can the Hub be reached" in answer
+    assert "DEPTH_CHECKPOINTS_URL" in answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,21 @@ class House:
         return path
 
     def run(
-        self, job: str, partition: str | None, config: dict[str, Any] | None = None, **words: Any
+        self,
+        job: str,
+        partition: str | None,
+        config: dict[str, Any] | None = None,
+        *,
+        default_config: bool = False,
+        **words: Any,
     ) -> dg.ExecuteInProcessResult:
+        """`default_config`: the job's own, as launched without a word."""
         return (
             self.defs()
             .resolve_job_def(job)
-            .execute_in_process(instance=self.instance, partition_key=partition, run_config=config or {}, **words)
+            .execute_in_process(
+                instance=self.instance, partition_key=partition, run_config=None if default_config else config or {}, **words
+            )
         )
 
     def index(self, path: Path | str) -> dg.ExecuteInProcessResult:
@@ -87,6 +97,24 @@ class House:
 
     def records(self, **which: Any) -> Any:
         return records.read(self.store, **which)
+
+
+class Evaluator:
+    """Evaluates the automation conditions at given times, one evaluation after the other."""
+
+    def __init__(self, house: House) -> None:
+        self.house, self.cursor = house, None
+
+    def at(self, when: datetime) -> set[tuple[str, str]]:
+        result = dg.evaluate_automation_conditions(
+            defs=self.house.defs(), instance=self.house.instance, cursor=self.cursor, evaluation_time=when
+        )
+        self.cursor = result.cursor
+        return {
+            (each.key.to_user_string(), partition)
+            for each in result.results
+            for partition in result.get_requested_partitions(each.key)
+        }
 
 
 def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
@@ -108,6 +136,11 @@ def house(tmp_path: Path, overrides: dict[str, Any]) -> Iterator[House]:
     settings = {"data": str(tmp_path), "device": "cpu", "backoff_seconds": 0.01, "allow_private_hosts": True}
     with dg.DagsterInstance.ephemeral() as instance:
         yield House(tmp_path, Installation(overrides=settings | overrides), instance)
+
+
+@pytest.fixture
+def evaluator(house: House) -> Evaluator:
+    return Evaluator(house)
 
 
 @pytest.fixture

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import threading
+from datetime import UTC, datetime
 from io import BytesIO
 
 import dagster as dg
@@ -10,6 +13,7 @@ import pytest
 from PIL import Image
 
 from depth_core.ingest import manifest
+from pipelines import materialize, sensors
 from pipelines.partitions import CHUNK, pair
 
 
@@ -213,10 +217,86 @@ def test_a_changed_local_photo_is_fetched_and_computed_again(house) -> None:
     assert after["output_width"] == 200
 
 
-def test_rows_whose_failure_may_pass_are_done_by_the_retry_job(house) -> None:
-    import http.server
-    import threading
+NIGHT = datetime(2026, 3, 2, 2, 1, tzinfo=UTC)
+NEXT_NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+NEXT_NIGHT = datetime(2026, 3, 3, 2, 1, tzinfo=UTC)
 
+
+def serve(photos: dict[str, bytes], port: int = 0) -> http.server.ThreadingHTTPServer:
+    """A server of these files, which may be changed while it runs; 404 for others."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = photos.get(self.path)
+            self.send_response(404 if data is None else 200)
+            self.send_header("Content-Length", str(len(data or b"")))
+            self.end_headers()
+            self.wfile.write(data or b"")
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    return server
+
+
+class TestWhatWasMendedAtTheOrigin:
+    @pytest.fixture
+    def origin(self, house):
+        photo = house.photo("a.jpg").read_bytes()
+        self.photos = {"/there.jpg": photo, "/damaged.jpg": photo[:300]}
+        server = serve(self.photos)
+        url = f"http://127.0.0.1:{server.server_port}"
+        self.path = house.manifest("remote.csv", "id,image_url", *(f"{n},{url}/{n}.jpg" for n in ("there", "gone", "damaged")))
+        house.materialize(self.path)
+        house.run("depth_maps_for_chunk", pair(house.chunks(self.path)[0], "inverted"))
+        assert house.records(profile="preview")["status"].tolist() == ["succeeded", "failed", "failed"]
+        yield
+        server.shutdown()
+        server.server_close()
+
+    def mend(self, house) -> None:
+        self.photos["/gone.jpg"] = house.photo("b.jpg", seed=1).read_bytes()
+        self.photos["/damaged.jpg"] = house.photo("c.jpg", seed=2).read_bytes()
+
+    @staticmethod
+    def arrivals(house, cursor: str | None = None) -> dg.SensorResult:
+        words = {"instance": house.instance, "resources": {"installation": house.installation}}
+        return sensors.arrival_sensor(dg.build_sensor_context(cursor=cursor, **words))
+
+    def test_permanent_failures_are_retried_by_the_job_that_says_so_in_one_run(self, house, origin, evaluator) -> None:
+        (chunk,) = house.chunks(self.path)
+        cursor = self.arrivals(house).cursor
+        evaluator.at(NIGHT)
+        self.mend(house)
+        asked_before = house.instance.get_runs_count()
+
+        house.run("retry_all_failed_rows", pair(chunk, "preview"), default_config=True)
+
+        assert house.records(profile="preview")["status"].tolist() == ["succeeded"] * 3
+        assert house.instance.get_runs_count() == asked_before + 1
+        assert not self.arrivals(house, cursor).run_requests
+        evaluator.at(NEXT_NOON)
+        assert {key for key in evaluator.at(NEXT_NIGHT) if key[0] == "depth_maps"} == {("depth_maps", pair(chunk, "inverted"))}
+
+    def test_the_job_for_passing_failures_asks_nobody_for_the_permanent_ones(self, house, origin) -> None:
+        (chunk,) = house.chunks(self.path)
+        self.mend(house)
+        house.run("retry_failed_rows", pair(chunk, "preview"), default_config=True)
+        assert house.records(profile="preview")["status"].tolist() == ["succeeded", "failed", "failed"]
+
+    def test_a_retry_that_brings_nothing_new_makes_no_backfill_ask_for_others(self, house, origin) -> None:
+        (chunk,) = house.chunks(self.path)
+        which = dg.AssetRecordsFilter(dg.AssetKey("source_images"))
+        before = len(house.instance.fetch_materializations(which, limit=99).records)
+        house.run("retry_all_failed_rows", pair(chunk, "preview"), default_config=True)
+        assert len(house.instance.fetch_materializations(which, limit=99).records) == before
+        (seen,) = house.instance.fetch_observations(dg.AssetKey("source_images"), limit=99).records
+        assert seen.partition_key == chunk
+
+
+def test_rows_whose_failure_may_pass_are_done_by_the_retry_job(house) -> None:
     photo = house.photo("a.jpg").read_bytes()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), None)
     port = server.server_address[1]
@@ -225,23 +305,29 @@ def test_rows_whose_failure_may_pass_are_done_by_the_retry_job(house) -> None:
     house.materialize(path)
     assert house.records()["error_kind"].tolist() == ["unreachable"]
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(photo)))
-            self.end_headers()
-            self.wfile.write(photo)
-
-        def log_message(self, *words: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = serve({"/a.jpg": photo}, port)
     try:
         (chunk,) = house.chunks(path)
-        config = {"ops": {"depth_maps": {"ops": {"generate_depth_maps": {"config": {"retry_sources": True}}}}}}
-        house.run("retry_failed_rows", pair(chunk, "preview"), config)
+        house.run("retry_failed_rows", pair(chunk, "preview"), default_config=True)
     finally:
         server.shutdown()
         server.server_close()
     assert house.records()["status"].tolist() == ["succeeded"]
+
+
+def test_missing_weights_are_one_line_without_a_stack_trace_of_ours(house) -> None:
+    with (house.folder / "profiles.toml").open("a") as file:
+        file.write('\n[giant.parameters]\nmodel = "giant"\n')
+    path = house.manifest("one.csv", "image_url", "a.jpg")
+    house.index(path)
+    (chunk,) = house.chunks(path)
+
+    result = house.run("depth_maps_for_chunk", pair(chunk, "giant"), raise_on_error=False)
+
+    (failure,) = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    assert failure.user_failure_data.description.startswith("v2/giant has never been published: to use it, point to")
+    assert failure.error.cause is None
+    assert failure.error.context is None
+    assert "\n" not in failure.user_failure_data.description
+    assert "checkpoints.py" not in "".join(failure.error.stack)
+    assert materialize._reason(failure.error) == failure.user_failure_data.description

@@ -24,30 +24,12 @@ def chunk(house) -> str:
     return house.chunks(path)[0]
 
 
-class Evaluator:
-    """Evaluates the conditions at given times, one evaluation after the other."""
-
-    def __init__(self, house) -> None:
-        self.house, self.cursor = house, None
-
-    def at(self, when: datetime) -> set[tuple[str, str]]:
-        result = dg.evaluate_automation_conditions(
-            defs=self.house.defs(), instance=self.house.instance, cursor=self.cursor, evaluation_time=when
-        )
-        self.cursor = result.cursor
-        return {
-            (each.key.to_user_string(), partition)
-            for each in result.results
-            for partition in result.get_requested_partitions(each.key)
-        }
+def test_nothing_is_asked_for_by_day(evaluator, chunk) -> None:
+    assert evaluator.at(NOON) == set()
 
 
-def test_nothing_is_asked_for_by_day(house, chunk) -> None:
-    assert Evaluator(house).at(NOON) == set()
-
-
-def test_at_night_a_new_chunk_is_asked_for_step_by_step(house, chunk) -> None:
-    night = Evaluator(house)
+def test_at_night_a_new_chunk_is_asked_for_step_by_step(house, chunk, evaluator) -> None:
+    night = evaluator
     night.at(NOON)
     assert night.at(NIGHT) == {("image_manifest", chunk), ("source_images", chunk)}
     house.run("ingest_chunk", chunk)
@@ -57,8 +39,8 @@ def test_at_night_a_new_chunk_is_asked_for_step_by_step(house, chunk) -> None:
     assert night.at(NIGHT.replace(minute=5)) == depth
 
 
-def test_what_was_asked_for_and_failed_is_not_asked_for_again_the_same_night(house, chunk) -> None:
-    night = Evaluator(house)
+def test_what_was_asked_for_and_failed_is_not_asked_for_again_the_same_night(house, chunk, evaluator) -> None:
+    night = evaluator
     night.at(NOON)
     assert night.at(NIGHT)
     assert night.at(NIGHT.replace(minute=2)) == set()
@@ -66,8 +48,8 @@ def test_what_was_asked_for_and_failed_is_not_asked_for_again_the_same_night(hou
     assert night.at(NEXT_NIGHT)
 
 
-def test_what_is_there_and_unchanged_is_left_alone(house, chunk) -> None:
-    night = Evaluator(house)
+def test_what_is_there_and_unchanged_is_left_alone(house, chunk, evaluator) -> None:
+    night = evaluator
     night.at(NOON)
     house.run("ingest_chunk", chunk)
     for profile in ("preview", "inverted"):
@@ -76,8 +58,8 @@ def test_what_is_there_and_unchanged_is_left_alone(house, chunk) -> None:
     assert night.at(NIGHT) == set()
 
 
-def test_a_chunk_that_was_ingested_again_is_asked_for_under_every_profile_the_next_night(house, chunk) -> None:
-    night = Evaluator(house)
+def test_a_chunk_that_was_ingested_again_is_asked_for_under_every_profile_the_next_night(house, chunk, evaluator) -> None:
+    night = evaluator
     night.at(NOON)
     house.run("ingest_chunk", chunk)
     for profile in ("preview", "inverted"):
@@ -90,8 +72,8 @@ def test_a_chunk_that_was_ingested_again_is_asked_for_under_every_profile_the_ne
     }
 
 
-def test_a_changed_profile_is_asked_for_and_the_others_are_not(house, chunk) -> None:
-    night = Evaluator(house)
+def test_a_changed_profile_is_asked_for_and_the_others_are_not(house, chunk, evaluator) -> None:
+    night = evaluator
     night.at(NOON)
     house.run("ingest_chunk", chunk)
     for profile in ("preview", "inverted"):

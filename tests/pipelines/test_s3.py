@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from typing import Any
 
 import boto3
+import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
+from depth_core.errors import ConfigurationError, StoreError
 from depth_core.output import records
+from depth_core.storage import Store
 from pipelines import checks
 from pipelines.partitions import pair
 from pipelines.resources import Installation
@@ -82,6 +90,95 @@ def test_the_second_run_on_s3_finds_everything_done(house, endpoint: str, metada
     (chunk,) = house.chunks(uri)
     assert metadata(house.run("ingest_chunk", chunk), "source_images")["already there"] == 1
     assert metadata(house.run("depth_maps_for_chunk", pair(chunk, "preview")), "depth_maps")["done before"] == 1
+
+
+def test_the_gallery_opens_by_a_link_that_needs_no_credentials_with_all_that_it_shows(house, endpoint: str, metadata) -> None:
+    path = house.manifest("linked.txt", str(house.photo("a b.jpg", seed=9)))
+    house.index(path)
+    (chunk,) = house.chunks(path)
+    house.run("ingest_chunk", chunk)
+    facts = metadata(house.run("depth_maps_for_chunk", pair(chunk, "preview")), "depth_gallery")
+
+    page = httpx.get(facts["open the page"]).raise_for_status()
+    assert page.headers["content-type"].startswith("text/html")
+    links = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
+    assert len(links) >= 4
+    for link in map(html.unescape, links):
+        assert link.startswith(f"{endpoint}/results/depth/")
+        assert "X-Amz-Expires=604800" in link or "Expires=" in link
+        assert httpx.get(link).raise_for_status().content
+    assert "UTC" in facts["the link opens until"]
+    (plain,) = [key for key in house.store.keys(f"gallery/preview/{chunk}") if key.endswith("index.html")]
+    assert b"Signature" not in house.store.read(plain)
+
+
+def test_without_seconds_there_is_no_link(house, metadata) -> None:
+    off = Installation(overrides=house.installation.overrides | {"gallery_link_seconds": 0})
+    elsewhere = replace(house, installation=off)
+    path = house.manifest("unlinked.txt", "")
+    path.write_text("nowhere.jpg\n")
+    elsewhere.index(path)
+    (chunk,) = elsewhere.chunks(path)
+    elsewhere.run("ingest_chunk", chunk)
+    facts = metadata(elsewhere.run("depth_maps_for_chunk", pair(chunk, "preview")), "depth_gallery")
+    assert "open the page" not in facts
+    assert [key.rpartition("/")[2] for key in house.store.keys(f"gallery/preview/{chunk}")] == ["index.html"]
+
+
+class TestProfilesInABucket:
+    def found(self, house, url: str, **overrides: Any) -> Any:
+        return Installation(overrides=house.installation.overrides | {"profiles": url} | overrides).profiles()
+
+    def test_they_are_read_with_the_options_of_the_sources_or_else_of_the_store(self, house, endpoint: str) -> None:
+        client = boto3.client("s3", endpoint_url=endpoint, **KEYS)
+        client.put_object(Bucket="catalogue", Key="profiles.toml", Body=b'[mine.parameters]\nmodel = "tiny"\n')
+        assert list(self.found(house, "s3://catalogue/profiles.toml")) == ["mine"]
+        assert list(self.found(house, "s3://catalogue/profiles.toml", source_options={})) == ["mine"]
+
+    def test_a_file_that_is_not_there_is_a_clear_error(self, house) -> None:
+        with pytest.raises(ConfigurationError, match=r"no profiles at s3://catalogue/none\.toml: set DEPTH_PROFILES"):
+            self.found(house, "s3://catalogue/none.toml")
+
+    def test_an_unknown_scheme_is_a_clear_error(self, house) -> None:
+        with pytest.raises(ConfigurationError, match=r"profiles: store odd://x/y\.toml: .*DEPTH_PROFILES"):
+            self.found(house, "odd://x/y.toml")
+
+
+def test_the_store_of_the_environment_has_its_options(house, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPTH_STORE_URL", "s3://results/environment")
+    monkeypatch.setenv("DEPTH_STORE_OPTIONS", json.dumps(house.installation.overrides["store_options"]))
+    Store.from_settings().write("a", b"b")
+    client = boto3.client("s3", endpoint_url=endpoint, **KEYS)
+    assert client.get_object(Bucket="results", Key="environment/a")["Body"].read() == b"b"
+    assert records.read(Store.from_settings()).empty
+
+
+def test_a_bucket_that_is_asked_too_often_is_named_with_its_cure() -> None:
+    class Busy(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+            self.send_response(503)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_HEAD = do_PUT  # noqa: N815
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        client = {"endpoint_url": f"http://127.0.0.1:{server.server_port}", "region_name": "us-east-1"}
+        config = {"retries": {"max_attempts": 0}}
+        options = {"key": "test", "secret": "test", "client_kwargs": client, "config_kwargs": config}
+        store = Store("s3://results/depth", options)
+        store.fs.retries = 1
+        for attempt in (lambda: store.write("a", b"b"), lambda: store.read("a"), lambda: store.size("a")):
+            with pytest.raises(StoreError, match=r"the bucket answers 503 \(SlowDown\).*DEPTH_DOWNLOAD_CONCURRENCY"):
+                attempt()
+        server.shutdown()
 
 
 def test_a_bucket_that_does_not_exist_is_one_clear_error(house) -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import dagster as dg
 import pytest
 
 from depth_core.ingest import manifest
 from depth_core.output import records
 from pipelines import partitions, schedules, sensors
+from pipelines.metadata import RETRIED
 from pipelines.partitions import MANIFEST, pair
 
 
 def tick(house, sensor: dg.SensorDefinition, cursor: str | None = None):
-    context = dg.build_sensor_context(
-        instance=house.instance, cursor=cursor, resources={"installation": house.installation}, definitions=house.defs()
-    )
+    context = dg.build_sensor_context(instance=house.instance, cursor=cursor, resources={"installation": house.installation})
     result = sensor(context)
     return result if isinstance(result, dg.SensorResult) else dg.SensorResult(cursor=cursor)
 
@@ -42,6 +43,34 @@ class TestManifests:
         (request,) = tick(house, sensors.manifest_sensor, first.cursor).run_requests
         assert request.partition_key == manifest.slug(str(changed))
         assert request.run_key is None, "a key would keep a manifest that is restored from being indexed again"
+
+    def test_many_new_manifests_are_indexed_some_at_a_look_each_once(self, house) -> None:
+        for n in range(430):
+            house.manifest(f"{n:03d}.txt", "a.jpg")
+        cursor, pages = None, []
+        while (result := tick(house, sensors.manifest_sensor, cursor)).run_requests:
+            cursor = result.cursor
+            pages.append([request.partition_key for request in result.run_requests])
+            assert [r.partition_keys for r in result.dynamic_partitions_requests] == [pages[-1]]
+        assert [len(page) for page in pages] == [200, 200, 30]
+        assert len({slug for page in pages for slug in page}) == 430
+        assert len(cursor) < 430 * 25
+
+    def test_a_manifest_whose_address_has_secrets_is_named_by_its_key_alone(self, house, monkeypatch: pytest.MonkeyPatch) -> None:
+        uri = "https://me:word@archive.example/shots.csv?token=abc"
+        found = manifest.ManifestFile(uri, manifest.slug(uri), "1")
+        monkeypatch.setattr(manifest, "discover", lambda settings: [found])
+        (request,) = tick(house, sensors.manifest_sensor).run_requests
+        assert request.partition_key == found.slug
+        assert request.run_config == {"ops": {"manifest_index": {"config": {"uri": ""}}}}
+
+    def test_the_cursor_of_an_earlier_version_makes_nothing_new(self, house) -> None:
+        path = house.manifest("shots.csv", "image_url", "a.jpg")
+        (found,) = manifest.discover(house.installation.settings())
+        earlier = json.dumps({found.slug: found.fingerprint})
+        assert not tick(house, sensors.manifest_sensor, earlier).run_requests
+        path.write_text("image_url\nb.jpg\nc.jpg\n")
+        assert len(tick(house, sensors.manifest_sensor, earlier).run_requests) == 1
 
     def test_files_that_are_no_manifests_are_not_looked_at(self, house) -> None:
         house.manifest("notes.docx", "x")
@@ -122,6 +151,87 @@ class TestArrivals:
         assert not tick(house, sensors.arrival_sensor, first.cursor).run_requests
 
 
+class TestManyArrivals:
+    """An index run can name tens of thousands of chunks, and a tick must end within a minute."""
+
+    @staticmethod
+    def indexed(house, *chunks: str) -> None:
+        house.instance.report_runless_asset_event(
+            dg.AssetMaterialization("manifest_index", partition="m", metadata={"changed": dg.MetadataValue.json(list(chunks))})
+        )
+
+    @staticmethod
+    def ingested(house, chunk: str, **metadata: str) -> None:
+        house.instance.report_runless_asset_event(dg.AssetMaterialization("source_images", partition=chunk, metadata=metadata))
+
+    @staticmethod
+    def ticks(house, cursor: str | None = None) -> list[dg.SensorResult]:
+        """Ticks until one finds nothing more."""
+        made = []
+        while (result := tick(house, sensors.arrival_sensor, cursor)).run_requests:
+            made.append(result)
+            cursor = result.cursor
+        return made
+
+    def test_they_are_asked_for_page_by_page_each_once(self, house) -> None:
+        chunks = [f"m-{n:05d}" for n in range(450)]
+        self.indexed(house, *chunks)
+        ticks = self.ticks(house)
+        assert [len(each.run_requests) for each in ticks] == [200, 200, 50]
+        assert [request.partition_key for each in ticks for request in each.run_requests] == chunks
+        assert len({request.run_key for each in ticks for request in each.run_requests}) == 450
+        assert max(len(each.cursor) for each in ticks) < 200
+
+    def test_a_tick_that_died_is_made_again_under_the_same_run_keys(self, house) -> None:
+        self.indexed(house, *(f"m-{n:05d}" for n in range(250)))
+        first = tick(house, sensors.arrival_sensor)
+        for cursor in (None, first.cursor):
+            one, other = (tick(house, sensors.arrival_sensor, cursor) for _ in range(2))
+            assert [r.run_key for r in one.run_requests] == [r.run_key for r in other.run_requests]
+
+    def test_pages_go_over_the_ends_of_events(self, house) -> None:
+        for event in range(45):
+            self.indexed(house, *(f"m{event}-{n:05d}" for n in range(11)))
+        self.indexed(house)
+        requests = [request for each in self.ticks(house) for request in each.run_requests]
+        assert [r.partition_key for r in requests] == [f"m{event}-{n:05d}" for event in range(45) for n in range(11)]
+
+    def test_a_chunk_that_changes_again_behind_the_page_is_asked_for_again(self, house) -> None:
+        self.indexed(house, *(f"m-{n:05d}" for n in range(300)))
+        first = tick(house, sensors.arrival_sensor)
+        self.indexed(house, "m-00000", "m-00299")
+        rest = [r for each in self.ticks(house, first.cursor) for r in each.run_requests]
+        assert [r.partition_key for r in rest] == [*(f"m-{n:05d}" for n in range(200, 300)), "m-00000"]
+        assert rest[-2].run_key.startswith("ingest-m-00299-")
+        assert rest[-1].run_key not in {r.run_key for r in first.run_requests}
+
+    def test_neither_fetching_nor_depth_maps_wait_for_all_of_the_other(self, house) -> None:
+        self.indexed(house, *(f"m-{n:05d}" for n in range(300)))
+        for n in range(130):
+            self.ingested(house, f"m-{n:05d}")
+        jobs = [[r.job_name for r in each.run_requests] for each in self.ticks(house)]
+        assert [(page.count("ingest_chunk"), page.count("depth_maps_for_chunk")) for page in jobs] == [
+            (100, 100),
+            (170, 30),
+            (30, 0),
+        ]
+
+    def test_images_that_a_retry_fetched_for_its_own_run_start_no_other(self, house) -> None:
+        self.ingested(house, "m-00000", **{RETRIED: "preview"})
+        result = tick(house, sensors.arrival_sensor)
+        assert not result.run_requests
+        self.ingested(house, "m-00001")
+        (request,) = tick(house, sensors.arrival_sensor, result.cursor).run_requests
+        assert request.partition_key == pair("m-00001", "preview")
+
+    def test_the_cursor_of_an_earlier_version_is_gone_on_from(self, house) -> None:
+        self.indexed(house, "m-00000")
+        (event,) = house.instance.fetch_materializations(dg.AssetKey("manifest_index"), limit=1).records
+        self.indexed(house, "m-00001")
+        earlier = json.dumps({"manifest_index": event.storage_id, "source_images": 0})
+        assert [r.partition_key for r in tick(house, sensors.arrival_sensor, earlier).run_requests] == ["m-00001"]
+
+
 class TestProfiles:
     def test_every_profile_is_reported_once(self, house) -> None:
         first = tick(house, sensors.profile_sensor)
@@ -142,12 +252,12 @@ class TestProfiles:
 
 
 class TestRetrying:
-    def tick(self, house) -> list:
+    def tick(self, house, day: int = 2) -> list:
         from datetime import UTC, datetime
 
         context = dg.build_schedule_context(
             instance=house.instance,
-            scheduled_execution_time=datetime(2026, 1, 2, 7, tzinfo=UTC),
+            scheduled_execution_time=datetime(2026, 1, day, 7, tzinfo=UTC),
             resources={"installation": house.installation},
         )
         return [r for r in schedules.retry_failed_rows_schedule(context) if isinstance(r, dg.RunRequest)]
@@ -167,6 +277,17 @@ class TestRetrying:
         records.write(house.store, frame.assign(profile="api", chunk="api-20260131"), "api", "api-20260131")
         records.write(house.store, frame.assign(profile="removed"), "removed", chunk)
         assert [r.partition_key for r in self.tick(house)] == [pair(chunk, "preview")]
+
+    def test_of_many_chunks_each_gets_its_day(self, house, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = house.manifest("passing.csv", "image_url", "http://127.0.0.1:9/a.jpg")
+        house.materialize(path)
+        frame = records.read_chunk(house.store, "preview", house.chunks(path)[0])
+        for n in range(5):
+            records.write(house.store, frame.assign(chunk=f"more-{n:05d}"), "preview", f"more-{n:05d}")
+        monkeypatch.setattr(schedules, "RUNS_PER_MORNING", 4)
+        one, next_one = ({r.partition_key for r in self.tick(house, day)} for day in (2, 3))
+        assert len(one) == len(next_one) == 4
+        assert len(one | next_one) == 6
 
     def test_without_records_there_is_nothing_to_retry(self, house) -> None:
         assert self.tick(house) == []
