@@ -235,9 +235,10 @@ def linked_page_key(profile: str, chunk: str) -> str:
 def write_gallery(store: Store, records: pd.DataFrame, *, profile: str, chunk: str, link_seconds: int = 0) -> str:
     """Writes a page with thumbnails beside it and returns the page's key.
 
-    It needs no server and nothing from elsewhere: every link is relative within the store, from a folder and from s3 alike. Thumbnails that are there are not made again, and those that no card shows any more are removed. With
-    `link_seconds`, and on a store that signs links, it writes a second page (`linked_page_key`), which a signed link can open: its
-    pictures and files are signed links too, valid for so long. Raises StoreError.
+    It needs no server and nothing from elsewhere: every link is relative within the store, from a folder and from s3 alike.
+    Thumbnails that are there are not made again, and those that no card shows any more are removed. With `link_seconds`, and on a
+    store that signs links, it writes a second page (`linked_page_key`), which a signed link can open: its pictures and files are
+    signed links too, valid for so long. Raises StoreError.
     """
     index, linked = page_key(profile, chunk), linked_page_key(profile, chunk)
     folder = index.rpartition("/")[0]
