@@ -123,7 +123,7 @@ def prepare(item: Item, predictor: Predictor, plan: Plan, settings: Settings) ->
         (image.width, image.height),
         image.focal_px,
         {"read": read - started, "decode": time.perf_counter() - read},
-        _picture_bytes((image.width, image.height), predictor, plan),
+        picture_bytes=_picture_bytes((image.width, image.height), predictor, plan),
     )
 
 
@@ -372,7 +372,7 @@ def unspool(store: Store, folder: str) -> Callable[[Item, Predictor, Plan, Setti
             source_size,
             facts["focal_px"],
             facts["seconds"],
-            _picture_bytes(source_size, predictor, plan),
+            picture_bytes=_picture_bytes(source_size, predictor, plan),
         )
 
     return prepare
