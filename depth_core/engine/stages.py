@@ -126,7 +126,7 @@ def prepare(item: Item, predictor: Predictor, plan: Plan, settings: Settings) ->
         (image.width, image.height),
         image.focal_px,
         {"read": read - started, "decode": time.perf_counter() - read},
-        _picture_bytes((image.width, image.height), predictor, plan),
+        picture_bytes=_picture_bytes((image.width, image.height), predictor, plan),
         note=image.note,
     )
 
@@ -379,7 +379,7 @@ def unspool(store: Store, folder: str) -> Callable[[Item, Predictor, Plan, Setti
             source_size,
             facts["focal_px"],
             facts["seconds"],
-            _picture_bytes(source_size, predictor, plan),
+            picture_bytes=_picture_bytes(source_size, predictor, plan),
             note=facts.get("note", ""),  # none in what a release before 0.2 left
         )
 
