@@ -170,8 +170,8 @@ def _joined(first: pa.Array, second: pa.Array) -> pa.Array:
 
 def _places(count: int, last: int, taken: int, rows_per_chunk: int) -> Integers:
     """Numbers of the chunks for `count` new rows when chunk `last` already has `taken` places in use."""
-    beyond = np.arange(count) - max(0, rows_per_chunk - taken)
-    return np.where(beyond < 0, last, last + 1 + beyond // rows_per_chunk)
+    beyond = np.arange(count, dtype=np.int32) - np.int32(max(0, rows_per_chunk - taken))
+    return np.where(beyond < 0, np.int32(last), np.int32(last + 1) + beyond // np.int32(rows_per_chunk))
 
 
 def _digests_now(digests: pa.Array, at: Integers, count: int) -> pa.Array:
@@ -186,10 +186,14 @@ def _row_keys(table: pa.Table) -> pa.Array:
     """`id:ID` or `url:URL`; for further occurrences of the same, `id+2:ID` and so on."""
     ids, urls = table["row_id"], table["image_url"]
     has_id = pc.not_equal(ids, "", memory_pool=POOL)
-    kind = pc.if_else(has_id, pa.scalar("id", _TEXT), pa.scalar("url", _TEXT), memory_pool=POOL)
-    names = pc.if_else(has_id, ids, urls, memory_pool=POOL)
-    joined = pc.binary_join_element_wise(kind, names, pa.scalar(":", _TEXT), memory_pool=POOL)
+    joined = pc.binary_join_element_wise(
+        pc.if_else(has_id, pa.scalar("id", _TEXT), pa.scalar("url", _TEXT), memory_pool=POOL),
+        pc.if_else(has_id, ids, urls, memory_pool=POOL),
+        pa.scalar(":", _TEXT),
+        memory_pool=POOL,
+    )
     keys = _in_one_piece(joined)
+    del joined  # as much again
     # By hash first: a table of all keys would take as much memory as the keys.
     slices = (keys.slice(start, _SLICE).to_pylist() for start in range(0, len(keys), _SLICE))
     hashes = np.concatenate([np.fromiter(map(hash, part), np.int64) for part in slices] or [np.empty(0, np.int64)])
