@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -170,8 +170,8 @@ def _joined(first: pa.Array, second: pa.Array) -> pa.Array:
 
 def _places(count: int, last: int, taken: int, rows_per_chunk: int) -> Integers:
     """Numbers of the chunks for `count` new rows when chunk `last` already has `taken` places in use."""
-    beyond = np.arange(count) - max(0, rows_per_chunk - taken)
-    return np.where(beyond < 0, last, last + 1 + beyond // rows_per_chunk)
+    beyond = np.arange(count, dtype=np.int32) - np.int32(max(0, rows_per_chunk - taken))
+    return np.where(beyond < 0, np.int32(last), np.int32(last + 1) + beyond // np.int32(rows_per_chunk))
 
 
 def _digests_now(digests: pa.Array, at: Integers, count: int) -> pa.Array:
@@ -186,10 +186,14 @@ def _row_keys(table: pa.Table) -> pa.Array:
     """`id:ID` or `url:URL`; for further occurrences of the same, `id+2:ID` and so on."""
     ids, urls = table["row_id"], table["image_url"]
     has_id = pc.not_equal(ids, "", memory_pool=POOL)
-    kind = pc.if_else(has_id, pa.scalar("id", _TEXT), pa.scalar("url", _TEXT), memory_pool=POOL)
-    names = pc.if_else(has_id, ids, urls, memory_pool=POOL)
-    joined = pc.binary_join_element_wise(kind, names, pa.scalar(":", _TEXT), memory_pool=POOL)
+    joined = pc.binary_join_element_wise(
+        pc.if_else(has_id, pa.scalar("id", _TEXT), pa.scalar("url", _TEXT), memory_pool=POOL),
+        pc.if_else(has_id, ids, urls, memory_pool=POOL),
+        pa.scalar(":", _TEXT),
+        memory_pool=POOL,
+    )
     keys = _in_one_piece(joined)
+    del joined  # as much again
     # By hash first: a table of all keys would take as much memory as the keys.
     slices = (keys.slice(start, _SLICE).to_pylist() for start in range(0, len(keys), _SLICE))
     hashes = np.concatenate([np.fromiter(map(hash, part), np.int64) for part in slices] or [np.empty(0, np.int64)])
@@ -276,14 +280,16 @@ def write_chunks(store: Store, slug: str, assignment: ChunkAssignment, rows: Man
     """
     note = {"run_id": run_id, "chunks": assignment.changed}
     store.write(_key(slug, "changed.json"), json.dumps(note).encode(), content_type="application/json")
-    with _system_memory(), ThreadPoolExecutor(_WRITERS) as pool:
-
-        def write(chunk: str) -> None:
-            _write_table(store, _key(slug, f"chunks/{chunk}.parquet"), assignment.chunks[chunk])
-
-        for written in [pool.submit(write, chunk) for chunk in assignment.changed]:
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        for chunk in assignment.changed:  # encoded here: in many threads Arrow keeps memory for each
+            data = _as_parquet(assignment.chunks[chunk])
+            waiting.append(pool.submit(store.write, _key(slug, f"chunks/{chunk}.parquet"), data))
+            if len(waiting) > 2 * _WRITERS:
+                waiting.popleft().result()
+        for written in waiting:
             written.result()
-        _write_table(store, _key(slug, "index.parquet"), assignment.index)
+    _write_table(store, _key(slug, "index.parquet"), assignment.index)
     bad = rows.frame["error_kind"].notna()
     facts = {
         "uri": rows.uri,
@@ -294,17 +300,6 @@ def write_chunks(store: Store, slug: str, assignment: ChunkAssignment, rows: Man
         "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     store.write(_key(slug, "manifest.json"), json.dumps(facts, indent=2).encode(), content_type="application/json")
-
-
-@contextmanager
-def _system_memory() -> Iterator[None]:
-    """Arrow's writers take their memory from the system: see POOL."""
-    before = pa.default_memory_pool()
-    pa.set_memory_pool(POOL)
-    try:
-        yield
-    finally:
-        pa.set_memory_pool(before)
 
 
 def last_change(store: Store, slug: str) -> Change:
@@ -350,9 +345,13 @@ def _key(slug: str, name: str) -> str:
 
 
 def _write_table(store: Store, key: str, frame: pd.DataFrame) -> None:
+    store.write(key, _as_parquet(frame))
+
+
+def _as_parquet(frame: pd.DataFrame) -> memoryview:
     buffer = BytesIO()
     frame.to_parquet(buffer, index=False, row_group_size=_ROW_GROUP)
-    store.write(key, buffer.getbuffer())
+    return buffer.getbuffer()
 
 
 def _read_table(store: Store, key: str) -> pd.DataFrame | None:
