@@ -31,7 +31,7 @@ def artwork(artwork_id: Annotated[UUID, typer.Argument(help="Of an artwork.")]) 
         if stored is None:
             raise DepthlineError(f"there is no artwork {artwork_id} in {store.database.shown_url}")
         # JSON spells control characters out, but not those above ASCII, unless it is told to
-        console.print_json(stored.answer(now.public_url).model_dump_json(by_alias=True, exclude_none=True), ensure_ascii=True)
+        console.print_json(stored.shown(now.public_url).model_dump_json(by_alias=True, exclude_none=True), ensure_ascii=True)
         facts = [("asked by", f"{stored.api_key_id}, {stored.source}"), ("attempts", str(stored.attempts))]
         if stored.folder:
             facts.append(("files", Store.from_settings(now).url(stored.folder)))

@@ -16,7 +16,7 @@ from depth_core.cli import models
 from depth_core.cli.common import clear_errors, console
 from depth_core.display import shown_url
 from depth_core.errors import ConfigurationError, DepthlineError, ModelAbsentError, ModelUnavailableError
-from depth_core.inference import checkpoints, copies, devices
+from depth_core.inference import checkpoints, devices
 from depth_core.inference.checkpoints import Presence
 from depth_core.output import encode
 from depth_core.profiles import Profile
@@ -141,5 +141,5 @@ def _checkpoints_folder(now: Settings) -> str:
     url = now.checkpoints_url
     folder = Store(url, now.source_options if "://" in url else None)
     if not folder.entries(""):
-        raise ConfigurationError(f"nothing at {copies.shown(url)}: correct DEPTH_CHECKPOINTS_URL")
-    return copies.shown(folder.url(""))
+        raise ConfigurationError(f"nothing at {shown_url(url)}: correct DEPTH_CHECKPOINTS_URL")
+    return shown_url(folder.url(""))

@@ -12,6 +12,7 @@ from depth_core.engine import local, stages
 from depth_core.engine.stages import Item, Plan
 from depth_core.errors import StoreError
 from depth_core.inference.predictor import Predictor
+from depth_core.ingest import jpeg
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -52,8 +53,8 @@ def statuses(run: Any) -> dict[str, str | None]:
 CALLS = [
     ("headers", stages.headers, "inspect"),
     ("limits", stages.decode, "check_limits"),
-    ("Pillow", stages.decode.Image, "open"),
-    ("simplejpeg", stages.decode.simplejpeg, "decode_jpeg"),
+    ("Pillow", jpeg.Image, "open"),
+    ("simplejpeg", jpeg.simplejpeg, "decode_jpeg"),
     ("hash", stages.hashlib, "sha256"),
     ("PNG", stages.encode, "png8"),
     ("sidecar", stages.encode, "Sidecar"),

@@ -87,7 +87,7 @@ def test_what_sleeps_is_ended_too(settings: Settings, monkeypatch: pytest.Monkey
 def test_what_takes_more_memory_than_was_counted_on_fails_alone(settings: Settings) -> None:
     lying = headers.Header("png", 100, 100, 14)
     with pytest.raises(ImageError) as caught:
-        careful.decode(hostile.png((6_000, 6_000), 1, 0), lying, name="", settings=settings, wanted=None, reduce=True)
+        careful.decode(hostile.png((7_000, 7_000), 16, 6), lying, name="", settings=settings, wanted=None, reduce=True)
     assert caught.value.kind is ErrorKind.OUT_OF_MEMORY
 
 

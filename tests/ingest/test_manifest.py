@@ -988,15 +988,18 @@ def odd(*_: object, **__: object) -> Any:
     raise OddError("out of the blue")
 
 
-@pytest.mark.parametrize("call", ["check_url", "httpx.URL", "unicodedata.category"])
+@pytest.mark.parametrize(
+    ("call", "kind"), [("check_url", "internal"), ("httpx.URL", "bad_url"), ("unicodedata.category", "internal")]
+)
 def test_whatever_a_library_raises_for_a_url_is_its_rows_failure(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, call: str
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, call: str, kind: str
 ) -> None:
     chunk = assign(table("http://x/a b.jpg", "http://x/plain.jpg", "http://x/ä.jpg"), size=10).chunks[f"{SLUG}-00000"]
     monkeypatch.setattr(f"depth_core.ingest.judging.{call}", odd)
     judged = manifest.validate(chunk, settings)
-    assert judged["error_kind"].fillna("").tolist() == ["internal", "", "internal"]
-    assert judged["error_message"][0].startswith("/m.csv:2: OddError: out of the blue (at depth_core/ingest/")
+    assert judged["error_kind"].fillna("").tolist() == [kind, "", kind]
+    said = "OddError: out of the blue (at depth_core/ingest/" if kind == "internal" else "not a URL: out of the blue"
+    assert judged["error_message"][0].startswith(f"/m.csv:2: {said}")
 
 
 def test_whatever_reading_a_path_raises_is_its_rows_failure(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
