@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from depth_core.errors import ManifestError
 from depth_core.ingest.naming import chunk_key, slug_of_chunk
-from depth_core.ingest.rows import POOL
+from depth_core.ingest.rows import POOL, frugal
 from depth_core.storage import Store
 
 _WRITERS = 16  # chunks written at once
@@ -80,6 +80,7 @@ class ChunkAssignment:
     chunks: Mapping[str, pd.DataFrame]
 
 
+@frugal()
 def assign_chunks(
     rows: ManifestRows, previous: pd.DataFrame | None, *, slug: str, rows_per_chunk: int, again: Iterable[str] = ()
 ) -> ChunkAssignment:
@@ -271,6 +272,7 @@ class Change:
     chunks: tuple[str, ...]
 
 
+@frugal()
 def write_chunks(store: Store, slug: str, assignment: ChunkAssignment, rows: ManifestRows, *, run_id: str) -> None:
     """Writes the changed chunks, then the index, then the manifest's facts.
 
@@ -314,6 +316,7 @@ def read_facts(store: Store, slug: str) -> dict[str, Any] | None:
     return None if data is None else dict(json.loads(data))
 
 
+@frugal()
 def read_index(store: Store, slug: str) -> pd.DataFrame | None:
     """The index of the last time, for assign_chunks; None when there was none."""
     return _read_table(store, _key(slug, "index.parquet"))

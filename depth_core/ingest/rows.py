@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -25,6 +26,18 @@ _UNREADABLE = re.compile("[\0\ud800-\udfff]")  # NUL, and what bytes that are no
 _PRIMES = 20  # repeats of a column's name that get a prime each; further ones a number
 _TEXT = pa.large_string()
 POOL = pa.system_memory_pool()  # gives back at once what it frees: Arrow's own pools keep a third as much again
+
+
+@contextmanager
+def frugal() -> Iterator[None]:
+    """Meanwhile all of Arrow takes its memory from POOL. A decorator as well."""
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(POOL)
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
+
 
 to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str).encode
 
@@ -50,6 +63,7 @@ class Rows:
         self._carried: list[str] = []
         self._faults: dict[int, str] = {}
         self._batches: list[pa.RecordBatch] = []
+        self._nothing = pa.nulls(0, _TEXT)
         self._rows = 0
         self._bytes = 0
 
@@ -100,33 +114,33 @@ class Rows:
                     if _UNREADABLE.search(cell):
                         self._faults.setdefault(n, "has a NUL byte or is not valid UTF-8")
                         cells[n] = _UNREADABLE.sub("\N{REPLACEMENT CHARACTER}", cell)
-        kinds: list[str | None] = [None] * count
-        messages: list[str | None] = [None] * count
-        for n, fault in self._faults.items():
+        for n in self._faults:
             self._image_url[n] = self._image_url[n][: self.limits.field_chars]
             self._row_id[n] = self._row_id[n][: self.limits.field_chars]
-            kinds[n] = ErrorKind.BAD_ROW.value
-            messages[n] = f"{self.uri}:{self._line[n]}: {fault}"
-        cells_now = (self._line, self._row_id, self._image_url, self._carried, kinds, messages)
-        arrays = [pa.array(cells, kind, memory_pool=POOL) for cells, kind in zip(cells_now, _SCHEMA.values(), strict=True)]
+        arrays = [pa.array(self._line, pa.int64(), memory_pool=POOL)]
+        arrays += [pa.array(cells, _TEXT, memory_pool=POOL) for cells in (self._row_id, self._image_url, self._carried)]
+        arrays += self._errors(count)
         self._bytes += sum(array.nbytes for array in arrays[1:4])
         if self._bytes > 2 * self.limits.bytes:
             raise ManifestError(
                 f"the rows of {self.uri} take more than {2 * self.limits.bytes:,} bytes of memory, twice "
                 "DEPTH_MAX_MANIFEST_BYTES; split it, or raise that setting"
             )
-        self._batches.append(pa.RecordBatch.from_arrays(arrays, list(_SCHEMA)))
+        self._batches.append(pa.RecordBatch.from_arrays(arrays, _COLUMNS))
         self._line, self._row_id, self._image_url, self._carried, self._faults = [], [], [], [], {}
 
+    def _errors(self, count: int) -> list[pa.Array]:
+        """Kind and message of each pending row. Where none has failed, all batches share one array of nothing."""
+        if not self._faults:
+            if len(self._nothing) < count:
+                self._nothing = pa.nulls(count, _TEXT)
+            return [self._nothing.slice(0, count)] * 2
+        kinds = [ErrorKind.BAD_ROW.value if n in self._faults else None for n in range(count)]
+        messages = [f"{self.uri}:{self._line[n]}: {self._faults[n]}" if n in self._faults else None for n in range(count)]
+        return [pa.array(kinds, _TEXT), pa.array(messages, _TEXT)]
 
-_SCHEMA = {
-    "line": pa.int64(),
-    "row_id": _TEXT,
-    "image_url": _TEXT,
-    "carried": _TEXT,
-    "error_kind": _TEXT,
-    "error_message": _TEXT,
-}
+
+_COLUMNS = ["line", "row_id", "image_url", "carried", "error_kind", "error_message"]
 
 
 def too_many_rows(uri: str, limits: Limits) -> ManifestError:

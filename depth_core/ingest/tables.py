@@ -17,7 +17,7 @@ import pandas as pd
 
 from depth_core.errors import ManifestError
 from depth_core.ingest import delimited, parquet
-from depth_core.ingest.rows import ID_COLUMN, URL_COLUMNS, Limits, Rows, as_text, fault_of, position, to_json, too_long
+from depth_core.ingest.rows import ID_COLUMN, URL_COLUMNS, Limits, Rows, as_text, fault_of, frugal, position, to_json, too_long
 
 _PIECE = 1 << 20  # bytes that are decoded at once
 _LONGEST_LINE = 1 << 24  # characters; the rest of a longer line is passed over: its row fails whatever it says
@@ -25,6 +25,7 @@ _DELIMITERS = {".csv": ",;\t", ".tsv": "\t,;"}
 _LINE_END = {"": re.compile("[\r\n]"), "\n": re.compile("\n")}
 
 
+@frugal()
 def read(file: BinaryIO, ending: str, uri: str, limits: Limits) -> pd.DataFrame:
     """Rows of a manifest, with the columns of ManifestRows.frame. Text is UTF-8, or UTF-16 with a byte order mark.
 
