@@ -107,7 +107,7 @@ class StoreError(DepthlineError):
     """The store cannot be read or written: permissions, disk full, no network. Fails the run; what is written stays valid."""
 
 
-_OF_THE_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS})
+_OF_THE_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.EFBIG})
 
 
 def is_fault_of_installation(error: BaseException) -> bool:
