@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from depth_core.catalog import MODELS, Family, ModelSpec
-from depth_core.display import shown_url
 from depth_core.errors import ModelAbsentError, ModelUnavailableError
 from depth_core.inference import copies, sizing, weights
 from depth_core.settings import Settings
@@ -39,7 +38,7 @@ class Checkpoint:
     """One model's weights on this machine."""
 
     spec: ModelSpec
-    source: str  # for people: "bundled", a path, a URL as shown_url() tells it, "hub:repository@commit"
+    source: str  # for people: "bundled", a path, a URL as copies.shown() tells it, "hub:repository@commit"
     path: Path  # a folder or a file
     revision: str  # names the weights: the Hub's commit, else the first 16 hex digits of the weights file's sha256 (digest_of)
     licence: str
@@ -93,7 +92,7 @@ def resolve(
         source, path = named, copies.local(named, settings, spec.key, download=download, refresh=refresh)
         if path is None:
             raise ModelUnavailableError(
-                f"{spec.key}: no weights at {shown_url(named)}: correct DEPTH_CHECKPOINTS or the profile's `checkpoint`"
+                f"{spec.key}: no weights at {copies.shown(named)}: correct DEPTH_CHECKPOINTS or the profile's `checkpoint`"
                 + ("; DEPTH_SOURCE_OPTIONS names the server and its keys" if "://" in named else "")
             )
     elif folder and (found := copies.local(folder, settings, spec.key, download=download, refresh=refresh, outage=outage)):
@@ -110,7 +109,7 @@ def resolve(
         )
     file = weights.find(path)
     weights.inspect(file)
-    return Checkpoint(spec, shown_url(source), path, digest_of(file, settings)[:16], spec.licence)
+    return Checkpoint(spec, copies.shown(source), path, digest_of(file, settings)[:16], spec.licence)
 
 
 def checked(checkpoint: Checkpoint) -> Checkpoint:

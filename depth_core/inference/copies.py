@@ -28,7 +28,6 @@ from depth_core.inference import weights
 from depth_core.settings import Settings
 
 log = logging.getLogger(__name__)
-shown = shown_url  # how checkpoints are told to people, wherever it is done
 
 # The first of these that a store tells stands for a file's content. All of what it tells would not do: HTTP's holds the URL to
 # which it was sent on, signed anew each time.
@@ -71,10 +70,10 @@ def local(
         known = None if refresh or not _is_outage(error) else copies.latest()
         if known is None:
             raise ModelUnavailableError(
-                f"{model}: cannot look at {shown_url(url)} ({reason(error)}): check the URL and DEPTH_SOURCE_OPTIONS"
+                f"{model}: cannot look at {shown(url)} ({reason(error)}): check the URL and DEPTH_SOURCE_OPTIONS"
             ) from None  # the error itself may hold the URL's password, and logs print causes
         log.warning(
-            "%s: %s does not answer (%s): using its weights as they were when it last did", model, shown_url(url), reason(error)
+            "%s: %s does not answer (%s): using its weights as they were when it last did", model, shown(url), reason(error)
         )
         return known
     state = repr(sorted((name, info.get("size"), _mark(name, info)) for name, info in files.items()))
@@ -87,7 +86,7 @@ def local(
     elif download:
         _download(fs, files, copies, copy, target)
     else:
-        raise ModelAbsentError(f"{model} is not here yet: `depthline models fetch {model}` gets it from {shown_url(url)}")
+        raise ModelAbsentError(f"{model} is not here yet: `depthline models fetch {model}` gets it from {shown(url)}")
     return copy
 
 
@@ -98,6 +97,11 @@ def find_outage(url: str, settings: Settings) -> Exception | None:
     except Exception as error:  # noqa: BLE001 (local() raises it, where it matters)
         return error if _is_outage(error) else None
     return None
+
+
+def shown(url: str) -> str:
+    """A path or URL of weights for people and records: as `shown_url`, without its query, which a new signature changes."""
+    return shown_url(url.partition("?")[0]) if "://" in url else url
 
 
 def reason(error: BaseException) -> str:
@@ -115,7 +119,7 @@ def _file_system(url: str, settings: Settings) -> tuple[Any, str]:
     try:
         fs, path = fsspec.core.url_to_fs(url, **options)
     except (ValueError, ImportError) as error:
-        raise ModelUnavailableError(f"checkpoint {shown_url(url)}: {reason(error)}") from None
+        raise ModelUnavailableError(f"checkpoint {shown(url)}: {reason(error)}") from None
     return fs, path
 
 
@@ -179,7 +183,7 @@ def _is_damaged(file: Path) -> bool:
 def _remote_files(fs: Any, folder: str, url: str) -> dict[str, dict[str, Any]]:
     """What to fetch of a folder, with what the store says of each: weights, the shards if they are an index, configuration."""
     there = {name: info for name, info in fs.find(folder, maxdepth=1, detail=True).items() if info["type"] == "file"}
-    chosen = weights.choose([_local_name(name) for name in there], shown_url(url))
+    chosen = weights.choose([_local_name(name) for name in there], shown(url))
     file = next(name for name in there if _local_name(name) == chosen)
     configuration = {name: info for name, info in there.items() if name.endswith(".json") and not name.endswith(weights.INDEX)}
     return {file: there[file]} | configuration | _remote_shards(fs, file)
@@ -188,10 +192,10 @@ def _remote_files(fs: Any, folder: str, url: str) -> dict[str, dict[str, Any]]:
 def _remote_shards(fs: Any, file: str) -> dict[str, dict[str, Any]]:
     if not _local_name(file).endswith(weights.INDEX):
         return {}
-    names = [_beside(file, name) for name in weights.parse_index(fs.cat_file(file), shown_url(file)).shards]
+    names = [_beside(file, name) for name in weights.parse_index(fs.cat_file(file), shown(file)).shards]
     found = {name: info for name in names if (info := _info(fs, name))}
-    if missing := [shown_url(name) for name in names if name not in found]:
-        raise ModelUnavailableError(f"{shown_url(file)} names shards that are not there: {', '.join(missing)}")
+    if missing := [shown(name) for name in names if name not in found]:
+        raise ModelUnavailableError(f"{shown(file)} names shards that are not there: {', '.join(missing)}")
     return found
 
 
@@ -267,7 +271,7 @@ def _download(fs: Any, files: dict[str, dict[str, Any]], copies: _Copies, copy: 
                             progress.advance(task, len(block))
                     got, size = file.stat().st_size, info.get("size")
                     if size not in (None, got):
-                        raise ModelUnavailableError(f"{shown_url(name)}: got {got} of {size} bytes; try again")
+                        raise ModelUnavailableError(f"{shown(name)}: got {got} of {size} bytes; try again")
             first = next(iter(files))
             _inspect(part / _local_name(first), first)
             part.replace(target)
@@ -289,11 +293,11 @@ def _blocks(fs: Any, name: str, info: dict[str, Any]) -> Iterator[bytes]:
             while block := remote.read(4 * 2**20):
                 yield block
     except Exception as error:  # noqa: BLE001 (the same)
-        raise ModelUnavailableError(f"cannot fetch {shown_url(name)} ({reason(error)}): try again") from None
+        raise ModelUnavailableError(f"cannot fetch {shown(name)} ({reason(error)}): try again") from None
 
 
 def _inspect(file: Path, name: str) -> None:
     try:
         weights.inspect(file)
     except ModelUnavailableError as error:  # its file is gone when this is read
-        raise ModelUnavailableError(f"{shown_url(name)}: {str(error).replace(f'{file.parent}/', '')}") from None
+        raise ModelUnavailableError(f"{shown(name)}: {str(error).replace(f'{file.parent}/', '')}") from None

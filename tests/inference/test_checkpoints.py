@@ -631,7 +631,7 @@ def test_no_message_tells_the_password_or_the_query_of_a_url(
 def test_a_url_is_shown_without_what_may_be_secret() -> None:
     for url, expected in {
         "s3://weights/a@b.safetensors": "s3://weights/a@b.safetensors",
-        "https://me:p@ss@host/a/b.safetensors?X-Amz-Signature=1/2": "https://host/a/b.safetensors?X-Amz-Signature=***",
+        "https://me:p@ss@host/a/b.safetensors?X-Amz-Signature=1/2": "https://host/a/b.safetensors",
         "simplecache::https://token@host/a": "simplecache::https://host/a",
         "/data/what?.safetensors": "/data/what?.safetensors",
     }.items():
