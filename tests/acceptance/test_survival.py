@@ -20,7 +20,7 @@ from depth_core.storage import DAY, PART_SUFFIX, PARTS
 
 ROOT = Path(__file__).parents[2]
 
-COUNT = 60
+COUNT = 40
 
 
 def sidecars(place) -> list[str]:
