@@ -236,7 +236,7 @@ def write_gallery(store: Store, records: pd.DataFrame, *, profile: str, chunk: s
 
     It needs no server and nothing from elsewhere: every link is relative within the store, so that it works from a local folder
     and from s3 alike. Thumbnails that are there are not made again, and those that no card shows any more are removed. With
-    `link_seconds`, and on a store that signs links, it writes a second page (`linked_page_key`), which a signed link can open: its
+    `link_seconds`, and on a store that signs links, it writes a second page (`linked_page_key`), for a signed link to open: its
     pictures and files are signed links too, valid for so long. Raises StoreError.
     """
     index, linked = page_key(profile, chunk), linked_page_key(profile, chunk)
