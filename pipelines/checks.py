@@ -9,6 +9,7 @@ import dagster as dg
 import pandas as pd
 from PIL import Image
 
+from depth_core.display import shown_url
 from depth_core.ingest import manifest
 from depth_core.output import records
 from depth_core.storage import Store
@@ -71,7 +72,7 @@ def pictures_are_sound(frame: pd.DataFrame, store: Store) -> tuple[dg.AssetCheck
             flat.empty,
             f"{len(flat):,} of {len(good):,} depth maps are flat",
             check_name=NOT_FLAT,
-            images=flat["image_url"].head(SAMPLES).tolist(),
+            images=[shown_url(url) for url in flat["image_url"].head(SAMPLES)],
         ),
     )
 

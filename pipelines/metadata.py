@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
+from depth_core.display import shown_text
 from depth_core.output import records
 
 OWNERS = ["team:depth"]
@@ -42,7 +43,7 @@ def _cell(value: Any) -> str | int | float | bool:
         return ""
     if isinstance(value, bool | int | float):
         return value
-    text = str(value)
+    text = shown_text(str(value))
     return text if len(text) <= 200 else text[:199] + "…"
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import dagster as dg
 from pydantic import Field
 
+from depth_core.display import shown_text
 from depth_core.errors import StoreError
 from depth_core.output import gallery
 from depth_core.requests import inbox
@@ -134,7 +135,10 @@ def _summary(report: "Report", seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "seconds by stage": dg.MetadataValue.json({stage: round(s, 3) for stage, s in report.seconds_by_stage.items()}),
         "artworks": dg.MetadataValue.table(
-            [dg.TableRecord({"id": i, "status": status, "error": why}) for i, status, why in _ended(report)[-LISTED:]],
+            [
+                dg.TableRecord({"id": i, "status": status, "error": shown_text(why)})
+                for i, status, why in _ended(report)[-LISTED:]
+            ],
             schema=dg.TableSchema([dg.TableColumn(name) for name in ("id", "status", "error")]),
         ),
     }
@@ -144,9 +148,9 @@ def _look(log: Any, watch: inbox.Watch) -> None:
     """Brings in what lies in the inbox and answers what has ended."""
     found = watch.look()
     for name, reason in found.quarantined.items():
-        log.warning(f"inbox: {name} is quarantined: {reason}")
+        log.warning(f"inbox: {shown_text(name)} is quarantined: {shown_text(reason)}")
     for fault in found.faults:
-        log.warning(f"inbox: {fault}")
+        log.warning(f"inbox: {shown_text(fault)}")
 
 
 @dg.job(

@@ -8,6 +8,7 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field
 
+from depth_core.display import shown_url
 from depth_core.errors import ManifestError
 from depth_core.ingest import manifest, sources
 from depth_core.settings import Settings
@@ -48,7 +49,7 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition]:
         settings, store, slug = installation.settings(), installation.store(), context.partition_key
         uri = config.uri or _uri_of(slug, settings, store)
         if manifest.slug(uri) != slug:
-            raise ManifestError(f"{uri} belongs to partition {manifest.slug(uri)}, not to {slug}")
+            raise ManifestError(f"{shown_url(uri)} belongs to partition {manifest.slug(uri)}, not to {slug}")
         rows = manifest.read(uri, settings)
         last = manifest.last_change(store, slug)
         unreported = () if _has_reported(context.instance, last.run_id) else last.chunks
@@ -74,7 +75,7 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition]:
             )
         return dg.MaterializeResult(
             metadata={
-                "uri": uri,
+                "uri": shown_url(uri),
                 "rows": len(rows.frame),
                 "bad rows": int(rows.frame["error_kind"].notna().sum()),
                 "chunks": len(chunks),
