@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 MANIFEST ?= data/manifests/sample.csv
 PROFILE ?= preview
+UI_PORT ?= 3000
+# An index of packages in which pip also looks for torch: the one that pytorch.org names for CPUs saves 3 GB.
+TORCH_INDEX ?=
 
 .PHONY: help home demo maps ui api up test lint format types unit bench clean
 
@@ -16,7 +19,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else 0'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing (once; a few minutes with a cold cache)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") torch
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
@@ -35,14 +38,14 @@ demo: $(VENV)/.installed home ## the sample manifest, end to end, under profile 
 maps: $(VENV)/.installed home ## a manifest of your own: make maps MANIFEST=photos.csv PROFILE=preview
 	@$(BIN)/python -m pipelines.materialize "$(MANIFEST)" --profile "$(PROFILE)"
 
-ui: $(VENV)/.installed home ## Dagster's UI and daemon at http://127.0.0.1:3000
-	@$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
+ui: $(VENV)/.installed home ## Dagster's UI and daemon at http://127.0.0.1:3000 (UI_PORT)
+	@$(BIN)/python -m pipelines.up --no-api -p $(UI_PORT)
 
 api: $(VENV)/.installed ## the HTTP door at http://127.0.0.1:8000
 	@$(BIN)/python -m depth_api
 
 up: $(VENV)/.installed home ## door, Dagster's UI and daemon together; one Ctrl-C ends all
-	@$(BIN)/python -m pipelines.up -h 127.0.0.1 -p 3000
+	@$(BIN)/python -m pipelines.up -p $(UI_PORT)
 
 test: lint unit ## everything that continuous integration runs
 

@@ -104,6 +104,18 @@ def _host_name(header: str) -> str:
     return header.partition(":")[0].lower()
 
 
+class WithoutSlash:
+    """Takes a path with a slash at its end for the one without: clients write both."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and len(scope["path"]) > 1:
+            scope["path"] = scope["path"].removesuffix("/")
+        await self.app(scope, receive, send)
+
+
 class RateLimit:
     """A token bucket per API key, in this process: `per_second` refills it, four seconds' worth fit in."""
 

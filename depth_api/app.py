@@ -10,7 +10,7 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,6 +20,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,12 +29,15 @@ from pydantic.json_schema import SkipJsonSchema
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
-from depth_api.access import LOCAL, ApiKeys, LoopbackOnly, RateLimit, read_keys
+from depth_api.access import LOCAL, ApiKeys, LoopbackOnly, RateLimit, WithoutSlash, read_keys
 from depth_api.observation import FRESH_SECONDS, DatabaseMetrics, Observed, RequestMetrics, log
 from depth_api.waiting import Waiting
+from depth_api.wrong_keys import WrongKeys
 from depth_core import settings as settings_module
 from depth_core.contract import Artwork, ArtworkStatus, absent_not_null
+from depth_core.display import shown_text
 from depth_core.errors import StoreError
 from depth_core.requests import body, webhooks
 from depth_core.requests.artworks import (
@@ -106,6 +110,7 @@ class Door:
     artworks: ArtworkStore
     store: Store
     waiting: Waiting
+    wrong_keys: WrongKeys
     store_checked: tuple[float, Check] | None = None
 
     def answer(self, artwork: StoredArtwork) -> Artwork:
@@ -118,7 +123,7 @@ class Door:
             try:
                 self.store.check_writable()
             except StoreError as error:
-                check = Check(ok=False, detail=str(error))
+                check = Check(ok=False, detail=shown_text(str(error)))
             self.store_checked = (time.monotonic(), check)
         return self.store_checked[1]
 
@@ -138,7 +143,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         store = Store.from_settings(settings)
         database_metrics = DatabaseMetrics(artworks)
         metrics.registry.register(database_metrics)
-        app.state.door = Door(settings, keys, RateLimit(settings.rate_limit), metrics, artworks, store, Waiting(artworks))
+        limit, wrong_keys = RateLimit(settings.rate_limit), WrongKeys(settings.wrong_keys)
+        app.state.door = Door(settings, keys, limit, metrics, artworks, store, Waiting(artworks), wrong_keys)
         if not keys:
             log.warning("no DEPTH_API_KEYS: the door answers on loopback only, and whoever is there needs no key")
         stop = asyncio.Event()
@@ -159,6 +165,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Depth maps of images.",
         version=version("depthline"),
         lifespan=lifespan,
+        redirect_slashes=False,  # WithoutSlash takes both: a redirect would send keys to whatever scheme a proxy left of the URL
         # Without keys there is nothing to declare: every caller is on loopback.
         responses={403: {"model": Problem}} if not keys else None,
     )
@@ -170,6 +177,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.add_exception_handler(unavailable, _unavailable)
     if not keys:
         app.add_middleware(LoopbackOnly)
+    app.add_middleware(WithoutSlash)
     app.add_middleware(Observed, metrics=metrics)
     return app
 
@@ -192,7 +200,7 @@ async def _unprocessable(_request: Request, error: Exception) -> Response:
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
-    log.error("unavailable", path=request.url.path, exc_info=error)
+    log.error("unavailable", path=shown_text(request.url.path), exc_info=error)
     what = "the store" if isinstance(error, StoreError) else "the database"
     return JSONResponse({"detail": f"{what} does not answer; try again"}, 503, {"Retry-After": "5"})
 
@@ -215,11 +223,12 @@ _FILE = _ETAG | _header("Accept-Ranges", "Parts may be asked for.", enum=["bytes
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     words = {
         401: "No API key, or none that is known.",
+        408: "The body did not arrive in time.",
         404: "There is none, or it belongs to another key.",
         409: "The Idempotency-Key came before with another body.",
         413: "The body is too large.",
         415: "The body is not application/json.",
-        429: "Too many requests; Retry-After says when to come again.",
+        429: "Too many requests, or wrong keys; Retry-After says when to come again.",
         503: "The database or the store does not answer.",
     }
     headers = {401: _CHALLENGE, 429: _RETRY_AFTER, 503: _RETRY_AFTER}
@@ -247,8 +256,16 @@ async def _caller(
     name: str | None = LOCAL
     if door.keys:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        name = door.keys.owner(key.strip()) if scheme.lower() == "bearer" else None
-        if name is None:
+        key = key.strip() if scheme.lower() == "bearer" else ""
+        address = request.client.host if request.client else ""
+        if key and (wait := door.wrong_keys.wait(address, key)):
+            raise HTTPException(429, "too many wrong API keys from this address", {"Retry-After": str(wait)})
+        name = door.keys.owner(key)
+        if name is not None:
+            door.wrong_keys.right(address, key)
+        else:
+            if key:
+                door.wrong_keys.wrong(address)
             raise HTTPException(401, "an API key is needed: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
     assert name is not None
     request.state.api_key = name
@@ -301,7 +318,7 @@ async def _create(
     limit = door.settings.max_body_bytes
     if "expect" in request.headers and int(request.headers.get("content-length", 0)) > limit:  # told before it is sent
         raise _too_large(limit)
-    text = await _read_body(request, limit)
+    text = await _read_body(request, limit, door.settings.request_seconds)
     faults = []
     if idempotency_key is not None and not re.fullmatch(_IDEMPOTENCY_KEY, idempotency_key):
         message = "1 to 255 printable ASCII characters are wanted"
@@ -329,7 +346,7 @@ async def _create(
     if status_code is None:  # a replay that comes while the first request still waits is answered for itself
         status_code = ACCEPTED
         if wait:
-            await door.waiting.until_final(artwork.id, wait)
+            await _unless_hung_up(request, door.waiting.until_final(artwork.id, wait))
             now: StoredArtwork | None = await run_in_threadpool(door.artworks.get, artwork.id)
             artwork = now or artwork
             status_code = 200 if artwork.status.final else ACCEPTED
@@ -343,14 +360,37 @@ async def _create(
     return door.answer(artwork)
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
+async def _read_body(request: Request, limit: int, seconds: float) -> bytes:
     parts, size = [], 0
-    async for part in request.stream():
-        parts.append(part)
-        size += len(part)
-        if size > limit:
-            raise _too_large(limit)
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in request.stream():
+                parts.append(part)
+                size += len(part)
+                if size > limit:
+                    raise _too_large(limit)
+    except TimeoutError:
+        raise HTTPException(408, f"the body did not arrive within {seconds:g} s", {"Connection": "close"}) from None
     return b"".join(parts)
+
+
+async def _unless_hung_up(request: Request, answer: Coroutine[Any, Any, None]) -> None:
+    """Waits for `answer`, and no longer than the client does. Raises ClientDisconnect. The body has been read."""
+    waiting = asyncio.create_task(answer)
+    listening = asyncio.create_task(_until_hung_up(request))
+    try:
+        await asyncio.wait([waiting, listening], return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            raise ClientDisconnect
+        await waiting
+    finally:
+        for task in (waiting, listening):
+            task.cancel()
+
+
+async def _until_hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _too_large(limit: int) -> HTTPException:
@@ -439,7 +479,7 @@ def _artworks_router(settings: Settings) -> APIRouter:
         status_code=ACCEPTED,
         response_model=Artwork,
         response_model_exclude_none=True,
-        responses=_problems(*calls, 409, 413, 415)
+        responses=_problems(*calls, 408, 409, 413, 415)
         | {
             200: {"model": Artwork, "description": "`Prefer: wait` saw it end.", "headers": _CREATED},
             202: {"description": "Accepted; `GET` its Location to see how it goes.", "headers": _CREATED},
@@ -505,8 +545,23 @@ def _artworks_router(settings: Settings) -> APIRouter:
         operation_id="getResult",
         summary="Get a result file",
     )
-    router.add_api_route(_PREFIX + "/{artwork_id:uuid}/results/{name}", _result, methods=["HEAD"], include_in_schema=False)
+    _answer_head(router)
     return router
+
+
+def _answer_head(router: APIRouter) -> None:
+    """HEAD wherever GET is, as RFC 9110 has it and monitors ask; the server leaves the body out. The document has GET alone."""
+    for route in list(router.routes):
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
+            router.add_api_route(
+                route.path,
+                route.endpoint,
+                methods=["HEAD"],
+                response_model=route.response_model,
+                response_model_exclude_none=route.response_model_exclude_none,
+                response_class=route.response_class,
+                include_in_schema=False,
+            )
 
 
 # -- operations ---------------------------------------------------------------------------------------------------------------
@@ -549,3 +604,6 @@ async def _ready(response: Response, door: Annotated[Door, Depends(_door)]) -> R
 async def _metrics(door: Annotated[Door, Depends(_door)]) -> Response:
     text = await run_in_threadpool(generate_latest, door.metrics.registry)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+_answer_head(_operations)

@@ -14,12 +14,16 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from depth_core.display import shown_text
 from depth_core.requests.artworks import ArtworkStore
 from depth_core.requests.webhooks import backlog
 
+HUNG_UP = 499  # the status under which a request is noted whose client did not wait for the answer; nobody is sent it
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 FRESH_SECONDS = 60.0  # a drain that gave a sign of life since is alive
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("depthline.door")
@@ -46,12 +50,24 @@ def configure_logs() -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
+                _fit_for_people,
                 structlog.processors.JSONRenderer(),
             ],
         )
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def _fit_for_people(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Takes what lets somebody in off the URLs of a line, traces included, and spells control characters out."""
+    return {name: _fit(value) for name, value in event.items()}
+
+
+def _fit(value: Any) -> Any:
+    if value is None or isinstance(value, int | float):
+        return value
+    return "\n".join(map(shown_text, (value if isinstance(value, str) else repr(value)).splitlines()))
 
 
 class RequestMetrics:
@@ -61,6 +77,9 @@ class RequestMetrics:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "depthline_http_requests", "Requests by route and status.", ["method", "route", "status"], registry=self.registry
+        )
+        self.hung_up = Counter(
+            "depthline_http_hung_up", "Requests whose clients did not wait for the answer.", ["route"], registry=self.registry
         )
         self.seconds = Histogram(
             "depthline_http_request_seconds", "Seconds until the last byte.", ["method", "route"], registry=self.registry
@@ -124,6 +143,7 @@ class Observed:
             await self.app(scope, receive, send)
             return
         request_id, begun, status, answering = uuid4().hex, time.perf_counter(), 500, False
+        path = shown_text(scope["path"])
         scope.setdefault("state", {})
 
         async def send_observed(message: Message) -> None:
@@ -136,8 +156,10 @@ class Observed:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self.app(scope, receive, send_observed)
+            except ClientDisconnect:  # no fault of anybody's, and nobody to answer
+                status = HUNG_UP
             except Exception as error:
-                log.error("internal error", path=scope["path"], exc_info=error)
+                log.error("internal error", path=path, exc_info=error)
                 if answering:
                     raise
                 await JSONResponse({"detail": "internal error"}, 500)(scope, receive, send_observed)
@@ -145,13 +167,15 @@ class Observed:
                 seconds = time.perf_counter() - begun
                 # A route's pattern, never the path: labels must not grow with what strangers ask for.
                 route = getattr(scope.get("route"), "path_format", "other")
-                method = scope["method"] if route != "other" else "other"
+                method = scope["method"] if route != "other" and scope["method"] in _METHODS else "other"
+                if status == HUNG_UP:
+                    self.metrics.hung_up.labels(route).inc()
                 self.metrics.requests.labels(method, route, str(status)).inc()
                 self.metrics.seconds.labels(method, route).observe(seconds)
                 log.info(
                     "request",
                     method=scope["method"],
-                    path=scope["path"],
+                    path=path,
                     status=status,
                     seconds=round(seconds, 4),
                     **{name: value for name, value in scope["state"].items() if name in ("artwork_id", "api_key")},

@@ -25,7 +25,7 @@ class ErrorKind(StrEnum):
     NOT_FOUND = "not_found"  # 404, 410, no such file or object
     FORBIDDEN = "forbidden"  # 401, 403, no permission
     BLOCKED_ADDRESS = "blocked_address"  # the host resolves to an address that may not be called
-    REFUSED = "refused"  # any other 4xx
+    REFUSED = "refused"  # any other 4xx; no HTTP at all; a coding that nobody asked for
     UNREACHABLE = "unreachable"  # no such host, connection refused or reset
     TIMEOUT = "timeout"  # a connect, read or total deadline passed
     RATE_LIMITED = "rate_limited"  # 429 after all attempts
@@ -38,14 +38,14 @@ class ErrorKind(StrEnum):
     EXTENSION_MISMATCH = "extension_mismatch"  # the name says another format than the bytes (strict_extension only)
     TRUNCATED_IMAGE = "truncated_image"  # an image whose data ends early or is damaged
     TOO_SMALL = "too_small"  # a side below the minimum, 1x1 tracking pixels for example
-    TOO_MANY_PIXELS = "too_many_pixels"  # a decompression bomb, or larger than the pixel limit
+    TOO_MANY_PIXELS = "too_many_pixels"  # a decompression bomb, or larger than the limit of pixels or of memory
     # the network
     MODEL_UNAVAILABLE = "model_unavailable"  # single requests only: no weights here, or the licence forbids it
     NETWORK_TOO_LARGE = "network_too_large"  # a thin panorama would need more network pixels than allowed
-    OUT_OF_MEMORY = "out_of_memory"  # even alone the image did not fit the device
+    OUT_OF_MEMORY = "out_of_memory"  # even alone the image did not fit the device, or what its decoder was given
     INVALID_OUTPUT = "invalid_output"  # the network answered with NaN or infinity only
     # requests
-    WORKER_LOST = "worker_lost"  # the process that had claimed it died, more often than allowed
+    WORKER_LOST = "worker_lost"  # the process that had it died, more often than allowed; its decoder crashed or took too long
     # anything nobody foresaw; the message has the exception
     INTERNAL = "internal"
 
@@ -107,7 +107,7 @@ class StoreError(DepthlineError):
     """The store cannot be read or written: permissions, disk full, no network. Fails the run; what is written stays valid."""
 
 
-_OF_THE_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS})
+_OF_THE_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.EFBIG})
 
 
 def is_fault_of_installation(error: BaseException) -> bool:
@@ -127,8 +127,15 @@ def row_failure(error: Exception) -> ImageError:
         raise error
     if isinstance(error, ImageError):
         return error
-    text = shown_text(str(error))[:300]
+    text = shown_text(_said(error))[:300]
     return ImageError(ErrorKind.INTERNAL, f"{type(error).__name__}{': ' if text else ''}{text} (at {_place(error)})")
+
+
+def _said(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a library's __str__ may fail as anything of it may
+        return ""
 
 
 def _place(error: Exception) -> str:

@@ -45,7 +45,19 @@ class Settings(BaseSettings):
     rows_per_chunk: int = Field(1000, ge=1, le=100_000, description="Rows of a partition; 5,000 and more for tens of millions.")
     max_field_chars: int = Field(8192, ge=64, description="A manifest field longer than this makes its row a failed record.")
     max_manifest_bytes: int = Field(
-        1024 * MEBI, ge=1, description="A larger manifest is refused: while it comes over http(s), and while gzip is unpacked."
+        1024 * MEBI,
+        ge=1,
+        description="A larger manifest is refused: while it comes over http(s), and while gzip or Parquet is unpacked.",
+    )
+    max_manifest_rows: int = Field(
+        10_000_000, ge=1, description="A manifest with more rows is refused; a million take about 0.4 GB of memory to index."
+    )
+    source_roots: list[str] = Field(
+        default_factory=list,
+        description="JSON, folders below which local manifests may name files. Default: the manifest's own and DEPTH_DATA.",
+    )
+    manifest_buckets: list[str] = Field(
+        default_factory=list, description='JSON, s3 buckets that manifests fetched over http(s) may name: ["photos"].'
     )
 
     # fetching
@@ -60,6 +72,9 @@ class Settings(BaseSettings):
     max_backoff_seconds: float = Field(30.0, ge=0, description="Longest wait, Retry-After included.")
     max_redirects: int = Field(5, ge=0, description="Redirects followed for one download.")
     user_agent: str = Field("depthline/0.1", description="Sent with every download.")
+    honour_noai: bool = Field(
+        False, description="Refuse images whose server says noai or noimageai (X-Robots-Tag) when they are fetched."
+    )
     allow_private_hosts: bool = Field(
         False, description="May URLs that strangers send reach private addresses? Development only."
     )
@@ -71,6 +86,17 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(300_000_000, ge=1, description="Larger images are failed records (decompression bombs).")
     min_image_side: int = Field(8, ge=1, description="Images with a shorter side are failed records.")
     strict_extension: bool = Field(False, description="Fail images whose name says another format than their bytes.")
+    decode_memory: int = Field(
+        0,
+        ge=0,
+        description="Bytes that all decoding threads of a process may take together; 0: half of what is free at the start.",
+    )
+    decode_apart: Literal["odd", "always"] = Field(
+        "odd", description="Which images are decoded in a process of their own: those out of the ordinary, or all (0.3 s each)."
+    )
+    decode_seconds: float = Field(
+        60.0, ge=1, description="Processor seconds that such a process has for one image; by the clock four times as long."
+    )
 
     # the network
     device: str = Field("auto", description="auto (cuda, then mps, then cpu), or cpu, cuda, cuda:1, mps.")
@@ -98,7 +124,9 @@ class Settings(BaseSettings):
     # single requests
     database_url: str = Field("", description="sqlite:///file or postgresql://... for artworks. Default: <data>/depthline.db.")
     lease_seconds: float = Field(30.0, gt=0, description="A claim whose drain gives no sign of life for this long goes back.")
-    max_attempts: int = Field(3, ge=1, description="An artwork whose drain died this often fails with worker_lost.")
+    max_attempts: int = Field(
+        3, ge=1, description="An artwork whose drain, or an image of a chunk whose run, died this often fails with worker_lost."
+    )
     api_depth16: bool = Field(False, description="Single requests also get depth16.png.")
     keep_artworks_days: int = Field(
         90, ge=0, description="Artworks older than this are forgotten, with history and webhooks; their files stay. 0: never."
@@ -110,6 +138,16 @@ class Settings(BaseSettings):
     api_port: int = Field(8000, ge=0, le=65535, description="Port the door listens on.")
     api_keys: SecretStr = Field(SecretStr(""), description="name:key pairs, by comma. One name may have several keys (rotation).")
     rate_limit: float = Field(50.0, ge=0, description="Requests a second of one API key, four seconds' worth at once; 0: any.")
+    wrong_keys: int = Field(
+        10, ge=0, description="Wrong API keys a minute from one address (IPv6: /64) before it has to wait; 0: any number."
+    )
+    trusted_proxies: str = Field(
+        "127.0.0.1,::1", description="Addresses and networks, by comma, whose X-Forwarded-For and X-Forwarded-Proto count."
+    )
+    request_seconds: float = Field(
+        30.0, gt=0, description="Seconds that a request's headers, and then its body, have to arrive; else 408."
+    )
+    api_connections: int = Field(1000, ge=1, description="Connections at once; those beyond are answered with 503.")
     max_body_bytes: int = Field(65_536, ge=1024, description="A larger POST body is refused with 413.")
     presigned_seconds: int = Field(3600, ge=1, description="How long a presigned result URL is valid (s3 stores).")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,6 +24,12 @@ from depth_core.errors import StoreError
 from depth_core.settings import Settings
 
 PART_SUFFIX = ".part"
+PARTS = ".parts"  # the folder of a local store in which files are written before they get their name
+DAY = 86_400.0  # seconds
+
+# Why a part cannot be in PARTS though the key itself might be writable: another file system, no permission, something in the way.
+_NOT_THERE = frozenset({errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR})
+_swept: dict[str, float] = {}  # root -> time.monotonic() of the last sweep by this process
 
 
 class Store:
@@ -35,6 +42,7 @@ class Store:
             raise StoreError(f"store {url}: {error}") from None
         self.root: str = root.rstrip("/")
         self.local = isinstance(self.fs, LocalFileSystem)
+        self._apart: set[str] = set()  # first folders of keys whose parts cannot be in PARTS
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:
@@ -140,27 +148,64 @@ class Store:
             kwargs = {"ContentType": content_type} if content_type and "s3" in self.fs.protocol else {}
             self.fs.pipe_file(self.path(key), bytes(data), **kwargs)
             return
+        if time.monotonic() - _swept.get(self.root, -DAY) >= DAY:
+            self.sweep()
         target = self.path(key)
-        part = f"{target}.{os.getpid()}-{uuid.uuid4().hex[:8]}{PART_SUFFIX}"
+        first = target[len(self.root) + 1 :].partition("/")[0]
+        if first not in self._apart:
+            try:
+                self._put_by(f"{self.root}/{PARTS}", target, data)
+                return
+            except OSError as error:
+                if error.errno not in _NOT_THERE:
+                    raise
+        self._put_by(os.path.dirname(target), target, data)
+        self._apart.add(first)
+
+    @staticmethod
+    def _put_by(folder: str, target: str, data: bytes | memoryview) -> None:
+        """Writes a part in `folder`, then gives it its name. The part's own name is short, whatever the target's is."""
+        part = f"{folder}/.{uuid.uuid4().hex[:12]}{PART_SUFFIX}"
         try:
-            self._write_part(part, data)
-            os.replace(part, target)
+            for last in (False, False, True):
+                try:
+                    Path(part).write_bytes(data)
+                    os.replace(part, target)
+                    return
+                except FileNotFoundError:  # rarer than asking for the folders before every write
+                    if last:
+                        raise
+                    with suppress(FileNotFoundError):  # and again: another process may remove them while they are empty
+                        os.makedirs(folder, exist_ok=True)
+                        os.makedirs(os.path.dirname(target), exist_ok=True)
         except BaseException:
             with suppress(OSError):
                 os.unlink(part)
             raise
 
-    @staticmethod
-    def _write_part(part: str, data: bytes | memoryview) -> None:
-        for last in (False, False, True):
-            try:
-                Path(part).write_bytes(data)
-                return
-            except FileNotFoundError:  # rarer than asking for the folder before every write
-                if last:
-                    raise
-                with suppress(FileNotFoundError):  # and again: another process may remove it while it is empty
-                    os.makedirs(os.path.dirname(part), exist_ok=True)
+    def sweep(self, older_than: float = DAY) -> int:
+        """Removes what killed writes left of files, `older_than` seconds ago and longer; returns how many there were.
+
+        Each process does so before its first write, and once a day after that. Cheap, however large the store: parts lie in one
+        folder. Does nothing in a bucket, which keeps no part of a file. Never raises.
+        """
+        _swept[self.root] = time.monotonic()
+        if not self.local:
+            return 0
+        removed, before = 0, time.time() - older_than
+        with suppress(OSError), os.scandir(f"{self.root}/{PARTS}") as entries:
+            for entry in entries:
+                with suppress(OSError):  # another process sweeps as well, or the write has ended
+                    if entry.name.endswith(PART_SUFFIX) and entry.stat(follow_symlinks=False).st_mtime < before:
+                        os.unlink(entry.path)
+                        removed += 1
+        return removed
+
+    def tidy(self) -> None:
+        """Removes the folder of parts where it is empty: for folders of people, in which nothing of ours should be left."""
+        if self.local:
+            with suppress(OSError):
+                os.rmdir(f"{self.root}/{PARTS}")
 
     def delete(self, key: str) -> None:
         """Removes a key; not an error when it is not there."""
@@ -170,7 +215,8 @@ class Store:
     def check_writable(self) -> None:
         """Writes and removes a small key, and the folders made for it. Raises StoreError with the reason when that fails."""
         key = f".writable-{uuid.uuid4().hex[:8]}"
-        missing = [folder for folder in _with_parents(self.root) if self.local and not os.path.lexists(folder)]
+        folders = [f"{self.root}/{PARTS}", *_with_parents(self.root)] if self.local else []
+        missing = [folder for folder in folders if not os.path.lexists(folder)]
         with self._clear_errors("write", ""):
             try:
                 self._put(key, b"")

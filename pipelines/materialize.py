@@ -11,7 +11,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,9 +22,10 @@ import pyarrow as pa
 import typer
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from depth_core import terminal
+from depth_core.display import shown_url
 from depth_core.engine import chunk as chunk_engine
 from depth_core.errors import DepthlineError, ManifestError
 from depth_core.inference import checkpoints
@@ -32,6 +33,8 @@ from depth_core.ingest import manifest, sources
 from depth_core.output import gallery, records
 from depth_core.profiles import Profile
 from depth_core.storage import Store
+from depth_core.terminal import Meter, NoMeter, message, name
+from pipelines import progress
 from pipelines.definitions import build_defs
 from pipelines.partitions import MANIFEST, pair
 from pipelines.resources import Installation
@@ -95,16 +98,21 @@ def materialize(
     installation: Installation,
     instance: dg.DagsterInstance,
     tell: Callable[[str], None] = lambda step: None,
+    meter: Meter | None = None,
 ) -> Report:
-    """Brings every chunk of a manifest up to date under one profile, and says what became of it. `tell` hears of each step.
+    """Brings every chunk of a manifest up to date under one profile, and says what became of it.
 
-    Chunks that are complete and unchanged are left alone. Raises RunFailedError with the reason of the run that failed,
-    ConfigurationError for an unknown profile.
+    `tell` hears of each step, `meter` of the rows that a step has done. Chunks that are complete and unchanged are left alone.
+    Raises RunFailedError with the reason of the run that failed, ConfigurationError for an unknown profile, ModelUnavailableError
+    when its weights cannot be had, KeyboardInterrupt when it was told to end: the run under way has failed then, what it made
+    counts, and the next one goes on.
     """
     started = time.monotonic()
     profile_now, store = installation.profile(profile), installation.store()
+    # Weights that cannot be had are told now, and not when every image is fetched.
+    checkpoints.resolve(profile_now.parameters.spec, installation.settings(), profile_now.checkpoint)
     defs = build_defs(installation)
-    slug = manifest.slug(uri)
+    slug, meter = manifest.slug(uri), meter or NoMeter()
     with _sign_of_life(instance) as tags:
 
         def run(job: str, partition: str, config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
@@ -120,20 +128,36 @@ def materialize(
                 instance.delete_dynamic_partition(MANIFEST, slug)
             raise
         index = manifest.read_index(store, slug)
-        report = Report(uri, [] if index is None else sorted(set(index["chunk"])))
+        rows = {} if index is None else index["chunk"].value_counts().to_dict()
+        report = Report(uri, sorted(rows))
         for number, chunk in enumerate(report.chunks, 1):
+
+            def step(
+                what: str, label: str, where: str = f"chunk {number:,} of {len(report.chunks):,}", rows: int = rows[chunk]
+            ) -> AbstractContextManager[None]:
+                tell(f"{where}: {what}")
+                return _on_meter(meter, f"{where}: {label}", rows)
+
             earlier = _complete_since(chunk, profile_now, installation, instance)
             if earlier is not None:
                 report.left_alone.append(chunk)
                 report.add_checks(_checks_of(earlier, instance))
                 continue
-            tell(f"chunk {number:,} of {len(report.chunks):,}: fetching images")
-            run("ingest_chunk", chunk)
-            tell(f"chunk {number:,} of {len(report.chunks):,}: making depth maps, records and gallery")
-            report.add(run("depth_maps_for_chunk", pair(chunk, profile), VERIFY))
+            with step("fetching images", "fetching"):
+                run("ingest_chunk", chunk)
+            with step("making depth maps, records and gallery", "depth maps"):
+                report.add(run("depth_maps_for_chunk", pair(chunk, profile), VERIFY))
     report.records = records.read(store, manifest=slug, profile=profile)
     report.seconds = time.monotonic() - started
     return report
+
+
+@contextmanager
+def _on_meter(meter: Meter, label: str, rows: int) -> Iterator[None]:
+    """Shows how far the ops in the block are, in rows: the share of the images that is done, as rows may share an image."""
+    meter.start(label, rows)
+    with progress.heard_by(lambda done, total: meter.at(round(rows * done / total) if total else rows)):
+        yield
 
 
 _OF_ITS_RUN = {"run_id", "created_at", "reused"}  # what a record says of the run that wrote it, and not of its row
@@ -205,9 +229,13 @@ def _checks_of(run_id: str, instance: dg.DagsterInstance) -> Iterator[dg.AssetCh
 def _run(
     job: dg.JobDefinition, instance: dg.DagsterInstance, partition: str, config: dict[str, Any], tags: dict[str, str]
 ) -> dg.ExecuteInProcessResult:
-    result = job.execute_in_process(
-        instance=instance, partition_key=partition, run_config=config, tags=tags, raise_on_error=False
-    )
+    try:
+        result = job.execute_in_process(
+            instance=instance, partition_key=partition, run_config=config, tags=tags, raise_on_error=False
+        )
+    except dg.DagsterExecutionInterruptedError:
+        raise KeyboardInterrupt from None
+    terminal.raise_if_interrupted()  # Dagster takes signals for itself while a job runs, and calls the run failed
     if not result.success:
         error = next((event.step_failure_data.error for event in result.all_events if event.is_step_failure), None)
         raise RunFailedError(f"{job.name} failed for {partition}: {_reason(error) if error else 'see the run in the UI'}")
@@ -239,9 +267,11 @@ def _sign_of_life(instance: dg.DagsterInstance) -> Iterator[dict[str, str]]:
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             (folder / name).unlink(missing_ok=True)
     mine = folder / uuid.uuid4().hex
-    with FileLock(mine):
-        yield {ALIVE_TAG: mine.name}
-    mine.unlink(missing_ok=True)
+    try:
+        with FileLock(mine):
+            yield {ALIVE_TAG: mine.name}
+    finally:
+        mine.unlink(missing_ok=True)
 
 
 LISTED = 10  # failures, and chunks' galleries, that are printed
@@ -252,13 +282,13 @@ def show(report: Report, profile: str, installation: Installation, console: Cons
     store, frame = installation.store(), report.records
     failed = frame[frame["status"] == records.FAILED]
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_row("rows", f"{len(frame):,} of {escape(report.uri)} under profile {profile}")
+    table.add_row("rows", f"{len(frame):,} of {message(report.uri)} under profile {profile}")
     table.add_row("succeeded", f"[green]{int((frame['status'] == records.SUCCEEDED).sum()):,}[/green]")
     table.add_row("failed", f"[red]{len(failed):,}[/red]" if len(failed) else "0")
     listed = failed.head(LISTED).astype(object)
     for row in listed.where(listed.notna(), None).itertuples(index=False):
-        name = row.row_id or row.image_url or f"line {row.line}"
-        table.add_row("", f"[red]{row.error_kind}[/red] {escape(name)}: {escape(row.error_message)}")
+        called = row.row_id or row.image_url or f"line {row.line}"
+        table.add_row("", f"[red]{row.error_kind}[/red] {name(shown_url(called))}: {message(row.error_message)}")
     if len(failed) > LISTED:
         table.add_row("", f"and {len(failed) - LISTED:,} more; the table has them all")
     if report.made:
@@ -273,15 +303,15 @@ def show(report: Report, profile: str, installation: Installation, console: Cons
         table.add_row("left alone", f"{len(report.left_alone):,} of {len(report.chunks):,} chunks: complete and unchanged")
     table.add_row("took", f"{report.seconds:.1f} s")
     for check in report.failed_checks[:LISTED]:
-        table.add_row("[yellow]check failed[/yellow]", escape(check))
+        table.add_row("[yellow]check failed[/yellow]", message(check))
     console.print()
     console.print(table)
     console.print()
     where = [("files", "depth")]
     for chunk in report.chunks[:LISTED]:
         where += [("gallery", gallery.page_key(profile, chunk)), ("table", records.key_of(profile, chunk))]
-    for name, key in where:
-        console.print(f"{name:<9}{escape(store.url(key))}", soft_wrap=True)
+    for what, key in where:
+        console.print(f"{what:<9}{name(store.url(key))}", soft_wrap=True)
     if len(report.chunks) > LISTED:
         console.print(f"{'':<9}and {len(report.chunks) - LISTED:,} more chunks")
 
@@ -290,30 +320,34 @@ def main(
     uri: Annotated[str, typer.Argument(help="The manifest: a path, s3:// or http(s) URL.")],
     profile: Annotated[str, typer.Option(help="A parameter set of profiles.toml.")] = "preview",
 ) -> None:
-    """Brings a manifest up to date under a profile. Exit status: 0 done, failed rows included; 1 not done; 2 no DAGSTER_HOME."""
-    console, errors = Console(highlight=False), Console(highlight=False, stderr=True)
+    """Brings a manifest up to date under a profile. Exit status: 0 done, failed rows included; 1 not done; 2 no DAGSTER_HOME;
+    130 interrupted."""
+    console, errors = terminal.consoles()
     home = Path(os.environ.get("DAGSTER_HOME", ""))
     if not home.is_absolute() or not home.is_dir():
-        errors.print(
-            "[red]error[/red] DAGSTER_HOME must name an existing folder, by its whole path: "
-            "`make maps` sets it, docs/operations.md tells more",
-            soft_wrap=True,
+        terminal.print_error(
+            errors,
+            "DAGSTER_HOME must name an existing folder, by its whole path: `make maps` sets it, docs/operations.md tells more",
         )
         raise typer.Exit(2)
     try:
         installation = Installation()
-        with dg.DagsterInstance.get() as instance:
+        with terminal.interruptible(), dg.DagsterInstance.get() as instance, terminal.meter(console, "rows") as meter:
             report = materialize(
                 uri,
                 profile,
                 installation,
                 instance,
-                tell=lambda step: console.print(f"[dim]{escape(step)}[/dim]", soft_wrap=True),
+                tell=lambda step: console.print(f"[dim]{message(step)}[/dim]", soft_wrap=True),
+                meter=meter,
             )
         show(report, profile, installation, console)
     except DepthlineError as error:
-        errors.print(f"[red]error[/red] {escape(str(error))}", soft_wrap=True)
+        terminal.print_error(errors, error)
         raise typer.Exit(1) from None
+    except terminal.Interrupted as interrupted:
+        terminal.print_interrupted(errors)
+        raise typer.Exit(interrupted.status) from None
 
 
 if __name__ == "__main__":

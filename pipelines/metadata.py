@@ -12,6 +12,7 @@ import pandas as pd
 
 from depth_core.display import shown_text
 from depth_core.output import records
+from pipelines import progress
 
 OWNERS = ["team:depth"]
 PREVIEW_ROWS = 10
@@ -60,6 +61,7 @@ def progress_logger(log: dg.DagsterLogManager, *, total: int, verb: str) -> Call
 
     def report(done: int) -> None:
         nonlocal last
+        progress.tell(done, total)
         now = time.monotonic()
         if now - last < SECONDS_BETWEEN_LINES:
             return

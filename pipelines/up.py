@@ -1,23 +1,87 @@
-"""`make up`: the HTTP door, Dagster's web server and its daemon side by side. When one ends, whyever, the other is ended too."""
+"""`make up`: the HTTP door, Dagster's web server and its daemon side by side; `make ui`: the last two. When one ends, all end."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+
+from filelock import FileLock, Timeout
+
+from depth_core import ports, settings
+from depth_core.errors import ConfigurationError
 
 PATIENCE_SECONDS = 30.0  # what has not ended by then is killed
 
 
 def main(argv: list[str]) -> int:
-    """Runs both until one ends or this process is told to stop; `argv`: further words for `dagster dev`. The exit status."""
-    commands = {
-        "the door": [sys.executable, "-m", "depth_api"],
-        "Dagster": [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", *argv],
-    }
+    """Runs them until one ends or this process is told to stop; returns the exit status. Starts none where one could not run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.up",
+        add_help=False,
+        description="Runs the HTTP door, Dagster's web server and its daemon side by side, until one ends or Ctrl-C.",
+        epilog="Any other words go to `dagster dev`.",
+    )
+    parser.add_argument("--help", action="help", help="show this and end")
+    parser.add_argument("-h", "--host", default="127.0.0.1", help="address of Dagster's web server (default: %(default)s)")
+    parser.add_argument("-p", "--port", type=int, default=3000, help="its port (default: %(default)s)")
+    parser.add_argument("--no-api", action="store_true", help="without the HTTP door")
+    asked, more = parser.parse_known_args(argv)
+    dagster = ["dev", "-w", "workspace.yaml", "-h", asked.host, "-p", str(asked.port), *more]
+    commands = {"Dagster": [sys.executable, "-m", "dagster", *dagster]}
+    if not asked.no_api:
+        commands = {"the door": [sys.executable, "-m", "depth_api"]} | commands
+    try:
+        _check_ports(asked)
+        with _alone():
+            return _run(commands)
+    except ConfigurationError as error:
+        print(f"depthline: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+def _check_ports(asked: argparse.Namespace) -> None:
+    """Raises ConfigurationError when a port is taken: Dagster's daemon would run all the same, beside the one that is there."""
+    if not asked.no_api:
+        now = settings.load()
+        if ports.is_taken(now.api_host, now.api_port):
+            raise ConfigurationError(
+                f"port {now.api_port} of {now.api_host} is taken: end what listens there (`make api`, `make up`?), or choose "
+                "another with DEPTH_API_PORT"
+            )
+    if ports.is_taken(asked.host, asked.port):
+        raise ConfigurationError(
+            f"port {asked.port} of {asked.host} is taken: end what listens there (`make ui`, `make up`?), or choose another with "
+            "UI_PORT"
+        )
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One daemon for one DAGSTER_HOME: two would start everything twice."""
+    home = Path(os.environ.get("DAGSTER_HOME", ""))
+    if not home.is_absolute() or not home.is_dir():
+        yield  # `dagster dev` makes a home for as long as it runs, or says what is wrong
+        return
+    try:
+        lock = FileLock(home / "up.lock").acquire(timeout=0)
+    except Timeout:
+        raise ConfigurationError(
+            f"`make ui` or `make up` runs already with DAGSTER_HOME={home}: end it, or give this one a home and "
+            "DEPTH_DATA of its own"
+        ) from None
+    with lock:
+        yield
+
+
+def _run(commands: dict[str, list[str]]) -> int:
     told: list[int] = []  # no exception: one raised in the middle of a start would lose what was started
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -1,8 +1,11 @@
 """Options of the whole suite."""
 
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for odd_calls.py
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

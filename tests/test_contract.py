@@ -80,7 +80,14 @@ def test_tiny_is_one_model_under_either_family() -> None:
     assert either[0] == either[1]
 
 
-@given(st.dictionaries(st.text(max_size=12), st.none() | st.booleans() | st.integers() | st.text(max_size=8), max_size=6))
+_WORDS = st.sampled_from([*DepthParameters().as_api()])
+_VALUES = st.sampled_from([256, 512, "tiny", "base", "giant", "mono_large", "Standard", "Raw", "V2-Style"])
+
+
+@given(
+    st.dictionaries(_WORDS, st.booleans() | _VALUES, max_size=3)
+    | st.dictionaries(st.text(max_size=12), st.none() | st.booleans() | st.integers() | st.text(max_size=8), max_size=6)
+)
 def test_any_body_is_taken_or_refused_and_nothing_else_happens(words: dict[str, Any]) -> None:
     try:
         parameters = DepthParameters.model_validate(words)

@@ -31,3 +31,11 @@ def test_an_image_error_stays_as_it_is() -> None:
 def test_a_fault_of_the_installation_is_raised_again(fault: Exception) -> None:
     with pytest.raises(type(fault)):
         row_failure(_raised(fault))
+
+
+def test_an_exception_that_cannot_say_what_it_is_ends_its_row_alone() -> None:
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise ValueError("not even this")
+
+    assert row_failure(_raised(MuteError())).message.startswith("MuteError (at test_errors.py:")

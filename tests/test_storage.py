@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
+from depth_core import storage
 from depth_core.errors import StoreError
-from depth_core.storage import PART_SUFFIX, Store
+from depth_core.storage import PART_SUFFIX, PARTS, Store
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,8 @@ def test_a_folder_is_no_key(store: Store) -> None:
 
 def test_a_store_that_can_be_written_leaves_no_trace_of_the_question(store: Store) -> None:
     store.check_writable()
-    assert list(store.keys("")) == []
+    store.fs.invalidate_cache()
+    assert store.fs.find(store.path("")) == [], "keys() would not show a file half-written"
 
 
 def test_the_question_whether_a_folder_can_be_written_makes_none(tmp_path: Path) -> None:
@@ -107,14 +110,78 @@ def test_a_write_that_fails_leaves_the_old_bytes_and_no_part(tmp_path: Path, mon
     with pytest.raises(StoreError, match="no space left; free some"):
         store.write("k", b"new")
     assert store.read("k") == b"old"
-    assert [file.name for file in tmp_path.iterdir()] == ["k"]
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["k"]
 
 
 def test_a_half_written_file_of_a_killed_process_is_no_key(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write("d/k", b"x")
+    (tmp_path / PARTS / f".abc{PART_SUFFIX}").write_bytes(b"ha")
     (tmp_path / "d" / f"k.123-abc{PART_SUFFIX}").write_bytes(b"ha")
-    assert list(store.keys("d")) == ["d/k"]
+    assert list(store.keys("")) == ["d/k"]
+
+
+def left_behind(folder: Path, name: str, age: float) -> Path:
+    """What a killed write left, so many seconds ago."""
+    part = folder / PARTS / name
+    part.parent.mkdir(exist_ok=True)
+    part.write_bytes(b"ha")
+    os.utime(part, (time.time() - age, time.time() - age))
+    return part
+
+
+def test_what_killed_writes_left_is_removed_by_a_later_process_when_it_is_a_day_old(tmp_path: Path, monkeypatch) -> None:
+    old, young = left_behind(tmp_path, f".1{PART_SUFFIX}", 90_000), left_behind(tmp_path, f".2{PART_SUFFIX}", 3600)
+    other = left_behind(tmp_path, "somebody's own", 90_000)
+    monkeypatch.setattr(storage, "_swept", {})  # as in a process that has just started
+    Store(tmp_path).write("k", b"x")
+    assert (old.exists(), young.exists(), other.exists()) == (False, True, True)
+    later = left_behind(tmp_path, f".3{PART_SUFFIX}", 90_000)
+    Store(tmp_path).write("k", b"x")
+    assert later.exists(), "once a day is enough"
+    monkeypatch.setattr(storage, "_swept", {str(tmp_path): time.monotonic() - storage.DAY})
+    Store(tmp_path).write("k", b"x")
+    assert not later.exists()
+
+
+def test_the_folder_of_parts_goes_when_it_is_empty_and_only_then(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write("k", b"x")
+    part = left_behind(tmp_path, f".1{PART_SUFFIX}", 0)
+    store.tidy()
+    part.unlink()
+    store.tidy()
+    assert [file.name for file in tmp_path.iterdir()] == ["k"]
+    store.write("k", b"again")
+    assert store.read("k") == b"again"
+
+
+def test_a_name_as_long_as_the_file_system_takes_can_be_written_and_a_longer_one_says_so(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    longest = "写" * 85
+    store.write(longest, b"x")
+    assert store.read(longest) == b"x"
+    with pytest.raises(StoreError, match="too long"):
+        store.write(longest + "s", b"x")
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == [longest]
+
+
+def test_a_folder_on_another_file_system_gets_its_parts_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, crossed = os.replace, []
+
+    def of_one_file_system(source: str, target: str) -> None:
+        if PARTS in Path(source).parts and "disk" in Path(target).parts:
+            crossed.append(target)
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", of_one_file_system)
+    store = Store(tmp_path)
+    for key in ("disk/a", "disk/deep/b", "other/c"):
+        store.write(key, key.encode())
+    assert [store.read(key).decode() for key in store.keys("")] == ["disk/a", "disk/deep/b", "other/c"]
+    assert len(crossed) == 1, "what is known is not tried again for every file"
+    assert not list(tmp_path.rglob(f"*{PART_SUFFIX}"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, NoReturn
 from depth_core.engine import local, stages
 from depth_core.engine.device import NO_TURNS, Turn
 from depth_core.engine.stages import Item, Plan
-from depth_core.errors import ErrorKind
+from depth_core.errors import ErrorKind, ImageError
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.ingest import sources
-from depth_core.output import encode, records
+from depth_core.output import encode, interrupted, records
 from depth_core.output.records import Outcome
 from depth_core.profiles import Profile
 from depth_core.settings import Settings
@@ -111,8 +111,9 @@ def run(
     """Makes the depth maps of a chunk that are not there yet.
 
     `images` may name a content hash more than once; it is done once. `load` is entered only when there is work. Every outcome
-    goes to a journal, so that a run that is killed leaves to the next one only what was in flight. `turn_at`: given the
-    network's device, the turn to take there.
+    goes to a journal, so that a run that is killed leaves to the next one only what was in flight. The next one does that first,
+    image by image and decoded in a process of its own, so that no image can end run after run. `turn_at`: given the network's
+    device, the turn to take there.
 
     Raises StoreError, ModelUnavailableError or ConfigurationError; what was written until then stays valid and counts.
     """
@@ -177,6 +178,7 @@ class _Work:
         # What earlier runs said: the last complete table, then the journals of runs that did not end.
         where = (self.store, self.profile.name, self.chunk)
         self.prior = records.read_outcomes(*where) | records.read_journal(*where)
+        self.deaths = interrupted.read(*where)  # of runs, by the images that were at work then
 
     def each(self, wanted: Sequence[str], value_range: Range | None) -> tuple[dict[str, Outcome], Progress]:
         """Every image by itself, over a range that is known beforehand or its own."""
@@ -316,18 +318,17 @@ class _Work:
         *,
         journal: bool = True,
     ) -> dict[str, Outcome]:
+        items = list(items)
+        suspects = sorted((item for item in items if item.source in self.deaths), key=lambda item: self.deaths[item.source])
+        others = [item for item in items if item.source not in self.deaths]
         outcomes: dict[str, Outcome] = {}
-        run = local.run(
-            items,
-            predictor=predictor,
-            plan=plan,
-            store=self.store,
-            settings=self.settings,
-            turn=self.turn_at(predictor.device),
-            steps=steps,
-        )
-        with records.Journal(self.store, self.profile.name, self.chunk, self.run_id) as kept, closing(run):
+        with (
+            records.Journal(self.store, self.profile.name, self.chunk, self.run_id) as kept,
+            interrupted.Note(self.store, self.profile.name, self.chunk, self.run_id, self.deaths) as note,
+            closing(self._outcomes(suspects, others, note, predictor, plan, steps)) as run,
+        ):
             for item, outcome in run:
+                note.ended(item.source)
                 earlier = self.prior.get(item.source)
                 if earlier is not None and earlier.status == records.FAILED:
                     outcome = replace(outcome, attempts=earlier.attempts + outcome.attempts)
@@ -338,6 +339,38 @@ class _Work:
                 progress.failed += outcome.status == records.FAILED
                 self.on_progress(progress)
         return outcomes
+
+    def _outcomes(
+        self,
+        suspects: Sequence[Item],
+        others: Sequence[Item],
+        note: interrupted.Note,
+        predictor: Predictor,
+        plan: Plan,
+        steps: local.Steps | None,
+    ) -> Generator[tuple[Item, Outcome], None, None]:
+        """What was at work when a run died, alone and carefully, those first that were least often; then the others."""
+        most = self.settings.max_attempts
+        for item in suspects:
+            if self.deaths[item.source] >= most:
+                message = f"{most} runs died while this image was at work alone (DEPTH_MAX_ATTEMPTS)"
+                yield item, stages.failed(item, ImageError(ErrorKind.WORKER_LOST, message, attempts=most), predictor)
+        careful = [replace(item, careful=True) for item in suspects if self.deaths[item.source] < most]
+        for items, alone in ((careful, True), (others, False)):
+            if not items:
+                continue
+            run = local.run(
+                note.alone(items) if alone else note.together(items),
+                predictor=predictor,
+                plan=plan,
+                store=self.store,
+                settings=self.settings,
+                turn=self.turn_at(predictor.device),
+                steps=steps,
+                alone=alone,
+            )
+            with closing(run):
+                yield from run
 
     def _folders(self, wanted: Sequence[str], value_range: Range | None) -> dict[str, str]:
         digest = self._digest(value_range)

@@ -7,24 +7,33 @@ render (lanes) -> encode and write (threads). What a step does is in stages.py; 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import queue
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from depth_core.display import shown_url
 from depth_core.engine import stages
 from depth_core.engine.device import NO_TURNS, Turn
 from depth_core.engine.stages import Item, Plan, Prepared
-from depth_core.errors import DepthlineError, ErrorKind, ImageError
+from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation, row_failure
+from depth_core.ingest import budget
 from depth_core.output.records import Outcome
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
 if TYPE_CHECKING:
     from depth_core.inference.predictor import Predictor
+
+
+log = logging.getLogger(__name__)
+
+MOST_UNEXPLAINED = 3  # images in a row that the network fails on, each alone: then it is not the images
 
 
 @dataclass(frozen=True)
@@ -45,29 +54,65 @@ def run(
     settings: Settings,
     turn: Turn = NO_TURNS,
     steps: Steps | None = None,
+    alone: bool = False,
 ) -> Generator[tuple[Item, Outcome], None, None]:
     """Makes the depth maps of `items` and yields each with its outcome, in the order in which they end.
 
     A failed image is an outcome; whatever concerns all images (StoreError, a configuration fault, a device that is gone) is
     raised, after the threads have stopped. `turn` is held while batches are at the device, and given back when somebody else
-    wants it. Closing the generator stops the work; what is being written is finished first.
+    wants it. `alone`: one image at a time, each to its end. Closing the generator stops the work; what is being written is
+    finished first.
     """
     decoders = settings.decode_threads or max(2, min(8, (os.cpu_count() or 2) // 2))
     encoders = settings.encode_threads or max(2, min(8, (os.cpu_count() or 2) // 2))
-    with (
-        ThreadPoolExecutor(decoders, thread_name_prefix="decode") as decode_pool,
-        ThreadPoolExecutor(predictor.lanes, thread_name_prefix="predict") as predict_pool,
-        ThreadPoolExecutor(encoders, thread_name_prefix="encode") as encode_pool,
-    ):
-        pools = _Pools(decode_pool, predict_pool, encode_pool, decoders, 2 * encoders + 2)
-        engine = _Run(iter(items), pools, predictor, plan, store, settings, turn, steps or Steps())
-        try:
-            yield from engine.outcomes()
-        finally:
-            for pool in (decode_pool, predict_pool, encode_pool):
-                pool.shutdown(wait=False, cancel_futures=True)
-            predict_pool.shutdown(wait=True)
-            engine.give_turn_back()
+    rooms = _Rooms(budget.of(settings))
+    try:
+        with (
+            ThreadPoolExecutor(decoders, thread_name_prefix="decode") as decode_pool,
+            ThreadPoolExecutor(predictor.lanes, thread_name_prefix="predict") as predict_pool,
+            ThreadPoolExecutor(encoders, thread_name_prefix="encode") as encode_pool,
+        ):
+            pools = _Pools(decode_pool, predict_pool, encode_pool, decoders, 2 * encoders + 2, rooms)
+            engine = _Run(iter(items), pools, predictor, plan, store, settings, turn, steps or Steps(), alone=alone)
+            try:
+                yield from engine.outcomes()
+            finally:
+                rooms.stop()
+                for pool in (decode_pool, predict_pool, encode_pool):
+                    pool.shutdown(wait=False, cancel_futures=True)
+                predict_pool.shutdown(wait=True)
+                engine.give_turn_back()
+    finally:
+        rooms.close()
+
+
+class _Rooms:
+    """Memory for pictures on their way from the network to the store, within the budget that decoding has too."""
+
+    def __init__(self, memory: budget.Budget) -> None:
+        self.memory = memory
+        self._lent = 0
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> None:
+        taken = self.memory.take(size, lambda: self._stopped)
+        with self._lock:
+            self._lent += taken
+
+    def give(self, size: int) -> None:
+        with self._lock:
+            back = min(size, self._lent)
+            self._lent -= back
+        self.memory.give(back)
+
+    def stop(self) -> None:
+        """Nobody waits any longer: what would make room is not going to be written."""
+        self._stopped = True
+        self.memory.give(0)
+
+    def close(self) -> None:
+        self.give(self._lent)
 
 
 @dataclass(frozen=True)
@@ -77,6 +122,7 @@ class _Pools:
     encode: ThreadPoolExecutor
     decoders: int
     most_writing: int
+    rooms: _Rooms
 
 
 class _Run:
@@ -95,6 +141,8 @@ class _Run:
         settings: Settings,
         turn: Turn,
         steps: Steps,
+        *,
+        alone: bool,
     ) -> None:
         self.items = items
         self.more = True
@@ -106,6 +154,7 @@ class _Run:
         self.turn = turn
         self.holding = False  # the device's turn
         self.steps = steps
+        self.alone = alone
         self.batch_size = functools.cache(predictor.batch_size)  # asking a GPU for its free memory takes a while
         self.events: queue.SimpleQueue[Callable[[], Iterator[tuple[Item, Outcome]]]] = queue.SimpleQueue()
         self.decoding = 0
@@ -113,6 +162,8 @@ class _Run:
         self.ready: deque[list[Prepared]] = deque()  # batches for the next free lane
         self.predicting = 0  # batches
         self.writing = 0
+        self.worked = False  # the network, on any image of this run
+        self.unexplained: list[tuple[Prepared, Exception]] = []  # images it failed on since it last worked, each alone
 
     def outcomes(self) -> Iterator[tuple[Item, Outcome]]:
         while True:
@@ -121,6 +172,7 @@ class _Run:
             if not (self.decoding or self.predicting or self.writing):
                 if self.more or self.waiting or self.ready:
                     raise AssertionError("images are left and nothing is under way")
+                yield from self._explained()
                 return
             yield from self.events.get()()
 
@@ -128,7 +180,7 @@ class _Run:
 
     def _feed(self) -> None:
         """Keeps the decoders busy without running ahead of the device."""
-        while self.more and self.decoding < max(self.pools.decoders + 1, self._most_held()) - self._held():
+        while self.more and self.decoding < self._most_decoding():
             item = next(self.items, None)
             if item is None:
                 self.more = False
@@ -136,6 +188,11 @@ class _Run:
             self.decoding += 1
             future = self.pools.decode.submit(self.steps.prepare, item, self.predictor, self.plan, self.settings)
             future.add_done_callback(lambda done, item=item: self.events.put(lambda: self._decoded(item, done)))  # type: ignore[misc]
+
+    def _most_decoding(self) -> int:
+        if self.alone:
+            return 0 if self._held() or self.predicting or self.writing else 1
+        return max(self.pools.decoders + 1, self._most_held()) - self._held()
 
     def _held(self) -> int:
         return sum(map(len, self.waiting.values())) + sum(map(len, self.ready))
@@ -149,12 +206,10 @@ class _Run:
         self.decoding -= 1
         try:
             prepared = future.result()
-        except ImageError as error:
-            yield item, stages.failed(item, error, self.predictor)
-        except (DepthlineError, MemoryError):
-            raise
         except Exception as error:  # noqa: BLE001 - one unforeseen image must not cost its neighbours
-            yield item, stages.failed(item, _unforeseen(error), self.predictor)
+            if not isinstance(error, MemoryError) and self.predictor.is_out_of_memory(error):  # torch's own way to say it
+                error = ImageError(ErrorKind.OUT_OF_MEMORY, "no memory left to prepare it for the network")
+            yield item, stages.failed(item, _failure(item, error), self.predictor)
         else:
             group = self.waiting.setdefault(prepared.size, [])
             group.append(prepared)
@@ -165,7 +220,7 @@ class _Run:
 
     def _dispatch(self) -> None:
         """Hands ready batches to free lanes, unless writing lags behind or somebody else wants the device."""
-        if not self.more and not self.decoding:
+        if (self.alone or not self.more) and not self.decoding:
             self.ready.extend(self.waiting.values())
             self.waiting.clear()
         elif self.waiting and not self.ready and self._held() >= self._most_held():
@@ -178,7 +233,7 @@ class _Run:
             if not self.holding:
                 self.turn.take()
                 self.holding = True
-            batch = self.ready.popleft()
+            batch = self._next_batch()
             self.predicting += 1
             busy = min(self.predictor.lanes, self.predicting + self._held() + self.decoding)
             future = self.pools.predict.submit(self._in_lane, batch, busy)
@@ -186,13 +241,28 @@ class _Run:
         if not self.predicting:
             self.give_turn_back()
 
+    def _next_batch(self) -> list[Prepared]:
+        """The next batch, halved until its pictures have room."""
+        batch = self.ready.popleft()
+        while len(batch) > 1 and _picture_bytes(batch) > self.pools.rooms.memory.total:
+            half = len(batch) // 2
+            self.ready.appendleft(batch[half:])
+            batch = batch[:half]
+        return batch
+
     def _hand_over_oldest(self) -> None:
         """Many sizes wait, none fills a batch: what has waited longest goes as it is."""
         self.ready.append(self.waiting.pop(next(iter(self.waiting))))
 
     def _in_lane(self, batch: list[Prepared], busy: int) -> Sequence[Any]:
-        with self.predictor.lane(busy):
-            return self.steps.predict(batch, self.predictor, self.plan)
+        needed = _picture_bytes(batch)
+        self.pools.rooms.take(needed)
+        try:
+            with self.predictor.lane(busy):
+                return self.steps.predict(batch, self.predictor, self.plan)
+        except BaseException:
+            self.pools.rooms.give(needed)
+            raise
 
     def give_turn_back(self) -> None:
         if self.holding:
@@ -203,11 +273,12 @@ class _Run:
         self.predicting -= 1
         try:
             results = future.result()
-        except DepthlineError:
-            raise
         except Exception as error:
             if not self.predictor.is_out_of_memory(error):
-                raise
+                if is_fault_of_installation(error):
+                    raise
+                self._failed_on(batch, error)
+                return
             self.predictor.free_memory()
             if len(batch) > 1:
                 half = len(batch) // 2
@@ -219,27 +290,56 @@ class _Run:
             )
             yield batch[0].item, stages.failed(batch[0].item, full, self.predictor, batch[0])
             return
+        self.worked = True
+        yield from self._explained()
         for prepared, result in zip(batch, results, strict=True):
             self.writing += 1
-            written = self.pools.encode.submit(
-                self.steps.write, result, self.predictor, self.plan, self.store, png_level=self.settings.png_level
-            )
+            written = self.pools.encode.submit(self._write, prepared, result)
             written.add_done_callback(lambda done, prepared=prepared: self.events.put(lambda: self._written(prepared, done)))  # type: ignore[misc]
 
+    def _failed_on(self, batch: list[Prepared], error: Exception) -> None:
+        """The network raised something unforeseen: each image is tried alone. One that it fails on then is to blame, if it works
+        on others; if it does not, whatever it is concerns them all. Raises the error in that case."""
+        if len(batch) > 1:
+            self.ready.extendleft([prepared] for prepared in reversed(batch))
+            return
+        self.unexplained.append((batch[0], error))
+        if len(self.unexplained) >= MOST_UNEXPLAINED:
+            raise error
+
+    def _explained(self) -> Iterator[tuple[Item, Outcome]]:
+        """The failures of images that the network failed on, now that it works on others."""
+        for prepared, error in self.unexplained:
+            if not self.worked:
+                raise error
+            yield prepared.item, stages.failed(prepared.item, _failure(prepared.item, error), self.predictor, prepared)
+        self.unexplained.clear()
+
     # -- encode and write -------------------------------------------------------------------------------------------------
+
+    def _write(self, prepared: Prepared, result: Any) -> Outcome:
+        try:
+            return self.steps.write(result, self.predictor, self.plan, self.store, png_level=self.settings.png_level)
+        finally:
+            self.pools.rooms.give(prepared.picture_bytes)
 
     def _written(self, prepared: Prepared, future: Future[Outcome]) -> Iterator[tuple[Item, Outcome]]:
         self.writing -= 1
         try:
             outcome = future.result()
-        except ImageError as error:
-            outcome = stages.failed(prepared.item, error, self.predictor, prepared)
-        except (DepthlineError, MemoryError):
-            raise
-        except Exception as error:  # noqa: BLE001 - as above
-            outcome = stages.failed(prepared.item, _unforeseen(error), self.predictor, prepared)
+        except Exception as error:  # noqa: BLE001 - one unforeseen image must not cost its neighbours
+            outcome = stages.failed(prepared.item, _failure(prepared.item, error), self.predictor, prepared)
         yield prepared.item, outcome
 
 
-def _unforeseen(error: Exception) -> ImageError:
-    return ImageError(ErrorKind.INTERNAL, f"{type(error).__name__}: {error}")
+def _picture_bytes(batch: Sequence[Prepared]) -> int:
+    return sum(prepared.picture_bytes for prepared in batch)
+
+
+def _failure(item: Item, error: Exception) -> ImageError:
+    """What was raised while one image was at work as its failure, told to the log when nobody foresaw it. Raises the error again
+    when it concerns all."""
+    failure = row_failure(error)
+    if not isinstance(error, ImageError):
+        log.error("%s: %s", shown_url(item.name or item.source), failure)
+    return failure

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from depth_core.contract import DepthParameters, NormalizationMode
+from depth_core.display import shown_url
 from depth_core.errors import ErrorKind, ImageError
-from depth_core.ingest import decode
+from depth_core.ingest import budget, decode, headers
 from depth_core.output import encode, normalization, records
 from depth_core.output.records import Outcome
 from depth_core.settings import Settings
@@ -38,6 +39,7 @@ class Item:
     read: Callable[[], bytes]
     folder: str  # key prefix of its files in the store
     name: str = ""  # file name or URL, for messages and the extension
+    careful: bool = False  # decoded in a process of its own, whatever it is: it was at work when a run died
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Plan:
     parameters: DepthParameters
     depth16: bool = False
     value_range: tuple[float, float] | None = None  # in the network's numbers; None: each image its own
+    name_sources: bool = True  # in the sidecars. Not for strangers: who sends the same image is handed the same files
     versions: encode.Versions = field(default_factory=encode.versions)
 
 
@@ -61,6 +64,8 @@ class Prepared:
     source_size: tuple[int, int]
     focal_px: float | None
     seconds: dict[str, float]
+    picture_bytes: int = 0  # what its pictures will take of the host's memory at most, until they are written
+    note: str = ""  # what was odd about the source
 
 
 @dataclass(slots=True)
@@ -100,15 +105,19 @@ def prepare(item: Item, predictor: Predictor, plan: Plan, settings: Settings) ->
     data = item.read()
     read = time.perf_counter()
     limit = plan.parameters.resolution_lower_limit
-    image = decode.decode(
-        data,
-        name=item.name,
-        settings=settings,
-        wanted=lambda width, height: predictor.network_size(width, height, limit),
-        reduce=predictor.takes_reduced_jpegs,
-    )
-    size = predictor.network_size(image.width, image.height, limit)
-    pixels = predictor.prepare(image.rgb, size)
+    header = headers.inspect(data)
+    with budget.of(settings).room(_memory(header, predictor, plan, settings)):
+        image = decode.decode(
+            data,
+            name=item.name,
+            settings=settings,
+            wanted=lambda width, height: predictor.network_size(width, height, limit),
+            reduce=predictor.takes_reduced_jpegs,
+            careful=item.careful,
+            header=header,
+        )
+        size = predictor.network_size(image.width, image.height, limit)
+        pixels = predictor.prepare(image.rgb, size)
     return Prepared(
         item,
         pixels,
@@ -117,7 +126,38 @@ def prepare(item: Item, predictor: Predictor, plan: Plan, settings: Settings) ->
         (image.width, image.height),
         image.focal_px,
         {"read": read - started, "decode": time.perf_counter() - read},
+        picture_bytes=_picture_bytes((image.width, image.height), predictor, plan),
+        note=image.note,
     )
+
+
+def _memory(header: headers.Header, predictor: Predictor, plan: Plan, settings: Settings) -> int:
+    """The bytes from an image's file to the network's input, as its header tells. Raises ImageError when they, or those of its
+    depth map, will never be free."""
+    if not header.pixels:
+        return header.decode_bytes
+    try:
+        network = predictor.network_size(header.width, header.height, plan.parameters.resolution_lower_limit)
+    except ImageError:
+        return header.decode_bytes  # decoding will say so, unless it finds something worse
+    memory = budget.of(settings)
+    decode.check_limits(header, settings)
+    what = f"{header.width} x {header.height} pixels of {header.form} need"
+    memory.check(header.prepare_bytes(network), what)
+    memory.check(
+        _picture_bytes((header.width, header.height), predictor, plan), f"a depth map of {what.partition(' of ')[0]} needs"
+    )
+    return header.prepare_bytes(network)
+
+
+def _picture_bytes(size: tuple[int, int], predictor: Predictor, plan: Plan) -> int:
+    """The most memory of the host that an image's pictures take, from the network's answer until they are written."""
+    if not plan.parameters.use_post_resize:
+        return 0
+    raw = plan.parameters.normalization_mode is NormalizationMode.RAW
+    # Floats are the device's; what arrives, and what it becomes when encoded, the host's.
+    per_pixel = (10 if predictor.device == "cpu" else 3) + 4 * plan.depth16 + (12 if raw else 0)
+    return per_pixel * size[0] * size[1]
 
 
 def predict(batch: Sequence[Prepared], predictor: Predictor, plan: Plan) -> list[Rendered]:
@@ -268,9 +308,11 @@ def write(rendered: Rendered, predictor: Predictor, plan: Plan, store: Store, *,
         process=encode.Size(width=image.size[0], height=image.size[1]),
         output=encode.Size(width=gray.shape[1], height=gray.shape[0]),
         source_sha256=image.sha256,
+        source_name=shown_url(image.item.name) if plan.name_sources else "",
         parameters=plan.parameters,
         range=None if plan.value_range is None else _times(plan.value_range, metres or 1.0),
         focal_px=image.focal_px,
+        source_note=image.note,
         seconds={stage: round(spent, 4) for stage, spent in image.seconds.items()},
         finished_at=records.now(),
         versions=plan.versions,
@@ -302,6 +344,7 @@ def spool(measured: Measured, predictor: Predictor, plan: Plan, store: Store, *,
         "source_size": image.source_size,
         "focal_px": image.focal_px,
         "seconds": image.seconds,
+        "note": image.note,
         "own_range": own_range,
     }
     store.write(f"{image.item.folder}.json", json.dumps(facts).encode())
@@ -328,7 +371,17 @@ def unspool(store: Store, folder: str) -> Callable[[Item, Predictor, Plan, Setti
         with np.load(BytesIO(store.read(f"{key}.npz"))) as fields:
             pixels = np.stack([fields[name] for name in ("depth", "sky") if name in fields])
         size, source_size = tuple(facts["size"]), tuple(facts["source_size"])
-        return Prepared(item, torch.from_numpy(pixels), size, facts["sha256"], source_size, facts["focal_px"], facts["seconds"])
+        return Prepared(
+            item,
+            torch.from_numpy(pixels),
+            size,
+            facts["sha256"],
+            source_size,
+            facts["focal_px"],
+            facts["seconds"],
+            picture_bytes=_picture_bytes(source_size, predictor, plan),
+            note=facts.get("note", ""),  # none in what a release before 0.2 left
+        )
 
     return prepare
 

@@ -9,7 +9,6 @@ import errno
 import hashlib
 import logging
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import fsspec
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
+from depth_core.display import shown_text, shown_url
 from depth_core.errors import ModelAbsentError, ModelUnavailableError
 from depth_core.inference import weights
 from depth_core.settings import Settings
@@ -100,13 +100,13 @@ def find_outage(url: str, settings: Settings) -> Exception | None:
 
 
 def shown(url: str) -> str:
-    """A path or URL for people: without the password and the query, in which a key or signature may stand."""
-    return re.sub(r"\?.*", "", re.sub(r"://[^/?]*@", "://", url), flags=re.DOTALL) if "://" in url else url
+    """A path or URL of weights for people and records: as `shown_url`, without its query, which a new signature changes."""
+    return shown_url(url.partition("?")[0]) if "://" in url else url
 
 
 def reason(error: BaseException) -> str:
-    """One line, with the URLs in it as shown() tells them."""
-    text = re.sub(r"\w[\w+.-]*://[^\s'\"]+", lambda found: shown(found[0]), " ".join(str(error).split()))
+    """One line, with the URLs in it as people are shown them."""
+    text = shown_text(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text[:400]}" if text else type(error).__name__
 
 

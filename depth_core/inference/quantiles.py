@@ -30,6 +30,14 @@ class Ordered:
         """(N,): the value whose rank is that percentage of the count, cut. Of an empty mask it is +inf."""
         return self._rank(percent * self.count // 100)[:, 0]
 
+    def least(self) -> torch.Tensor:
+        """(N,): the least value. Of an empty mask it is +inf."""
+        return self.values[:, 0]
+
+    def most(self) -> torch.Tensor:
+        """(N,): the greatest value. Of an empty mask it is +inf."""
+        return self._rank(self.count - 1)[:, 0]
+
     def _rank(self, rank: torch.Tensor) -> torch.Tensor:
         return self.values.gather(1, rank.clamp(0, self.values.shape[1] - 1))
 

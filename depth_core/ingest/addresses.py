@@ -17,12 +17,17 @@ import anyio.to_thread
 import httpcore
 import httpx
 
-from depth_core.errors import ErrorKind, ImageError
+from depth_core.display import printable, shown_text, shown_url
+from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation
+from depth_core.ingest.leniency import LenientStream
 
 Resolver = Callable[[str, int], Sequence[str]]
 SocketOptions = Iterable[httpcore.SOCKET_OPTION] | None
 
 STRANGERS_PORTS = frozenset({80, 443, 8080, 8443})
+LOCATION = "depthline.location"  # in an answer's extensions, see `hold_redirect`
+_COOKIES = "depthline.cookies"
+
 log = logging.getLogger(__name__)
 
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
@@ -31,12 +36,18 @@ _CURE = "DEPTH_ALLOW_PRIVATE_HOSTS=true (for manifests only: DEPTH_MANIFEST_PRIV
 
 
 class _WithoutQuery(logging.Filter):
-    """Takes the query off the URLs that httpx logs: a signed URL is a secret."""
+    """Takes the query and the password off the URLs that httpx logs, and control characters off what servers say."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
-            record.args = tuple(each.copy_with(query=None) if isinstance(each, httpx.URL) else each for each in record.args)
+            record.args = tuple(map(_loggable, record.args))
         return True
+
+
+def _loggable(word: object) -> object:
+    if isinstance(word, httpx.URL):
+        return shown_url(str(word.copy_with(query=None)))
+    return printable(word) if isinstance(word, str) else word
 
 
 logging.getLogger("httpx").addFilter(_WithoutQuery())
@@ -113,11 +124,9 @@ def check_url(url: str | httpx.URL, *, allow_private: bool) -> None:
 
     Raises ImageError: BAD_URL when it is no http(s) URL, BLOCKED_ADDRESS when it may not be called.
     """
-    try:
-        parsed = httpx.URL(url)
-    except (httpx.InvalidURL, TypeError, ValueError) as error:
-        raise ImageError(ErrorKind.BAD_URL, f"not a URL: {error}") from None
-    if parsed.scheme not in ("http", "https") or not _HOST.fullmatch(parsed.raw_host.decode("ascii", "replace")):
+    parsed = parse_url(url)
+    host = parsed.raw_host.decode("ascii", "replace")  # `host` would undo punycode, and fails at names that IDNA 2008 forbids
+    if parsed.scheme not in ("http", "https") or not _HOST.fullmatch(host):
         raise ImageError(ErrorKind.BAD_URL, f"{_shown(parsed)} is not an http or https URL with a host")
     if any(not 0 < len(label) <= _LONGEST_LABEL for label in parsed.raw_host.removesuffix(b".").split(b".")):
         raise ImageError(ErrorKind.BAD_URL, f"{_shown(parsed)} has a host with an empty or over-long part between its dots")
@@ -131,9 +140,24 @@ def check_url(url: str | httpx.URL, *, allow_private: bool) -> None:
     if port not in STRANGERS_PORTS:
         ports = ", ".join(map(str, sorted(STRANGERS_PORTS)))
         raise BlockedAddressError(f"port {port} is not called, only {ports}", f"; {_CURE}")
-    literal = _literal(parsed.host)
+    literal = _literal(host)
     if literal is not None and not is_public(literal):
-        raise _blocked(parsed.host, literal)
+        raise _blocked(host, literal)
+
+
+def parse_url(url: str | httpx.URL) -> httpx.URL:
+    """A URL in its parts, of any scheme. Raises ImageError (BAD_URL), whatever the parser makes of a stranger's text."""
+    try:
+        return httpx.URL(url)
+    except Exception as error:
+        if is_fault_of_installation(error):
+            raise
+        raise ImageError(ErrorKind.BAD_URL, f"not a URL: {shown_text(str(error)[:300])}") from None
+
+
+def host_header(url: httpx.URL) -> dict[str, str]:
+    """The Host header for names in punycode: httpx undoes it first, and fails at those that IDNA 2008 forbids (emoji)."""
+    return {"Host": url.netloc.decode("ascii")} if url.raw_host.startswith(b"xn--") else {}
 
 
 def async_transport(
@@ -143,8 +167,8 @@ def async_transport(
 
     The client must not follow redirects on its own with unbounded bodies; every hop that comes through here is judged anew.
     Proxies of the environment are not used, since a proxy would resolve the name a second time. Cookies are taken off the
-    answers, so a client keeps none and sends none. Raises ImageError (BLOCKED_ADDRESS, BAD_URL) from within the request, httpx's
-    own errors otherwise.
+    answers, so a client keeps none and sends none (`take_cookies` puts them into a jar for one file). Raises ImageError
+    (BLOCKED_ADDRESS, BAD_URL) from within the request, httpx's own errors otherwise.
     """
     return _AsyncTransport(allow_private, limits or httpx.Limits(), resolve or _system_resolver)
 
@@ -179,8 +203,26 @@ class _SyncTransport(httpx.HTTPTransport):
 
 def _without_cookies(response: httpx.Response) -> httpx.Response:
     """A client's jar would send what a host set for one API key with the next key's request; this way it stays empty."""
+    response.extensions[_COOKIES] = response.headers.get_list("set-cookie")
     response.headers.pop("set-cookie", None)
     return response
+
+
+def take_cookies(response: httpx.Response, jar: httpx.Cookies) -> None:
+    """Puts the cookies that came with an answer into a jar of the caller's. Never share a jar between files or API keys."""
+    lines = [("set-cookie", line) for line in response.extensions.get(_COOKIES, []) if line.isascii() and line.isprintable()]
+    if lines:
+        jar.extract_cookies(httpx.Response(200, headers=lines, request=response.request))
+
+
+async def hold_redirect(response: httpx.Response) -> None:
+    """A response hook for clients that follow redirects themselves, or not at all.
+
+    Even for them httpx makes the next request, and fails where it cannot read its host (emoji). The place is in `extensions`.
+    """
+    if places := response.headers.get_list("location"):
+        response.extensions[LOCATION] = places[0]
+        response.headers.pop("location")
 
 
 class _AsyncBackend(httpcore.AsyncNetworkBackend):
@@ -205,7 +247,8 @@ class _AsyncBackend(httpcore.AsyncNetworkBackend):
                 answers = await anyio.to_thread.run_sync(self._resolve, host, port, abandon_on_cancel=True)
                 for address in _judged(host, answers, self._allow_private):
                     try:
-                        return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+                        stream = await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+                        return LenientStream(stream)
                     except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                         failure = error
         except TimeoutError:
@@ -278,5 +321,5 @@ def _blocked(host: str, address: str) -> BlockedAddressError:
 
 
 def _shown(url: httpx.URL) -> str:
-    text = str(url.copy_with(username=None, password=None))
+    text = shown_url(str(url))
     return repr(text if len(text) <= 200 else f"{text[:200]}...")

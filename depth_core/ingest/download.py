@@ -1,46 +1,45 @@
 """From a URL to bytes: http(s), s3 and local files, many at once, with deadlines, a byte limit and retries.
 
-What does not belong here: which hosts may be called (addresses.py), where the bytes are kept (sources.py), whether they are an
-image (decode.py).
+What does not belong here: which hosts may be called (addresses.py), what an answer says (answers.py), the bytes while they arrive
+(received.py) and where they are kept (sources.py), whether they are an image (decode.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
+import logging
 import os
 import queue
 import random
 import stat
-import tempfile
 import threading
 import time
-import zlib
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cached_property
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import fsspec
 import httpx
 from fsspec.spec import AbstractFileSystem
 
-from depth_core.errors import ErrorKind, ImageError
+from depth_core.display import printable, shown_text, shown_url
+from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation, row_failure
+from depth_core.ingest import addresses, answers
 from depth_core.ingest.addresses import Resolver, async_transport
-from depth_core.settings import MEBI, Settings
+from depth_core.ingest.received import PIECE, Body, inflate
+from depth_core.settings import Settings
 
 T = TypeVar("T")
 
-_IN_MEMORY = 4 * MEBI  # larger bodies wait in a temporary file
-_PIECE = 256 * 1024
 _LOOKAHEAD = 10_000  # URLs that wait for a host with a free place
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class Fetched:
     size: int  # bytes, after any Content-Encoding
     content_type: str = ""
     etag: str = ""
+    robots: str = ""  # what the server says against machine learning: "noai, noimageai"
     final_url: str = ""  # after redirects
     seconds: float = 0.0  # of the successful attempt
     attempts: int = 1
@@ -89,7 +89,9 @@ class Downloader:
     # -- one ------------------------------------------------------------------------------------------------------------
 
     async def fetch(self, url: str, *, etag: str = "", session: Session | None = None) -> Fetched:
-        """One file, with all retries. With `etag`, the answer may be `not_modified`. Raises ImageError.
+        """One file, with all retries. With `etag`, the answer may be `not_modified`.
+
+        Raises ImageError, whatever the URL or its server make a library raise; else only faults of the installation.
 
         `session` keeps connections between calls; without it each call makes its own.
         """
@@ -105,14 +107,15 @@ class Downloader:
             try:
                 async with asyncio.timeout(settings.total_timeout):
                     body, answer = await self._attempt(session, url, etag)
+                facts: dict[str, Any] = {"url": url, "sha256": body.sha256, "size": body.size, "attempts": attempt} | answer
+                return Fetched(body=body.opened(), seconds=time.monotonic() - began, **facts)
             except TimeoutError:
                 failure = ImageError(ErrorKind.TIMEOUT, f"not done within {settings.total_timeout:g} s (DEPTH_TOTAL_TIMEOUT)")
-            except ImageError as error:
-                failure = error
-            else:
-                return body.fetched(url=url, seconds=time.monotonic() - began, attempts=attempt, **answer)
+            except Exception as error:  # noqa: BLE001 - by place: an attempt ends here
+                failure = failure_of(url, error)
             failure.attempts = attempt
-            if not failure.kind.retryable or attempt == settings.download_attempts:
+            may_pass = failure.kind.retryable or isinstance(failure, answers.NoHttpError)
+            if not may_pass or attempt == settings.download_attempts:
                 raise failure
             await asyncio.sleep(self._wait(attempt, failure))
         raise AssertionError("unreachable: the last attempt returns or raises")
@@ -121,10 +124,10 @@ class Downloader:
         """Seconds until the next attempt: exponential with full jitter, at least what the server asked for, at most the cap."""
         longest = self._settings.max_backoff_seconds
         jittered = random.uniform(0, min(longest, self._settings.backoff_seconds * 2.0 ** (attempt - 1)))
-        asked = failure.retry_after if isinstance(failure, _LaterError) else 0.0
+        asked = failure.retry_after if isinstance(failure, answers.LaterError) else 0.0
         return max(jittered, min(asked, longest))
 
-    async def _attempt(self, session: Session, url: str, etag: str) -> tuple[_Body, dict[str, Any]]:
+    async def _attempt(self, session: Session, url: str, etag: str) -> tuple[Body, dict[str, Any]]:
         scheme = _scheme(url)
         if scheme in ("http", "https"):
             return await self._attempt_http(session.client, url, etag)
@@ -132,76 +135,96 @@ class Downloader:
             raise ImageError(ErrorKind.BAD_URL, f"only http and https URLs are fetched here, not {scheme or 'local files'}")
         read = {"s3": self._read_object, "file": self._read_local, "": self._read_local}.get(scheme)
         if read is None:
-            raise ImageError(ErrorKind.BAD_URL, f"unknown scheme {scheme!r}; http, https, s3, file and plain paths are known")
+            raise ImageError(
+                ErrorKind.BAD_URL, f"unknown scheme {printable(scheme[:40])!r}; http, https, s3, file and plain paths are known"
+            )
         return await asyncio.get_running_loop().run_in_executor(session.threads, read, url)
 
-    async def _attempt_http(self, client: httpx.AsyncClient, url: str, etag: str) -> tuple[_Body, dict[str, Any]]:
+    async def _attempt_http(self, client: httpx.AsyncClient, url: str, etag: str) -> tuple[Body, dict[str, Any]]:
+        conditional = {"If-None-Match": etag} if answers.is_etag(etag) else {}
+        cookies = httpx.Cookies()  # of this one file: some hosts send a visitor round until a cookie comes back
         try:
-            request = client.build_request("GET", url, headers={"If-None-Match": etag} if etag else None)
+            target = addresses.parse_url(url)
             for _ in range(self._settings.max_redirects + 1):
                 # Redirects are followed here, since httpx would read their bodies without a limit.
+                request = client.build_request("GET", target, headers=conditional | addresses.host_header(target))
+                if cookies:
+                    cookies.set_cookie_header(request)
                 response = await client.send(request, stream=True)
                 try:
-                    if response.next_request is None:
-                        return await self._receive(response)
-                    request = response.next_request
+                    moved = answers.next_url(response)
+                    if moved is None:
+                        return await self._receive(response, conditional=bool(conditional))
+                    target = moved
+                    addresses.take_cookies(response, cookies)
                 finally:
                     await response.aclose()
         except httpx.TimeoutException as error:
             raise ImageError(ErrorKind.TIMEOUT, _reason("timed out", error)) from None
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise ImageError(ErrorKind.BAD_URL, _reason("not a URL that can be fetched", error)) from None
+        except httpx.RemoteProtocolError as error:
+            raise answers.broken_protocol(error) from None
         except httpx.TransportError as error:
             raise ImageError(ErrorKind.UNREACHABLE, _reason("connection failed", error)) from None
         raise ImageError(
             ErrorKind.TOO_MANY_REDIRECTS, f"more than {self._settings.max_redirects} redirects (DEPTH_MAX_REDIRECTS)"
         )
 
-    async def _receive(self, response: httpx.Response) -> tuple[_Body, dict[str, Any]]:
-        body = _Body(self._settings.max_source_bytes)
-        headers = response.headers
+    async def _receive(self, response: httpx.Response, *, conditional: bool) -> tuple[Body, dict[str, Any]]:
+        settings = self._settings
+        body = Body(settings.max_source_bytes)
+        robots = answers.opt_outs(response, settings.user_agent)
         answer: dict[str, Any] = {
-            "content_type": headers.get("content-type", "")[:200],
-            "etag": headers.get("etag", "")[:200],
+            "content_type": answers.content_type(response),
+            "etag": answers.etag(response),
+            "robots": robots,
             "final_url": str(response.url),
         }
-        if response.status_code == 304:
+        if response.status_code == 304 and conditional:
             return body, answer | {"not_modified": True}
-        if not response.is_success or response.status_code in (204, 205, 206):
-            raise _refusal(response)
-        encoding = headers.get("content-encoding", "identity").strip().lower()
-        if encoding in ("", "identity"):
-            if headers.get("content-length", "").isdecimal():
-                body.announce(int(headers["content-length"]))
-            async for piece in response.aiter_raw():
-                body.write(piece)
-        elif encoding in ("gzip", "x-gzip", "deflate"):
-            await _inflate(response, body)
-        else:
-            raise ImageError(ErrorKind.REFUSED, f"sent with Content-Encoding {encoding!r}, which was not asked for")
+        if (failure := answers.refusal(response)) is not None:
+            raise failure
+        if robots and settings.honour_noai:
+            raise ImageError(ErrorKind.REFUSED, f"its server says {robots} (X-Robots-Tag), which DEPTH_HONOUR_NOAI honours")
+        if coding := answers.coding(response):
+            await inflate(response.aiter_raw(), body, coding=coding)
+            return body, answer
+        length = response.headers.get("content-length", "")
+        if length.isdecimal():
+            body.announce(int(length))
+        async for piece in response.aiter_raw():
+            body.write(piece)
+        whole = answers.whole_size(response)
+        if whole is not None and whole != body.size:
+            raise ImageError(ErrorKind.SERVER_ERROR, f"HTTP 206: {body.size:,} bytes, though it is said to be all {whole:,}")
         return body, answer
 
-    def _read_local(self, url: str) -> tuple[_Body, dict[str, Any]]:
-        path = local_path(url)
-        body = _Body(self._settings.max_source_bytes)
-        with _clear_errors(path), open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
+    def _read_local(self, url: str) -> tuple[Body, dict[str, Any]]:
+        try:
+            path = local_path(url)
+        except ValueError as error:
+            raise ImageError(ErrorKind.BAD_URL, _reason("not a file URL", error)) from None
+        body = Body(self._settings.max_source_bytes)
+        with _clear_errors(path, (OSError, ValueError)), open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise ImageError(ErrorKind.NOT_FOUND, f"{path} is a folder or device, not a file")
+                raise ImageError(ErrorKind.NOT_FOUND, f"{shown_url(path)} is a folder or device, not a file")
             body.announce(status.st_size)
-            while piece := file.read(_PIECE):
+            while piece := file.read(PIECE):
                 body.write(piece)
         return body, {"etag": local_etag(status), "final_url": path}
 
-    def _read_object(self, url: str) -> tuple[_Body, dict[str, Any]]:
-        body = _Body(self._settings.max_source_bytes)
+    def _read_object(self, url: str) -> tuple[Body, dict[str, Any]]:
+        body = Body(self._settings.max_source_bytes)
         with _clear_errors(url):
             info = self._bucket.info(url)
             if info["type"] != "file":
-                raise ImageError(ErrorKind.NOT_FOUND, f"{url} is a prefix, not an object")
+                raise ImageError(ErrorKind.NOT_FOUND, f"{shown_url(url)} is a prefix, not an object")
             body.announce(int(info["size"]))
             body.write(self._bucket.cat_file(url))
-        return body, {"content_type": info.get("ContentType") or "", "etag": info.get("ETag") or "", "final_url": url}
+        content_type = answers.shown(info.get("ContentType") or "")
+        return body, {"content_type": content_type, "etag": printable(info.get("ETag") or ""), "final_url": url}
 
     # -- many -----------------------------------------------------------------------------------------------------------
 
@@ -211,9 +234,9 @@ class Downloader:
         """Fetches all and applies `then` to each, in threads; yields the results in the order in which they end.
 
         Runs an event loop in a thread of its own. Downloads in flight plus results that nobody has taken yet are never more than
-        `download_concurrency`. URLs are read ahead further, so that one slow host does not hold up the others. An ImageError
-        from `then` is a result like any; other exceptions, from `then` or from `urls`, end the iteration and are raised here.
-        Stopping early cancels what is in flight.
+        `download_concurrency`. URLs are read ahead further, so that one slow host does not hold up the others. What a URL, its
+        server or `then` raise is that URL's result, as ImageError. Faults of the installation, and what `urls` raises, end the
+        iteration and are raised here. Stopping early cancels what is in flight.
         """
         results: queue.SimpleQueue[tuple[str, T | ImageError] | BaseException | None] = queue.SimpleQueue()
         run = _Run(self, urls, then, etags or {}, results)
@@ -240,6 +263,7 @@ class Downloader:
             headers={"User-Agent": settings.user_agent, "Accept": "image/*, */*;q=0.5", "Accept-Encoding": "identity"},
             timeout=httpx.Timeout(settings.read_timeout, connect=settings.connect_timeout, pool=None),
             follow_redirects=False,
+            event_hooks={"response": [addresses.hold_redirect]},
             trust_env=False,
         )
         threads = ThreadPoolExecutor(settings.download_concurrency, thread_name_prefix="download")
@@ -337,11 +361,12 @@ class _Run:
                 await self._changed.wait()
 
     async def _work(self, session: Session, host: str, url: str) -> None:
+        """The boundary of one row: only faults of the installation leave it, and end all."""
         try:
             fetched = await self._downloader._fetch(session, url, self._etags.get(url, ""))
             result = await asyncio.get_running_loop().run_in_executor(session.threads, self._then, fetched)
-        except ImageError as error:
-            result = error
+        except Exception as error:  # noqa: BLE001 - by place
+            result = failure_of(url, error)
         finally:
             self._active[host] -= 1
             self._changed.set()
@@ -368,89 +393,28 @@ class _Run:
         return url
 
 
-class _Body:
-    """What has been received so far: counted, hashed, in memory or in a temporary file."""
+def failure_of(url: str, error: Exception) -> ImageError:
+    """What was raised while one URL was at work, as its failure; logged with the URL when nobody foresaw it.
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - goes away with what holds it
-        self._hash = hashlib.sha256()
-        self._size = 0
-
-    def announce(self, size: int) -> None:
-        if size > self._limit:
-            raise ImageError(ErrorKind.TOO_MANY_BYTES, f"larger than {self._limit:,} bytes (DEPTH_MAX_SOURCE_BYTES)")
-
-    def write(self, piece: bytes) -> None:
-        self._size += len(piece)
-        self.announce(self._size)
-        self._hash.update(piece)
-        self._file.write(piece)
-
-    def fetched(self, **facts: Any) -> Fetched:
-        self._file.seek(0)
-        return Fetched(body=cast(BinaryIO, self._file), sha256=self._hash.hexdigest(), size=self._size, **facts)
-
-
-class _LaterError(ImageError):
-    def __init__(self, kind: ErrorKind, message: str, retry_after: float) -> None:
-        super().__init__(kind, message)
-        self.retry_after = retry_after
-
-
-async def _inflate(response: httpx.Response, body: _Body) -> None:
-    """Undoes gzip in small pieces, so that a bomb stops at the byte limit and never unfolds in memory."""
-    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # zlib or gzip, as its header says
-    try:
-        async for piece in response.aiter_raw():
-            while piece and not stream.eof:
-                body.write(stream.decompress(piece, _PIECE))
-                piece = stream.unconsumed_tail
-    except zlib.error as error:
-        raise ImageError(ErrorKind.REFUSED, f"its Content-Encoding is damaged: {error}") from None
-    if not stream.eof:
-        raise ImageError(ErrorKind.UNREACHABLE, "the compressed body ended early")
-
-
-def _refusal(response: httpx.Response) -> ImageError:
-    status = response.status_code
-    message = f"HTTP {status} {response.reason_phrase[:100]}".rstrip()
-    if status in (404, 410):
-        return ImageError(ErrorKind.NOT_FOUND, message)
-    if status in (401, 403):
-        return ImageError(ErrorKind.FORBIDDEN, message)
-    if status == 408:
-        return ImageError(ErrorKind.TIMEOUT, message)
-    if status in (204, 205):
-        return ImageError(ErrorKind.EMPTY_FILE, f"{message}: an answer without a file")
-    if status == 206:
-        return ImageError(ErrorKind.SERVER_ERROR, f"{message}: a part of the file, though the whole was asked for")
-    if status == 429 or status >= 500:
-        kind = ErrorKind.RATE_LIMITED if status == 429 else ErrorKind.SERVER_ERROR
-        return _LaterError(kind, message, retry_after(response.headers.get("retry-after", "")))
-    return ImageError(ErrorKind.REFUSED, message)
-
-
-def retry_after(value: str) -> float:
-    """Seconds that a Retry-After header asks for (RFC 9110: a number of seconds or a date); 0 when it asks for none."""
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        until = parsedate_to_datetime(value)
-    except ValueError:
-        return 0.0
-    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    Raises the error again when it is a fault of the installation.
+    """
+    failure = row_failure(error)
+    if failure is not error:
+        log.warning("%s: %s", shown_url(url), failure)
+    return failure
 
 
 @contextmanager
-def _clear_errors(name: str) -> Iterator[None]:
-    """Turns what file systems raise into ImageError."""
+def _clear_errors(name: str, raised: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+    """Turns what file systems raise into ImageError. `raised`: botocore's and aiohttp's errors have no common base."""
     try:
         yield
     except ImageError:
         raise
-    except Exception as error:  # botocore, aiohttp and OSError have no common base
-        raise ImageError(_kind(error), _reason(f"cannot read {name}", error)) from error
+    except raised as error:
+        if is_fault_of_installation(error):
+            raise
+        raise ImageError(_kind(error), _reason(f"cannot read {shown_url(name)}", error)) from error
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -505,5 +469,5 @@ def _host(url: str) -> str:
 
 
 def _reason(what: str, error: Exception) -> str:
-    text = f"{error}".strip() or type(error).__name__
+    text = shown_text(f"{error}".strip()) or type(error).__name__
     return f"{what}: {text[:300]}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -20,15 +21,17 @@ from io import BytesIO
 
 import pandas as pd
 
-from depth_core.errors import ErrorKind, ImageError
+from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation
 from depth_core.ingest.addresses import BlockedAddressError
 from depth_core.ingest.decode import is_web_page
-from depth_core.ingest.download import Downloader, Fetched, is_local, local_etag, local_path
+from depth_core.ingest.download import Downloader, Fetched, failure_of, is_local, local_etag, local_path
 from depth_core.ingest.manifest import slug_of_chunk
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
 _LOOKUPS = 32  # index entries asked for at once; on s3 one takes about 20 ms
+_SHA256 = re.compile("[0-9a-f]{64}")
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,100}/[A-Za-z0-9!#$&^_.+-]{1,100}(; ?[ -~]{1,100})?")
 
 
 class SourceState(StrEnum):
@@ -47,6 +50,7 @@ class SourceEntry:
     content_type: str
     etag: str  # of a local file: size and time of change
     fetched_at: datetime
+    robots: str = ""  # what the server said against machine learning: "noai, noimageai"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class SourceOutcome:
     state: SourceState = SourceState.FAILED
     error_kind: str | None = None
     error_message: str | None = None
+    robots: str = ""  # what the server said against machine learning: "noai, noimageai"
 
 
 _DTYPES = {
@@ -78,6 +83,7 @@ _DTYPES = {
     "state": "str",
     "error_kind": "str",
     "error_message": "str",
+    "robots": "str",
 }
 
 
@@ -99,12 +105,20 @@ def lookup(store: Store, url: str) -> SourceEntry | None:
     data = store.read_or_none(_entry_key(url))
     if data is None:
         return None
+    entry = _entry(data)
+    return entry if entry is not None and store.size(source_key(entry.sha256)) == entry.bytes else None
+
+
+def _entry(data: bytes) -> SourceEntry | None:
+    """None for what another version wrote, or what is damaged: that is fetched again."""
     try:
         values = json.loads(data)
         entry = SourceEntry(**values | {"fetched_at": datetime.fromisoformat(values["fetched_at"])})
-    except (ValueError, TypeError, KeyError):  # written by another version, or damaged: fetched again
+        words = (entry.url, entry.content_type, entry.etag, entry.robots)
+        sound = _SHA256.fullmatch(entry.sha256) and isinstance(entry.bytes, int) and entry.fetched_at.tzinfo is not None
+        return entry if sound and all(isinstance(word, str) for word in words) else None
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    return entry if store.size(source_key(entry.sha256)) == entry.bytes else None
 
 
 def _entry_key(url: str) -> str:
@@ -133,7 +147,8 @@ def ingest(
     `retry_permanent`; local files always are, since a look costs nothing. `allow_private`: default as the settings say for
     manifests. `only_http`: for URLs that strangers send.
 
-    An image that cannot be fetched is a failed outcome. Raises StoreError when the store cannot be read or written.
+    An image that cannot be fetched is a failed outcome, and so is whatever its URL or its server make a library raise. Raises
+    StoreError when the store cannot be read or written, and other faults of the installation.
     """
     private = settings.manifests_may_be_private if allow_private is None else allow_private
     downloader = Downloader(settings, allow_private=private, only_http=only_http)
@@ -142,7 +157,10 @@ def ingest(
     entries: dict[str, SourceEntry] = {}
     with ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup") as pool:
         distinct = list(dict.fromkeys(urls))
-        for url, entry in zip(distinct, pool.map(partial(lookup, store), distinct), strict=True):
+        for url, entry in zip(distinct, pool.map(partial(_looked_up, store), distinct), strict=True):
+            if isinstance(entry, ImageError):
+                yield _failed(url, entry)
+                continue
             if entry is not None:
                 entries[url] = entry
             if entry is not None and not refetch and not _changed_since(entry):
@@ -154,12 +172,20 @@ def ingest(
     etags = {url: entry.etag for url, entry in entries.items() if entry.etag and not is_local(url)}
     with closing(downloader.map(missing, partial(_keep, store, entries), etags=etags)) as results:
         for url, result in results:
-            if isinstance(result, ImageError):
-                cure = result.inside if isinstance(result, BlockedAddressError) else ""  # records are the operator's own
-                kind, message = result.kind.value, result.message + cure
-                yield SourceOutcome(url, attempts=result.attempts, error_kind=kind, error_message=message)
-            else:
-                yield result
+            yield _failed(url, result) if isinstance(result, ImageError) else result
+
+
+def _looked_up(store: Store, url: str) -> SourceEntry | ImageError | None:
+    """What the index says of one row, or why that row cannot be done."""
+    try:
+        return lookup(store, url)
+    except Exception as error:  # noqa: BLE001 - by place
+        return failure_of(url, error)
+
+
+def _failed(url: str, error: ImageError) -> SourceOutcome:
+    cure = error.inside if isinstance(error, BlockedAddressError) else ""  # records are the operator's own
+    return SourceOutcome(url, attempts=error.attempts, error_kind=error.kind.value, error_message=error.message + cure)
 
 
 def settled(prior: pd.DataFrame, urls: Iterable[str], store: Store) -> bool:
@@ -170,17 +196,24 @@ def settled(prior: pd.DataFrame, urls: Iterable[str], store: Store) -> bool:
     if set(prior["image_url"]) != set(urls):
         return False
     with ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup") as pool:
-        entries = pool.map(partial(lookup, store), prior["image_url"])
+        entries = pool.map(partial(_looked_up, store), prior["image_url"])
         known = zip(prior["image_url"], prior["sha256"], prior["error_kind"], entries, strict=True)
         return all(_as_it_was(*each) for each in known)
 
 
-def _as_it_was(url: str, sha256: str, error_kind: str, entry: SourceEntry | None) -> bool:
+def _as_it_was(url: str, sha256: str, error_kind: str, entry: SourceEntry | ImageError | None) -> bool:
+    if isinstance(entry, ImageError):
+        return False  # `ingest` says what is wrong with it
     if pd.isna(error_kind):
         return entry is not None and entry.sha256 == sha256 and not _changed_since(entry)
     if is_local(url):
         return error_kind == ErrorKind.NOT_FOUND and not _is_file(url)
-    return entry is None and not ErrorKind(error_kind).retryable
+    return entry is None and not _may_pass(error_kind)
+
+
+def _may_pass(error_kind: str) -> bool:
+    """A kind that another version knew is worth another look."""
+    return error_kind not in set(ErrorKind) or ErrorKind(error_kind).retryable
 
 
 def _is_file(url: str) -> bool:
@@ -197,12 +230,16 @@ def _keep(store: Store, entries: dict[str, SourceEntry], fetched: Fetched) -> So
         entry = replace(entries[fetched.url], fetched_at=now)
     else:
         _judge(fetched)
-        entry = SourceEntry(fetched.url, fetched.sha256, fetched.size, fetched.content_type, fetched.etag, now)
+        kept = (fetched.sha256, fetched.size, fetched.content_type, fetched.etag, now, fetched.robots)
+        entry = SourceEntry(fetched.url, *kept)
         key = source_key(entry.sha256)
         if store.size(key) != entry.bytes:
-            store.write(key, fetched.read(), content_type=entry.content_type or None)
+            named = _MEDIA_TYPE.fullmatch(entry.content_type)  # what a server calls it else, a bucket may refuse
+            store.write(key, fetched.read(), content_type=entry.content_type if named else None)
     fetched.close()
     values = asdict(entry) | {"fetched_at": now.isoformat()}
+    if not entry.robots:
+        del values["robots"]  # as versions before this word wrote it, and can read it
     store.write(_entry_key(entry.url), json.dumps(values).encode(), content_type="application/json")
     state = SourceState.KNOWN if fetched.not_modified else SourceState.FETCHED
     return replace(_known(entry), seconds=fetched.seconds, attempts=fetched.attempts, state=state)
@@ -225,7 +262,14 @@ def _judge(fetched: Fetched) -> None:
 
 def _known(entry: SourceEntry) -> SourceOutcome:
     return SourceOutcome(
-        entry.url, entry.sha256, entry.bytes, entry.content_type, entry.etag, entry.fetched_at, state=SourceState.KNOWN
+        entry.url,
+        entry.sha256,
+        entry.bytes,
+        entry.content_type,
+        entry.etag,
+        entry.fetched_at,
+        state=SourceState.KNOWN,
+        robots=entry.robots,
     )
 
 
@@ -234,7 +278,9 @@ def _changed_since(entry: SourceEntry) -> bool:
         return False
     try:
         return local_etag(os.stat(local_path(entry.url))) != entry.etag
-    except (OSError, ValueError):
+    except Exception as error:
+        if is_fault_of_installation(error):
+            raise
         return True  # the download says what is wrong with it
 
 
@@ -245,7 +291,7 @@ def _permanent_failures(prior: pd.DataFrame) -> dict[str, SourceOutcome]:
         for url, attempts, kind, message in zip(
             failed["image_url"], failed["attempts"], failed["error_kind"], failed["error_message"], strict=True
         )
-        if not ErrorKind(kind).retryable and not is_local(url)
+        if not _may_pass(kind) and not is_local(url)
     }
 
 

@@ -135,9 +135,11 @@ class Sidecar(_Words):
     process: Size  # what the network saw
     output: Size  # of the pictures
     source_sha256: str
+    source_name: str = ""  # path or URL, as people are shown it, of the image it was made from; others may have the same bytes
     parameters: DepthParameters  # in the API's spelling
     range: tuple[float, float] | None = None  # that the gray scale spans, as min and max; None: this image's own
     focal_px: float | None = None  # of the source's full width, where its EXIF says so
+    source_note: str = ""  # what was odd about the source; the file has it in `note`
     files: tuple[str, ...] = ()  # in the order of the API's `results`; `write` fills it in
     seconds: Mapping[str, float] = Field(default_factory=dict)  # by stage, as far as known when this was written
     finished_at: str = ""  # RFC 3339, UTC
@@ -146,7 +148,7 @@ class Sidecar(_Words):
     def as_json(self) -> dict[str, Any]:
         """The sidecar as it stands in the file. There `largeMeans` is true of depth.tiff, and `note` says what needs words."""
         words = self.model_dump(mode="json", by_alias=True)
-        notes = []
+        notes = [f"The source: {odd}."] if (odd := words.pop("sourceNote")) else []
         if self.kind is DepthKind.METRIC_DEPTH and self.unit is None:
             notes.append(
                 "The focal length is unknown, so the numbers have no unit: metres = number * focal length / 300, "

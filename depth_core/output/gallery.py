@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -20,13 +19,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from depth_core.display import MASK, printable, shown_field, shown_text, shown_url
 from depth_core.output import encode
 from depth_core.output.records import FAILED, SUCCEEDED, Summary, summarize
 from depth_core.storage import Store
 
 THUMBNAIL_SIDE = 360  # pixels of the longer side
 PAGE_LIMIT = 5_000  # cards on a page; a browser scrolls through so many
-_USER = re.compile(r"(?<=://)[^/?#\s]*@")
 _THREADS = 8  # so many decoded images are in memory at once, no more
 
 
@@ -89,12 +88,14 @@ def _rows(records: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _name(record: Mapping[str, Any]) -> str:
     """What people know a row by: its id, else the last part of its URL."""
-    return record["row_id"] or unquote(_parts(record["image_url"] or "").path.rpartition("/")[2]) or _public(record["row_key"])
+    url = shown_url(record["image_url"] or "")
+    return shown_text(record["row_id"] or unquote(_parts(url).path.rpartition("/")[2]) or record["row_key"])
 
 
-def _public(text: str | None) -> str:
-    """Text without the user names and passwords of the URLs in it: a gallery is published."""
-    return _USER.sub("", text or "")
+def _link(url: str, shown: str) -> str:
+    """Where a card's URL leads: nowhere when it would take a secret, which the page does not tell, or could run."""
+    whole = shown.count(MASK) == url.count(MASK) and printable(url) == url
+    return shown if whole and _parts(shown).scheme in ("http", "https") else ""
 
 
 def _parts(url: str) -> SplitResult:
@@ -152,7 +153,7 @@ def _tile(record: Mapping[str, Any], store: Store) -> Image.Image:
     else:
         draw.rectangle((0, 0, 3, tile.height), _ALARM)
         draw.text((14, 12), str(record["error_kind"]), _ALARM, _font(17))
-        for number, line in enumerate(_wrapped(_public(record["error_message"]), width - 28, 13)[:4]):
+        for number, line in enumerate(_wrapped(shown_text(record["error_message"] or ""), width - 28, 13)[:4]):
             draw.text((14, 40 + 19 * number), line, _INK, _font(13))
         left, right = 14, f"line {record['line']}"
     room = width - left - 16 - int(_font(12).getlength(right))
@@ -234,10 +235,10 @@ def linked_page_key(profile: str, chunk: str) -> str:
 def write_gallery(store: Store, records: pd.DataFrame, *, profile: str, chunk: str, link_seconds: int = 0) -> str:
     """Writes a page with thumbnails beside it and returns the page's key.
 
-    It needs no server and nothing from elsewhere: every link is relative within the store, so that it works from a local folder
-    and from s3 alike. Thumbnails that are there are not made again, and those that no card shows any more are removed. With
-    `link_seconds`, and on a store that signs links, it writes a second page (`linked_page_key`), for a signed link to open: its
-    pictures and files are signed links too, valid for so long. Raises StoreError.
+    It needs no server and nothing from elsewhere: every link is relative within the store, from a folder and from s3 alike.
+    Thumbnails that are there are not made again, and those that no card shows any more are removed. With `link_seconds`, and on a
+    store that signs links, it writes a second page (`linked_page_key`), which a signed link can open: its pictures and files are
+    signed links too, valid for so long. Raises StoreError.
     """
     index, linked = page_key(profile, chunk), linked_page_key(profile, chunk)
     folder = index.rpartition("/")[0]
@@ -293,18 +294,20 @@ def _write_thumbnail(store: Store, key: str, of: str) -> str | None:
 
 
 def _card(record: Mapping[str, Any], folder: str, there: set[str], link: Callable[[str], str]) -> dict[str, Any]:
-    url = _public(record["image_url"])
+    url = record["image_url"] or ""
+    carried = json.loads(record["carried"] or "{}")
+    shown = shown_url(url)
     card: dict[str, Any] = {
         "name": _name(record),
-        "url": url,
-        "link": url if _parts(url).scheme in ("http", "https") else "",  # nothing that could run
+        "url": shown,
+        "link": _link(url, shown),
         "line": record["line"],
-        "file": _public(record["file"]),
+        "file": shown_text(record["file"] or ""),
         "status": record["status"],
-        "carried": {name: value for name, value in json.loads(record["carried"] or "{}").items() if value not in ("", None)},
+        "carried": {shown_text(name): shown_field(name, value) for name, value in carried.items() if value not in ("", None)},
     }
     if record["status"] != SUCCEEDED:
-        return card | {"kind": record["error_kind"], "message": _public(record["error_message"])}
+        return card | {"kind": record["error_kind"], "message": shown_text(record["error_message"] or "")}
     photo, depth = f"{folder}/{_photo_name(record['source_sha256'])}", f"{folder}/{_depth_name(record['folder'])}"
     names = [url.rpartition("/")[2] for url in record["results"]]
     return card | {

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     Array = TypeVar("Array", torch.Tensor, np.ndarray)
 
-EPSILON = 1e-6  # of V2-Style's disparity, 1 / (depth + EPSILON)
+EPSILON = 1e-6  # of V2-Style: in its disparity, 1 / (depth + EPSILON), and added to what the disparity spans
+_EPSILON_STANDARD = 1e-8  # added to what Standard's range spans: what hardly differs does not become black and white
+_LEAST_SKY = 0.1  # V2-Style: a sky map that is nowhere above shows no sky
+_MANY, _SOME = 1000, 100  # V2-Style: pixels of content above which percentiles are taken; above which, the content's own ends
 _FARTHEST = 1e-30  # disparity: what is farther has a depth that a range of finite numbers cannot span
 _MOST_SHRUNK = 32  # times, in one step: torch's own limit on a GPU is 94
 
@@ -40,11 +43,13 @@ def picture(
     own scale, in any order, that take the place of each image's minimum and maximum (V2-Style: of its percentiles); what lies
     outside is clipped. Raw has the picture of Standard.
 
-    Standard is min-max. V2-Style is the square root of disparity between the 1st and the 99th percentile of the content, sky
-    black with a softened border (the ComfyUI-DepthAnythingV3 node's arithmetic, with the sky map taken as given).
+    Standard is min-max; a field of one value is its own minimum throughout: near for depth, far for disparity. V2-Style is the
+    square root of disparity between the 1st and the 99th percentile of the content, sky black with a softened border (the
+    ComfyUI-DepthAnythingV3 node's arithmetic, with the sky map taken as given). Content of 1,000 pixels or fewer spans its
+    minimum to its maximum, of 100 or fewer the whole image's; a sky map that is nowhere above 0.1 counts as no sky.
 
     Defined for every input: the range is taken over finite numbers; infinities are clipped to its ends; NaN, and all of a field
-    without contrast or without content, is as far away as can be (0, or 1 with `invert`).
+    without a finite number or without content, is as far away as can be (0, or 1 with `invert`).
     """
     tensor, restore = _as_tensor(depth)
     sky_tensor = None if sky is None else _as_tensor(sky)[0]
@@ -88,10 +93,11 @@ def own_range(depth: Array, sky: Array | None = None, *, kind: DepthKind, mode: 
     if mode is not NormalizationMode.V2_STYLE or kind.large_is_near:
         return finite_range(depth)
     tensor, restore = _as_tensor(depth)
-    disparity, content = _disparity(tensor, None if sky is None else _as_tensor(sky)[0])
-    far, near = (end.clamp(min=_FARTHEST) for end in _percentile_ends(disparity, content))
+    disparity, land = _disparity(tensor), None if sky is None else _not_sky(_as_tensor(sky)[0])
+    low, high, count = _content_ends(disparity, land)
+    far, near = (end.clamp(min=_FARTHEST) for end in (low, high))
     ends = torch.stack((1 / near - EPSILON, 1 / far - EPSILON), dim=1)
-    return restore(torch.where(content.flatten(1).any(dim=1, keepdim=True), ends, torch.nan))  # type: ignore[no-any-return]
+    return restore(torch.where(count > 0, ends, torch.nan))  # type: ignore[no-any-return]
 
 
 def resize(values: Array, size: tuple[int, int], *, family: Family) -> Array:
@@ -130,42 +136,51 @@ def _min_max(depth: torch.Tensor, *, large_is_near: bool, value_range: tuple[flo
         low, high = (end[:, None, None] for end in _finite_ends(depth))
     else:
         low, high = (_scalar(end, depth) for end in sorted(value_range))
-    scaled, has_contrast = _scaled(depth, low, high)
+    scaled = _scaled(depth, low, high, _EPSILON_STANDARD)
     near = scaled if large_is_near else 1 - scaled
-    return near.masked_fill(depth.isnan() | ~has_contrast, 0)
+    return near.masked_fill(depth.isnan() | (low > high), 0)
 
 
 def _v2_style(depth: torch.Tensor, sky: torch.Tensor | None, value_range: tuple[float, float] | None) -> torch.Tensor:
-    disparity, content = _disparity(depth, sky)
+    disparity, land = _disparity(depth), None if sky is None else _not_sky(sky)
     if value_range is None:
-        low, high = (end[:, None, None] for end in _percentile_ends(disparity, content))
+        low, high = (end[:, None, None] for end in _content_ends(disparity, land)[:2])
     else:
         low, high = (_scalar(1 / (end + EPSILON), depth) for end in sorted(value_range, reverse=True))
-    scaled, has_contrast = _scaled(disparity, low, high)
-    near = scaled.sqrt().masked_fill(~disparity.isfinite() | ~has_contrast, 0)
-    return near if sky is None else near * _softened(content)
+    near = _scaled(disparity, low, high, EPSILON).sqrt().masked_fill(~disparity.isfinite(), 0)
+    return near if land is None else near * _softened(land)
 
 
-def _scaled(values: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The values with low..high at 0..1, clipped, and whether there is anything between low and high."""
-    span = high * 0.5 - low * 0.5  # halves, which are exact: not even the widest range overflows
-    return ((values * 0.5 - low * 0.5) / span).clamp(0, 1), span > 0
+def _scaled(values: torch.Tensor, low: torch.Tensor, high: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """The values with low..high + epsilon at 0..1, clipped."""
+    span = high * 0.5 - low * 0.5 + epsilon / 2  # halves, which are exact: not even the widest range overflows
+    return ((values * 0.5 - low * 0.5) / span).clamp(0, 1)
 
 
-def _disparity(depth: torch.Tensor, sky: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Disparity, and where it is content: finite (that of an infinite depth is: 0) and not sky."""
-    disparity = 1 / (depth + EPSILON)
-    content = disparity.isfinite()
-    return disparity, content if sky is None else content & (sky < SKY_THRESHOLD)
+def _disparity(depth: torch.Tensor) -> torch.Tensor:
+    return 1 / (depth + EPSILON)
 
 
-def _percentile_ends(values: torch.Tensor, inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The 1st and 99th percentile of what is inside, (N,) each, as elements of it (rank = percent of the count, cut); 0, 0 of
-    nothing."""
-    sorted_values = ordered(values, inside)
-    some = sorted_values.count[:, 0] > 0
-    low, high = (sorted_values.element(percent).where(some, 0) for percent in (1, 99))
-    return low, high
+def _not_sky(sky: torch.Tensor) -> torch.Tensor:
+    """Where an image's map shows no sky: everywhere in one that is nowhere above _LEAST_SKY, or whose maximum is NaN."""
+    return (sky < SKY_THRESHOLD) | ~(sky.amax(dim=(-2, -1), keepdim=True) > _LEAST_SKY)
+
+
+def _content_ends(disparity: torch.Tensor, land: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What V2-Style scales by, (N,) low and high, and of how many pixels of content, (N, 1). 0, 0 where no number is finite.
+
+    Content is finite (the disparity of an infinite depth is: 0) and not sky. Percentiles are elements of it (rank = percent of
+    the count, cut).
+    """
+    finite = disparity.isfinite()
+    content = ordered(disparity, finite if land is None else finite & land)
+    count = content.count[:, 0]
+    low = content.element(1).where(count > _MANY, content.least())
+    high = content.element(99).where(count > _MANY, content.most())
+    if land is not None:
+        least, most = _finite_ends(disparity)
+        low, high = low.where(count > _SOME, least), high.where(count > _SOME, most)
+    return low.where(low.isfinite(), 0), high.where(high.isfinite(), 0), content.count
 
 
 def _scalar(value: float, like: torch.Tensor) -> torch.Tensor:
@@ -175,12 +190,12 @@ def _scalar(value: float, like: torch.Tensor) -> torch.Tensor:
     return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
-def _softened(content: torch.Tensor) -> torch.Tensor:
-    """The content mask as 0..1; where a 3x3 window sees both sides, its mean, with nothing beyond the image's edge."""
+def _softened(land: torch.Tensor) -> torch.Tensor:
+    """The mask of what is not sky as 0..1; where a 3x3 window sees both sides, its mean, with nothing beyond the image's edge."""
     import torch
     import torch.nn.functional as F  # noqa: N812
 
-    mask = content.float()
+    mask = land.float()
     border = F.max_pool2d(mask, 3, 1, 1) != 1 - F.max_pool2d(1 - mask, 3, 1, 1)
     return torch.where(border, F.avg_pool2d(mask, 3, 1, 1), mask)
 

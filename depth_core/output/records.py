@@ -141,7 +141,7 @@ class Journal:
 
     def __init__(self, store: Store, profile: str, chunk: str, run: str, *, every: int = 100, seconds: float = 5.0) -> None:
         self._store = store
-        self._prefix = f"{_journal_folder(profile, chunk)}/{run}-"
+        self._prefix = f"{journal_folder(profile, chunk)}/{run}-"
         self._every = every
         self._seconds = seconds
         self._pending: list[Outcome] = []
@@ -181,7 +181,8 @@ class Journal:
 
 def read_journal(store: Store, profile: str, chunk: str) -> dict[str, Outcome]:
     """What all runs journalled of a chunk, by source sha256; of several outcomes for one image the latest. Raises StoreError."""
-    segments = _read_all(store, list(store.keys(_journal_folder(profile, chunk))))
+    keys = [key for key in store.keys(journal_folder(profile, chunk)) if key.endswith(".jsonl")]
+    segments = _read_all(store, keys)
     outcomes = [outcome for data in segments for line in data.splitlines() if (outcome := from_json_line(line))]
     outcomes.sort(key=lambda outcome: outcome.finished_at)  # stable: in file order where the times are equal
     return {outcome.source_sha256: outcome for outcome in outcomes}
@@ -189,11 +190,12 @@ def read_journal(store: Store, profile: str, chunk: str) -> dict[str, Outcome]:
 
 def clear_journal(store: Store, profile: str, chunk: str) -> None:
     """Removes a chunk's journal, once its outcomes are written whole. Raises StoreError."""
-    for key in list(store.keys(_journal_folder(profile, chunk))):
+    for key in list(store.keys(journal_folder(profile, chunk))):
         store.delete(key)
 
 
-def _journal_folder(profile: str, chunk: str) -> str:
+def journal_folder(profile: str, chunk: str) -> str:
+    """Where a chunk's journal stands until its outcomes are written whole."""
     return f"journal/{profile}/{chunk}"
 
 

@@ -25,6 +25,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from depth_core.contract import Artwork, ArtworkError, ArtworkStatus, DepthParameters
+from depth_core.display import shown_text, shown_url
 from depth_core.errors import DepthlineError, ErrorKind
 from depth_core.requests import database as db
 from depth_core.requests.database import Database, open_database
@@ -90,7 +91,10 @@ class StoredArtwork:
     outcome: dict[str, Any] | None
 
     def answer(self, public_url: str) -> Artwork:
-        """The artwork as the API answers it, its results as URLs under `public_url`."""
+        """The artwork as the API answers it, its results as URLs under `public_url`.
+
+        For whoever asked: what stands in its URLs and lets somebody in is theirs, and there. `shown` is for everybody else.
+        """
         words = {"imageUrl": self.image_url, **self.parameters}
         base = f"{public_url.rstrip('/')}/v2/artworks/{self.id}/results/"
         return Artwork(
@@ -103,6 +107,13 @@ class StoredArtwork:
             created_at=self.created_at,
             error=ArtworkError(kind=self.error_kind, message=self._public_message) if self.error_kind else None,
         )
+
+    def shown(self, public_url: str) -> Artwork:
+        """The artwork for terminals and pages: its URLs without what lets somebody in."""
+        whole = self.answer(public_url)
+        urls = {name: shown_url(whole.parameters[name]) for name in ("imageUrl", "webhook") if name in whole.parameters}
+        error = whole.error and ArtworkError(kind=whole.error.kind, message=shown_text(whole.error.message))
+        return whole.model_copy(update={"parameters": whole.parameters | urls, "error": error})
 
     @property
     def _public_message(self) -> str:

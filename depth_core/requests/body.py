@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
@@ -38,6 +39,12 @@ class DepthMapRequest(DepthParameters):
         None, max_length=MAX_URL_CHARS, description="Gets the final artwork once, by signed POST: succeeded, failed or canceled."
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[info.field_name or ""]
+        return field.get_default() if value is None and not field.is_required() else value
+
     @field_validator("resolution_lower_limit", mode="before")
     @classmethod
     def _whole_number(cls, limit: Any) -> Any:
@@ -66,8 +73,11 @@ class DepthMapRequest(DepthParameters):
 
 
 def parse(body: bytes | object, settings: Settings) -> NewArtwork:
-    """A request from its JSON text, or from the parsed object. Raises pydantic's ValidationError with every fault at once."""
-    text = body if isinstance(body, bytes) else to_json(body)
+    """A request from its JSON text, a byte order mark before it or not, or from the parsed object.
+
+    Raises pydantic's ValidationError with every fault at once.
+    """
+    text = body.removeprefix(BOM_UTF8) if isinstance(body, bytes) else to_json(body)
     repeated = _repeated(text)
     try:
         request = DepthMapRequest.model_validate_json(text, context=settings, by_alias=True, by_name=False)
@@ -143,18 +153,21 @@ def json_schema(settings: Settings) -> dict[str, Any]:
         ],
         "description": properties["webhook"]["description"],
     }
-    for words in properties.values():
+    for name, words in properties.items():
         words.pop("title", None)
-    standard = {"enum": [NormalizationMode.STANDARD.value]}
+        if name not in schema["required"] and "type" in words:  # null is the same as leaving it out
+            words["type"] = [words["type"], "null"]
+            words |= {"enum": [*words["enum"], None]} if "enum" in words else {}
+    standard = {"enum": [NormalizationMode.STANDARD.value, None]}
     v2, v3 = catalog.names(use_version_3=False), catalog.names(use_version_3=True)
     schema["anyOf"] = [
         {
             "title": "Depth Anything V2",
-            "properties": {"useVersion3": {"enum": [False]}, "model": {"enum": list(v2)}, "normalizationMode": standard},
+            "properties": {"useVersion3": {"enum": [False, None]}, "model": {"enum": [*v2, None]}, "normalizationMode": standard},
         },
         {
             "title": "Depth Anything 3",
-            "properties": {"useVersion3": {"enum": [True]}, "model": {"enum": [name for name in v3 if name != "tiny"]}},
+            "properties": {"useVersion3": {"enum": [True]}, "model": {"enum": [*(name for name in v3 if name != "tiny"), None]}},
             "required": ["useVersion3"],
         },
         {

@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL, Connection, Dialect, Engine
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.types import TypeDecorator
 
+from depth_core.display import shown_text, shown_url
 from depth_core.errors import ConfigurationError
 
 HEAD = "0001"  # the newest revision in migrations/versions
@@ -201,8 +202,8 @@ class Database:
 
     @property
     def shown_url(self) -> str:
-        """Without the password."""
-        return self.engine.url.render_as_string(hide_password=True)
+        """For people: without user name, password and what else lets somebody in."""
+        return shown_url(self.engine.url.render_as_string(hide_password=True))
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -231,7 +232,7 @@ def open_database(url: str) -> Database:
             migrate(database)
     except OperationalError as error:
         database.close()
-        reason = " ".join(str(error.orig).split())
+        reason = shown_text(" ".join(str(error.orig).split()))
         raise ConfigurationError(f"cannot open the database {database.shown_url} (DEPTH_DATABASE_URL): {reason}") from None
     except BaseException:
         database.close()
@@ -278,7 +279,9 @@ def _engine(url: str) -> Engine:
     try:
         parsed = sa.make_url(url)
     except ArgumentError:
-        raise ConfigurationError(f"DEPTH_DATABASE_URL {url!r} is no database URL; e.g. sqlite:///data/depthline.db") from None
+        raise ConfigurationError(
+            f"DEPTH_DATABASE_URL {shown_url(url)!r} is no database URL; e.g. sqlite:///data/depthline.db"
+        ) from None
     if parsed.drivername == "sqlite":
         return _sqlite(parsed)
     if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):

@@ -20,13 +20,14 @@ from uuid import UUID
 
 from depth_core.catalog import ModelSpec
 from depth_core.contract import DepthParameters
+from depth_core.display import shown_text
 from depth_core.engine import local
 from depth_core.engine.device import NO_TURNS, Turn
 from depth_core.engine.stages import Item, Plan
-from depth_core.errors import ErrorKind, ImageError, ModelUnavailableError, StoreError
+from depth_core.errors import ErrorKind, ImageError, ModelUnavailableError, StoreError, is_fault_of_installation, row_failure
 from depth_core.inference import checkpoints
 from depth_core.inference.checkpoints import Checkpoint
-from depth_core.ingest.download import Downloader, Fetched
+from depth_core.ingest.download import Downloader, Fetched, failure_of
 from depth_core.output import encode, records
 from depth_core.output.records import Outcome
 from depth_core.requests.artworks import ArtworkStore, Claimed
@@ -122,7 +123,7 @@ class _Fetching:
     """Downloads of claimed artworks, many at once in a thread of their own: a slow host delays nobody else."""
 
     def __init__(self, settings: Settings) -> None:
-        self.done: queue.SimpleQueue[tuple[Claimed, Fetched | ImageError]] = queue.SimpleQueue()
+        self.done: queue.SimpleQueue[tuple[Claimed, Fetched | Exception]] = queue.SimpleQueue()  # not ImageError: of everybody
         self._downloader = Downloader(settings, allow_private=settings.allow_private_hosts, only_http=not settings.image_buckets)
         self._seconds = settings.request_fetch_seconds
         self.busy = 0  # started and not taken from `done` yet; counted by the drain's thread alone
@@ -164,10 +165,11 @@ class _Fetching:
         except TimeoutError:
             message = f"not there within {self._seconds:g} s, all attempts together (DEPTH_REQUEST_FETCH_SECONDS)"
             self.done.put((claimed, ImageError(ErrorKind.TIMEOUT, message)))
-        except ImageError as error:
-            self.done.put((claimed, error))
-        except Exception as error:  # noqa: BLE001 - one unforeseen image must not end the drain
-            self.done.put((claimed, ImageError(ErrorKind.INTERNAL, f"{type(error).__name__}: {error}")))
+        except Exception as error:  # noqa: BLE001 - by place: an artwork's download ends here
+            try:
+                self.done.put((claimed, failure_of(claimed.image_url, error)))
+            except Exception as fault:  # noqa: BLE001 - of the installation: the drain's thread judges it
+                self.done.put((claimed, fault))
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
@@ -264,7 +266,7 @@ class Drain:
                     self._run(ready, models)
                     self.store_failed_at = None
                 except StoreError as error:
-                    self._put_back(ready, error)
+                    self._put_back([each.claimed for each in ready], error)
             if self.report.new:
                 self.on_progress(self.report)
                 self.report.new.clear()
@@ -313,6 +315,11 @@ class Drain:
                 self._drop(claimed.id)
             elif isinstance(image, ImageError):
                 self._finish(claimed, _unfetched(image))
+            elif isinstance(image, StoreError):
+                self._put_back([claimed], image)
+                break
+            elif isinstance(image, Exception):
+                raise image
             else:
                 ready.append(_Ready(claimed, image, image.seconds))
         return ready
@@ -352,13 +359,13 @@ class Drain:
             if claimed.id not in self.held:
                 continue
             if claimed.attempt >= self.settings.max_attempts:
-                self._finish(claimed, _refused(ErrorKind.INTERNAL, f"{type(error).__name__}: {error}"), each.seconds)
+                self._finish(claimed, _refused(ErrorKind.INTERNAL, _reason(error)), each.seconds)
             else:
                 self.artworks.release([claimed.id], self.worker)
                 self.held.discard(claimed.id)
 
     def _run_group(self, parameters: DepthParameters, group: list[_Ready], network: Predictor) -> None:
-        plan = Plan(parameters, depth16=self.settings.api_depth16)
+        plan = Plan(parameters, depth16=self.settings.api_depth16, name_sources=False)
         digest = encode.digest_of(parameters, network.checkpoint.revision, None, plan.depth16)
         by_source = {str(each.claimed.id): each for each in group}
         items: list[Item] = []
@@ -369,14 +376,14 @@ class Drain:
                 self._drop(each.claimed.id)
                 continue
             folder = encode.output_folder(each.image.sha256, digest)
-            known = encode.read_sidecar(self.store, folder)
+            known = self._known(each, folder)
             if known is not None:
-                self._finish(each.claimed, records.outcome_from_sidecar(folder, known), each.seconds)
+                self._finish(each.claimed, known, each.seconds)
             elif folder in first:
                 twins[str(first[folder].claimed.id)].append(each)
             else:
                 first[folder] = each
-                items.append(Item(source, each.image.read, folder, each.claimed.image_url))
+                items.append(Item(source, each.image.read, folder, each.claimed.image_url, careful=each.claimed.attempt > 1))
         turn = self.turn_at(network.device)
         run = local.run(items, predictor=network, plan=plan, store=self.store, settings=self.settings, turn=turn)
         for item, outcome in run:
@@ -386,6 +393,15 @@ class Drain:
             alike = replace(outcome, reused=True) if done else replace(outcome, seconds={})  # the work is counted once
             for twin in twins[item.source]:
                 self._finish(twin.claimed, alike, twin.seconds)
+
+    def _known(self, each: _Ready, folder: str) -> Outcome | None:
+        """What was made of an artwork's image before, if anything, or why nobody can tell. Raises faults of the installation."""
+        try:
+            sidecar = encode.read_sidecar(self.store, folder)
+            return None if sidecar is None else records.outcome_from_sidecar(folder, sidecar)
+        except Exception as error:  # noqa: BLE001 - by place
+            failure = failure_of(each.claimed.image_url, error)
+            return _refused(failure.kind, failure.message)
 
     # -- ends -----------------------------------------------------------------------------------------------------------------
 
@@ -410,7 +426,7 @@ class Drain:
         else:
             self.report.dropped += 1
 
-    def _put_back(self, ready: list[_Ready], error: StoreError) -> None:
+    def _put_back(self, claims: list[Claimed], error: StoreError) -> None:
         """The store refuses: what is at hand waits again, uncounted, and nothing new is claimed for a while."""
         now = time.monotonic()
         self.store_failed_at = self.store_failed_at or now
@@ -419,7 +435,7 @@ class Drain:
             raise error
         pause = min(LONGEST_PAUSE_SECONDS, max(1.0, failing))
         self.paused_until = now + pause
-        unfinished = [each.claimed.id for each in ready if each.claimed.id in self.held]
+        unfinished = [claimed.id for claimed in claims if claimed.id in self.held]
         log.error("%s; %d artworks wait, next attempt in %.0f s", error, len(unfinished), pause)
         self.artworks.release(unfinished, self.worker, tried=False)
         for artwork_id in unfinished:
@@ -460,6 +476,10 @@ class Drain:
 def _no_room(error: Exception) -> bool:
     """Whether a network did not fit the device (torch's own error is not imported for this)."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _reason(error: Exception) -> str:
+    return shown_text(str(error)) if is_fault_of_installation(error) else row_failure(error).message
 
 
 def _unfetched(error: ImageError) -> Outcome:

@@ -21,10 +21,11 @@ from uuid import UUID, uuid4
 
 import sqlalchemy as sa
 from pydantic import ValidationError
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError, StatementError
 
 from depth_core.contract import ArtworkStatus
-from depth_core.errors import StoreError
+from depth_core.display import printable, shown_text
+from depth_core.errors import StoreError, is_fault_of_installation, row_failure
 from depth_core.requests import body
 from depth_core.requests import database as db
 from depth_core.requests.artworks import ArtworkStore, NewArtwork, insert
@@ -83,18 +84,25 @@ class Faults:
 
     @contextmanager
     def contained(self, what: str, *, about: str = "") -> Iterator[None]:
-        """Keeps StoreError and OSError from the caller, and remembers them. `about`: what people are told it is about."""
+        """Keeps from the caller what one file makes go wrong, and remembers it. `about`: what people are told it is about.
+
+        What the store and the disk refuse is contained as well, and tried again; other faults of the installation are not, nor
+        is a database that does not answer.
+        """
         try:
             yield
-        except (StoreError, OSError) as error:
+        except Exception as error:
+            if _of_the_installation(error):
+                raise
+            reason = str(error) if isinstance(error, StoreError | OSError) else row_failure(error).message
             if len(self._known) > 10_000:  # files come and go
                 self._known.clear()
             attempts = self._known.get(what, (0, 0.0))[0] + 1
             pause = min(LONGEST_PAUSE_SECONDS, 2.0 ** min(attempts - 1, 10))
             self._known[what] = attempts, self._clock() + pause
             if attempts & (attempts - 1) == 0:  # the first, second, fourth, eighth ...
-                told = f"{about}: {error}" if about else str(error)
-                self._untold.append(_printable(f"{told} (attempt {attempts}, the next one in {pause:.0f} s)"))
+                told = f"{about}: {reason}" if about else reason
+                self._untold.append(shown_text(f"{told} (attempt {attempts}, the next one in {pause:.0f} s)"))
         else:
             self._known.pop(what, None)
 
@@ -102,6 +110,14 @@ class Faults:
         """What has not been told yet."""
         untold, self._untold = self._untold, []
         return untold
+
+
+def _of_the_installation(error: Exception) -> bool:
+    if isinstance(error, StoreError | OSError):
+        return False
+    if isinstance(error, SQLAlchemyError):  # but for values that the database cannot take
+        return not (isinstance(error, DataError | IntegrityError) or type(error) is StatementError)
+    return is_fault_of_installation(error)
 
 
 def open_inbox(settings: Settings) -> Store:
@@ -147,7 +163,7 @@ def pick_up(store: ArtworkStore, folder: Store, settings: Settings, faults: Faul
     Raises StoreError when the folder cannot be read; what is wrong with one file goes into `faults`.
     """
     found, faults = PickedUp(), faults or Faults()
-    files = _listed(folder)
+    files = _listed(folder, faults)
     known = _known_stamps(store, [folder.url(file.name) for file in files if not _bad_name(file.name)])
     failed = 0
     for file in files:
@@ -168,7 +184,7 @@ def _pick_up_one(store: ArtworkStore, folder: Store, settings: Settings, file: _
         if reason := _bad_name(file.name):
             raise _InvalidError(reason)
         data = _read(folder, file)
-        requests, is_list = _requests(data, settings)
+        requests, is_list = _parsed(data, settings)
     except _UnfinishedError as error:
         if file.age_seconds >= settings.inbox_settle_seconds:
             _quarantine(folder, file, str(error), found)
@@ -248,20 +264,27 @@ def _make(folder: Store) -> None:
         raise StoreError(f"cannot make the inbox {folder.root}: {error.strerror} (DEPTH_INBOX_URL)") from error
 
 
-def _listed(folder: Store) -> list[_File]:
+def _listed(folder: Store, faults: Faults) -> list[_File]:
     """Request files of the folder itself, by name; its subfolders, answers and hidden or partial files are not looked at."""
     now = datetime.now(UTC).timestamp()
     files = []
     for info in folder.entries(""):
-        name = info["name"].rstrip("/").rpartition("/")[2]
-        if info["type"] != "file" or not name.endswith(".json") or name.endswith(ANSWER_SUFFIX):
-            continue
-        if name.startswith(".") or name.endswith(PART_SUFFIX):
-            continue
-        changed = info["LastModified"].timestamp() if "LastModified" in info else float(info["mtime"])
-        stamp = f"{info['size']} {changed!r} {info.get('ETag', '')}"
-        files.append(_File(name, stamp, now - changed, info["size"]))
+        what = f"the entry {info.get('name')!r}"
+        if not faults.waits(what):
+            with faults.contained(what, about=what):
+                files += _file(info, now)
     return sorted(files, key=lambda file: file.name)
+
+
+def _file(info: dict[str, Any], now: float) -> list[_File]:
+    """One entry of the folder, if it may be a request."""
+    name = info["name"].rstrip("/").rpartition("/")[2]
+    if info["type"] != "file" or not name.endswith(".json") or name.endswith(ANSWER_SUFFIX):
+        return []
+    if name.startswith(".") or name.endswith(PART_SUFFIX):
+        return []
+    changed = info["LastModified"].timestamp() if "LastModified" in info else float(info["mtime"])
+    return [_File(name, f"{info['size']} {changed!r} {info.get('ETag', '')}", now - changed, info["size"])]
 
 
 def _known_stamps(store: ArtworkStore, paths: list[str]) -> set[tuple[str, str]]:
@@ -272,11 +295,6 @@ def _known_stamps(store: ArtworkStore, paths: list[str]) -> set[tuple[str, str]]
             some = table.c.path.in_(paths[start : start + 500])
             known.update((row.path, row.stamp) for row in connection.execute(sa.select(table.c.path, table.c.stamp).where(some)))
     return known
-
-
-def _printable(text: str) -> str:
-    """Text that UTF-8 can write: what of a file's name it cannot is spelt out."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _bad_name(name: str) -> str:
@@ -295,6 +313,16 @@ def _read(folder: Store, file: _File) -> bytes:
         return folder.read(file.name)
     except FileNotFoundError:
         raise _UnfinishedError("the file has gone") from None
+
+
+def _parsed(data: bytes, settings: Settings) -> tuple[list[NewArtwork], bool]:
+    """As `_requests`; what nobody foresaw in a file is what is wrong with it, and would be so the next time."""
+    try:
+        return _requests(data, settings)
+    except (_InvalidError, _UnfinishedError):
+        raise
+    except Exception as error:
+        raise _InvalidError(str(row_failure(error))) from error
 
 
 def _requests(data: bytes, settings: Settings) -> tuple[list[NewArtwork], bool]:
@@ -352,10 +380,10 @@ def _claim(store: ArtworkStore, path: str, stamp: str, data: bytes, requests: li
 
 def _quarantine(folder: Store, file: _File, reason: str, found: PickedUp) -> None:
     """Moves a file out of the way, with the reason beside it, under a name that every file system takes."""
-    shown = _printable(file.name)
+    shown = printable(file.name)
     stem = shown.removesuffix(".json").encode()[:MAX_NAME_BYTES].decode(errors="ignore")
     name = f"{stem}-{hashlib.sha256(f'{shown} {file.stamp}'.encode()).hexdigest()[:8]}"
-    note = {"file": shown, "reason": reason, "at": db.now().isoformat()}
+    note = {"file": shown, "reason": shown_text(reason), "at": db.now().isoformat()}
     try:
         folder.write(f"{QUARANTINE}/{name}.reason.json", (json.dumps(note, indent=2) + "\n").encode())
         if folder.local:
@@ -366,5 +394,5 @@ def _quarantine(folder: Store, file: _File, reason: str, found: PickedUp) -> Non
             folder.delete(file.name)
     except FileNotFoundError:
         return  # it went away, or another process was first
-    found.quarantined[shown] = reason
-    log.warning("inbox: %s is quarantined: %s", shown, reason)
+    found.quarantined[shown] = shown_text(reason)
+    log.warning("inbox: %s is quarantined: %s", shown, shown_text(reason))

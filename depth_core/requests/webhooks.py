@@ -26,9 +26,11 @@ from cryptography.fernet import Fernet, InvalidToken
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from standardwebhooks import Webhook
 
-from depth_core.errors import ConfigurationError, DepthlineError, ImageError
+from depth_core.display import shown_text, shown_url
+from depth_core.errors import ConfigurationError, DepthlineError, ImageError, is_fault_of_installation, row_failure
+from depth_core.ingest import addresses
 from depth_core.ingest.addresses import Resolver, async_transport
-from depth_core.ingest.download import retry_after
+from depth_core.ingest.answers import retry_after
 from depth_core.requests import database as db
 from depth_core.requests.artworks import ArtworkStore
 from depth_core.settings import Settings
@@ -218,6 +220,8 @@ async def deliver_loop(store: ArtworkStore, settings: Settings, stop: asyncio.Ev
                     running[asyncio.create_task(_attempt(client, store, settings, delivery))] = delivery
             except SQLAlchemyError:
                 log.exception("webhooks wait: the database does not answer")
+            except Exception:
+                log.exception("webhooks wait: what is due could not be read")
             # Looks again when an attempt has ended, and its host has a free place, or after a while.
             await asyncio.wait([stopped, *running], timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             for task in [task for task in running if task.done()]:
@@ -235,6 +239,7 @@ def _client(settings: Settings, resolve: Resolver | None) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         transport=async_transport(settings.allow_private_hosts, limits=limits, resolve=resolve),
         follow_redirects=False,
+        event_hooks={"response": [addresses.hold_redirect]},
         timeout=settings.webhook_timeout,
         headers={"User-Agent": settings.user_agent},
     )
@@ -291,9 +296,10 @@ async def _attempt(client: httpx.AsyncClient, store: ArtworkStore, settings: Set
         answer = await _send(client, settings, delivery.url, body, headers)
     except SQLAlchemyError:
         raise  # no attempt: without the database there is no message, and no note of it
-    except Exception as error:  # whatever it is, it counts, or the same delivery would come again for ever
-        log.exception("webhook %s of artwork %s could not be sent", delivery.id, delivery.artwork_id)
-        answer = _Answer(error=f"{type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001 - whatever it is, it counts, or the same delivery would come again for ever
+        answer = _Answer(error=_reason(error))
+        named = (delivery.id, delivery.artwork_id, shown_url(delivery.url))
+        log.warning("webhook %s of artwork %s could not be sent to %s: %s", *named, answer.error)
     note = asyncio.to_thread(_record, store, settings, delivery, at, time.monotonic() - begun, answer)
     noting = asyncio.create_task(note)
     try:
@@ -318,11 +324,19 @@ def _message(store: ArtworkStore, settings: Settings, delivery: Delivery) -> tup
     }
 
 
+def _reason(error: Exception) -> str:
+    """What went wrong, for the record: one line that every database takes, with the place when nobody foresaw it."""
+    if isinstance(error, httpx.HTTPError | httpx.InvalidURL) or is_fault_of_installation(error):
+        return f"{type(error).__name__}: {shown_text(str(error))[:500]}"
+    return row_failure(error).message
+
+
 async def _send(client: httpx.AsyncClient, settings: Settings, url: str, body: bytes, headers: dict[str, str]) -> _Answer:
     try:
+        host = addresses.host_header(addresses.parse_url(url))
         async with (
             asyncio.timeout(settings.webhook_timeout),
-            client.stream("POST", url, content=body, headers=headers) as response,
+            client.stream("POST", url, content=body, headers=headers | host) as response,
         ):
             # The status is the answer; the body is not read.
             status = response.status_code
@@ -335,9 +349,9 @@ async def _send(client: httpx.AsyncClient, settings: Settings, url: str, body: b
     except TimeoutError:
         return _Answer(error=f"no answer within {settings.webhook_timeout:g} s")
     except ImageError as error:
-        return _Answer(error=str(error), final=not error.kind.retryable)
+        return _Answer(error=shown_text(str(error)), final=not error.kind.retryable)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return _Answer(error=f"{type(error).__name__}: {error}")
+        return _Answer(error=_reason(error))
 
 
 def _record(store: ArtworkStore, settings: Settings, delivery: Delivery, at: datetime, seconds: float, answer: _Answer) -> None:

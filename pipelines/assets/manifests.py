@@ -65,7 +65,7 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition]:
             again=unreported,
         )
         manifest.write_chunks(store, slug, assignment, rows, run_id=context.run.run_id)
-        chunks = sorted(set(assignment.index["chunk"]) | set(assignment.changed))
+        chunks = sorted(set(assignment.index["chunk"].unique()) | set(assignment.changed))
         partitions.register_chunks(context.instance, chunks)
         pairs = len(chunks) * len(parts.profiles.get_partition_keys())
         if pairs > partitions.MANY_PAIRS:
@@ -152,11 +152,16 @@ def fetch_sources(
     """
     rows = manifest.read_rows(store, chunk)
     urls = rows.loc[rows["error_kind"].isna(), "image_url"].drop_duplicates()
+    refused = manifest.refused(rows, settings)  # they may have been judged under other settings
+    urls = urls[~urls.isin(refused.keys())]
     started = time.monotonic()
     report = progress_logger(log, total=len(urls), verb="fetched")
+    outcomes = [
+        sources.SourceOutcome(url, error_kind=failure.kind.value, error_message=failure.message)
+        for url, failure in refused.items()
+    ]
     prior = sources.read_table(store, chunk)
     again = urls.isin(prior.loc[prior["sha256"].isin(list(ask_again)), "image_url"] if prior is not None else [])
-    outcomes = []
     for some, anew in ((urls[~again], refetch), (urls[again], True)):
         for outcome in sources.ingest(some.tolist(), store, settings, refetch=anew, prior=prior, retry_permanent=retry_permanent):
             outcomes.append(outcome)

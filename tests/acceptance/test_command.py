@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
+import re
 import shutil
+import signal
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +19,7 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from depth_core import cli
+from depth_core import cli, terminal
 from depth_core.catalog import MODELS
 from depth_core.inference import checkpoints
 from depth_core.storage import Store
@@ -138,13 +143,183 @@ def test_a_depth_map_of_another_photo_is_kept_unless_it_may_be_overwritten(place
     assert of("p") == of("p-2") != made_of_one
 
 
-def test_no_file_of_an_earlier_run_stays_beside_a_depth_map_that_is_made_otherwise(place, here) -> None:
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (["--16-bit"], []),
+        ([], ["--16-bit"]),
+        ([], ["--invert"]),
+        (["--16-bit", "--invert"], ["--network-size", "--resolution", "320"]),
+    ],
+    ids=lambda options: " ".join(options) or "none",
+)
+def test_other_options_neither_replace_nor_remove_what_is_there(place, here, first: list[str], then: list[str]) -> None:
+    (photo,) = place.photos(1)
+    out = place.folder / "out"
+    here("map", photo, "--out", out, *first)
+    made = contents(out)
+
+    done = here("map", photo, "--out", out, *then)
+
+    assert "1 depth map made" in done.stdout
+    assert f"{photo} becomes 0000-2.depth.png: 0000.depth.png is there, made with other options" in done.stdout
+    both = contents(out)
+    assert both.items() >= made.items()
+    assert {"0000-2.depth.png", "0000-2.depth.json"} <= both.keys()
+    assert ("0000-2.depth16.png" in both) == ("--16-bit" in then)
+    for options in (first, then):
+        again = here("map", photo, "--out", out, *options)
+        assert "1 of 1 are there already" in again.stdout, "each finds its own"
+        assert "becomes" not in again.stdout
+    assert contents(out) == both
+
+
+def test_what_may_be_overwritten_leaves_no_file_of_the_earlier_run_beside_it(place, here) -> None:
     (photo,) = place.photos(1)
     out = place.folder / "out"
     here("map", photo, "--out", out, "--16-bit", "--invert")
     (out / "0000.depth.tiff").write_bytes(b"somebody's own")
-    here("map", photo, "--out", out)
+    here("map", photo, "--out", out, "--overwrite")
     assert names(out) == ["0000.depth.json", "0000.depth.png", "0000.depth.tiff"]
+
+
+def test_a_picture_of_which_nothing_is_known_is_kept(place, here) -> None:
+    (photo,) = place.photos(1)
+    out = place.folder / "out"
+    here("map", photo, "--out", out, "--16-bit")
+    (out / "0000.depth.json").unlink()
+    kept = contents(out)
+    done = here("map", photo, "--out", out, "--invert")
+    assert "0000.depth.png is there, and no depth.json that says what it is of" in done.stdout
+    assert contents(out).items() >= kept.items()
+    (out / "0000-2.depth.json").write_text("{")
+    assert "becomes 0000-3" in here("map", photo, "--out", out, "--invert").stdout or (out / "0000-3.depth.png").exists()
+
+
+def test_folders_are_looked_through_and_keep_their_tree(place, here) -> None:
+    photos = place.photos(5)
+    top = place.folder / "holiday"
+    for photo, name in zip(photos, ("a.jpg", "rome/a.jpg", "rome/day 2/b.jpg", ".trash/c.jpg", "rome/.d.jpg"), strict=True):
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(photo, top / name)
+    (top / "rome" / "back").symlink_to(top)
+    (top / "rome" / "again").symlink_to("day 2")
+    out = top / "maps"
+
+    done = here("map", top, "--out", out)
+
+    assert done.exit_code == 0, done.output
+    assert "3 depth maps made" in done.stdout
+    made = sorted(name for name in contents(out) if name.endswith(".png"))
+    assert made == ["a.depth.png", "rome/a.depth.png", "rome/day 2/b.depth.png"]
+    assert not (out / ".parts").exists(), "nothing of ours is left between people's files"
+    for name in ("a", "rome/a"):
+        assert json.loads((out / f"{name}.depth.json").read_text())["sourceName"] == str(top / f"{name}.jpg")
+    again = here("map", top, top / "rome" / "*.jpg", "--out", out)
+    assert "3 of 3 are there already" in again.stdout, "a photo that two arguments name is one photo, maps are none"
+
+
+def test_a_link_to_a_folder_elsewhere_is_followed(place, here) -> None:
+    (photo,) = place.photos(1)
+    (place.folder / "album").mkdir()
+    (place.folder / "album" / "linked").symlink_to(photo.parent)
+    done = here("map", "album", "--out", "out")
+    assert "1 depth map made" in done.stdout
+    assert "linked/0000.depth.png" in contents(place.folder / "out")
+
+
+def test_pictures_that_are_not_read_are_counted_at_the_end(place, here) -> None:
+    (photo,) = place.photos(1)
+    for name in ("1.HEIC", "2.heic", "sub/3.heic", "4.CR2", "notes.txt", "film.mov"):
+        path = photo.parent / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    done = here("map", photo.parent, "--out", "out")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[-2:] == ["1 depth map made in out", "skipped: 3 HEIC, 1 CR2: not read"]
+    photo.unlink()
+    nothing = here("map", photo.parent, "--out", "out")
+    assert nothing.exit_code == 2
+    assert nothing.stderr == f"error no photo at {photo.parent}; what is there is not read: 3 HEIC, 1 CR2\n"
+
+
+def test_names_of_any_length_become_depth_maps_and_what_cannot_be_named_fails_alone(place, here) -> None:
+    photos = place.photos(5)
+    longest, twin, long = "写" * 83 + "ab", "写" * 83 + "ac", "写" * 76
+    for photo, stem in zip(photos, (longest, twin, long, "taken", "plain"), strict=True):
+        photo.rename(photo.with_name(f"{stem}.jpg"))
+    out = place.folder / "out"
+    (out / "taken.depth.png").mkdir(parents=True)
+    (out / "taken.depth.png" / "somebody's").write_text("own")
+    done = here("map", photos[0].parent, "--out", out, "--overwrite")
+    assert done.exit_code == 1, done.output
+    assert "4 depth maps made" in done.stdout
+    assert re.search(r"internal .*taken\.jpg: cannot write .*taken\.depth\.png: .*; rename the photo", done.stdout)
+    made = [name for name in names(out) if name.endswith(".depth.json")]
+    assert f"{long}.depth.json" in made
+    assert len([name for name in made if re.fullmatch(r"写+-[0-9a-f]{8}\.depth\.json", name)]) == 2
+    assert max(len(name.encode()) for name in names(out)) <= 255
+    (out / "taken.depth.png" / "somebody's").unlink()
+    assert "4 of 5 are there already" in here("map", photos[0].parent, "--out", out, "--overwrite").stdout
+
+
+def test_an_argument_that_is_no_possible_name_is_told_as_such(here) -> None:
+    done = here("map", "x" * 5000, "--out", "out")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error no photo at xxx")
+
+
+def test_names_and_messages_cannot_speak_to_the_terminal(place, here) -> None:
+    (photo,) = place.photos(1)
+    loud = photo.with_name("\x1b[31mred\r\n[bold]\x07.jpg")
+    loud.write_bytes(b"\x1b]0;title\x07 no picture")
+    done = here("map", photo.parent, "\x1b[2Jnowhere.jpg", "--out", "out")
+    assert "\x1b" not in done.output
+    done = here("map", photo.parent, "--out", "out\x1b[2J")
+    assert done.exit_code == 1
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", done.output)
+    assert "\\x1b[31mred\\r\\n[bold]\\x07.jpg" in done.stdout
+
+
+def test_without_a_terminal_lines_tell_how_far_it_is(place, here, monkeypatch) -> None:
+    monkeypatch.setattr(terminal, "SECONDS_BETWEEN_LINES", 0.0)
+    done = here("map", place.photos(4)[0].parent, "--out", "out")
+    lines = [line for line in done.stdout.splitlines() if line.startswith("tiny on cpu: ")]
+    assert len(lines) == 3, done.stdout
+    assert re.fullmatch(r"tiny on cpu: 3/4 photos  [\d.,]+ images/s  \d+ s left", lines[-1])
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_is_one_line_and_what_is_made_stays(place, number: signal.Signals, status: int) -> None:
+    folder = place.photos(150, (1600, 1200))[0].parent
+    process = place.start("depthline", "map", folder, "--out", "out")
+    out = place.folder / "out"
+    deadline = time.monotonic() + 120
+    while not list(out.glob("*.depth.json")):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == status, said
+    assert said == "interrupted: run again to go on\n"
+    made = len(list(out.glob("*.depth.json")))
+    assert 0 < made < 150
+    assert made == len(list(out.glob("*.depth.png")))
+    assert not (out / ".parts").exists()
+
+
+@pytest.mark.parametrize("command", [["depthline"], [sys.executable, "-m", "depth_core.cli"]])
+def test_version_and_help_are_said_and_that_is_all(place, command: list[str]) -> None:
+    version = place.run(*command, "--version")
+    assert (version.returncode, version.stdout) == (0, f"depthline {importlib.metadata.version('depthline')}\n")
+    told = place.run(*command, "--help")
+    assert told.returncode == 0
+    assert all(word in told.stdout for word in ("Usage:", "map", "doctor", "models", "webhooks"))
 
 
 def test_of_a_folder_only_files_are_taken(place, here) -> None:
@@ -246,6 +421,19 @@ def test_the_doctor_of_a_sound_installation_shows_it_and_is_content(place) -> No
     for words in ("depthline", "torch", "cpu (DEPTH_DEVICE=cpu)", "writable", "preview", "here: bundled"):
         assert words in done.stdout
     assert "wrong" not in done.stdout
+
+
+def test_the_doctor_names_profiles_that_cannot_run_and_what_gets_their_weights(place) -> None:
+    place.settings["HF_HOME"] = str(place.folder / "empty")
+    with (place.folder / "profiles.toml").open("a") as file:
+        file.write('[standard.parameters]\nmodel = "small"\n[mono.parameters]\nuseVersion3 = true\nmodel = "mono_large"\n')
+    done = place.run("depthline", "doctor")
+    assert done.returncode == 1
+    words = " ".join(done.stdout.split())
+    assert "profile preview can run: tiny, bundled" in words
+    assert "profile standard cannot run: v2/small is not here yet" in words
+    assert "wrong: profile standard, profile mono" in words
+    assert "`depthline models fetch v2/small v3/mono_large` gets what they lack" in words
 
 
 def break_store(place) -> None:

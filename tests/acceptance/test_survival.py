@@ -16,7 +16,7 @@ import dagster as dg
 from PIL import Image
 
 from depth_core.output import encode, records
-from depth_core.storage import PART_SUFFIX
+from depth_core.storage import DAY, PART_SUFFIX, PARTS
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +37,8 @@ def assert_every_file_is_whole(place) -> None:
         with Image.open(BytesIO(store.read(f"{folder}/depth.png"))) as picture:
             picture.load()
             assert picture.size == (sidecar["output"]["width"], sidecar["output"]["height"])
-    assert not [key for key in store.keys("") if key.endswith(PART_SUFFIX)]
+    parts = {path.parent for path in Path(store.root).rglob(f"*{PART_SUFFIX}")}  # Store.keys would hide them
+    assert parts <= {Path(store.root) / PARTS}, "half-written files lie in one place alone, where they are found again"
 
 
 def assert_one_record_per_row(place, rows: int, status: str = "succeeded") -> None:
@@ -70,14 +71,40 @@ def test_a_run_that_is_killed_again_and_again_is_finished_by_the_next(place) -> 
         assert_every_file_is_whole(place)
     written = {key: Path(place.store.path(key)).stat().st_mtime_ns for key in sidecars(place)}
 
+    left = [*(Path(place.store.root) / PARTS).iterdir(), Path(place.store.root) / PARTS / f".by-hand{PART_SUFFIX}"]
+    left[-1].write_bytes(b"ha")
+    for part in left:
+        os.utime(part, (time.time() - 2 * DAY,) * 2)
+
     last = place.materialize(manifest)
 
     assert last.returncode == 0, last.stdout[-3000:] + last.stderr[-3000:]
+    assert not list(Path(place.store.root).rglob(f"*{PART_SUFFIX}")), "what killed writes left goes after a day"
     assert_one_record_per_row(place, COUNT)
     assert_every_file_is_whole(place)
     again = [key for key, at in written.items() if Path(place.store.path(key)).stat().st_mtime_ns != at]
     assert again == [], "what was complete has been computed again"
     assert not list(place.store.keys("journal"))
+
+
+def test_an_interrupted_run_ends_with_one_line_holds_nothing_and_is_finished_by_the_next(place) -> None:
+    manifest = place.manifest(place.photos(COUNT))
+    process = place.start(sys.executable, "-m", "pipelines.materialize", manifest)
+    wait_for(lambda: sidecars(place), process)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == "interrupted: run again to go on"
+    assert "Traceback" not in said
+    with dg.DagsterInstance.from_config(str(place.folder / "dagster")) as instance:
+        assert {run.job_name: run.status for run in instance.get_runs()}["depth_maps_for_chunk"] == dg.DagsterRunStatus.FAILURE
+        assert not instance.event_log_storage.get_concurrency_info("gpu").claimed_slots
+    assert list((place.folder / "dagster" / "alive").iterdir()) == []
+    made = {key: Path(place.store.path(key)).stat().st_mtime_ns for key in sidecars(place)}
+    assert 0 < len(made) < COUNT
+    assert place.materialize(manifest).returncode == 0
+    assert_one_record_per_row(place, COUNT)
+    assert {key: Path(place.store.path(key)).stat().st_mtime_ns for key in made} == made
 
 
 def test_what_an_index_run_changed_before_it_was_killed_is_told_by_the_next(place) -> None:
@@ -119,13 +146,24 @@ def test_two_runs_of_one_chunk_at_once_leave_valid_files_and_one_complete_table(
 
 
 def test_a_full_disk_fails_the_run_with_a_clear_error_and_the_next_run_goes_on(place) -> None:
-    """The limit on a file's size stands in for a full disk: the system refuses the write in the middle of a file."""
-    manifest = place.manifest(place.photos(8))
-    limited = place.run("bash", "-c", f"ulimit -f 8; trap '' XFSZ; exec {sys.executable} -m pipelines.materialize {manifest}")
-    assert limited.returncode != 0
+    """The limit on a file's size stands in for a full disk: the system refuses the write in the middle of a file.
+
+    It leaves room for Dagster's own database and for all but the 16 bits of a large photo's depth map.
+    """
+    profiles = place.folder / "profiles.toml"
+    profiles.write_text(profiles.read_text().replace("[preview]\n", "[preview]\ndepth16 = true\n", 1))
+    (small,) = place.photos(1)
+    large = small.with_name("large.jpg")
+    with Image.open(small) as photo:
+        photo.resize((3000, 2000), Image.Resampling.BICUBIC).save(large, quality=90)
+    manifest = place.manifest([small, large])
+    limited = place.run("bash", "-c", f"ulimit -f 3072; trap '' XFSZ; exec {sys.executable} -m pipelines.materialize {manifest}")
+    assert limited.returncode == 1, limited.stdout[-3000:]
+    assert re.search(r"cannot write \S*/store/depth/\S*: OSError: \S+ \S+ File too large", limited.stderr), limited.stderr[-3000:]
     assert_every_file_is_whole(place)
     assert place.materialize(manifest).returncode == 0
-    assert_one_record_per_row(place, 8)
+    assert_one_record_per_row(place, 2)
+    assert_every_file_is_whole(place)
 
 
 def test_a_store_that_cannot_be_used_is_one_clear_error(place) -> None:

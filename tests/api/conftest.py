@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 
 from depth_api.app import create_app
+from depth_api.connections import configured
 from depth_core import settings as settings_module
 from depth_core.requests.artworks import ArtworkStore, open_store
 from depth_core.requests.database import open_database
@@ -50,7 +51,7 @@ def configure(tmp_path: Path, migrated: Path) -> Callable[..., Settings]:
 
 @contextmanager
 def _serving(settings: Settings) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_config=None, access_log=False))
+    server = uvicorn.Server(configured(create_app(settings), settings, port=0))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started and thread.is_alive():

@@ -97,7 +97,6 @@ def test_every_fault_of_a_body_is_listed_at_once(client: httpx.Client) -> None:
         ({"resolutionLowerLimit": 512.5}, "resolutionLowerLimit"),
         ({"resolutionLowerLimit": "512"}, "resolutionLowerLimit"),
         ({"usePostResize": 1}, "usePostResize"),
-        ({"useVersion3": None}, "useVersion3"),
         ({"imageUrl": "file:///etc/passwd"}, "imageUrl"),
         ({"imageUrl": "s3://private/a.jpg"}, "imageUrl"),
         ({"imageUrl": "/a.jpg"}, "imageUrl"),
@@ -121,6 +120,37 @@ def test_a_body_that_is_no_request_is_a_422(client: httpx.Client, text: bytes) -
     response = client.post(NEW, content=text, headers=JSON)
     assert response.status_code == 422
     assert response.json()["detail"]
+
+
+def test_null_for_an_optional_field_is_the_same_as_leaving_it_out(client: httpx.Client) -> None:
+    optional = ["invertDepth", "resolutionLowerLimit", "usePostResize", "webhook", "useVersion3", "model", "normalizationMode"]
+    url = {"imageUrl": "https://example.com/a.jpg"}
+    response = post(client, url | dict.fromkeys(optional))
+    assert response.status_code == 202
+    assert response.json()["parameters"] == post(client, url).json()["parameters"]
+
+
+def test_a_byte_order_mark_before_the_json_is_no_fault(client: httpx.Client) -> None:
+    text = b'\xef\xbb\xbf{"imageUrl": "https://example.com/a.jpg", "model": "tiny", "model": "tiny"}'
+    assert [each["type"] for each in client.post(NEW, content=text, headers=JSON).json()["detail"]] == ["repeated_field"]
+    assert client.post(NEW, content=text.replace(b', "model": "tiny"', b"", 1), headers=JSON).status_code == 202
+
+
+def test_a_slash_at_the_end_of_a_path_makes_no_difference(client: httpx.Client) -> None:
+    made = client.post(f"{NEW}/", json=BODY, follow_redirects=False)
+    assert made.status_code == 202
+    assert client.get(f"{made.headers['location']}/", follow_redirects=False).json() == made.json()
+    assert client.get("/v2/artworks/", follow_redirects=False).status_code == 200
+
+
+def test_head_is_answered_wherever_get_is(client: httpx.Client) -> None:
+    path = post(client).headers["location"]
+    for target in ("/health/live", "/health/ready", "/metrics", "/v2/artworks", path):
+        asked, whole = client.head(target), client.get(target)
+        assert (asked.status_code, asked.content) == (200, b""), target
+        assert asked.headers["content-type"] == whole.headers["content-type"]
+    assert client.head("/v2/artworks", headers={"Authorization": "none"}).status_code == 401
+    assert client.head(f"/v2/artworks/{uuid4()}").status_code == 404
 
 
 def test_a_whole_number_may_be_written_with_a_point(client: httpx.Client) -> None:
@@ -168,6 +198,13 @@ def test_a_field_that_is_given_twice_is_a_422_with_the_other_faults(client: http
     named = [(fault["loc"][1], fault["type"]) for fault in detail]
     assert named == [("model", "model_name"), ("colour", "extra_forbidden"), ("model", "repeated_field")]
     assert "valid: " in detail[0]["msg"]
+
+
+def test_a_domain_that_idna_forbids_is_taken_in_punycode(
+    configure: Callable[..., Settings], serving: Callable[[Settings], Any]
+) -> None:
+    with serving(configure(allow_private_hosts=False)) as url, httpx.Client(base_url=url, headers=BOB) as client:
+        assert post(client, {**BODY, "imageUrl": "https://xn--ls8h.example/a.jpg"}).status_code == 202
 
 
 def test_the_scheme_of_a_url_may_be_written_in_capitals(client: httpx.Client) -> None:
@@ -433,6 +470,7 @@ def test_what_is_no_result_is_not_served(client: httpx.Client, finish: Callable[
     finish()
     for name in ("depth16.png", "..%2Fdepth.json", "%2e%2e/%2e%2e/depthline.db", "", "."):
         assert client.get(f"{path}/results/{name}").status_code == 404, name
+    assert client.get(f"{path}/results/depth.png").status_code == 200
     for key in Store(settings.store_location).keys("depth"):
         Store(settings.store_location).delete(key)
     assert client.get(f"{path}/results/depth.png").status_code == 404

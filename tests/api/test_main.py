@@ -94,3 +94,22 @@ def test_what_the_operator_got_wrong_is_one_line(tmp_path: Path, changes: dict[s
     assert process.returncode == 1
     assert cure in said
     assert len(said.strip().splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_one_line_with_the_cure(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        process = start(tmp_path, DEPTH_API_PORT=str(other.getsockname()[1]))
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "is taken" in said
+    assert "DEPTH_API_PORT" in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_help_is_said_and_nothing_started(tmp_path: Path) -> None:
+    told = subprocess.run([sys.executable, "-m", "depth_api", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "DEPTH_API_PORT" in told.stdout
+    assert list(tmp_path.iterdir()) == []

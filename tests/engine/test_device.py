@@ -73,7 +73,7 @@ def test_a_process_that_is_killed_gives_its_turn_back(tmp_path: Path) -> None:
     )
     holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
     assert holder.stdout is not None
-    holder.stdout.readline()
+    assert holder.stdout.readline() == b"mine\n"
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
     turn = device.BulkTurn("cpu", tmp_path)

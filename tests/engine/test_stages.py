@@ -53,6 +53,23 @@ def made(data: bytes, predictor: Predictor, plan: Plan, store: Store, settings: 
     return encode.read_sidecar(store, "made") or {}
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("one/IMG_1.jpg", "one/IMG_1.jpg"),
+        ("https://me:key@example.com/a.jpg?w=2&X-Amz-Signature=abc", "https://example.com/a.jpg?w=2&X-Amz-Signature=***"),
+        ("caf\udce9\n.jpg", "caf\\udce9\\n.jpg"),
+    ],
+)
+def test_the_sidecar_names_the_source_without_its_secrets(
+    known: Known, store: Store, settings: Settings, name: str, said: str
+) -> None:
+    for plan in (Plan(v3()), Plan(v3(), name_sources=False)):
+        prepared = stages.prepare(Item("photo", lambda: png(reddish(64, 48)), "made", name), known("small"), plan, settings)
+        stages.write(stages.predict([prepared], known("small"), plan)[0], known("small"), plan, store)
+        assert (encode.read_sidecar(store, "made") or {})["sourceName"] == (said if plan.name_sources else "")
+
+
 @pytest.mark.parametrize("invert", [False, True])
 def test_raw_files_of_metric_large_are_in_metres_when_the_focal_length_is_known(
     known: Known, store: Store, settings: Settings, invert: bool
@@ -80,6 +97,16 @@ def test_without_a_focal_length_the_numbers_of_metric_large_have_no_unit_and_the
     assert (sidecar["unit"], sidecar["focalPx"]) == (None, None)
     assert "focal length is unknown" in sidecar["note"]
     assert [sidecar["min"], sidecar["max"]] == pytest.approx([1, 10])
+
+
+def test_what_was_odd_about_the_source_stands_in_the_sidecar(known: Known, store: Store, settings: Settings) -> None:
+    file = BytesIO()
+    Image.fromarray(reddish(406, 266)).save(file, "JPEG")
+    plan = Plan(v3())
+    assert made(file.getvalue(), known("small"), plan, store, settings)["note"] is None
+    sidecar = made(file.getvalue()[:-2], known("small"), plan, store, settings)
+    assert sidecar["note"] == "The source: the end of the JPEG is missing (no EOI marker); all its pixels are there."
+    assert "sourceNote" not in sidecar
 
 
 def test_a_photo_and_the_same_photo_turned_have_the_same_metres(known: Known) -> None:

@@ -24,6 +24,8 @@ from depth_core.inference.vision_transformer import resized_positions
 
 PATCH = 14
 V2_SIZES = {"vits": "small", "vitb": "base", "vitl": "large", "vitg": "giant"}
+METRIC = "metric-"  # before an encoder's name: V2 fine-tuned for metres, the same tensors with another end
+METRIC_DEPTH = 20.0  # metres that its sigmoid's 1 stands for where a file says nothing: the official class's default
 V3_NAMES = {
     "da3-small": "small",
     "da3-base": "base",
@@ -33,10 +35,12 @@ V3_NAMES = {
     "da3metric-large": "metric_large",
     "da3nested-giant-large": "nested_giant_large",
 }
-SMALL = {"vits", "vitb", "da3-small", "da3-base"}
+SMALL = {"vits", "vitb", "metric-vits", "metric-vitb", "da3-small", "da3-base"}
 SAMPLED = 100_000  # above so many pixels the official code draws its quantile from a random sample
 
-_NAME = re.compile(r"(?:da2-(?P<encoder>vit[sblg])|(?P<variant>da3[a-z-]*))(?P<words>(?:_[a-z]+)*)_(\d+)x(\d+)(?:_B(\d+))?")
+_NAME = re.compile(
+    r"(?:da2-(?P<encoder>(?:metric-)?vit[sblg])|(?P<variant>da3[a-z-]*))(?P<words>(?:_[a-z]+)*)_(\d+)x(\d+)(?:_B(\d+))?"
+)
 _WORDS = {"intermediate", "eps", "alt"}
 _SALTS = {"da3metric-large": "oracle2:"}  # a file whose meta names no salt has this one, else none
 _ALT = "alt|"
@@ -51,13 +55,14 @@ class Case:
     """One fixture of a network: of its output, or of what happens inside it."""
 
     file: Path
-    model: str  # "da3-small", "vits"
+    model: str  # "da3-small", "vits", "metric-vits"
     height: int
     width: int
     images: tuple[int, ...]
     salt: str
     mode: str
     intermediate: bool
+    max_depth: float | None  # metres, of V2's metric models alone
     arrays: dict[str, np.ndarray] = field(compare=False, repr=False)
 
     @property
@@ -85,8 +90,9 @@ def recognise(file: Path) -> Case:
     words = set(match["words"].split("_")[1:])
     if words - _WORDS:
         raise NotUnderstoodError(f"its name has unknown words: {', '.join(sorted(words - _WORDS))}")
-    model = _agreed("model", match["encoder"] or match["variant"], meta.get("encoder") or meta.get("variant"))
-    if model not in V2_SIZES and model not in V3_NAMES:
+    named = match["encoder"] or match["variant"]
+    model = _agreed("model", named, _stated(meta, metric=named.startswith(METRIC)))
+    if _encoder(model) is None and model not in V3_NAMES:
         raise NotUnderstoodError(f"there is no model {model!r}")
     stored = tuple(int(side) for side in arrays["size"]) if "size" in arrays else None
     height, width = _agreed("size", (int(match[4]), int(match[5])), stored)
@@ -112,16 +118,46 @@ def recognise(file: Path) -> Case:
         salt,
         mode,
         "intermediate" in words or _is_inside(arrays),
+        _max_depth(model, meta, arrays),
         arrays,
     )
     if case.intermediate:
-        if model in V2_SIZES or model == "da3nested-giant-large":
+        if model not in V3_NAMES or model == "da3nested-giant-large":
             raise NotUnderstoodError(f"intermediate values of {model} are not compared")
         if "block_out_0" not in arrays:
             raise NotUnderstoodError("it has the name of intermediate values and no block_out_0")
     elif not any(name in arrays for name in ("depth", "depth_s7", "depth_stats")):
         raise NotUnderstoodError("it has neither depth nor depth_s7 nor depth_stats")
     return case
+
+
+def _encoder(model: str) -> str | None:
+    """The encoder of a V2 model: "vits" of "vits" and of "metric-vits"; None of others."""
+    encoder = model.removeprefix(METRIC)
+    return encoder if encoder in V2_SIZES else None
+
+
+def _stated(meta: dict[str, Any], *, metric: bool) -> str | None:
+    """The model that a file's meta states, as its name would; an encoder alone fits a metric model too."""
+    stated = meta.get("encoder") or meta.get("variant")
+    if not isinstance(stated, str):
+        return stated
+    stated = stated.removeprefix("da2-")
+    return METRIC + stated if metric and stated in V2_SIZES else stated
+
+
+def _max_depth(model: str, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> float | None:
+    stored = arrays.get("max_depth")
+    if not model.startswith(METRIC):
+        if stored is not None or meta.get("max_depth") is not None:
+            raise NotUnderstoodError(f"it has a max_depth, which {model} has not")
+        return None
+    metres = _agreed("max_depth", meta.get("max_depth"), None if stored is None else float(stored.item()))
+    if metres is None:
+        return METRIC_DEPTH
+    if not isinstance(metres, int | float) or not 0 < metres < float("inf"):
+        raise NotUnderstoodError(f"its max_depth is {metres!r}")
+    return float(metres)
 
 
 def _content(file: Path) -> dict[str, np.ndarray]:
@@ -191,9 +227,12 @@ def network(model: str, salt: str, mode: str, *, device: str = "cpu") -> Any:
 
 
 def _built(model: str, salt: str, mode: str) -> Any:
-    if model in V2_SIZES:
-        tensors = oracle.weights(oracle.official_keys(f"da2_{model}"), salt=salt, mode=mode)
-        return depth_anything_2.build(V2_SIZES[model], tensors, origin="the oracle")
+    if encoder := _encoder(model):
+        tensors = oracle.weights(oracle.official_keys(f"da2_{encoder}"), salt=salt, mode=mode)
+        net = depth_anything_2.build(V2_SIZES[encoder], tensors, origin="the oracle")
+        if model.startswith(METRIC):
+            net.head.activation2 = torch.nn.Sigmoid()  # where the others end in a ReLU; times max_depth, see `compare`
+        return net
     name = V3_NAMES[model]
     if name == "nested_giant_large":
         return (
@@ -218,7 +257,7 @@ class Comparison:
 
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
         self.arrays = arrays
-        self.compared = {"size", "n_near_threshold_1e-4"}  # they say what the others are worth
+        self.compared = {"size", "n_near_threshold_1e-4", "max_depth"}  # they say what the others are worth
 
     def take(self, name: str) -> np.ndarray | None:
         self.compared.add(name)
@@ -289,6 +328,9 @@ def compare(case: Case, net: Any) -> None:
     with torch.inference_mode():
         if case.intermediate:
             _check_inside(net, case, batch, comparison)
+        elif case.max_depth is not None:
+            net.head.max_depth = case.max_depth
+            assert comparison.maps("depth", depth_anything_2.disparity(net, batch))  # metres, for once
         elif case.model in V2_SIZES:
             # a ReLU ends this network: near its zeros only the absolute difference means anything; relative to 0.1, float32's
             # noise in the giant would be three quarters of what is allowed

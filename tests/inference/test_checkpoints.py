@@ -134,6 +134,10 @@ def test_a_sha256_once_computed_is_remembered_beside_the_cache(configured: Confi
     expected = checkpoints.sha256_of(file, settings)
     (note,) = (settings.checkpoint_cache / "sha256").iterdir()
     assert note.read_text() == expected == sha256(file)
+    note.write_text("5" * 64)
+    assert checkpoints.sha256_of(file, settings) == expected, "this process knows it by heart"
+    checkpoints._known_sha256.clear()
+    assert checkpoints.sha256_of(file, settings) == "5" * 64, "another one reads the note and not the file"
 
 
 def test_a_cache_that_cannot_be_written_costs_no_model_whose_weights_are_here(configured: Configured, tmp_path: Path) -> None:
@@ -650,6 +654,7 @@ def test_a_store_that_does_not_answer_is_asked_once_for_all_models(files: Files,
     assert {row.presence for row in rows} == {Presence.WRONG}
     assert all(f"cannot look at {files.url(f'all/{row.spec.key}')}" in row.source for row in rows)
     assert {path for _, path in files.requests} == {"/all"}
+    assert len(files.requests) <= 2, "a HEAD, and a GET after it"
 
 
 # -- the Hub ------------------------------------------------------------------------------------------------------------

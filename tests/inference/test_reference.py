@@ -148,6 +148,30 @@ def test_v2_is_compared_too_with_a_batch_whose_meta_says_little(tmp_path: Path) 
     passes(write(tmp_path, "da2-vits_84x70_B2", arrays, {"encoder": "vits", "B": 2, "image_index": [0, 1]}))
 
 
+@pytest.mark.parametrize(
+    ("said", "stored_too", "metres"),
+    [
+        (None, {}, 20),
+        ({"encoder": "vits", "B": 1, "image_index": [0]}, {}, 20),
+        ({"encoder": "vits", "max_depth": 80}, {}, 80),
+        ({"variant": "da2-metric-vits", "max_depth": 80.0}, {"max_depth": np.array(80.0)}, 80),
+        ({"encoder": "metric-vits"}, {"max_depth": np.array([80.0], np.float32)}, 80),
+    ],
+)
+def test_the_metric_v2_is_compared_in_metres(
+    tmp_path: Path, said: dict[str, Any] | None, stored_too: Arrays, metres: float
+) -> None:
+    net, last = reference.network("vits", "", ""), []
+    handle = net.head.conv3.register_forward_hook(lambda _, inputs, output: last.append(output))
+    with torch.inference_mode():
+        reference.depth_anything_2.disparity(net, oracle.network_input(84, 70, [0]))
+    handle.remove()
+    arrays = stored("depth", metres / (1 + torch.exp(-last[0][:, 0])))
+    assert passes(write(tmp_path, "da2-metric-vits_84x70", arrays | stored_too, said)).max_depth == metres
+    with pytest.raises(AssertionError, match="depth"):
+        passes(write(tmp_path, "da2-metric-vits_84x70", scaled("depth", 1.001)(arrays) | stored_too, said))
+
+
 Change = Callable[[Arrays], Arrays]
 
 
@@ -287,6 +311,12 @@ def test_arrays_that_nothing_is_compared_with_are_named(tmp_path: Path) -> None:
         ("da3-small_84x70", {"B": 2, "image_index": [0]}, r"a batch of 2 and names the images \[0\]"),
         ("da3-small_84x70", {"N": 3}, "3 views"),
         ("da3-small_84x70", {"mode": "loud"}, "unknown mode 'loud'"),
+        ("da3-small_84x70", {"max_depth": 20}, "it has a max_depth, which da3-small has not"),
+        ("da2-metric-vits_84x70", {"encoder": "vitb"}, "'metric-vits' by its name and 'metric-vitb'"),
+        ("da2-metric-vits_84x70", {"max_depth": 0}, "its max_depth is 0"),
+        ("da2-vits_84x70", {"encoder": "metric-vits"}, "'vits' by its name and 'metric-vits'"),
+        ("da2-metric-vitx_84x70", {}, "its name is not"),
+        ("da2-metric-vits_intermediate_84x70", {}, "are not compared"),
         ("da3metric-large_alt_84x70", {}, "fits two"),
         ("da3-small_intermediate_84x70", {}, "no block_out_0"),
         ("da3nested-giant-large_intermediate_84x70", {}, "are not compared"),

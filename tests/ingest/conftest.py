@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 import threading
 import time
 from collections import Counter
@@ -20,6 +21,8 @@ from PIL import Image
 
 from depth_core.settings import Settings
 from depth_core.storage import Store
+
+sys.path.insert(0, str(Path(__file__).parent))  # for hostile.py
 
 Behaviour = Callable[["Handler"], None]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import hashlib
 import os
@@ -18,7 +19,8 @@ import pytest
 
 from depth_core.errors import ErrorKind, ImageError
 from depth_core.ingest import addresses
-from depth_core.ingest.download import Downloader, Fetched, retry_after
+from depth_core.ingest.answers import retry_after
+from depth_core.ingest.download import Downloader, Fetched
 from depth_core.settings import Settings
 
 Make = Callable[..., Settings]
@@ -104,7 +106,7 @@ def test_waits_double_with_full_jitter_up_to_the_cap(make_settings: Make, monkey
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def testretry_after_is_honoured_up_to_the_cap(
+def test_retry_after_is_honoured_up_to_the_cap(
     site: Any, make_settings: Make, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
@@ -126,7 +128,7 @@ def testretry_after_is_honoured_up_to_the_cap(
 
 
 @pytest.mark.parametrize(("value", "seconds"), [("", 0), ("3", 3), ("-3", 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("x", 0)])
-def test_oddretry_after_headers_ask_for_nothing(value: str, seconds: float) -> None:
+def test_odd_retry_after_headers_ask_for_nothing(value: str, seconds: float) -> None:
     assert retry_after(value) == seconds
 
 
@@ -369,7 +371,7 @@ def test_stopping_early_ends_what_is_in_flight(site: Any, make_settings: Make) -
 
 def test_an_error_that_is_no_images_fault_is_raised_to_the_consumer(site: Any, settings: Settings) -> None:
     def full(fetched: Fetched) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     urls = [site.on(f"/{n}", site.answer(200, b"x")) for n in range(50)]
     with pytest.raises(OSError, match="disk full"):

@@ -21,7 +21,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from depth_core.errors import ImageError, ManifestError, StoreError
-from depth_core.ingest import manifest
+from depth_core.ingest import delimited, manifest, parquet, tables
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -721,8 +721,8 @@ def judged(url: str, settings: Settings, *, file: str = "/data/in/m.csv") -> tup
         ("50%.jpg", "/data/in/50%.jpg"),
     ],
 )
-def test_urls_and_paths_become_absolute(url: str, absolute: str, settings: Settings) -> None:
-    assert judged(url, settings)[:2] == (absolute, None)
+def test_urls_and_paths_become_absolute(url: str, absolute: str, make_settings: Make) -> None:
+    assert judged(url, make_settings(source_roots=["/"]))[:2] == (absolute, None)
 
 
 @pytest.mark.parametrize(
@@ -798,3 +798,421 @@ def test_any_url_is_absolute_or_a_failed_row(url: str, file: str) -> None:
     for one in (url, f"http://{url}", f"s3://{url}", f"file://{url}"):
         with suppress(ImageError):
             assert manifest.absolute(one, file, 8192).startswith(("http://", "https://", "s3://", "/"))
+
+
+# -- what strangers' files and servers do -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "carried"),
+    [
+        ('image_url,id,"Year\nmade",maker\nhttp://x/a.jpg,1,1900,M\nhttp://x/b.jpg,2,1901,N\n', "Year\nmade"),
+        ('id,"Year\r\nmade",maker,image_url\r\n1,1900,M,http://x/a.jpg\r\n2,1901,N,http://x/b.jpg\r\n', "Year\r\nmade"),
+    ],
+)
+def test_a_heading_may_have_a_line_break(read: Reader, content: str, carried: str) -> None:
+    frame = read("a.csv", content)
+    assert [(row[0], row[1], row[2]) for row in rows(frame)] == [(3, "1", "http://x/a.jpg"), (4, "2", "http://x/b.jpg")]
+    assert [row[3][carried] for row in rows(frame)] == ["1900", "1901"]
+
+
+def test_a_quote_left_open_in_the_header_takes_no_rows_along(read: Reader) -> None:
+    frame = read("a.csv", 'url,"title\na,1\nb,"x"\nc,3\n')
+    assert [row[2] for row in rows(frame)] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("first", ["sep=;\r\n", '"sep=|"\n', "SEP=\t\n", "\nsep=;\n"])
+def test_the_first_line_of_excel_names_the_delimiter_and_is_no_header(read: Reader, first: str) -> None:
+    delimiter = first.strip('"\r\n')[-1]
+    frame = read("a.csv", first + delimiter.join(("url", "note")) + "\n" + delimiter.join(("http://x/a.jpg", "n, m")) + "\n")
+    assert [row[2:] for row in rows(frame)] == [("http://x/a.jpg", {"note": "n, m"})]
+
+
+def test_headings_in_windows_1252_mean_that_the_file_is_and_lines_of_utf8_are_read_all_the_same(read: Reader) -> None:
+    content = "url,höhe\nhttp://x/ü.jpg,1 €\n".encode("cp1252") + "http://x/ö.jpg,2\n".encode() + b"http://x/\x81.jpg,3\n"
+    frame = read("a.csv", content)
+    assert [row[2:] for row in rows(frame)] == [("http://x/ü.jpg", {"höhe": "1 €"}), ("http://x/ö.jpg", {"höhe": "2"})]
+    assert list(bad(frame)) == [4]
+
+
+def test_json_lines_know_the_url_in_any_case_and_then_the_id_too(read: Reader) -> None:
+    frame = read("a.jsonl", '{"URL": "a", "ID": 1, "TEXT": "t"}\n{"Image_Url": "b", "id": 2}\n{"url": "c", "ID": 3}\n')
+    assert rows(frame) == [(1, "1", "a", {"TEXT": "t"}), (2, "2", "b", {}), (3, "", "c", {"ID": 3})]
+
+
+def parquet_of(table: pa.Table, tmp_path: Path, **options: Any) -> bytes:
+    pq.write_table(table, tmp_path / "t", **options)
+    return (tmp_path / "t").read_bytes()
+
+
+def test_parquet_text_that_is_not_utf8_fails_its_own_row_in_every_column(read: Reader, tmp_path: Path) -> None:
+    odd = pa.array([b"http://x/a.jpg", b"http://x/caf\xe9.jpg", b"http://x/b.jpg"], pa.binary())
+    fine = pa.array(["u", "v", "w"])
+    for names, columns in (
+        (["url", "t"], [odd.view(pa.string()), fine]),
+        (["url", "t"], [fine, odd.view(pa.string())]),
+        (["url", "id"], [fine, odd.cast(pa.large_binary()).view(pa.large_string())]),
+    ):
+        frame = read("a.parquet", parquet_of(pa.table(dict(zip(names, columns, strict=True))), tmp_path))
+        assert len(rows(frame)) == 2
+        ((line, message),) = bad(frame).items()
+        assert line == 2
+        assert "not valid UTF-8" in message
+
+
+def test_dates_beyond_python_are_carried_as_text(read: Reader, tmp_path: Path) -> None:
+    days = pa.array([0, 4_000_000, 2**31 - 1], pa.int32()).cast(pa.date32())
+    instants = pa.array([0, 2**62, None], pa.timestamp("ms"))
+    elsewhere = pa.array([0, 1, None], pa.timestamp("us", "Mars/Olympus"))
+    table = pa.table({"url": ["a", "b", "c"], "day": days, "at": instants, "there": elsewhere, "id": days})
+    frame = read("a.parquet", parquet_of(table, tmp_path))
+    carried = [row[3] for row in rows(frame)]
+    assert [len(each) for each in carried] == [3, 3, 3]
+    assert (carried[0]["day"], carried[1]["day"]) == ("1970-01-01", "12921-08-18")
+    assert str(2**62) in carried[1]["at"]
+    assert frame["row_id"].is_unique
+
+
+def test_the_columns_that_polars_writes_are_read(read: Reader, tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "url": pa.array(["http://x/a.jpg", None], pa.string_view()),
+            "id": pa.array(["1", "2"], pa.string_view()),
+            "t": pa.array(["t", None], pa.string_view()),
+            "thumbnail": pa.array([b"\xff", b""], pa.binary_view()),
+        }
+    )
+    frame = read("a.parquet", parquet_of(table, tmp_path))
+    assert rows(frame) == [(1, "1", "http://x/a.jpg", {"t": "t"}), (2, "2", "", {"t": None})]
+
+
+def test_a_list_with_nan_as_an_id_fails_its_own_row(read: Reader, tmp_path: Path) -> None:
+    frame = read("a.parquet", parquet_of(pa.table({"url": ["a", "b"], "id": [[1.0], [float("nan")]]}), tmp_path))
+    assert [row[1] for row in rows(frame)] == ["[1.0]"]
+    assert list(bad(frame)) == [2]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt", "a.parquet", "a.csv.gz"])
+def test_more_rows_than_allowed_are_one_clear_error_that_names_the_setting(
+    read: Reader, make_settings: Make, tmp_path: Path, name: str
+) -> None:
+    urls = [f"http://x/{n}.jpg" for n in range(30)]
+    content = {
+        "a.csv": "url\n" + "\n".join(urls),
+        "a.jsonl": "\n".join(json.dumps({"url": url}) for url in urls),
+        "a.txt": "\n".join(urls),
+        "a.parquet": parquet_of(pa.table({"url": urls}), tmp_path),
+        "a.csv.gz": gzip.compress(("url\n" + "\n".join(urls)).encode()),
+    }[name]
+    assert len(read(name, content, make_settings(max_manifest_rows=30))) == 30
+    with pytest.raises(ManifestError, match=r"more than 29 rows \(DEPTH_MAX_MANIFEST_ROWS\); split it"):
+        read(name, content, make_settings(max_manifest_rows=29))
+
+
+def test_gzip_that_unfolds_to_too_many_rows_is_not_read_to_its_end(
+    read: Reader, make_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfolded: list[int] = []
+    readinto = manifest._Gunzipped.readinto
+
+    def counted(self: Any, buffer: Any) -> int:
+        unfolded.append(readinto(self, buffer))
+        return unfolded[-1]
+
+    monkeypatch.setattr(manifest._Gunzipped, "readinto", counted)
+    bomb = gzip.compress(b"a\n" * 8_000_000, 1)
+    with pytest.raises(ManifestError, match="DEPTH_MAX_MANIFEST_ROWS"):
+        read("a.txt.gz", bomb, make_settings(max_manifest_rows=10_000))
+    assert sum(unfolded) < 4_000_000
+
+
+def test_parquet_that_unfolds_is_refused_by_what_it_says_of_itself(read: Reader, make_settings: Make, tmp_path: Path) -> None:
+    long = pa.table({"url": ["u"] * 5, "t": [f"{n}" + "x" * 100_000 for n in range(5)]})
+    lists = pa.table({"url": ["u"], "t": [[0] * 200_000]})
+    for table in (long, lists):
+        content = parquet_of(table, tmp_path, compression="zstd")
+        assert len(content) < 20_000
+        with pytest.raises(ManifestError, match="DEPTH_MAX_MANIFEST_BYTES"):
+            read("a.parquet", content, make_settings(max_manifest_bytes=200_000))
+
+
+def test_a_long_text_in_every_row_of_a_parquet_file_is_converted_once(read: Reader, tmp_path: Path) -> None:
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), pa.array(["x" * 1_000_000]))  # 20 GB, if unfolded
+    table = pa.table({"url": pa.array(["u"] * 20_000), "t": long})
+    frame = read("a.parquet", parquet_of(table, tmp_path))
+    assert set(frame["error_kind"]) == {"bad_row"}
+    assert "longer than 8192" in frame["error_message"][0]
+
+
+def test_rows_that_grow_in_memory_are_refused(read: Reader, make_settings: Make) -> None:
+    names = ",".join(f"a long name {n}" for n in range(2000))
+    content = f"url,{names}\n" + ("u" + "," * 2000 + "\n") * 40
+    with pytest.raises(ManifestError, match="twice DEPTH_MAX_MANIFEST_BYTES"):
+        read("a.csv", content, make_settings(max_manifest_bytes=200_000))
+
+
+def test_very_many_columns_are_read_and_rows_without_them_are_not_filled_up(read: Reader) -> None:
+    names = ",".join(f"c{n}" for n in range(100_000)) + ",t" * 100_000
+    frame = read("a.csv", f"url,{names}\nu{',' * 200_000}\n" + "short\n" * 5000)
+    ((_, _, url, carried),) = rows(frame)
+    assert (url, len(carried)) == ("u", 200_000)
+    assert {"t", "t'", "t" + "'" * 20, "t'21"} <= set(carried)
+    assert len(bad(frame)) == 5000
+
+
+def test_quotes_that_open_in_every_line_cost_each_line_and_nothing_more(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("depth_core.ingest.delimited._READ_AGAIN", 100_000)
+    frame = read("a.csv", "url,t\n" + 'a","\n' * 20_000)
+    assert frame["line"].tolist() == list(range(2, 20_002))
+    assert len(bad(frame)) == 20_000
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.jsonl"])
+def test_a_line_that_never_ends_fails_alone(read: Reader, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("depth_core.ingest.tables._LONGEST_LINE", 100_000)
+    monkeypatch.setattr("depth_core.ingest.tables._PIECE", 10_000)
+    line = {"a.csv": "%s,1", "a.txt": "%s", "a.jsonl": '{"url": "%s"}'}[name]
+    header = "url,n\n" if name == "a.csv" else ""
+    frame = read(name, header + "\n".join(line % url for url in ("a", "x" * 300_000, "b")))
+    assert [row[2] for row in rows(frame)] == ["a", "b"]
+    assert list(bad(frame)) == [2 + bool(header)]
+
+
+# -- boundaries ---------------------------------------------------------------------------------------------------------
+
+
+class OddError(Exception):
+    """What no library raises."""
+
+
+def odd(*_: object, **__: object) -> Any:
+    raise OddError("out of the blue")
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"), [("check_url", "internal"), ("httpx.URL", "bad_url"), ("unicodedata.category", "internal")]
+)
+def test_whatever_a_library_raises_for_a_url_is_its_rows_failure(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, call: str, kind: str
+) -> None:
+    chunk = assign(table("http://x/a b.jpg", "http://x/plain.jpg", "http://x/ä.jpg"), size=10).chunks[f"{SLUG}-00000"]
+    monkeypatch.setattr(f"depth_core.ingest.judging.{call}", odd)
+    judged = manifest.validate(chunk, settings)
+    assert judged["error_kind"].fillna("").tolist() == [kind, "", kind]
+    said = "OddError: out of the blue (at depth_core/ingest/" if kind == "internal" else "not a URL: out of the blue"
+    assert judged["error_message"][0].startswith(f"/m.csv:2: {said}")
+
+
+def test_whatever_reading_a_path_raises_is_its_rows_failure(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    chunk = assign(table("a.jpg", "http://x/b.jpg"), size=10).chunks[f"{SLUG}-00000"].assign(file="/data/in/m.csv")
+    monkeypatch.setattr("depth_core.ingest.judging.os.path.islink", odd)
+    assert manifest.validate(chunk, settings)["error_kind"].fillna("").tolist() == ["internal", ""]
+
+
+def test_memory_that_runs_out_is_no_rows_failure(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object, **__: object) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("depth_core.ingest.judging.check_url", out_of_memory)
+    with pytest.raises(MemoryError):
+        manifest.validate(assign(table("http://x/a b.jpg"), size=10).chunks[f"{SLUG}-00000"], settings)
+
+
+def test_whatever_converting_a_cell_raises_is_its_rows_failure(
+    read: Reader, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fails_for(marked: str, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def convert(value: Any) -> Any:
+            if value == marked or (isinstance(value, dict) and marked in value.values()):
+                odd()
+            return call(value)
+
+        return convert
+
+    monkeypatch.setattr(delimited, "encode_basestring", fails_for("odd", delimited.encode_basestring))
+    monkeypatch.setattr(tables, "to_json", fails_for("odd", tables.to_json))
+    monkeypatch.setattr(parquet, "to_json", fails_for("odd", parquet.to_json))
+    contents: dict[str, Any] = {
+        "a.csv": "url,t\na,1\nb,odd\nc,3\n",
+        "a.jsonl": '{"url": "a"}\n{"url": "b", "t": "odd"}\n{"url": "c"}\n',
+        "a.parquet": parquet_of(pa.table({"url": ["a", "b", "c"], "t": ["1", "odd", "3"]}), tmp_path),
+    }
+    for name, content in contents.items():
+        frame = read(name, content)
+        assert [row[2] for row in rows(frame)] == ["a", "c"], name
+        ((_, message),) = bad(frame).items()
+        assert "OddError: out of the blue" in message
+
+
+@pytest.mark.parametrize(
+    "call", ["open", "sync_transport", "httpx.Client.head", "httpx.Client.send", "httpx.Response.iter_raw", "slug"]
+)
+def test_whatever_a_library_raises_for_a_pointer_leaves_that_one_out(
+    site: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    folder = Path(settings.manifests_location)
+    folder.mkdir(parents=True)
+    (folder / "a.csv").write_text("url\n")
+    (folder / "b.url").write_text(site.on("/b.csv", site.answer(200, b"url\n")))
+    if call == "slug":
+        real = manifest.slug
+        monkeypatch.setattr("depth_core.ingest.discovery.slug", lambda uri: odd() if uri.startswith("http") else real(uri))
+    else:
+        monkeypatch.setattr(f"depth_core.ingest.discovery.{call}", odd, raising=call != "open")
+    assert [Path(found.uri).name for found in manifest.discover(settings)] == ["a.csv"]
+    assert "OddError: out of the blue" in caplog.text
+    assert "b.url" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"https://xn--ls8h.invalid/a.csv",
+        b"http://[::bad/a.csv",
+        b"/etc/passwd",
+        b"",
+        b"\xff",
+        b"http://a b/",
+        b"x" * 70_000,
+        b"a\nb",
+    ],
+)
+def test_an_odd_pointer_is_left_out_alone(settings: Settings, content: bytes) -> None:
+    folder = Path(settings.manifests_location)
+    folder.mkdir(parents=True)
+    (folder / "a.csv").write_text("url\n")
+    (folder / "b.url").write_bytes(content)
+    assert [Path(found.uri).name for found in manifest.discover(settings)] == ["a.csv"]
+
+
+# -- pointers -----------------------------------------------------------------------------------------------------------
+
+
+def pointed(settings: Settings, url: str) -> Path:
+    folder = Path(settings.manifests_location)
+    folder.mkdir(parents=True)
+    (folder / "there.url").write_text(url)
+    return folder
+
+
+@pytest.mark.parametrize("status", [400, 403, 405, 500, 501])
+def test_a_pointer_to_a_server_that_refuses_head_is_asked_with_get(site: Any, settings: Settings, status: int) -> None:
+    def behave(handler: Any) -> None:
+        answer = site.answer(status) if handler.command == "HEAD" else site.answer(200, b"url\n", ETag='"1"')
+        answer(handler)
+
+    pointed(settings, site.on("/a.csv", behave))
+    (found,) = manifest.discover(settings)
+    assert found.fingerprint == '"1"||4'
+
+
+def test_a_change_behind_a_pointer_is_seen_though_the_server_names_no_state(site: Any, settings: Settings) -> None:
+    bodies = [b"url\na\n"] * 4 + [b"url\nb\n"] * 2
+    pointed(settings, site.on("/a.csv", *(site.answer(200, body) for body in bodies)))
+    first, second, third = (manifest.discover(settings)[0].fingerprint for _ in range(3))
+    assert first == second
+    assert second != third
+
+
+def test_of_an_endless_manifest_behind_a_pointer_only_the_start_is_read(
+    site: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("depth_core.ingest.discovery._HASHED", 10_000)
+    endless = site.drip(100_000, 0, b"x" * 1000)
+    pointed(settings, site.on("/a.csv", lambda handler: (site.answer(405) if handler.command == "HEAD" else endless)(handler)))
+    assert len(manifest.discover(settings)) == 1
+
+
+def test_the_secrets_of_a_pointer_are_in_no_log(site: Any, settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    pointed(settings, site.on("/gone.csv") + "?X-Amz-Signature=tellnobody")
+    assert manifest.discover(settings) == []
+    assert "/gone.csv" in caplog.text
+    assert "tellnobody" not in caplog.text
+
+
+# -- what a manifest may name -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("url", ["NULL", "null", "nan", "NaN", "None", "\\N", "N/A"])
+def test_what_databases_write_for_nothing_is_no_url(url: str, settings: Settings) -> None:
+    kept, kind, message = judged(url, settings)
+    assert (kept, kind) == (url, "missing_url")
+    assert "names no image" in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "//cdn.example/a.jpg",
+        "www.example.com/a.jpg",
+        "\u200bhttp://x/a.jpg",
+        "http://x/a.jpg\u200b",
+        "\ufeffa.jpg",
+        "<http://x/a.jpg>",
+        '"http://x/a.jpg"',
+        '"http://x/a.jpg',
+        "'a.jpg'",
+        "(http://x/a.jpg)",
+        "see http://x/a.jpg",
+    ],
+)
+def test_urls_with_something_around_them_or_without_a_scheme_are_no_local_paths(url: str, settings: Settings) -> None:
+    assert judged(url, settings)[1] == "bad_url"
+
+
+def test_folders_that_are_named_like_hosts_may_be_named(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "www.example.com").mkdir()
+    assert judged("www.example.com/a.jpg", settings, file=f"{tmp_path}/m.csv")[1] is None
+    assert judged("//cdn.example/a.jpg", settings, file="https://x.example/m.csv")[0] == "https://cdn.example/a.jpg"
+
+
+def test_a_local_manifest_names_files_below_its_folder_and_the_data_folder_only(make_settings: Make, tmp_path: Path) -> None:
+    here, data, elsewhere = (tmp_path / name for name in ("here", "data", "elsewhere"))
+    for folder in (here, data, elsewhere):
+        folder.mkdir()
+        (folder / "a.jpg").write_bytes(b"a")
+    (here / "link.jpg").symlink_to(elsewhere / "a.jpg")
+    (here / "links").symlink_to(elsewhere)
+    now, file = make_settings(), f"{here}/m.csv"
+    for url in ("a.jpg", "deep/../a.jpg", f"{data}/a.jpg", (data / "a.jpg").as_uri(), "missing.jpg"):
+        assert judged(url, now, file=file)[1] is None, url
+    out = [
+        f"{elsewhere}/a.jpg",
+        "../elsewhere/a.jpg",
+        "link.jpg",
+        "links/a.jpg",
+        "file:///etc/passwd",
+        "/etc/passwd",
+        f"{here}x/a",
+    ]
+    for url in out:
+        _, kind, message = judged(url, now, file=file)
+        assert kind == "forbidden", url
+        assert "DEPTH_SOURCE_ROOTS" in message
+    assert judged("link.jpg", make_settings(source_roots=[str(elsewhere)]), file=file)[1] is None
+    assert judged("a.jpg", make_settings(source_roots=[str(elsewhere)]), file=file)[1] == "forbidden"
+    assert judged("/etc/passwd", make_settings(source_roots=["/"]), file=file)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("file", "url", "kind"),
+    [
+        ("https://x.example/m.csv", "s3://secret/a.jpg", "forbidden"),
+        ("https://x.example/m.csv", "S3://secret/a.jpg", "forbidden"),
+        ("https://x.example/m.csv", "s3://photos/a.jpg", None),
+        ("https://x.example/m.csv", "file:///etc/passwd", "bad_url"),
+        ("s3://lists/m.csv", "file:///etc/passwd", "bad_url"),
+        ("s3://lists/m.csv", "s3://secret/a.jpg", None),
+        ("/data/m.csv", "s3://secret/a.jpg", None),
+    ],
+)
+def test_where_a_manifest_came_from_decides_what_it_may_name(file: str, url: str, kind: str | None, make_settings: Make) -> None:
+    assert judged(url, make_settings(manifest_buckets=["photos"]), file=file)[1] == kind
+
+
+def test_rows_that_were_judged_under_other_settings_are_refused_before_they_are_read(make_settings: Make, tmp_path: Path) -> None:
+    (chunk,) = assign(table("/etc/passwd", "a.jpg", "http://x/a.jpg"), size=10).chunks.values()
+    rows_then = manifest.validate(chunk.assign(file=f"{tmp_path}/m.csv"), make_settings(source_roots=["/"]))
+    assert rows_then["error_kind"].isna().all()
+    refused = manifest.refused(rows_then, make_settings())
+    assert {url: failure.kind.value for url, failure in refused.items()} == {"/etc/passwd": "forbidden"}

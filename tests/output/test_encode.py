@@ -132,7 +132,7 @@ def test_a_folder_without_its_depth_png_or_with_an_unknown_file_is_refused(local
 
 
 def test_the_sidecar_says_everything_in_the_spelling_of_the_api(local_store: Store, make_sidecar: Any) -> None:
-    encode.write(local_store, "f", {"depth.png": b"8"}, make_sidecar(focal_px=812.5, range=(0.0, 9.0)))
+    encode.write(local_store, "f", {"depth.png": b"8"}, make_sidecar(focal_px=812.5, range=(0.0, 9.0), source_name="a.jpg"))
     sidecar = json.loads(local_store.read("f/depth.json"))
     assert sidecar.pop("versions").keys() == {"depthline", "output", "torch"}
     assert sidecar == {
@@ -148,6 +148,7 @@ def test_the_sidecar_says_everything_in_the_spelling_of_the_api(local_store: Sto
         "process": {"width": 686, "height": 518},
         "output": {"width": 640, "height": 480},
         "sourceSha256": "0" * 64,
+        "sourceName": "a.jpg",
         "parameters": DepthParameters(model="small").as_api(),
         "range": [0.0, 9.0],
         "focalPx": 812.5,

@@ -261,18 +261,42 @@ def test_passwords_in_urls_are_not_published(local_store: Store, make_gallery: A
     assert gallery.contact_sheet(secret, local_store) == gallery.contact_sheet(with_texts(bare), local_store)
 
 
+def test_tokens_in_urls_are_not_published_nor_linked_to(local_store: Store, make_gallery: Any) -> None:
+    signed = "https://photos.example/a.jpg?w=300&X-Amz-Signature=s3cr3t1&token=s3cr3t2"
+    frame = make_gallery(local_store, [photo("JPEG"), None], row_id="")
+    carried = json.dumps({"page": "https://ann:s3cr3t3@site.example/", "upload token": "s3cr3t4", "caption": "a\nb"})
+    frame = frame.assign(image_url=signed, carried=carried, file="https://m.example/m.csv?sig=s3cr3t5", row_key=f"url:{signed}")
+    frame["error_message"] = [None, f"{signed}: HTTP 403"]
+    page = local_store.read(gallery.write_gallery(local_store, frame, profile="preview", chunk=CHUNK)).decode()
+    assert "s3cr3t" not in page
+    assert "https://photos.example/a.jpg?w=300&amp;X-Amz-Signature=***&amp;token=***" in page
+    assert 'href="https://photos.example' not in page
+    assert "<dd>https://site.example/</dd>" in page
+    assert "<dd>a\nb</dd>" in page
+
+
+def test_control_characters_of_a_row_are_spelt_out_on_the_page(local_store: Store, make_gallery: Any) -> None:
+    frame = make_gallery(local_store, [None], row_id="a\x1b[31m\u202e")
+    frame["error_message"] = ["b\x9b1m"]
+    page = local_store.read(gallery.write_gallery(local_store, frame, profile="preview", chunk=CHUNK)).decode()
+    assert re.search("[\x1b\x9b\u202e]", page) is None
+    assert "a\\x1b[31m\\u202e" in page
+
+
 def test_the_page_refers_to_nothing_outside_the_store(store: Store, make_gallery: Any) -> None:
     frame = make_gallery(store, [photo("JPEG"), None])
     key = gallery.write_gallery(store, frame, profile="preview", chunk=CHUNK)
     page = store.read(key).decode()
-    folder = key.rpartition("/")[0]
+    folder, found = key.rpartition("/")[0], set()
     for link in re.findall(r'(?:src|href|data-\w+)="([^"#]*)"', page):
-        if "/" in link and not link.startswith("https://photos.example/"):
+        if ("/" in link or link.endswith(".webp")) and not link.startswith("https://photos.example/"):
             parts = f"{folder}/{link}".split("/")
             while ".." in parts:
                 at = parts.index("..")
                 del parts[at - 1 : at + 1]
             assert store.exists("/".join(parts)), link
+            found.add(link.rpartition(".")[2])
+    assert found >= {"png", "webp", "json"}
     assert "http:" not in page
     assert re.findall(r"url\(|@import|<link", page) == []
 

@@ -61,11 +61,20 @@ def test_each_image_of_a_batch_has_its_own_scale_on_torch_and_numpy_alike() -> N
             assert np.array_equal(batch[i], alone[0].numpy())
 
 
-def test_a_field_without_contrast_is_as_far_away_as_can_be() -> None:
+def test_a_field_of_one_value_is_its_own_minimum_throughout() -> None:
     flat = np.full((1, 4, 4), 3.0, np.float32)
-    for kind, mode in ((DISPARITY, STANDARD), (DEPTH, STANDARD), (DEPTH, V2_STYLE)):
-        assert (picture(flat, kind=kind, mode=mode) == 0).all()
-        assert (picture(flat, kind=kind, mode=mode, invert=True) == 1).all()
+    for kind, mode, shade in ((DEPTH, STANDARD, 1), (DEPTH, V2_STYLE, 0), (DISPARITY, STANDARD, 0)):
+        assert (picture(flat, kind=kind, mode=mode) == shade).all()
+        assert (picture(flat, kind=kind, mode=mode, invert=True) == 1 - shade).all()
+    assert picture(field(3, np.nan, np.inf, -np.inf), kind=DEPTH, mode=STANDARD)[0, 0].tolist() == [1, 0, 0, 1]
+
+
+def test_what_hardly_differs_does_not_become_black_and_white() -> None:
+    above = np.nextafter(np.float32(3), np.float32(4)) - np.float32(3)
+    out = picture(field(3, 3 + above), kind=DEPTH, mode=STANDARD)[0, 0]
+    assert out.tolist() == pytest.approx([1, 1 - above / (above + 1e-8)], abs=1e-6)
+    out = picture(field(100, 101), kind=DEPTH, mode=V2_STYLE)[0, 0]
+    assert out.tolist() == pytest.approx([(1 / (1 + 1e-6 * 100 * 101)) ** 0.5, 0], abs=1e-4)
 
 
 def test_nan_is_far_and_infinities_are_the_ends_of_the_range() -> None:
@@ -76,7 +85,9 @@ def test_nan_is_far_and_infinities_are_the_ends_of_the_range() -> None:
 
 def test_a_field_without_one_finite_number_is_black_and_its_range_says_so() -> None:
     nothing = np.stack([np.full((2, 2), np.nan), np.full((2, 2), np.inf), np.ones((2, 2))]).astype(np.float32)
-    assert (picture(nothing, kind=DEPTH, mode=STANDARD) == 0).all()
+    for mode in (STANDARD, V2_STYLE):
+        assert (picture(nothing[:2], kind=DEPTH, mode=mode) == 0).all()
+        assert (picture(nothing[:2], kind=DEPTH, mode=mode, invert=True) == 1).all()
     ranges = finite_range(nothing)
     assert np.isnan(ranges[:2]).all()
     assert ranges[2].tolist() == [1, 1]
@@ -120,7 +131,68 @@ def test_v2_style_cuts_a_percent_of_the_content_at_either_end() -> None:
     depth = 1 / np.linspace(1, 2, 1001, dtype=np.float32)[None, None]
     out = picture(depth, kind=DEPTH, mode=V2_STYLE)[0, 0]
     assert (out == 0).sum() == 11
-    assert (out == 1).sum() == 11
+    assert (out > 1 - 1e-6).sum() == 11
+
+
+def by_the_rule(depth: np.ndarray, sky: np.ndarray) -> np.ndarray:
+    """V2-Style of one image (H, W) as the reference's rule says it, in numpy and float64."""
+    land = sky < 0.3 if sky.max() > 0.1 else np.ones_like(sky, bool)
+    disparity = 1 / (depth.astype(np.float64) + 1e-6)
+    scale = np.sort(disparity[land] if land.sum() > 100 else disparity.ravel())
+    percent = len(scale) // 100 if land.sum() > 1000 else 0
+    low, high = scale[percent], scale[99 * len(scale) // 100 if percent else -1]
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(land.astype(float), 1), (3, 3)).sum(axis=(2, 3))
+    inside = np.lib.stride_tricks.sliding_window_view(np.pad(np.ones_like(depth), 1), (3, 3)).sum(axis=(2, 3))
+    soft = np.where((windows > 0) & (windows < inside), windows / 9, land)
+    return np.sqrt(np.clip((disparity - low) / (high - low + 1e-6), 0, 1)) * soft
+
+
+@pytest.mark.parametrize("pixels", [0, 1, 2, 99, 100, 101, 102, 500, 999, 1000, 1001, 1002, 1100, 1260])
+@pytest.mark.parametrize("farthest", [2, 300])
+def test_v2_style_scales_by_as_much_of_the_image_as_its_content_allows(pixels: int, farthest: float) -> None:
+    rng = np.random.default_rng(pixels)
+    depth = rng.uniform(1, farthest, (1, 35, 36)).astype(np.float32)
+    sky = rng.permutation(np.arange(depth.size) >= pixels).reshape(depth.shape).astype(np.float32)
+    sky[sky == 1] = rng.uniform(0.3, 1.2, int(sky.sum()))
+    sky[sky == 0] = rng.uniform(0, 0.2999, int((sky == 0).sum()))
+    out = picture(depth, sky, kind=DEPTH, mode=V2_STYLE)
+    np.testing.assert_allclose(out[0], by_the_rule(depth[0], sky[0]), atol=1e-5)
+    alone, ends = depth[sky < 0.3], own_range(depth, sky, kind=DEPTH, mode=V2_STYLE)[0]
+    if pixels == 0:
+        assert np.isnan(ends).all()
+    else:
+        seen = np.sort(depth.ravel() if pixels <= 100 else alone)
+        cut = len(seen) // 100 if pixels > 1000 else 0
+        assert ends.tolist() == pytest.approx(
+            [seen[len(seen) - 1 - 99 * len(seen) // 100 if cut else 0], seen[-1 - cut]], rel=1e-3
+        )
+
+
+@pytest.mark.parametrize(("shape", "sky"), [((1, 1), 0), ((1, 1), 1), ((1, 5), 1), ((2, 2), 0), ((5, 1), 0), ((3, 40), 1)])
+def test_v2_style_of_the_tiniest_maps(shape: tuple[int, int], sky: int) -> None:
+    depth = np.arange(1, 1 + shape[0] * shape[1], dtype=np.float32).reshape(1, *shape)
+    seen = np.zeros_like(depth)
+    seen[0, 0, 0] = sky
+    out = picture(depth, seen, kind=DEPTH, mode=V2_STYLE)
+    np.testing.assert_allclose(out[0], by_the_rule(depth[0], seen[0]), atol=1e-6)
+
+
+def test_sky_begins_at_the_threshold_itself() -> None:
+    depth = np.random.default_rng(7).uniform(1, 2, (1, 40, 40)).astype(np.float32)
+    below, sky = np.full_like(depth, np.nextafter(np.float32(0.3), np.float32(0))), np.full_like(depth, 0.3)
+    assert picture(depth, below, kind=DEPTH, mode=V2_STYLE).max() > 0.99
+    assert picture(depth, sky, kind=DEPTH, mode=V2_STYLE).max() == 0
+
+
+@pytest.mark.parametrize("odd", [0.0, 0.05, 0.1, np.nan])
+def test_a_sky_map_that_is_never_above_a_tenth_or_holds_nan_counts_as_none(odd: float) -> None:
+    depth = np.random.default_rng(8).uniform(1, 2, (2, 40, 40)).astype(np.float32)
+    depth[0, 3, 4] = np.nan
+    sky = np.full_like(depth, 0.02)
+    sky[0, 5, 6], sky[1, :9] = odd, 1
+    out = picture(depth, sky, kind=DEPTH, mode=V2_STYLE)
+    np.testing.assert_array_equal(out[0], picture(depth, None, kind=DEPTH, mode=V2_STYLE)[0])
+    assert (out[1, :8] == 0).all(), "the other image of the batch keeps its sky"
 
 
 def test_v2_style_paints_sky_black_with_a_softened_border() -> None:
@@ -128,7 +200,7 @@ def test_v2_style_paints_sky_black_with_a_softened_border() -> None:
     sky = np.zeros_like(depth)
     sky[:, :4] = 1
     out = picture(depth, sky, kind=DEPTH, mode=V2_STYLE)
-    without = picture(depth, np.zeros_like(depth), kind=DEPTH, mode=V2_STYLE, value_range=None)
+    without = picture(depth, np.zeros_like(depth), kind=DEPTH, mode=V2_STYLE)
     assert (out[0, :3] == 0).all()
     assert (out[0, 3] > 0).any()  # a third of the window is content
     assert without[0, :3].max() > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import dagster as dg
 import pytest
 from rich.console import Console
 
-from depth_core.errors import ConfigurationError
+from depth_core.errors import ConfigurationError, ModelUnavailableError
 from depth_core.ingest import manifest
 from depth_core.output import gallery, records
 from pipelines import materialize
@@ -217,3 +218,46 @@ def test_a_profile_that_is_not_there_is_said_before_anything_is_done(house, phot
     with pytest.raises(ConfigurationError, match="colourful"):
         materialize.materialize(str(photos), "colourful", house.installation, house.instance)
     assert house.instance.get_runs_count() == 0
+
+
+def test_weights_that_cannot_be_had_are_told_before_anything_is_fetched(house, photos: Path) -> None:
+    (house.folder / "profiles.toml").write_text('[preview]\ncheckpoint = "no-weights"\n[preview.parameters]\nmodel = "small"\n')
+    with pytest.raises(ModelUnavailableError, match="no weights at no-weights"):
+        bring_up_to_date(house, photos)
+    assert house.instance.get_runs_count() == 0
+
+
+class Watch:
+    """A meter that notes what it is shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[str, int, list[int]]] = []
+
+    def start(self, label: str, total: int) -> None:
+        self.shown.append((label, total, []))
+
+    def at(self, done: int) -> None:
+        self.shown[-1][2].append(done)
+
+
+def test_each_step_shows_how_many_rows_are_done(house, photos: Path) -> None:
+    watch = Watch()
+    materialize.materialize(str(photos), "preview", house.installation, house.instance, meter=watch)
+    assert [(label, rows) for label, rows, _ in watch.shown] == [
+        (f"chunk {number} of 3: {what}", rows) for number, rows in ((1, 2), (2, 2), (3, 1)) for what in ("fetching", "depth maps")
+    ]
+    for label, rows, done in watch.shown:
+        assert done == list(range(1, rows + 1)), label
+
+
+def test_names_and_messages_of_strangers_cannot_speak_to_the_terminal(house) -> None:
+    path = house.manifest(
+        "shots.csv", "id,image_url", "\x1b[31mred,http://me:secret@127.0.0.1:9/a?token=abc", "[bold],\x1b]0;x\x07.jpg"
+    )
+    console = Console(file=io.StringIO(), width=300)
+    materialize.show(bring_up_to_date(house, path), "preview", house.installation, console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", said)
+    assert r"\x1b[31mred" in said
+    assert "secret" not in said
+    assert "abc" not in said

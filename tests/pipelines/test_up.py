@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+from pipelines import up
 
 UP = """
 import signal, sys
@@ -15,7 +21,7 @@ from pipelines import up
 
 signal.signal(signal.SIGHUP, getattr(signal, sys.argv[2]))  # what it would inherit from a shell, or from nohup
 sys.executable, up.PATIENCE_SECONDS = sys.argv[1], 0.5
-sys.exit(up.main([]))
+sys.exit(up.main(["-p", "0"]))
 """
 DEAF = "#!/bin/sh\ntrap '' INT TERM HUP\nsleep 60 &\necho started\nwait\n"
 
@@ -29,7 +35,8 @@ def deaf(tmp_path: Path) -> Path:
 
 
 def started(deaf: Path, hangup: str) -> subprocess.Popen[bytes]:
-    up = subprocess.Popen([sys.executable, "-c", UP, str(deaf), hangup], stdout=subprocess.PIPE)
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"} | {"DEPTH_API_PORT": "0"}
+    up = subprocess.Popen([sys.executable, "-c", UP, str(deaf), hangup], stdout=subprocess.PIPE, env=environment)
     assert up.stdout is not None
     assert [up.stdout.readline() for _ in range(2)] == [b"started\n"] * 2
     return up
@@ -54,3 +61,57 @@ def test_under_nohup_it_stays_when_the_terminal_closes_and_still_ends_when_told_
         up.terminate()
         assert up.communicate(timeout=30) == (b"", None)
     assert up.returncode == 0
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port at which somebody listens."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+@pytest.fixture
+def nothing_may_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*words: object, **more: object) -> None:
+        raise AssertionError("something was started")
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+
+
+@pytest.mark.usefixtures("nothing_may_start")
+@pytest.mark.parametrize(("words", "cure"), [(["--no-api"], "UI_PORT"), ([], "UI_PORT")])
+def test_a_port_that_is_taken_ends_it_before_anything_is_started(
+    taken: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str], cure: str
+) -> None:
+    monkeypatch.setenv("DEPTH_API_PORT", "0")
+    assert up.main(["-p", str(taken), *words]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"depthline: port {taken} of 127.0.0.1 is taken: ")
+    assert cure in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.usefixtures("nothing_may_start")
+def test_the_port_of_the_door_is_looked_at_too(
+    taken: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPTH_API_PORT", str(taken))
+    assert up.main(["-p", "0"]) == 1
+    assert f"port {taken} of 127.0.0.1 is taken" in (said := capsys.readouterr().err)
+    assert "DEPTH_API_PORT" in said
+
+
+@pytest.mark.usefixtures("nothing_may_start")
+def test_one_home_has_one_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with FileLock(tmp_path / "up.lock"):
+        assert up.main(["-p", "0", "--no-api"]) == 1
+    assert f"runs already with DAGSTER_HOME={tmp_path}" in capsys.readouterr().err
+
+
+def test_help_is_said_and_nothing_started(tmp_path: Path) -> None:
+    told = subprocess.run([sys.executable, "-m", "pipelines.up", "--help"], capture_output=True, text=True, timeout=60)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "usage: python -m pipelines.up" in told.stdout

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -161,7 +162,7 @@ def test_a_slow_host_delays_nobody_else(artworks, store, settings, images) -> No
     assert status(artworks, slow) == "succeeded"
 
 
-def test_an_artwork_that_breaks_the_network_runs_alone_next_and_fails_in_the_end(
+def test_an_artwork_on_which_the_network_never_works_fails_in_the_end(
     artworks, store, settings, images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from depth_core.engine import stages
@@ -176,10 +177,11 @@ def test_an_artwork_that_breaks_the_network_runs_alone_next_and_fails_in_the_end
     monkeypatch.setattr(
         "depth_core.engine.local.Steps", lambda: SimpleNamespace(prepare=stages.prepare, predict=predict, write=stages.write)
     )
-    cursed, good = (ask(artworks, f"{images.url}/{name}.jpg") for name in ("cursed", "good"))
+    cursed = ask(artworks, f"{images.url}/cursed.jpg")
     for _ in range(settings.max_attempts):
         with contextlib.suppress(RuntimeError):
             drain(artworks, store, settings).serve()
+    good = ask(artworks, f"{images.url}/good.jpg")
     drain(artworks, store, settings).serve()
     assert status(artworks, good) == "succeeded"
     artwork = artworks.get(cursed)
@@ -415,6 +417,44 @@ def test_a_store_that_fails_for_long_ends_the_drain_and_its_claims_go_back(
         drain(artworks, Failing(settings.store_location), settings).serve()
     artwork = artworks.get(waiting)
     assert (artwork.status, artwork.attempts) == (ArtworkStatus.STARTING, 0)
+
+
+@pytest.mark.parametrize("place", ["depth_core.ingest.download._scheme", "depth_core.output.encode.read_sidecar"])
+def test_whatever_one_artwork_makes_a_library_raise_is_its_own_failure(
+    artworks, store, settings, images, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    cursed, good = (ask(artworks, f"{images.url}/{name}.jpg") for name in ("cursed", "good"))
+    its_bytes = hashlib.sha256(images.photo("/cursed.jpg")).hexdigest()
+    module, _, name = place.rpartition(".")
+    real = getattr(sys.modules[module], name)
+
+    def odd(*args: Any) -> Any:
+        if "cursed" in str(args[-1]) or its_bytes in str(args[-1]):
+            raise LookupError("never seen before")
+        return real(*args)
+
+    monkeypatch.setattr(place, odd)
+    drain(artworks, store, settings).serve()
+    assert status(artworks, good) == "succeeded"
+    artwork = artworks.get(cursed)
+    assert (artwork.error_kind, artwork.attempts) == ("internal", 1)
+    assert artwork.error_message.startswith("LookupError: never seen before (at depth_core/")
+
+
+def test_a_temporary_folder_without_room_costs_no_attempt(
+    artworks, store, settings, images, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    monkeypatch.setattr("depth_core.ingest.received.IN_MEMORY", 1)
+    monkeypatch.setattr(tempfile, "tempdir", str(settings.data / "nowhere"))
+    waiting = ask(artworks, f"{images.url}/a.jpg")
+    thread = threading.Thread(target=drain(artworks, store, settings).serve)
+    with caplog.at_level(logging.ERROR):
+        thread.start()
+        while "TMPDIR" not in caplog.text:
+            time.sleep(0.02)
+        monkeypatch.undo()
+        thread.join(60)
+    assert (status(artworks, waiting), artworks.get(waiting).attempts) == ("succeeded", 1)
 
 
 @pytest.fixture

@@ -203,7 +203,8 @@ def test_an_unforeseen_error_while_sending_is_a_failed_attempt_and_holds_up_nobo
     fine = ended(store, ask(webhook=receiver(200).url))
     assert deliver(store, settings, resolve=resolve) == 2
     delivery, [attempt] = only(store, odd)
-    assert (delivery.state, delivery.tries, attempt.error) == ("pending", 1, "RuntimeError: the name server is on holiday")
+    assert (delivery.state, delivery.tries) == ("pending", 1)
+    assert str(attempt.error).startswith("RuntimeError: the name server is on holiday (at depth_core/")
     assert only(store, fine)[0].state == "delivered"
 
 

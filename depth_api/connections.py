@@ -1,0 +1,95 @@
+"""How the door's server listens: uvicorn as the settings have it, and a deadline for requests that do not arrive.
+
+What does not belong here: the deadline of a body, which the application keeps (app.py), and who may call (access.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from depth_api.observation import log
+from depth_core.settings import Settings
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.h11_impl import H11Protocol as _Protocol
+else:
+    _Protocol = AutoHTTPProtocol
+
+_TOO_LATE = b'{"detail":"the request did not arrive in time"}'
+_ANSWER = (
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    b"content-length: %d\r\n\r\n%s" % (len(_TOO_LATE), _TOO_LATE)
+)
+
+
+def configured(app: ASGIApp, settings: Settings, **more: Any) -> uvicorn.Config:
+    """The server's configuration. X-Forwarded-For and -Proto count from DEPTH_TRUSTED_PROXIES alone."""
+    words: dict[str, Any] = {
+        "host": settings.api_host,
+        "port": settings.api_port,
+        "log_config": None,
+        "access_log": False,
+        "timeout_graceful_shutdown": 20,
+        "http": arriving_within(settings.request_seconds),
+        "ws": "none",
+        "limit_concurrency": settings.api_connections,
+        "forwarded_allow_ips": settings.trusted_proxies,
+    }
+    return uvicorn.Config(app, **words | more)
+
+
+def arriving_within(seconds: float) -> type[asyncio.Protocol]:
+    """uvicorn's protocol for HTTP, which has no deadline of its own for a request's first line and headers.
+
+    A connection on which nothing is being answered is closed when no whole head of a request has come for `seconds`, however
+    slowly its bytes come; with a 408 when some had.
+    """
+
+    class Arriving(_Protocol):
+        _deadline: asyncio.TimerHandle | None = None
+        _begun = False  # bytes of a request that is not answered yet have come
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._wait()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._wait_no_more()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            before = self.cycle
+            self._begun = True
+            super().data_received(data)
+            if self.cycle is not before:
+                self._wait_no_more()
+            if self._deadline is None and self._answers_nothing():
+                self._wait()
+
+        def _answers_nothing(self) -> bool:
+            return self.cycle is None or self.cycle.response_complete
+
+        def _wait(self) -> None:
+            self._deadline = self.loop.call_later(seconds, self._is_late)
+
+        def _wait_no_more(self) -> None:
+            self._begun = False
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+        def _is_late(self) -> None:
+            self._deadline = None
+            if self.transport.is_closing() or not self._answers_nothing():
+                return
+            if self._begun and self.cycle is None:  # after an answer the rest of its body may be what came
+                log.info("request", status=408, path="", detail="its head did not arrive in time")
+                self.transport.write(_ANSWER)
+            self.transport.close()
+
+    return cast(type[asyncio.Protocol], Arriving)

@@ -1,0 +1,112 @@
+"""`depthline artwork` and `depthline webhooks`: single requests and what their receivers are told."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+import typer
+
+from depth_core import settings
+from depth_core.cli.common import clear_errors, console
+from depth_core.errors import DepthlineError
+from depth_core.terminal import message
+
+if TYPE_CHECKING:
+    from depth_core.requests.artworks import ArtworkStore
+
+webhooks_app = typer.Typer(no_args_is_help=True, help="Deliver webhooks, send one again, show the secret that signs them.")
+
+
+def artwork(artwork_id: Annotated[UUID, typer.Argument(help="Of an artwork.")]) -> None:
+    """Shows an artwork of the HTTP door or the inbox: what it is now, what it went through, the Dagster runs that had it."""
+    with clear_errors(), _artworks() as (store, now):
+        from depth_core.storage import Store
+
+        stored = store.get(artwork_id)
+        if stored is None:
+            raise DepthlineError(f"there is no artwork {artwork_id} in {store.database.shown_url}")
+        # JSON spells control characters out, but not those above ASCII, unless it is told to
+        console.print_json(stored.shown(now.public_url).model_dump_json(by_alias=True, exclude_none=True), ensure_ascii=True)
+        facts = [("asked by", f"{stored.api_key_id}, {stored.source}"), ("attempts", str(stored.attempts))]
+        if stored.folder:
+            facts.append(("files", Store.from_settings(now).url(stored.folder)))
+        for drain in store.drains_of(artwork_id):
+            facts.append(("run", f"{drain.run_id or 'none'} ({drain.worker} on {drain.host}, device {drain.device})"))
+        for step in store.history(artwork_id):
+            facts.append((f"{step.at:%Y-%m-%d %H:%M:%S}Z", " ".join(filter(None, (step.status.value, step.worker, step.note)))))
+    for name, words in facts:
+        console.print(f"{name:<22}{message(words)}", soft_wrap=True)
+
+
+@webhooks_app.command()
+def deliver(
+    once: Annotated[bool, typer.Option("--once", help="Try what is due now, then end.")] = False,
+) -> None:
+    """Delivers webhooks until it is interrupted, as the HTTP door does by itself unless DEPTH_WEBHOOKS_IN_DOOR is false."""
+    with clear_errors(), _artworks() as (store, now):
+        from depth_core.requests import webhooks
+
+        if once:
+            console.print(f"{asyncio.run(webhooks.deliver_once(store, now)):,} attempts")
+        else:
+            asyncio.run(_deliver_until_stopped(store, now))
+
+
+async def _deliver_until_stopped(store: ArtworkStore, now: settings.Settings) -> None:
+    from depth_core.requests import webhooks
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await webhooks.deliver_loop(store, now, stop)
+
+
+@webhooks_app.command()
+def replay(id: Annotated[UUID, typer.Argument(help="Of an artwork or of a delivery.")]) -> None:
+    """Sends an artwork's webhook again, whatever became of it before."""
+    with clear_errors(), _artworks() as (store, _):
+        from depth_core.requests import webhooks
+
+        console.print(f"{webhooks.replay(store, id):,} deliveries are due again")
+
+
+@webhooks_app.command()
+def attempts(artwork_id: Annotated[UUID, typer.Argument(help="Of an artwork.")]) -> None:
+    """Lists every attempt at an artwork's webhook."""
+    with clear_errors(), _artworks() as (store, _):
+        from depth_core.requests import webhooks
+
+        for delivery, tried in webhooks.deliveries(store, artwork_id):
+            console.print(f"{delivery.id} {delivery.state} {message(delivery.url)}", soft_wrap=True)
+            for attempt in tried:
+                result = attempt.error or f"HTTP {attempt.status_code}"
+                console.print(f"  {attempt.at:%Y-%m-%d %H:%M:%S}Z {attempt.seconds:.2f} s {message(result)}", soft_wrap=True)
+
+
+@webhooks_app.command()
+def secret(
+    name: Annotated[str, typer.Argument(help="Name of the API key; `local` without keys, `inbox` for inbox files.")],
+) -> None:
+    """Prints the secret with which a receiver verifies the webhooks of an API key; makes it when there is none."""
+    with clear_errors(), _artworks() as (store, now):
+        from depth_core.requests import webhooks
+
+        webhooks.check_api_key_id(store, now, name)
+        console.print(webhooks.secret(store, now, name), soft_wrap=True)
+
+
+@contextmanager
+def _artworks() -> Iterator[tuple[ArtworkStore, settings.Settings]]:
+    from depth_core.requests.artworks import open_store
+
+    now = settings.load()
+    store = open_store(now)
+    try:
+        yield store, now
+    finally:
+        store.close()

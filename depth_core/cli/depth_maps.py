@@ -1,0 +1,162 @@
+"""`depthline map`: the depth maps of photos, in a folder, without a pipeline.
+
+What does not belong here: which files are meant (photos.py), and what their results are called (names.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from depth_core import settings, terminal
+from depth_core.catalog import Family
+from depth_core.cli.common import clear_errors, console, model_named
+from depth_core.contract import DepthParameters, NormalizationMode
+from depth_core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from depth_core.cli.names import Named
+    from depth_core.cli.photos import Found
+    from depth_core.engine.stages import Item, Plan
+    from depth_core.inference.checkpoints import Checkpoint
+    from depth_core.storage import Store
+
+LISTED = 10  # photos that get another name, and are named
+
+
+def map_photos(
+    photos: Annotated[
+        list[str], typer.Argument(help="Photos, folders with all below them, or patterns such as 'shots/**/*.jpg'.")
+    ],
+    out: Annotated[str, typer.Option(help="Folder, or s3://bucket/prefix, for NAME.depth.png and NAME.depth.json.")],
+    model: Annotated[
+        str, typer.Option(help="tiny, or FAMILY/NAME such as v2/small, v3/mono_large; `depthline models` lists them.")
+    ] = "tiny",
+    resolution: Annotated[
+        int | None,
+        typer.Option(
+            help="Short side that the network sees: 256 to 2048, a multiple of 64. More detail, more time.",
+            show_default="256 for tiny, else 1024",
+        ),
+    ] = None,
+    invert: Annotated[bool, typer.Option("--invert", help="Lighter is farther.")] = False,
+    mode: Annotated[NormalizationMode, typer.Option(help="V2-Style and Raw need a V3 model.")] = NormalizationMode.STANDARD,
+    network_size: Annotated[bool, typer.Option("--network-size", help="Keep the network's size, not the photo's.")] = False,
+    depth16: Annotated[bool, typer.Option("--16-bit", help="Also write NAME.depth16.png, without banding.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", show_default="as DEPTH_DEVICE says")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Make again what is there already.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace depth maps of other photos or options, instead of writing NAME-2.depth.png beside them.",
+        ),
+    ] = False,
+) -> None:
+    """Makes the depth map of every photo. Exit status: 0 all made, 1 some failed, 2 nothing could be done, 130 interrupted."""
+    with clear_errors():
+        from depth_core.cli import names
+        from depth_core.cli import photos as arguments
+        from depth_core.engine.stages import Plan
+        from depth_core.inference import checkpoints
+
+        spec = model_named(model)
+        now = settings.load(**({"device": device} if device else {}))
+        parameters = _parameters(
+            model=spec.name,
+            use_version_3=spec.family is Family.V3,
+            resolution_lower_limit=resolution if resolution is not None else (256 if spec.family is Family.TINY else 1024),
+            invert_depth=invert,
+            normalization_mode=mode,
+            use_post_resize=not network_size,
+        )
+        found = arguments.find(photos, out)
+        store = names.FlatStore(out, now.store_options if "://" in out else None)
+        store.check_writable()
+        checkpoint = checkpoints.resolve(spec, now)
+        asked = names.Asked(parameters, checkpoint.revision, depth16)
+        try:
+            known = list(names.named(found.photos, store, asked, overwrite=overwrite))
+            _tell_of_names(known)
+            todo = [photo.item for photo in known if force or not photo.done]
+            if len(todo) < len(known):
+                console.print(f"{len(known) - len(todo):,} of {len(known):,} are there already (--force makes them again)")
+            failures = _run(todo, checkpoint, Plan(parameters, depth16=depth16), store, now) if todo else 0
+        finally:
+            store.tidy()
+    made = len(todo) - failures
+    failures += _tell_of_folders(found)
+    console.print(
+        f"{made:,} depth map{'' if made == 1 else 's'} made in {terminal.name(out)}"
+        + (f", [red]{failures:,} failed[/red]" if failures else ""),
+        soft_wrap=True,
+    )
+    if found.skipped:
+        console.print(f"skipped: {terminal.name(found.note)}: not read", soft_wrap=True)
+    raise typer.Exit(1 if failures else 0)
+
+
+def _run(todo: Sequence[Item], checkpoint: Checkpoint, plan: Plan, store: Store, now: settings.Settings) -> int:
+    """Runs the engine, shows how far it is, prints each failure; returns how many there were."""
+    from depth_core.engine import local
+    from depth_core.inference import predictor
+    from depth_core.output import records
+
+    failures = 0
+    device = predictor.choose_device(now)
+    with terminal.meter(console, "photos") as meter:
+        meter.start(f"loading {checkpoint.spec.key}", len(todo))
+        network = predictor.load(checkpoint, now)
+        meter.start(f"{checkpoint.spec.key} on {device}", len(todo))
+        run = local.run(todo, predictor=network, plan=plan, store=store, settings=now)
+        with closing(network), closing(run):
+            for done, (item, outcome) in enumerate(run, 1):
+                if outcome.status == records.FAILED:
+                    failures += 1
+                    _print_failure(outcome.error_kind, item.source, outcome.error_message or "")
+                meter.at(done)
+    return failures
+
+
+def _print_failure(kind: str | None, source: object, reason: str) -> None:
+    console.print(f"[red]{kind}[/red] {terminal.name(source)}: {terminal.message(reason)}", soft_wrap=True)
+
+
+def _tell_of_names(known: Iterable[Named]) -> None:
+    """Says which photos get another name than their own because of an earlier run."""
+    moved = [photo for photo in known if photo.instead_of]
+    for photo in moved[:LISTED]:
+        console.print(
+            f"{terminal.name(photo.item.source)} becomes {terminal.name(photo.item.folder)}.depth.png: "
+            f"{terminal.name(photo.instead_of)}.{terminal.name(photo.why)} (--overwrite replaces it)",
+            soft_wrap=True,
+        )
+    if len(moved) > LISTED:
+        console.print(f"and {len(moved) - LISTED:,} more photos get another name in the same way")
+
+
+def _tell_of_folders(found: Found) -> int:
+    """Says which folders could not be read; returns how many."""
+    for folder, reason in found.unreadable:
+        _print_failure("forbidden", folder, f"this folder cannot be read: {reason}")
+    return len(found.unreadable)
+
+
+# The contract's fields by the name they have here.
+_OPTIONS = {"resolution_lower_limit": "--resolution", "normalization_mode": "--mode", "model": "--model"}
+
+
+def _parameters(**values: Any) -> DepthParameters:
+    try:
+        return DepthParameters(**values)
+    except ValidationError as error:
+        faults = []
+        for e in error.errors():
+            name = str(e["loc"][0]) if e["loc"] else ""
+            fault = f"a multiple of 64 from 256 to 2048, not {e['input']}" if name == "resolution_lower_limit" else e["msg"]
+            faults.append(f"{_OPTIONS[name]}: {fault}" if name in _OPTIONS else fault)
+        raise ConfigurationError("; ".join(faults)) from None

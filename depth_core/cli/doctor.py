@@ -1,0 +1,145 @@
+"""`depthline doctor`: what this installation has, and what is wrong with it."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import typer
+from rich.table import Column, Table
+
+from depth_core import profiles, settings, terminal
+from depth_core.cli import models
+from depth_core.cli.common import clear_errors, console
+from depth_core.display import shown_url
+from depth_core.errors import ConfigurationError, DepthlineError, ModelAbsentError, ModelUnavailableError
+from depth_core.inference import checkpoints, devices
+from depth_core.inference.checkpoints import Presence
+from depth_core.output import encode
+from depth_core.profiles import Profile
+from depth_core.settings import Settings
+from depth_core.storage import Store
+
+
+def doctor() -> None:
+    """Says what this installation has and what is wrong. Exit status: 0 ready, 1 something is wrong or a profile cannot run."""
+    with clear_errors():
+        raise typer.Exit(1 if _examine() else 0)
+
+
+def _table() -> Table:
+    return Table("", Column(overflow="fold"), show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+
+
+@dataclass
+class _Findings:
+    """What was looked at, and what of it is wrong."""
+
+    table: Table = field(default_factory=_table)
+    faults: list[str] = field(default_factory=list)
+
+    def look(self, what: str, ask: Callable[[], str]) -> bool:
+        """Adds a row with the answer, or with what is wrong. Whether it is right."""
+        try:
+            self.table.add_row(what, terminal.message(ask()))
+        except (DepthlineError, ImportError) as error:
+            self.faults.append(what)
+            self.table.add_row(what, f"[red]{terminal.message(error)}[/red]")
+            return False
+        return True
+
+
+def _examine() -> list[str]:
+    """Prints what there is; returns what is wrong."""
+    findings = _Findings()
+    versions = encode.versions()
+    findings.table.add_row("depthline", f"{versions.depthline} (output version {versions.output})")
+    findings.table.add_row("Python", f"{platform.python_version()} on {platform.platform()}")
+    findings.table.add_row("torch", versions.torch or "[red]not installed[/red]")
+    try:
+        now = settings.load()
+    except ConfigurationError as error:
+        console.print(findings.table)
+        console.print(f"[red]wrong[/red] {terminal.message(error)}", soft_wrap=True)
+        return ["settings"]
+    known: dict[str, Profile] = {}
+    findings.look("device", lambda: _device(now))
+    findings.look("store", lambda: _store(now))
+    findings.look("profiles", lambda: _profiles(now, known))
+    lacking = [
+        profile
+        for name, profile in known.items()
+        if not findings.look(f"profile {name}", functools.partial(_weights, profile, now))
+    ]
+    if now.checkpoints_url:
+        findings.look("checkpoints", lambda: _checkpoints_folder(now))
+    rows = checkpoints.describe_models(now)
+    findings.faults += [f"model {row.spec.key}" for row in rows if row.presence is Presence.WRONG]
+    console.print(findings.table)
+    console.print()
+    console.print(models.tables(rows))
+    if findings.faults:
+        console.print(f"\n[red]wrong:[/red] {terminal.message(', '.join(findings.faults))}", soft_wrap=True)
+    _tell_of_lacking(lacking, rows, now)
+    return findings.faults
+
+
+def _tell_of_lacking(lacking: list[Profile], rows: list[checkpoints.ModelRow], now: Settings) -> None:
+    """Names the one command that gets the weights which profiles lack, where the Hub has them."""
+    on_hub = {row.spec.key for row in rows if row.presence is Presence.ABSENT and row.spec.repository}
+    if now.commercial_only:
+        on_hub = {row.spec.key for row in rows if row.spec.key in on_hub and row.spec.commercial}
+    keys = dict.fromkeys(each.parameters.spec.key for each in lacking if not each.checkpoint)
+    if fetch := [key for key in keys if key in on_hub]:
+        place = terminal.name(shown_url(now.profiles_location))
+        console.print(
+            f"`depthline models fetch {' '.join(fetch)}` gets what they lack; or take them out of {place}", soft_wrap=True
+        )
+
+
+def _device(now: Settings) -> str:
+    device = devices.told_without_torch(now)
+    if device is None:
+        from depth_core.inference import predictor
+
+        device = predictor.choose_device(now)
+    return f"{device} (DEPTH_DEVICE={now.device})"
+
+
+def _store(now: Settings) -> str:
+    store = Store.from_settings(now)
+    store.check_writable()
+    return f"{store.url('')}, writable"
+
+
+def _profiles(now: Settings, known: dict[str, Profile]) -> str:
+    """Where the profiles are; puts them into `known`."""
+    path = shown_url(now.profiles_location)
+    if not now.model_fields_set & {"data", "profiles"} and not Path(path).exists():
+        return f"none at {path}; bulk runs alone need them"
+    known.update(profiles.of(now))
+    return f"{path}: {', '.join(known)}"
+
+
+def _weights(profile: Profile, now: Settings) -> str:
+    """What a profile runs with. Raises ConfigurationError when its weights are not here, or of no use: it cannot run."""
+    spec = profile.parameters.spec
+    try:
+        checkpoint = checkpoints.checked(checkpoints.resolve(spec, now, profile.checkpoint, download=False))
+    except ModelAbsentError as error:
+        raise ConfigurationError(f"cannot run: {error}") from None
+    except ModelUnavailableError as error:
+        where = f"[{profile.name}] checkpoint: " if profile.checkpoint else ""
+        raise ConfigurationError(f"cannot run: {where}{error}") from None
+    return f"can run: {spec.key}, {checkpoint.source}"
+
+
+def _checkpoints_folder(now: Settings) -> str:
+    url = now.checkpoints_url
+    folder = Store(url, now.source_options if "://" in url else None)
+    if not folder.entries(""):
+        raise ConfigurationError(f"nothing at {shown_url(url)}: correct DEPTH_CHECKPOINTS_URL")
+    return shown_url(folder.url(""))

@@ -1,0 +1,126 @@
+"""Which files the arguments of `depthline map` name: photos, folders with all that is below them, patterns.
+
+What does not belong here: what their results are called (names.py), and what is a photo by its bytes (ingest/decode.py).
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from depth_core.errors import ConfigurationError
+from depth_core.ingest import decode
+from depth_core.output import encode
+
+RESULTS = tuple(f".{name}" for name in encode.RESULT_ORDER)
+
+# What people call pictures and we do not read. They are told how many of each a folder has.
+_IMAGE_LIKE = frozenset(
+    """
+    .heic .heif .hif .avci .jxl .jp2 .j2k .jpf .jpx .jxr .hdp .wdp .qoi .bpg .flif
+    .dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .raf .orf .rw2 .rwl .raw .pef .ptx .srw .x3f .3fr .fff .iiq .dcr .kdc .mef .mos
+    .mrw .erf .gpr .insp
+    .psd .psb .xcf .kra .svg .svgz .eps .ai .ico .icns .tga .pcx .ppm .pgm .pbm .pnm .pfm .dds .exr .hdr .fits .dcm
+    .jpg .jpeg .png .webp .gif .bmp .tif .tiff .avif
+    """.split()  # noqa: SIM905
+)
+
+
+@dataclass
+class Found:
+    """What the arguments named."""
+
+    photos: dict[Path, str] = field(
+        default_factory=dict
+    )  # each file, and the folder of its results below --out, "" for --out itself
+    skipped: Counter[str] = field(default_factory=Counter)  # files of folders that are not read, by what they are: "HEIC"
+    unreadable: list[tuple[Path, str]] = field(default_factory=list)  # folders below those named, and why
+
+    @property
+    def note(self) -> str:
+        """ "12 HEIC, 3 CR2"; "" when nothing was skipped."""
+        return ", ".join(f"{count:,} {what}" for what, count in self.skipped.most_common())
+
+
+def find(patterns: Sequence[str], out: str) -> Found:
+    """The files that the arguments name, each once, in order; of a folder the photos in it and in all folders below.
+
+    Below a folder, what is hidden is left out, and so is the folder `out`. Depth maps of an earlier run that lie in a folder,
+    or that a pattern matches, are not taken for photos. Raises ConfigurationError for an argument that names no photo.
+    """
+    found = Found()
+    known: set[tuple[str, str]] = set()  # real folder and name: one file by two ways is one photo
+
+    def add(file: Path, folder: str = "") -> None:
+        entry = (os.path.realpath(file.parent), file.name)
+        if entry not in known:
+            known.add(entry)
+            found.photos[file] = folder
+
+    for pattern in patterns:
+        named, skipped_before = 0, found.skipped.copy()
+        if os.path.isdir(pattern):
+            for file, folder in _below(Path(pattern), out, found):
+                named += 1
+                add(file, folder)
+        elif os.path.isfile(pattern):
+            named = 1
+            add(Path(pattern))
+        else:
+            for match in sorted(glob.glob(pattern, recursive=True)):
+                if os.path.isfile(match) and not match.endswith(RESULTS):
+                    named += 1
+                    add(Path(match))
+        if not named:
+            skipped = Found(skipped=found.skipped - skipped_before).note
+            raise ConfigurationError(f"no photo at {pattern}" + (f"; what is there is not read: {skipped}" if skipped else ""))
+    return found
+
+
+def _below(top: Path, out: str, found: Found) -> Iterator[tuple[Path, str]]:
+    """The photos below a folder and the folder of each, relative to it. Every folder is looked at once, links to folders last."""
+    try:
+        next(os.scandir(top), None)
+    except OSError as error:
+        raise ConfigurationError(f"{top} cannot be read: {error.strerror or error}") from None
+    results = os.path.realpath(out)
+    looked_at: set[str] = set()
+    waiting = [top]
+    while waiting:
+        start = waiting.pop(0)
+        if os.path.realpath(start) in looked_at:
+            continue
+        for place, folders, files in os.walk(start, onerror=lambda error: _cannot_read(error, found)):
+            looked_at.add(os.path.realpath(place))
+            for name in sorted(folders):
+                folder = Path(place, name)
+                if name.startswith(".") or os.path.realpath(folder) == results:
+                    folders.remove(name)
+                elif folder.is_symlink():
+                    folders.remove(name)
+                    waiting.append(folder)
+            folders.sort()
+            below = Path(place).relative_to(top).as_posix()
+            for name in sorted(files):
+                if _is_photo(Path(place, name), found):
+                    yield Path(place, name), "" if below == "." else below
+
+
+def _is_photo(file: Path, found: Found) -> bool:
+    kind = file.suffix.lower()
+    if file.name.startswith(".") or file.name.endswith(RESULTS) or not (kind in decode.EXTENSIONS or kind in _IMAGE_LIKE):
+        return False
+    if not os.path.isfile(file):
+        return False
+    if kind not in decode.EXTENSIONS:
+        found.skipped[kind[1:].upper()] += 1
+        return False
+    return True
+
+
+def _cannot_read(error: OSError, found: Found) -> None:
+    found.unreadable.append((Path(error.filename), error.strerror or str(error)))

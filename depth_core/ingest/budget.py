@@ -1,0 +1,163 @@
+"""Memory for decoding, counted in bytes over all threads of this process: what does not fit now waits, in order of arrival.
+
+How much there is comes from the settings, else from what the machine or its container has free. What does not belong here: what
+one image takes (headers.py).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from depth_core.errors import ErrorKind, ImageError
+
+if TYPE_CHECKING:
+    from depth_core.settings import Settings
+
+_LEAST = 512 << 20  # however little is free: ordinary photos must be possible
+_SHARE = 0.5  # of what is free: the rest is the network's, the encoders', other programs'
+_CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+class Budget:
+    """So many bytes, lent to threads. A thread that holds room and needs no more is not counted twice."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._free = total
+        self._changed = threading.Condition()
+        self._waiting: deque[object] = deque()
+        self._mine = threading.local()
+
+    @contextmanager
+    def room(self, size: int) -> Iterator[None]:
+        """Waits until `size` bytes are free and holds them. More than there is counts as all there is: see `check`."""
+        held = getattr(self._mine, "held", 0)
+        wanted = min(size, self.total)
+        if wanted <= held:
+            yield
+            return
+        self.give(held)  # before waiting for more: who holds and waits can be waited for
+        self._take(wanted)
+        self._mine.held = wanted
+        try:
+            yield
+        finally:
+            self._mine.held = held
+            self.give(wanted - held)
+
+    def take(self, size: int, given_up: Callable[[], bool] = lambda: False) -> int:
+        """As `room`, to be given back by any thread: returns what `give` has to have, 0 when `given_up` while it waited."""
+        wanted = min(size, self.total)
+        return wanted if self._take(wanted, given_up) else 0
+
+    def give(self, size: int) -> None:
+        """Gives back what `take` took; 0: only has those who wait look again whether they have given up."""
+        with self._changed:
+            self._free += size
+            if self._waiting:
+                self._changed.notify_all()
+
+    def _take(self, size: int, given_up: Callable[[], bool] = lambda: False) -> bool:
+        ticket = object()
+        with self._changed:
+            if not self._waiting and self._free >= size:
+                self._free -= size
+                return True
+            self._waiting.append(ticket)
+            try:
+                # Whoever came first goes first, so that the large ones are not passed by for ever.
+                self._changed.wait_for(lambda: given_up() or (self._waiting[0] is ticket and self._free >= size))
+                if given_up():
+                    return False
+                self._free -= size
+                return True
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()
+
+    def check(self, size: int, what: str) -> None:
+        """Raises ImageError(TOO_MANY_PIXELS) when so much will never be free."""
+        if size > self.total:
+            raise ImageError(
+                ErrorKind.TOO_MANY_PIXELS,
+                f"{what} {_gib(size)} of memory, and {_gib(self.total)} are there for it (DEPTH_DECODE_MEMORY)",
+            )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def of(settings: Settings) -> Budget:
+    """The budget that all threads of this process share under these settings."""
+    return _budget(settings.decode_memory)
+
+
+_lock = threading.Lock()
+_budgets: dict[int, Budget] = {}
+
+
+def _budget(size: int) -> Budget:
+    with _lock:  # asked of the machine once, when the network is loaded already
+        if size not in _budgets:
+            _budgets[size] = Budget(size or max(_LEAST, int(_SHARE * free_memory())))
+        return _budgets[size]
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: of the machine, and of the container (cgroup v2 or v1) where that has a limit."""
+    return min([_machine(), *_containers()])
+
+
+def _machine() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))  # macOS has no such file: all there is
+
+
+def _containers() -> Iterator[int]:
+    """What the limits of this process's cgroups leave, outermost last."""
+    try:
+        lines = _MEMBERSHIP.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            root, limit, usage = _CGROUPS, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            root, limit, usage = _CGROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        place = root / path.lstrip("/")
+        for folder in (place, *place.parents):
+            if folder != root and root not in folder.parents:
+                break
+            if (most := _number(folder / limit)) is not None:
+                yield max(0, most - (_number(folder / usage) or 0) + _cached(folder))
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):  # not there, or "max"
+        return None
+
+
+def _cached(folder: Path) -> int:
+    """Bytes of files that the kernel keeps for a cgroup and gives up when memory is needed."""
+    try:
+        words = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(words.get("total_inactive_file") or words.get("inactive_file") or 0)

@@ -1,0 +1,81 @@
+"""Which images were at work when a run of a chunk died: a note beside its journal, renewed every few images and gone when the run
+ends in any other way. What does not belong here: what is done with such images (engine/chunk.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+from depth_core.errors import StoreError
+from depth_core.output import records
+from depth_core.storage import Store
+
+WINDOW = 64  # images to a note: one small write for so many; on s3 that is under a hundredth of what their files take
+
+_SUFFIX = ".at-work.json"
+
+
+class _Item(Protocol):
+    @property
+    def source(self) -> str: ...
+
+
+Item = TypeVar("Item", bound=_Item)
+
+
+def read(store: Store, profile: str, chunk: str) -> dict[str, int]:
+    """Images that were, or may have been, at work when a run of the chunk died, by content hash. The value: how often one died
+    while that image was at work alone. Raises StoreError."""
+    deaths: dict[str, int] = {}
+    for key in store.keys(records.journal_folder(profile, chunk)):
+        if key.endswith(_SUFFIX) and (data := store.read_or_none(key)):
+            for sha, count in json.loads(data).items():
+                deaths[sha] = max(count, deaths.get(sha, 0))
+    return deaths
+
+
+class Note:
+    """What one run has at work, told to whoever comes after it. A context: leaving it, by an exception too, removes the note."""
+
+    def __init__(self, store: Store, profile: str, chunk: str, run: str, deaths: Mapping[str, int]) -> None:
+        """`deaths`: as `read` gave them."""
+        self._store = store
+        self._key = f"{records.journal_folder(profile, chunk)}/{run}{_SUFFIX}"
+        self._deaths = deaths
+        self._at_work: dict[str, None] = {}
+        self._written = False
+
+    def together(self, items: Sequence[Item]) -> Iterator[Item]:
+        """The items, each noted before it is handed out, a window of them at a time. Raises StoreError."""
+        for start in range(0, len(items), WINDOW):
+            window = items[start : start + WINDOW]
+            self._at_work.update(dict.fromkeys(item.source for item in window))
+            self._write()
+            yield from window
+
+    def alone(self, items: Sequence[Item]) -> Iterator[Item]:
+        """The items, each noted as the only one at work before it is handed out. Raises StoreError."""
+        self._at_work.update(dict.fromkeys(item.source for item in items))
+        for item in items:
+            self._write(item.source)
+            yield item
+
+    def ended(self, source: str) -> None:
+        self._at_work.pop(source, None)
+
+    def _write(self, alone: str = "") -> None:
+        deaths = {source: self._deaths.get(source, 0) + (source == alone) for source in self._at_work}
+        self._store.write(self._key, json.dumps(deaths).encode(), content_type="application/json")
+        self._written = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._written:
+            with suppress(*([StoreError] if error else [])):
+                self._store.delete(self._key)

@@ -1,0 +1,80 @@
+"""Runs a chunk, in a process for each run, until one comes to its end; says how many died. Started by test_interrupted.py.
+
+deadly.py STORE decode|render MOST SHA256...: the image in the middle kills the process that decodes it, that of the careful
+decoder too, or the one that renders it, which nothing protects.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import nullcontext
+from typing import Any
+
+from depth_core.ingest import careful, decode
+
+
+def kill_when_decoding(marked: str, how: signal.Signals) -> None:
+    ordinary = decode.here
+
+    def deadly(data: bytes, *words: Any, **named: Any) -> Any:
+        if named["name"] == marked:
+            os.kill(os.getpid(), how)
+        return ordinary(data, *words, **named)
+
+    decode.here = deadly
+
+
+def main(folder: str, step: str, most: str, *images: str) -> None:
+    from depth_core import catalog
+    from depth_core.contract import DepthParameters
+    from depth_core.engine import chunk, stages
+    from depth_core.inference import checkpoints, predictor
+    from depth_core.profiles import Profile
+    from depth_core.settings import Settings
+    from depth_core.storage import Store
+
+    marked = images[len(images) // 2]
+    if step == "decode":
+        kill_when_decoding(marked, signal.SIGKILL)
+        careful._PROGRAM = (__file__, "child", marked)
+    else:
+        ordinary = stages._render
+
+        def deadly(batch: Any, *words: Any) -> Any:
+            if any(image.item.name == marked for image in batch):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return ordinary(batch, *words)
+
+        stages._render = deadly
+    settings = Settings(device="cpu", decode_threads=1, encode_threads=1)
+    checkpoint = checkpoints.resolve(catalog.BY_KEY["tiny"], settings)
+    network = predictor.load(checkpoint, settings)
+    for died in range(int(most)):
+        process = os.fork()
+        if not process:
+            chunk.run(
+                [chunk.Source(sha, sha) for sha in images],
+                profile=Profile(name="preview", parameters=DepthParameters(model="tiny", resolution_lower_limit=256)),
+                chunk="photos-00000000-00000",
+                run_id=f"run-{died}",
+                checkpoint=checkpoint,
+                load=lambda checkpoint: nullcontext(network),
+                store=Store(folder),
+                settings=settings,
+            )
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        if status == 0:
+            sys.stdout.write(f"{died}\n")
+            return
+        assert status == -signal.SIGKILL, status
+    raise AssertionError(f"{most} runs died")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "child":
+        kill_when_decoding(sys.argv[2], signal.SIGSEGV)
+        careful.main()
+    main(*sys.argv[1:])

@@ -1,0 +1,172 @@
+"""Whatever one image makes a library raise is that image's failure, and told to the log with its name; never its neighbours'."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from depth_core.engine import local, stages
+from depth_core.engine.stages import Item, Plan
+from depth_core.errors import StoreError
+from depth_core.inference.predictor import Predictor
+from depth_core.ingest import jpeg
+from depth_core.settings import Settings
+from depth_core.storage import Store
+
+Photo = Callable[..., bytes]
+
+
+class OddError(Exception):
+    """No library's, so nobody can have foreseen it."""
+
+
+class Sick:
+    """The tiny network, which fails on images that `on` says; `calls` counts."""
+
+    def __init__(self, network: Predictor, on: Callable[[Any], bool], batch: int = 4) -> None:
+        self.network, self.on, self.batch = network, on, batch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.network, name)
+
+    def batch_size(self, size: tuple[int, int]) -> int:
+        return self.batch
+
+    def predict(self, batch: Any) -> Any:
+        if any(self.on(image) for image in batch):
+            raise OddError("no kernel for this picture")
+        return self.network.predict(batch)
+
+
+def items_of(*images: bytes) -> list[Item]:
+    url = "https://me:word@photos.example"
+    return [Item(str(n), lambda data=data: data, f"depth/{n}", f"{url}/{n}.jpg") for n, data in enumerate(images)]
+
+
+def statuses(run: Any) -> dict[str, str | None]:
+    return {item.source: outcome.error_kind for item, outcome in run}
+
+
+CALLS = [
+    ("headers", stages.headers, "inspect"),
+    ("limits", stages.decode, "check_limits"),
+    ("Pillow", jpeg.Image, "open"),
+    ("simplejpeg", jpeg.simplejpeg, "decode_jpeg"),
+    ("hash", stages.hashlib, "sha256"),
+    ("PNG", stages.encode, "png8"),
+    ("sidecar", stages.encode, "Sidecar"),
+    ("files", stages.encode, "write"),
+    ("outcome", stages.records, "outcome_from_sidecar"),
+]
+
+
+@pytest.mark.parametrize(("module", "name"), [call[1:] for call in CALLS], ids=[call[0] for call in CALLS])
+def test_any_call_that_raises_anything_costs_one_image(
+    module: Any,
+    name: str,
+    tiny: Predictor,
+    plan: Plan,
+    store: Store,
+    settings: Settings,
+    photo: Photo,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ordinary, left = getattr(module, name), [1]
+
+    def once(*words: Any, **named: Any) -> Any:
+        if left:
+            left.pop()
+            raise OddError("never seen before")
+        return ordinary(*words, **named)
+
+    items = items_of(*(photo(seed=n) for n in range(3)))
+    now = settings.model_copy(update={"decode_threads": 1, "encode_threads": 1})
+    list(local.run(items[:1], predictor=tiny, plan=plan, store=store, settings=now))  # what is looked up once is
+    monkeypatch.setattr(module, name, once)
+    with caplog.at_level(logging.WARNING):
+        kinds = statuses(local.run(items, predictor=tiny, plan=plan, store=store, settings=now))
+    failed = [source for source, kind in kinds.items() if kind]
+    assert len(kinds) == 3
+    assert not left
+    if name in ("open", "decode_jpeg"):  # decoders raise what they like on damage
+        assert [kinds[source] for source in failed] == ["truncated_image"]
+    else:
+        assert [kinds[source] for source in failed] == ["internal"]
+        assert f"https://photos.example/{failed[0]}.jpg" in caplog.text
+        assert "OddError: never seen before (at depth_core/" in caplog.text
+        assert "word" not in caplog.text
+
+
+def test_an_image_that_the_network_fails_on_costs_its_batch_nothing(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+) -> None:
+    images = [photo(seed=n) for n in range(6)]
+    marked = stages.prepare(items_of(images[4])[0], tiny, plan, settings).pixels
+    sick = Sick(tiny, lambda pixels: bool((pixels == marked).all()))
+    kinds = statuses(local.run(items_of(*images), predictor=sick, plan=plan, store=store, settings=settings))
+    assert kinds == {str(n): "internal" if n == 4 else None for n in range(6)}
+
+
+def test_a_network_that_fails_on_everything_ends_the_run(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+) -> None:
+    for count in (1, 2, 8):
+        items = items_of(*(photo(seed=n) for n in range(count)))
+        with pytest.raises(OddError, match="no kernel"):
+            list(local.run(items, predictor=Sick(tiny, lambda pixels: True), plan=plan, store=store, settings=settings))
+
+
+def test_a_network_that_goes_away_in_the_middle_ends_the_run(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+) -> None:
+    seen = []
+
+    def gone(pixels: Any) -> bool:
+        seen.append(1)
+        return len(seen) > 4
+
+    items = items_of(*(photo(seed=n) for n in range(20)))
+    run = local.run(items, predictor=Sick(tiny, gone, 2), plan=plan, store=store, settings=settings)
+    done = []
+    with pytest.raises(OddError):
+        done.extend(outcome for _, outcome in run)
+    assert {outcome.status for outcome in done} <= {"succeeded"}
+
+
+def test_a_fault_of_the_store_is_nobodys_failure(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*words: Any, **named: Any) -> None:
+        raise StoreError("permission denied")
+
+    monkeypatch.setattr(stages.encode, "write", refuse)
+    with pytest.raises(StoreError):
+        list(local.run(items_of(photo()), predictor=tiny, plan=plan, store=store, settings=settings))
+
+
+def test_pictures_that_do_not_fit_beside_each_other_wait_and_leave_the_memory_as_it_was(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+) -> None:
+    little = settings.model_copy(update={"decode_memory": 64 << 20})  # a picture of 2048 x 1536 takes about half of it
+    memory = stages.budget.of(little)
+    items = items_of(*(photo(2048, 1536, seed=n) for n in range(4)))
+    kinds = statuses(local.run(items, predictor=Sick(tiny, lambda pixels: False), plan=plan, store=store, settings=little))
+    assert kinds == dict.fromkeys("0123")
+    assert memory._free == memory.total
+    run = local.run(items, predictor=tiny, plan=plan, store=store, settings=little)
+    next(run)
+    run.close()
+    assert memory._free == memory.total
+
+
+def test_a_depth_map_that_can_never_fit_is_told_before_its_image_is_decoded(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+) -> None:
+    little = settings.model_copy(update={"decode_memory": 16 << 20})
+    ((_, outcome),) = local.run(items_of(photo(2048, 1536)), predictor=tiny, plan=plan, store=store, settings=little)
+    assert outcome.error_kind == "too_many_pixels"
+    assert "DEPTH_DECODE_MEMORY" in (outcome.error_message or "")

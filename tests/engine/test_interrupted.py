@@ -1,0 +1,162 @@
+"""What is done after a run that died: what was at work then is done alone and apart, and no image ends run after run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from depth_core import catalog
+from depth_core.engine import chunk, stages
+from depth_core.engine.chunk import Source
+from depth_core.errors import ErrorKind, StoreError
+from depth_core.inference import checkpoints
+from depth_core.inference.predictor import Predictor
+from depth_core.ingest import sources
+from depth_core.output import interrupted, records
+from depth_core.profiles import Profile
+from depth_core.settings import Settings
+from depth_core.storage import Store
+
+Photo = Callable[..., bytes]
+
+CHUNK = "photos-00000000-00000"
+
+
+def keep(store: Store, *images: bytes) -> list[str]:
+    hashes = [hashlib.sha256(data).hexdigest() for data in images]
+    for sha, data in zip(hashes, images, strict=True):
+        store.write(sources.source_key(sha), data)
+    return hashes
+
+
+def runs_that_died(store: Store, step: str, images: list[str], most: int) -> int:
+    words = [sys.executable, Path(__file__).with_name("deadly.py"), store.root, step, str(most), *images]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # torch's threads do not live through a fork
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=250, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    return int(ended.stdout)
+
+
+def test_an_image_that_kills_the_run_while_it_is_decoded_fails_at_the_next_and_every_row_has_its_record(
+    store: Store, photo: Photo
+) -> None:
+    images = keep(store, *(photo(seed=n) for n in range(5)))
+
+    assert runs_that_died(store, "decode", images, 2) == 1
+
+    outcomes = records.read_outcomes(store, "preview", CHUNK)
+    assert set(outcomes) == set(images)
+    failed = {sha: outcome for sha, outcome in outcomes.items() if outcome.status == records.FAILED}
+    assert [(sha, outcome.error_kind) for sha, outcome in failed.items()] == [(images[2], "worker_lost")]
+    assert "crashed (SIGSEGV)" in (failed[images[2]].error_message or "")
+    assert not list(store.keys("journal"))
+
+
+def test_an_image_that_kills_run_after_run_in_another_step_fails_in_the_end(store: Store, photo: Photo) -> None:
+    images = keep(store, *(photo(seed=n) for n in range(3)))
+
+    assert runs_that_died(store, "render", images, 6) == 1 + Settings().max_attempts
+
+    outcomes = records.read_outcomes(store, "preview", CHUNK)
+    assert [outcomes[sha].error_kind for sha in images] == [None, "worker_lost", None]
+    assert "DEPTH_MAX_ATTEMPTS" in (outcomes[images[1]].error_message or "")
+
+
+@pytest.fixture
+def run(store: Store, settings: Settings, profile: Profile, tiny: Predictor) -> Callable[..., chunk.Result]:
+    def run(images: list[str], **changes: Any) -> chunk.Result:
+        words: dict[str, Any] = {
+            "profile": profile,
+            "chunk": CHUNK,
+            "run_id": "run",
+            "checkpoint": checkpoints.resolve(catalog.BY_KEY["tiny"], settings),
+            "load": lambda checkpoint: nullcontext(tiny),
+            "store": store,
+            "settings": settings,
+        }
+        return chunk.run([Source(sha, sha) for sha in images], **words | changes)
+
+    return run
+
+
+def note(store: Store, deaths: dict[str, int], run_id: str = "dead") -> None:
+    store.write(f"journal/preview/{CHUNK}/{run_id}.at-work.json", json.dumps(deaths).encode())
+
+
+@pytest.mark.parametrize("range_", ["image", "chunk"])
+def test_only_what_was_at_work_is_done_apart_and_first(
+    range_: str, run: Any, store: Store, photo: Photo, profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = keep(store, *(photo(seed=n) for n in range(4)))
+    note(store, {images[3]: 1, images[2]: 0})
+    decoded = []
+    ordinary = stages.decode.decode
+
+    def watched(data: bytes, **words: Any) -> Any:
+        decoded.append((words["name"], words["careful"]))
+        return ordinary(data, **words)
+
+    monkeypatch.setattr(stages.decode, "decode", watched)
+    result = run(images, profile=profile.model_copy(update={"range": range_}))
+    assert {outcome.status for outcome in result.outcomes.values()} == {"succeeded"}
+    assert decoded[:2] == [(images[2], True), (images[3], True)]  # the one that was there least often comes first
+    assert sorted(decoded[2:]) == sorted((sha, False) for sha in images[:2])
+    assert not list(store.keys("journal"))
+
+
+def test_a_run_that_ends_by_an_error_leaves_no_note(
+    run: Any, store: Store, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = keep(store, *(photo(seed=n) for n in range(3)))
+
+    def full(*words: Any, **named: Any) -> Any:
+        assert interrupted.read(store, "preview", CHUNK) == dict.fromkeys(images, 0)
+        raise StoreError("cannot write: no space left")
+
+    monkeypatch.setattr(stages.encode, "write", full)
+    with pytest.raises(StoreError):
+        run(images)
+    assert interrupted.read(store, "preview", CHUNK) == {}
+
+
+def test_a_note_costs_one_write_for_many_images(tmp_path: Path) -> None:
+    class Counting(Store):
+        writes = 0
+
+        def write(self, key: str, data: Any, *, content_type: str | None = None) -> None:
+            type(self).writes += 1
+            super().write(key, data, content_type=content_type)
+
+    store = Counting(tmp_path)
+    items = [stages.Item(str(n), bytes, "") for n in range(1000)]
+    with interrupted.Note(store, "preview", CHUNK, "run", {}) as kept:
+        for item in kept.together(items):
+            assert item.source in interrupted.read(store, "preview", CHUNK) or int(item.source) % 50
+            kept.ended(item.source)
+    assert store.writes == -(-1000 // interrupted.WINDOW)
+    assert not list(store.keys(""))
+
+
+def test_deaths_are_counted_for_the_image_that_was_alone(store: Store) -> None:
+    items = [stages.Item(name, bytes, "") for name in ("a", "b")]
+    kept = interrupted.Note(store, "preview", CHUNK, "run", {"a": 1, "b": 0})
+    for item in kept.alone(items):
+        told = interrupted.read(store, "preview", CHUNK)
+        assert told == ({"a": 2, "b": 0} if item.source == "a" else {"b": 1})
+        kept.ended(item.source)
+    note(store, {"b": 0, "a": 2}, "another")
+    assert interrupted.read(store, "preview", CHUNK) == {"a": 2, "b": 1}
+    assert records.read_journal(store, "preview", CHUNK) == {}
+
+
+def test_worker_lost_is_for_good() -> None:
+    assert not ErrorKind.WORKER_LOST.retryable

@@ -1,0 +1,136 @@
+"""Decoding in a process of its own: the same picture, the same failures, and no harm from what kills it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+
+import hostile
+import numpy as np
+import pytest
+
+from depth_core.errors import ErrorKind, ImageError
+from depth_core.ingest import careful, headers
+from depth_core.ingest.decode import decode
+from depth_core.settings import Settings
+
+PHOTOS = Path(__file__).parents[2] / "data" / "photos"
+
+
+def failure(data: bytes, settings: Settings) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        decode(data, settings=settings, careful=True)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", ["palace.jpg", "photographer.png", "room.webp"])
+def test_it_is_the_same_picture(name: str, settings: Settings) -> None:
+    data = (PHOTOS / name).read_bytes()
+    here, there = decode(data, settings=settings), decode(data, settings=settings, careful=True)
+    assert all(getattr(here, field.name) == getattr(there, field.name) for field in fields(here) if field.name != "rgb")
+    assert np.array_equal(here.rgb, there.rgb)
+    assert there.rgb.flags.c_contiguous
+    assert there.rgb.flags.writeable
+
+
+def test_it_is_asked_of_a_jpeg_how_small_it_may_be(settings: Settings) -> None:
+    data = hostile.encoded("RGB", (800, 600), "JPEG")
+    asked = []
+
+    def wanted(width: int, height: int) -> tuple[int, int]:
+        asked.append((width, height))
+        return 80, 60
+
+    here, there = (decode(data, settings=settings, wanted=wanted, careful=apart) for apart in (False, True))
+    assert there.scaled
+    assert here.rgb.shape == there.rgb.shape
+    assert asked == [(800, 600), (800, 600)]
+
+
+def test_a_size_that_is_refused_is_that_failure(settings: Settings) -> None:
+    def refuse(width: int, height: int) -> tuple[int, int]:
+        raise ImageError(ErrorKind.NETWORK_TOO_LARGE, "too thin")
+
+    with pytest.raises(ImageError, match="too thin"):
+        decode(hostile.encoded("RGB", (800, 600), "JPEG"), settings=settings, wanted=refuse, careful=True)
+
+
+@pytest.mark.parametrize(
+    "data", [b"<html>", b"", hostile.png((80, 60), 8, 2)[:-40], hostile.png((4, 4), 8, 2)], ids=["page", "empty", "cut", "small"]
+)
+def test_it_fails_as_it_would_here(data: bytes, settings: Settings) -> None:
+    with pytest.raises(ImageError) as here:
+        decode(data, settings=settings)
+    there = failure(data, settings)
+    assert (there.kind, there.message) == (here.value.kind, here.value.message)
+
+
+def test_what_takes_too_long_is_ended(settings: Settings) -> None:
+    slow = hostile.many_scans(900, (2000, 2000))
+    error = failure(slow, settings.model_copy(update={"decode_seconds": 1.0}))
+    assert (error.kind, error.kind.retryable) == (ErrorKind.WORKER_LOST, False)
+    assert error.message == "decoding it took longer than 1 s and was ended (DEPTH_DECODE_SECONDS)"
+
+
+def test_what_sleeps_is_ended_too(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(careful, "_PROGRAM", ("-c", "import time; time.sleep(1000)"))
+    error = failure(hostile.png((80, 60), 8, 2), settings.model_copy(update={"decode_seconds": 0.1}))
+    assert error.kind is ErrorKind.WORKER_LOST
+    assert "DEPTH_DECODE_SECONDS" in error.message
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS does not keep a limit of memory")
+def test_what_takes_more_memory_than_was_counted_on_fails_alone(settings: Settings) -> None:
+    lying = headers.Header("png", 100, 100, 14)
+    with pytest.raises(ImageError) as caught:
+        careful.decode(hostile.png((7_000, 7_000), 16, 6), lying, name="", settings=settings, wanted=None, reduce=True)
+    assert caught.value.kind is ErrorKind.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize(
+    ("end", "kind", "told"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", ErrorKind.WORKER_LOST, "crashed (SIGSEGV)"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", ErrorKind.OUT_OF_MEMORY, "the system killed the process"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", ErrorKind.INTERNAL, "ended from outside (SIGTERM)"),
+        ("sys.exit('libtiff: assertion failed')", ErrorKind.WORKER_LOST, "crashed (exit status 1): libtiff: assertion failed"),
+        ("os.write(1, b'{\"shape\": [60, 80], '); os._exit(0)", ErrorKind.WORKER_LOST, "crashed (exit status 0)"),
+    ],
+)
+def test_however_it_dies_one_image_fails_and_says_why(
+    end: str, kind: ErrorKind, told: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = f"import os, signal, sys; sys.stdin.buffer.readline(); {end}"
+    monkeypatch.setattr(careful, "_PROGRAM", ("-c", program))
+    error = failure(hostile.png((80, 60), 8, 2), settings)
+    assert error.kind is kind
+    assert told in error.message
+
+
+def test_several_at_once_are_kept_apart(settings: Settings) -> None:
+    sizes = [(40 + n, 30) for n in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        images = list(pool.map(lambda size: decode(hostile.png(size, 8, 2), settings=settings, careful=True), sizes))
+    assert [(image.width, image.height) for image in images] == sizes
+
+
+def test_every_variety_comes_through(settings: Settings) -> None:
+    always = settings.model_copy(update={"decode_apart": "always"})
+    for name, data in list(hostile.varieties((60, 40)).items())[::9]:
+        assert np.array_equal(decode(data, settings=always).rgb, decode(data, settings=settings).rgb), name
+
+
+def test_it_sees_no_secret_and_loads_no_torch(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPTH_API_KEYS", "me:secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    seen = "import os; print(sorted(name for name in os.environ if 'KEY' in name))"
+    monkeypatch.setattr(careful, "_PROGRAM", ("-P", "-S", "-c", seen))
+    with open(os.devnull, "wb") as messages, careful._process(messages) as asked:
+        assert asked.communicate()[0] == b"[]\n"
+    program = "import sys, depth_core.ingest.careful, depth_core.ingest.decode; print('torch' in sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert loaded.stdout == "False\n"

@@ -1,0 +1,170 @@
+"""One delivery, one file of the inbox: whatever a library raises while it is at work costs no other anything."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import odd_calls
+import pytest
+
+from depth_core import settings as settings_module
+from depth_core.requests import inbox, webhooks
+from depth_core.requests.artworks import ArtworkStore, NewArtwork
+from depth_core.requests.database import open_database
+from depth_core.requests.inbox import Faults, open_inbox
+from depth_core.settings import Settings
+
+Ask = Callable[..., NewArtwork]
+
+FILES = (
+    "requests/webhooks.py",
+    "requests/inbox.py",
+    "requests/body.py",
+    "ingest/addresses.py",
+    "ingest/answers.py",
+    "ingest/leniency.py",
+)
+ONE = {"imageUrl": "https://example.com/a.jpg", "model": "tiny"}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return settings_module.load(data=tmp_path, allow_private_hosts=True, webhook_schedule=[1000.0], inbox_settle_seconds=0.0)
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path, migrated: Callable[[str], str]) -> Iterator[ArtworkStore]:
+    shutil.copy(migrated("sqlite"), tmp_path / "depthline.db")
+    store = ArtworkStore(open_database(f"sqlite:///{tmp_path / 'depthline.db'}"))
+    yield store
+    store.close()
+
+
+def test_a_delivery(sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd, fine = receiver((500, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT", "Location": "/x"})), receiver(200)
+    context = httpx.create_ssl_context()
+    monkeypatch.setattr("httpx._transports.default.create_ssl_context", lambda **_: context)  # making one takes long
+    for name, url_of in (
+        ("_message", lambda store, settings, delivery: delivery.url),
+        ("_send", lambda client, settings, url, body, headers: url),
+    ):
+        is_marked = lambda *args, url_of=url_of: url_of(*args) == odd.url  # noqa: E731
+        monkeypatch.setattr(webhooks, name, odd_calls.marking(getattr(webhooks, name), is_marked))
+
+    ids = [sqlite.create(ask(webhook=server.url), api_key_id="ann").artwork.id for server in (odd, fine)]
+    for artwork_id in ids:
+        sqlite.cancel(artwork_id)
+
+    def work() -> list[tuple[webhooks.Delivery, list[webhooks.Attempt]]]:
+        for artwork_id in ids:
+            webhooks.replay(sqlite, artwork_id)
+        asyncio.run(webhooks.deliver_once(sqlite, settings))
+        return [webhooks.deliveries(sqlite, artwork_id)[0] for artwork_id in ids]
+
+    count = 0
+    for call, ((delivery, attempts), (other, _)) in odd_calls.each_raising(FILES, work):
+        count += 1
+        assert (other.state, delivery.tries) == ("delivered", 1), call
+        if call.function == "parse_url":
+            assert (delivery.state, str(attempts[-1].error)[:7]) == ("failed", "bad_url"), call
+        else:
+            assert delivery.state == "pending", call
+            assert "OddError: from" in str(attempts[-1].error) or call.function == "retry_after", call
+    assert count >= 30
+
+
+def test_a_file_of_the_inbox(sqlite: ArtworkStore, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = (tmp_path / f"inbox{n}" for n in itertools.count())
+    marked = odd_calls.marking(inbox._pick_up_one, lambda store, folder, settings, file, found: file.name.startswith("odd"))
+    monkeypatch.setattr(inbox, "_pick_up_one", marked)
+
+    def work() -> tuple[inbox.PickedUp, list[str]]:
+        where = next(folders)
+        where.mkdir()
+        for name in ("fine", "odd", "other"):
+            (where / f"{name}.json").write_text(json.dumps(ONE))
+        (where / "odd-too.json").write_text(json.dumps([ONE, {"imageUrl": "file:///x"}]))
+        faults = Faults()
+        return inbox.pick_up(
+            sqlite, open_inbox(settings.model_copy(update={"inbox_url": str(where)})), settings, faults
+        ), faults.take()
+
+    count = 0
+    for call, (found, faults) in odd_calls.each_raising(FILES, work):
+        count += 1
+        told = [*found.quarantined.values(), *faults]
+        assert [text for text in told if "OddError: from" in text] or call.function == "parse_url", call
+        assert len(found.artworks) >= 2, call
+    assert count >= 25
+
+
+@pytest.mark.parametrize("error", [odd_calls.OddError("odd"), ValueError("odd"), RecursionError("odd")])
+def test_a_look_at_what_is_due_that_fails_ends_no_loop(
+    sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    server = receiver(200)
+    sqlite.cancel(sqlite.create(ask(webhook=server.url), api_key_id="ann").artwork.id)
+    looks = 0
+    look = webhooks._claim_due
+
+    def fails_once(*args: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise error
+        return look(*args)
+
+    monkeypatch.setattr(webhooks, "_claim_due", fails_once)
+
+    async def until_it_is_there() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.create_task(webhooks.deliver_loop(sqlite, settings, stop))
+        while not server.received and not loop.done():
+            await asyncio.sleep(0.02)
+        stop.set()
+        await loop
+
+    asyncio.run(until_it_is_there())
+    assert len(server.received) == 1
+
+
+def test_what_no_database_can_take_stands_in_the_record_of_an_attempt_in_plain_letters(
+    store: ArtworkStore, settings: Settings, ask: Ask
+) -> None:
+    def resolve(host: str, port: int) -> list[str]:
+        raise RuntimeError("\x00\ud800 at http://x/?token=geheim \x1b[2J")
+
+    artwork_id = store.create(ask(webhook="http://odd.example/"), api_key_id="ann").artwork.id
+    store.cancel(artwork_id)
+    asyncio.run(webhooks.deliver_once(store, settings, resolve=resolve))
+    [(delivery, [attempt])] = webhooks.deliveries(store, artwork_id)
+    assert (delivery.state, delivery.tries) == ("pending", 1)
+    assert str(attempt.error).startswith(r"RuntimeError: \x00\ud800 at http://x/?token=*** \x1b[2J (at depth_core/")
+
+
+@pytest.mark.parametrize("place", ["https://xn--ls8h.invalid/", "http://[", "data:x", "//"])
+def test_a_receiver_that_points_to_an_odd_place_is_tried_again(
+    sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver: Any, place: str
+) -> None:
+    artwork_id = sqlite.create(ask(webhook=receiver((302, {"Location": place})).url), api_key_id="ann").artwork.id
+    sqlite.cancel(artwork_id)
+    asyncio.run(webhooks.deliver_once(sqlite, settings))
+    [(delivery, [attempt])] = webhooks.deliveries(sqlite, artwork_id)
+    assert (delivery.state, attempt.status_code) == ("pending", 302)
+
+
+def test_a_receiver_on_a_host_of_emoji_gets_its_message(
+    sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver: Any
+) -> None:
+    server = receiver(200)
+    url = server.url.replace("127.0.0.1", "xn--ls8h.example")
+    sqlite.cancel(sqlite.create(ask(webhook=url), api_key_id="ann").artwork.id)
+    asyncio.run(webhooks.deliver_once(sqlite, settings, resolve=lambda host, port: ["127.0.0.1"]))
+    assert [headers["host"] for _, headers, _ in server.received] == [url.removeprefix("http://")]
