@@ -148,9 +148,9 @@ def _look(log: Any, watch: inbox.Watch) -> None:
     """Brings in what lies in the inbox and answers what has ended."""
     found = watch.look()
     for name, reason in found.quarantined.items():
-        log.warning(f"inbox: {name} is quarantined: {reason}")
+        log.warning(f"inbox: {shown_text(name)} is quarantined: {shown_text(reason)}")
     for fault in found.faults:
-        log.warning(f"inbox: {fault}")
+        log.warning(f"inbox: {shown_text(fault)}")
 
 
 @dg.job(

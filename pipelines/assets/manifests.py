@@ -49,7 +49,7 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition]:
         settings, store, slug = installation.settings(), installation.store(), context.partition_key
         uri = config.uri or _uri_of(slug, settings, store)
         if manifest.slug(uri) != slug:
-            raise ManifestError(f"{uri} belongs to partition {manifest.slug(uri)}, not to {slug}")
+            raise ManifestError(f"{shown_url(uri)} belongs to partition {manifest.slug(uri)}, not to {slug}")
         rows = manifest.read(uri, settings)
         last = manifest.last_change(store, slug)
         unreported = () if _has_reported(context.instance, last.run_id) else last.chunks

@@ -331,3 +331,12 @@ def test_missing_weights_are_one_line_without_a_stack_trace_of_ours(house) -> No
     assert "\n" not in failure.user_failure_data.description
     assert "checkpoints.py" not in "".join(failure.error.stack)
     assert materialize._reason(failure.error) == failure.user_failure_data.description
+
+
+def test_what_dagster_keeps_of_rows_shows_no_secrets(house) -> None:
+    path = house.manifest("secret.csv", "image_url", "http://me:word@127.0.0.1:9/a.jpg?token=abc123&page=2")
+    house.materialize(path)
+    runs = house.instance.get_runs()
+    kept = [dg.serialize_value(entry) for run in runs for entry in house.instance.all_logs(run.run_id)]
+    assert any("127.0.0.1:9/a.jpg?token=***&page=2" in event for event in kept)
+    assert not any("abc123" in event or "me:word" in event for event in kept)
