@@ -110,6 +110,13 @@ def _judged(found: Header, size: int) -> Header:
     return Header(found.form, found.width, found.height, found.bytes_per_pixel, found.extra_bytes, odd)
 
 
+def _odd_chunks(chunks: int, metadata: int) -> str:
+    """Why a file of so many chunks, and so many bytes that are no pixels, is out of the ordinary; "" when it is not."""
+    if chunks > _ODD_BLOCKS:
+        return f"{chunks:,} chunks"
+    return f"{metadata:,} bytes of metadata" if metadata > _ODD_METADATA else ""
+
+
 def _absurd(what: str, most: int) -> ImageError:
     return ImageError(ErrorKind.TOO_MANY_PIXELS, f"a decompression bomb: more than {most:,} {what}")
 
@@ -209,11 +216,7 @@ def _png(data: bytes) -> Header:
                 packed += length
         at += length + 12
     transparent |= bool(colours & {4, 6})
-    odd = ""
-    if chunks > _ODD_BLOCKS:
-        odd = f"{chunks:,} chunks"
-    elif metadata > _ODD_METADATA:
-        odd = f"{metadata:,} bytes of metadata"
+    odd = _odd_chunks(chunks, metadata)
     return Header("png", width, height, 18.0 if transparent else 16.2 if deep else 14.2, min(1000 * packed, _UNFOLDED_TEXT), odd)
 
 
@@ -339,11 +342,7 @@ def _webp(data: bytes) -> Header:
             metadata += length
         width, height = max(width, wide), max(height, high)
         at += 8 + length + (length & 1)
-    odd = ""
-    if chunks > _ODD_BLOCKS:
-        odd = f"{chunks:,} chunks"
-    elif metadata > _ODD_METADATA:
-        odd = f"{metadata:,} bytes of metadata"
+    odd = _odd_chunks(chunks, metadata)
     return Header("webp", width, height, 27.0 if transparent else 23.0, 0, odd)
 
 
