@@ -90,9 +90,8 @@ def _masked_path(path: str) -> str:
     for at in range(3, len(parts)):  # behind the host
         part, before = parts[at], parts[at - 1] if at > 3 else ""
         hook = hook or bool(_HOOK.search(parts[at - 1]))
-        if (hook or _names_a_secret(before) or _BEFORE.search(before)) and _looks_like_chance(part) and not _FILE.search(part):
-            parts[at] = MASK
-        elif "%" in part and any(map(_names_a_secret, _NAMES_INSIDE.findall(_decoded(part)))):
+        announced = hook or _names_a_secret(before) or bool(_BEFORE.search(before))
+        if (announced and _looks_like_chance(part) and not _FILE.search(part)) or _has_pairs_inside(part):
             parts[at] = MASK
         else:
             parts[at] = _ITSELF.sub(MASK, _PAIR_IN_PATH.sub(_masked_in_path, part))
@@ -105,9 +104,12 @@ def _masked_in_path(pair: re.Match[str]) -> str:
 
 
 def _masked_pairs(text: str) -> str:
-    if "%" in text and "=" not in text and any(map(_names_a_secret, _NAMES_INSIDE.findall(_decoded(text)))):
-        return MASK
-    return _PAIR.sub(_masked, text)
+    return MASK if "=" not in text and _has_pairs_inside(text) else _PAIR.sub(_masked, text)
+
+
+def _has_pairs_inside(text: str) -> bool:
+    """Whether percent-encoding hides a secret parameter."""
+    return "%" in text and any(map(_names_a_secret, _NAMES_INSIDE.findall(_decoded(text))))
 
 
 def _masked(pair: re.Match[str]) -> str:
