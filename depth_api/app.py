@@ -39,6 +39,7 @@ from depth_core import settings as settings_module
 from depth_core.contract import Artwork, ArtworkStatus, absent_not_null
 from depth_core.display import shown_text
 from depth_core.errors import StoreError
+from depth_core.output import encode
 from depth_core.requests import body, webhooks
 from depth_core.requests.artworks import (
     ACCEPTED,
@@ -448,6 +449,8 @@ async def _result(
     if name not in artwork.results:
         raise HTTPException(404, f"artwork {artwork.id} has no result {name!r}")
     key = f"{artwork.folder}/{name}"
+    if name == encode.SIDECAR and (facts := await run_in_threadpool(_of_somebody_else, door.store, artwork.folder)):
+        return JSONResponse(facts, headers={"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"})
     if not door.store.local:
         seconds = door.settings.presigned_seconds
         method = "head_object" if request.method == "HEAD" else "get_object"  # a signature is for one of them
@@ -466,6 +469,13 @@ async def _result(
     if request.method == "HEAD" or unit != "bytes":  # ranges are of GET and bytes; others are ignored, as RFC 9110 has it
         request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
     return response
+
+
+def _of_somebody_else(store: Store, folder: str | None) -> dict[str, Any] | None:
+    """The facts of a depth map that a bulk run had made before, without the name of its file, which is not the caller's; else
+    None."""
+    facts = encode.read_sidecar(store, folder) if folder else None
+    return facts | {"sourceName": ""} if facts and facts.get("sourceName") else None
 
 
 def _artworks_router(settings: Settings) -> APIRouter:

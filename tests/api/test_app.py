@@ -464,6 +464,17 @@ def test_results_are_streamed_with_type_length_etag_and_range(client: httpx.Clie
     assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", "1024")
 
 
+def test_the_name_of_the_file_that_a_bulk_run_read_is_not_told_to_a_client_who_sent_the_same_bytes(
+    client: httpx.Client, finish: Callable[..., Any]
+) -> None:
+    path = post(client).headers["location"]
+    finish(**{"depth.png": b"png", "depth.json": b'{"model": "tiny", "sourceName": "/home/ann/secret.jpg"}'})
+    answer = client.get(f"{path}/results/depth.json")
+    assert answer.json() == {"model": "tiny", "sourceName": ""}
+    assert answer.headers["content-type"] == "application/json"
+    assert client.head(f"{path}/results/depth.json").headers["content-length"] == str(len(answer.content))
+
+
 def test_what_is_no_result_is_not_served(client: httpx.Client, finish: Callable[..., Any], settings: Settings) -> None:
     path = post(client).headers["location"]
     assert client.get(f"{path}/results/depth.png").status_code == 404
