@@ -35,6 +35,7 @@ from depth_core.profiles import Profile
 from depth_core.storage import Store
 from depth_core.terminal import Meter, NoMeter, message, name
 from pipelines import progress
+from pipelines.assets.manifests import index_config
 from pipelines.definitions import build_defs
 from pipelines.partitions import MANIFEST, pair
 from pipelines.resources import Installation
@@ -122,7 +123,8 @@ def materialize(
         instance.add_dynamic_partitions(MANIFEST, [slug])
         tell(f"reading {uri}")
         try:
-            run("index_manifest", slug, {"ops": {"manifest_index": {"config": {"uri": uri}}}})
+            with index_config(uri) as config:
+                run("index_manifest", slug, config)
         except RunFailedError:
             if not known and manifest.read_index(store, slug) is None:  # never read: a name mistyped, perhaps
                 instance.delete_dynamic_partition(MANIFEST, slug)

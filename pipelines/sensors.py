@@ -8,9 +8,9 @@ from typing import Any, Self, TypeVar
 
 import dagster as dg
 
-from depth_core.display import shown_url
 from depth_core.ingest import manifest
 from pipelines import jobs
+from pipelines.assets.manifests import index_config
 from pipelines.metadata import RETRIED
 from pipelines.partitions import MANIFEST, pair
 from pipelines.resources import Installation
@@ -40,12 +40,17 @@ def manifest_sensor(context: dg.SensorEvaluationContext, installation: Installat
     return dg.SensorResult(
         run_requests=[
             # No run key: it de-duplicates for ever, and a manifest may be restored to what it was. The cursor tells news.
-            dg.RunRequest(partition_key=found[state].slug, run_config=_index_config(found[state].uri))
+            dg.RunRequest(partition_key=found[state].slug, run_config=_config(found[state].uri))
             for state in now
         ],
         dynamic_partitions_requests=[dg.AddDynamicPartitionsRequest(MANIFEST, [found[state].slug for state in now])],
         cursor=json.dumps(sorted(found.keys() - set(later))),
     )
+
+
+def _config(uri: str) -> dict[str, Any]:
+    with index_config(uri) as config:
+        return config
 
 
 def _state(slug: str, fingerprint: str) -> str:
@@ -56,11 +61,6 @@ def _state(slug: str, fingerprint: str) -> str:
 def _seen_states(cursor: str | None) -> set[str]:
     kept = json.loads(cursor) if cursor else []
     return {_state(*each) for each in kept.items()} if isinstance(kept, dict) else set(kept)  # a dict: of earlier versions
-
-
-def _index_config(uri: str) -> dict[str, Any]:
-    """Run config is shown to everybody who sees Dagster: a URI with secrets is left to the run, which finds it by its slug."""
-    return {"ops": {"manifest_index": {"config": {"uri": uri if shown_url(uri) == uri else ""}}}}
 
 
 @dataclass

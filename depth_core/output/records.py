@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from depth_core.contract import ArtworkStatus
+from depth_core.display import shown_url
 from depth_core.errors import ErrorKind
 from depth_core.profiles import Profile
 from depth_core.storage import Store
@@ -294,7 +295,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("image_url", _TEXT, "The image, absolute"),
     Column("row_id", _TEXT, "The row's own id, empty when it has none"),
     Column("row_key", _TEXT, "What identifies the row in its manifest: its id, else URL and occurrence"),
-    Column("manifest", _TEXT, "URI of the manifest"),
+    Column("manifest", _TEXT, "URI of the manifest, without its secrets"),
     Column("file", _TEXT, "The file that has the row"),
     Column("line", pa.int64(), "Its line there, from 1"),
     Column("chunk", _TEXT, "Partition key of the chunk"),
@@ -398,7 +399,7 @@ def build(
         "finished_at": _times(outcome["finished_at"]),
         "error_kind": kinds,
         "error_message": messages,
-        "manifest": manifest,
+        "manifest": shown_url(manifest),
         "chunk": chunk,
         "profile": profile,
         "source_sha256": source["sha256"],
@@ -411,7 +412,8 @@ def build(
         "reused": outcome["reused"].eq(True),
         "folder": outcome["folder"].where(succeeded),
         "run_id": run_id,
-        **{name: rows[name] for name in ("image_url", "row_id", "row_key", "file", "line", "position", "carried")},
+        "file": rows["file"].map(shown_url, na_action="ignore"),
+        **{name: rows[name] for name in ("image_url", "row_id", "row_key", "line", "position", "carried")},
     }
     return to_frame(pa.Table.from_pandas(pd.DataFrame(records, index=rows.index), schema=SCHEMA, preserve_index=False))
 
@@ -500,7 +502,7 @@ def read(
             rows = rows.filter(pc.equal(rows["status"], str(status)))
         if manifest is not None:
             uri = rows["manifest"]
-            rows = rows.filter(pc.or_(pc.equal(uri, manifest), pc.ends_with(uri, f"/{manifest}")))
+            rows = rows.filter(pc.or_(pc.equal(uri, shown_url(manifest)), pc.ends_with(uri, f"/{manifest}")))
         return rows.select(names)
 
     frame = to_frame(pa.concat_tables([SCHEMA.empty_table().select(names), *map(rows_of, _read_all(store, keys))]))

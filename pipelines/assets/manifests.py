@@ -1,7 +1,9 @@
 """Group `ingest`: a manifest becomes chunks of rows, and each chunk's rows become kept source images."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import dagster as dg
@@ -26,6 +28,23 @@ class ManifestConfig(dg.Config):
     uri: str = Field("", description="Where the manifest is, when it does not lie in the manifests folder.")
 
 
+_asked: ContextVar[str] = ContextVar("asked", default="")
+
+
+@contextmanager
+def index_config(uri: str) -> Iterator[dict[str, Any]]:
+    """Run config for `manifest_index`.
+
+    Everybody who sees Dagster sees it, so it has no URI with secrets: a run inside the block, in this thread, is told that one
+    otherwise, and any other run finds by its slug what was read before or lies in the manifests folder.
+    """
+    token = _asked.set(uri)
+    try:
+        yield {"ops": {"manifest_index": {"config": {"uri": uri if shown_url(uri) == uri else ""}}}}
+    finally:
+        _asked.reset(token)
+
+
 class SourcesConfig(dg.Config):
     refetch: bool = Field(False, description="Ask the origin again for images that are there already.")
     retry_permanent: bool = Field(False, description="Try again also what failed in a way that does not get better by itself.")
@@ -47,7 +66,7 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition]:
         context: dg.AssetExecutionContext, config: ManifestConfig, installation: Installation
     ) -> dg.MaterializeResult[None]:
         settings, store, slug = installation.settings(), installation.store(), context.partition_key
-        uri = config.uri or _uri_of(slug, settings, store)
+        uri = config.uri or _asked.get() or _uri_of(slug, settings, store)
         if manifest.slug(uri) != slug:
             raise ManifestError(f"{shown_url(uri)} belongs to partition {manifest.slug(uri)}, not to {slug}")
         rows = manifest.read(uri, settings)

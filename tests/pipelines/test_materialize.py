@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -261,3 +265,33 @@ def test_names_and_messages_of_strangers_cannot_speak_to_the_terminal(house) -> 
     assert r"\x1b[31mred" in said
     assert "secret" not in said
     assert "abc" not in said
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """A web server of a folder's files, at a URL with a name and a password."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://ann:hunter2@127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_the_secrets_of_a_manifests_url_are_in_no_run_and_no_record(house) -> None:
+    house.installation.overrides["allow_private_hosts"] = True
+    photo = house.photo("a.jpg")
+    house.manifest("shots.csv", "image_url", photo.name)
+    photo.rename(house.folder / "manifests" / photo.name)
+    with served(house.folder / "manifests") as origin:
+        url = f"{origin}/shots.csv?token=hunter3"
+        report = materialize.materialize(url, "preview", house.installation, house.instance)
+    assert report.records["status"].tolist() == ["succeeded"]
+    for run in house.instance.get_runs():
+        assert "hunter" not in dg.serialize_value(run)
+        assert all("hunter" not in dg.serialize_value(entry) for entry in house.instance.all_logs(run.run_id))
+    assert report.records["manifest"].tolist() == [url.replace("ann:hunter2@", "").replace("hunter3", "***")]
+    assert "hunter" not in report.records["file"][0]
+    assert len(house.records(manifest=url)) == 1
