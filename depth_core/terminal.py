@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 from depth_core.display import printable, shown_text
+from depth_core.errors import DepthlineError
 
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal to draw a bar on
 
@@ -104,8 +105,18 @@ def _heard() -> int | None:
     return None
 
 
-def print_interrupted(errors: Console) -> None:
-    errors.print("interrupted: run again to go on", soft_wrap=True)
+@contextmanager
+def plain_end(errors: Console, status: int) -> Iterator[None]:
+    """Ends the program in one line: with `status` for an error that has a cure, with 130 or 143 for Ctrl-C or SIGTERM."""
+    try:
+        with interruptible():
+            yield
+    except DepthlineError as error:
+        print_error(errors, error)
+        raise SystemExit(status) from None
+    except Interrupted as interrupted:
+        errors.print("interrupted: run again to go on", soft_wrap=True)
+        raise SystemExit(interrupted.status) from None
 
 
 # -- progress -------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,12 @@
 """Dagster and nothing else: thin adapters around depth_core."""
 
+import sys
 import warnings
+
+from depth_core import startup
+
+if "pipelines.materialize" in sys.orig_argv:  # the imports below take seconds
+    startup.end_in_one_line()
 
 import dagster as dg
 

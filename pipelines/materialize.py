@@ -332,9 +332,9 @@ def main(
             "DAGSTER_HOME must name an existing folder, by its whole path: `make maps` sets it, docs/operations.md tells more",
         )
         raise typer.Exit(2)
-    try:
+    with terminal.plain_end(errors, 1):
         installation = Installation()
-        with terminal.interruptible(), dg.DagsterInstance.get() as instance, terminal.meter(console, "rows") as meter:
+        with dg.DagsterInstance.get() as instance, terminal.meter(console, "rows") as meter:
             report = materialize(
                 uri,
                 profile,
@@ -344,13 +344,9 @@ def main(
                 meter=meter,
             )
         show(report, profile, installation, console)
-    except DepthlineError as error:
-        terminal.print_error(errors, error)
-        raise typer.Exit(1) from None
-    except terminal.Interrupted as interrupted:
-        terminal.print_interrupted(errors)
-        raise typer.Exit(interrupted.status) from None
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)  # no traces that show keys
+    app.command()(main)
+    app()

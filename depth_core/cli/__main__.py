@@ -1,6 +1,6 @@
 """`python -m depth_core.cli`: the same as `depthline`."""
 
-from depth_core.cli import app
+from depth_core.cli import main
 
 if __name__ == "__main__":
-    app(prog_name="python -m depth_core.cli")
+    main("python -m depth_core.cli")

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import typer
+from contextlib import AbstractContextManager
 
 from depth_core import terminal
 from depth_core.catalog import MODELS, ModelSpec
-from depth_core.errors import ConfigurationError, DepthlineError
+from depth_core.errors import ConfigurationError
 
 console, errors = terminal.consoles()
 
 
-@contextmanager
-def clear_errors() -> Iterator[None]:
+def clear_errors() -> AbstractContextManager[None]:
     """One line and exit status 2 for an error that has a cure; one line and 130 or 143 for Ctrl-C or SIGTERM."""
-    try:
-        with terminal.interruptible():
-            yield
-    except DepthlineError as error:
-        terminal.print_error(errors, error)
-        raise typer.Exit(2) from None
-    except terminal.Interrupted as interrupted:
-        terminal.print_interrupted(errors)
-        raise typer.Exit(interrupted.status) from None
+    return terminal.plain_end(errors, 2)
 
 
 def model_named(name: str) -> ModelSpec:

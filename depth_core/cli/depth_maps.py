@@ -74,6 +74,8 @@ def map_photos(
             normalization_mode=mode,
             use_post_resize=not network_size,
         )
+        if not out or out in ("s3://", "s3:///"):
+            raise ConfigurationError(f"--out: {out or 'nothing'} names no place; a folder, or s3://bucket/prefix")
         found = arguments.find(photos, out)
         store = names.FlatStore(out, now.store_options if "://" in out else None)
         store.check_writable()

@@ -77,8 +77,14 @@ def find(patterns: Sequence[str], out: str) -> Found:
                     add(Path(match))
         if not named:
             skipped = Found(skipped=found.skipped - skipped_before).note
-            raise ConfigurationError(f"no photo at {pattern}" + (f"; what is there is not read: {skipped}" if skipped else ""))
+            raise ConfigurationError(f"no photo at {pattern}" + _why_none(pattern, skipped))
     return found
+
+
+def _why_none(pattern: str, skipped: str) -> str:
+    if skipped:
+        return f"; what is there is not read: {skipped}"
+    return "" if os.path.lexists(pattern) or glob.has_magic(pattern) else ": there is no such file or folder"
 
 
 def _below(top: Path, out: str, found: Found) -> Iterator[tuple[Path, str]]:
@@ -113,6 +119,9 @@ def _below(top: Path, out: str, found: Found) -> Iterator[tuple[Path, str]]:
 def _is_photo(file: Path, found: Found) -> bool:
     kind = file.suffix.lower()
     if file.name.startswith(".") or file.name.endswith(RESULTS) or not (kind in decode.EXTENSIONS or kind in _IMAGE_LIKE):
+        return False
+    if not os.path.exists(file):
+        found.skipped["link that leads nowhere"] += 1
         return False
     if not os.path.isfile(file):
         return False

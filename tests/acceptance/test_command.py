@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,8 +20,9 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from depth_core import cli, terminal
+from depth_core import terminal
 from depth_core.catalog import MODELS
+from depth_core.cli import commands
 from depth_core.inference import checkpoints
 from depth_core.storage import Store
 
@@ -37,7 +39,7 @@ def here(place, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv(name, value)
 
     def run(*arguments: str | Path) -> Result:
-        return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+        return CliRunner().invoke(commands.app, [str(argument) for argument in arguments])
 
     return run
 
@@ -247,6 +249,13 @@ def test_pictures_that_are_not_read_are_counted_at_the_end(place, here) -> None:
     assert nothing.stderr == f"error no photo at {photo.parent}; what is there is not read: 3 HEIC, 1 CR2\n"
 
 
+def test_what_has_the_name_of_a_photo_and_cannot_be_one_is_counted_too(place, here) -> None:
+    (photo,) = place.photos(1)
+    (photo.parent / "gone.jpg").symlink_to("nowhere")
+    done = here("map", photo.parent, "--out", "out")
+    assert done.stdout.splitlines()[-1] == "skipped: 1 link that leads nowhere: not read"
+
+
 def test_names_of_any_length_become_depth_maps_and_what_cannot_be_named_fails_alone(place, here) -> None:
     photos = place.photos(5)
     longest, twin, long = "写" * 83 + "ab", "写" * 83 + "ac", "写" * 76
@@ -291,6 +300,32 @@ def test_without_a_terminal_lines_tell_how_far_it_is(place, here, monkeypatch) -
     lines = [line for line in done.stdout.splitlines() if line.startswith("tiny on cpu: ")]
     assert len(lines) == 3, done.stdout
     assert re.fullmatch(r"tiny on cpu: 3/4 photos  [\d.,]+ images/s  \d+ s left", lines[-1])
+
+
+@pytest.mark.parametrize("module", ["depth_core.cli", "pipelines.materialize"])
+def test_an_interrupt_while_a_program_is_still_being_imported_is_one_line(module: str) -> None:
+    # Modules that are imported late send the signal; so the moment is the same on every machine.
+    early = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+    code = (
+        "import runpy, sys, importlib.abc, importlib.util\n"
+        "class At(importlib.abc.MetaPathFinder, importlib.abc.Loader):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name in ('typer', 'pyarrow'): return importlib.util.spec_from_loader(name, self)\n"
+        "    def create_module(self, spec): return None\n"
+        f"    def exec_module(self, module): exec({early!r})\n"
+        f"sys.meta_path.insert(0, At()); runpy.run_module('{module}', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, module], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted: run again to go on\n")
+
+
+def test_a_full_disk_under_what_is_printed_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "depth_core.cli", "--version"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120
+        )
+    assert done.returncode == 2
+    assert done.stderr == "error cannot write here what there is to say: No space left on device\n"
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -390,7 +425,9 @@ def test_a_bad_file_among_good_ones_is_named_and_costs_its_neighbours_nothing(pl
         (["--resolution", "300"], ["--resolution", "multiple of 64 from 256 to 2048"]),
         (["--resolution", "100"], ["--resolution", "multiple of 64 from 256 to 2048"]),
         (["--device", "cuda:77"], ["cuda:77"]),
-        (["nowhere.jpg"], ["no photo at nowhere.jpg"]),
+        (["nowhere.jpg"], ["no photo at nowhere.jpg: there is no such file or folder"]),
+        (["--out", ""], ["--out"]),
+        (["--out", "s3://"], ["--out", "s3://bucket/prefix"]),
     ],
     ids=lambda case: " ".join(case) if isinstance(case, list) and case and case[0].startswith(("--", "no")) else "",
 )

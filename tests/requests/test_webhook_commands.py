@@ -14,7 +14,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from depth_core import settings as settings_module
-from depth_core.cli import app
+from depth_core.cli.commands import app
 from depth_core.requests import webhooks
 from depth_core.requests.artworks import ArtworkStore, NewArtwork, open_store
 from depth_core.settings import Settings
