@@ -49,6 +49,7 @@ _PAIR_IN_PATH = re.compile(r"[^~,;&]+")
 _NAMED = re.compile(r"([^=:]+)[=:]")
 _PAIR_IN_TEXT = re.compile(r"(?<=[?&;])([^\s&;=?\"'<>]+)=(?!\*\*\*)([^\s&;#\"'<>]*[^\s&;#\"'<>.,:!?)\]])")
 _USER_IN_TEXT = re.compile(r"(?<![\w:/])//[^\s/@]*@")
+_USER_AND_HOST = re.compile(r"(?<![\w.%+/:@-])(?!mailto:)[\w.%+-]+:[^\s/@\"'<>]+@(?=[A-Za-z0-9])")
 _BEARER = re.compile(r"\b(bearer|basic)(\s+)([\w.~+/=-]{16,})", re.IGNORECASE)
 _HEADER = re.compile(
     r"\b((?:proxy-)?authorization|(?:set-)?cookie)(\s*[:=]\s*)(?!\s|Bearer \*\*\*|Basic \*\*\*)([^\r\n\"']+)", re.IGNORECASE
@@ -148,6 +149,7 @@ def shown_text(text: str) -> str:
     One printable line. Never raises.
     """
     text = _USER_IN_TEXT.sub("//", _URL.sub(lambda found: shown_url(found[0]), text))
+    text = _USER_AND_HOST.sub(f"{MASK}@", text)
     text = _PAIR_IN_TEXT.sub(lambda found: f"{found[1]}={MASK}" if _names_a_secret(found[1]) else found[0], text)
     text = _HEADER.sub(rf"\1\2{MASK}", _BEARER.sub(rf"\1\2{MASK}", text))
     return printable(_AWS_KEY.sub(MASK, _SAID.sub(rf"\1\2{MASK}", text)))

@@ -12,7 +12,7 @@ from depth_core.ingest import manifest
 from pipelines import jobs
 from pipelines.assets.manifests import index_config
 from pipelines.metadata import RETRIED
-from pipelines.partitions import MANIFEST, pair
+from pipelines.partitions import MANIFEST, PROFILE, pair
 from pipelines.resources import Installation
 
 Name = TypeVar("Name", bound=Hashable)
@@ -88,7 +88,7 @@ class Place:
 def arrival_sensor(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SensorResult:
     kept = json.loads(context.cursor) if context.cursor else {}
     places = {asset: Place.of(kept.get(asset)) for asset in ("manifest_index", "source_images")}
-    at_once = [profile.name for profile in installation.profiles().values() if profile.on_arrival]
+    at_once = [profile.name for profile in installation.profiles().values() if profile.on_arrival and _has(context, profile.name)]
 
     def pairs(event: dg.EventLogRecord) -> list[tuple[str, str]]:
         retried = event.asset_materialization is None or RETRIED in event.asset_materialization.metadata
@@ -110,6 +110,21 @@ def arrival_sensor(context: dg.SensorEvaluationContext, installation: Installati
     if not requests:
         return dg.SensorResult(skip_reason="nothing that calls for a run happened since the last look", cursor=cursor)
     return dg.SensorResult(run_requests=requests, cursor=cursor)
+
+
+def _has(context: dg.SensorEvaluationContext, profile: str) -> bool:
+    """Whether this code location knows a profile. One that came since it was loaded has no partitions before it is reloaded, and a
+    run asked for under it would fail the tick, and all that the tick asks for."""
+    if context.repository_def is None:  # outside of a code location
+        return True
+    pairs = context.repository_def.assets_defs_by_key[dg.AssetKey("depth_maps")].partitions_def
+    assert isinstance(pairs, dg.MultiPartitionsDefinition)
+    known = pairs.get_partitions_def_for_dimension(PROFILE).get_partition_keys()
+    if profile not in known:
+        context.log.warning(
+            f"profile {profile} came after the code location was loaded: reload it, then backfill what is missing"
+        )
+    return profile in known
 
 
 def _changed(event: dg.EventLogRecord) -> list[str]:

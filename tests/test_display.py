@@ -146,6 +146,7 @@ def test_urls_inside_a_message_are_shown_like_urls() -> None:
         ("Cookie: a=b; c=d", "Cookie: ***"),
         ("authorization: Basic dTpw", "authorization: ***"),
         ("the password: it is wrong", "the password: it is wrong"),
+        ('Invalid bucket name "ann:pass@bucket"', 'Invalid bucket name "***@bucket"'),
         ("at //ann:pass@a.example/x", "at //a.example/x"),
     ],
 )

@@ -68,6 +68,8 @@ def _examine() -> list[str]:
     known: dict[str, Profile] = {}
     findings.look("device", lambda: _device(now))
     findings.look("store", lambda: _store(now))
+    if now.database_url or (now.data / "depthline.db").exists():
+        findings.look("database", lambda: _database(now))
     findings.look("profiles", lambda: _profiles(now, known))
     lacking = [
         profile
@@ -110,9 +112,19 @@ def _device(now: Settings) -> str:
 
 
 def _store(now: Settings) -> str:
-    store = Store.from_settings(now)
+    options = dict(now.store_options)
+    if now.store_location.startswith("s3://"):  # who looks whether it works does not wait for many tries
+        patience = {"connect_timeout": 2, "read_timeout": 5, "retries": {"max_attempts": 0}}
+        options["config_kwargs"] = patience | dict(options.get("config_kwargs") or {})
+    store = Store(now.store_location, options)
     store.check_writable()
     return f"{store.url('')}, writable"
+
+
+def _database(now: Settings) -> str:
+    from depth_core.requests import database
+
+    return database.look_at(now.database_location)
 
 
 def _profiles(now: Settings, known: dict[str, Profile]) -> str:

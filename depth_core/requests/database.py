@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -196,8 +196,8 @@ inbox_entries = sa.Table(
 class Database:
     """An open database. Safe to use from many threads; every process opens its own."""
 
-    def __init__(self, url: str) -> None:
-        self.engine = _engine(url)
+    def __init__(self, url: str, connect_args: Mapping[str, Any] | None = None) -> None:
+        self.engine = _engine(url, dict(connect_args or {}))
         self._reader = self.engine.execution_options(depthline_reads=True)
 
     @property
@@ -228,16 +228,38 @@ def open_database(url: str) -> Database:
     """
     database = Database(url)
     try:
-        if _revision(database) != HEAD:
-            migrate(database)
-    except OperationalError as error:
-        database.close()
-        reason = shown_text(" ".join(str(error.orig).split()))
-        raise ConfigurationError(f"cannot open the database {database.shown_url} (DEPTH_DATABASE_URL): {reason}") from None
+        with _clear_errors(database):
+            if _revision(database) != HEAD:
+                migrate(database)
     except BaseException:
         database.close()
         raise
     return database
+
+
+def look_at(url: str) -> str:
+    """A database in words, for people; connects for at most some seconds, and neither makes nor migrates anything.
+
+    Raises ConfigurationError as `open_database` does.
+    """
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///").partition("?")[0]).exists():
+        return f"{shown_url(url)}, made when it is first needed"
+    database = Database(url, connect_args={"connect_timeout": 2} if not url.startswith("sqlite") else {})
+    try:
+        with _clear_errors(database):
+            revision = _revision(database)
+    finally:
+        database.close()
+    return f"{database.shown_url}, " + ("ready" if revision == HEAD else "its tables are made when they are first needed")
+
+
+@contextmanager
+def _clear_errors(database: Database) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:  # no answer, no permission, a file that is no database
+        reason = shown_text(" ".join(str(error.orig).split()))
+        raise ConfigurationError(f"cannot open the database {database.shown_url} (DEPTH_DATABASE_URL): {reason}") from None
 
 
 def migrate(database: Database) -> None:
@@ -275,7 +297,7 @@ def _revision(database: Database) -> str | None:
         raise
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, connect_args: dict[str, Any]) -> Engine:
     try:
         parsed = sa.make_url(url)
     except ArgumentError:
@@ -285,7 +307,8 @@ def _engine(url: str) -> Engine:
     if parsed.drivername == "sqlite":
         return _sqlite(parsed)
     if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
-        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=10, max_overflow=20)
+        address = parsed.set(drivername="postgresql+psycopg")
+        return sa.create_engine(address, connect_args=connect_args, pool_pre_ping=True, pool_size=10, max_overflow=20)
     raise ConfigurationError(
         f"DEPTH_DATABASE_URL: {parsed.drivername} is not supported; sqlite:///file or postgresql://host/name"
     )

@@ -506,6 +506,15 @@ def break_model_name(place) -> None:
     place.settings["DEPTH_HUB_REVISIONS"] = '{"v2/smal": "main"}'
 
 
+def break_database(place) -> None:
+    place.settings["DEPTH_DATABASE_URL"] = "postgresql://ann:pass@127.0.0.1:9/depth"
+
+
+def break_database_file(place) -> None:
+    (place.folder / "no.db").write_text("no database at all, and long enough to be taken for one" * 20)
+    place.settings["DEPTH_DATABASE_URL"] = "sqlite:///no.db"
+
+
 def lose_profiles(place) -> None:
     (place.folder / "profiles.toml").unlink()
 
@@ -514,6 +523,8 @@ def lose_profiles(place) -> None:
     ("break_it", "named"),
     [
         (break_store, "store is a file, not a folder"),
+        (break_database, "cannot open the database postgresql+psycopg://127.0.0.1:9/depth (DEPTH_DATABASE_URL)"),
+        (break_database_file, "cannot open the database sqlite:///no.db (DEPTH_DATABASE_URL): file is not a database"),
         (break_profiles, "colour"),
         (lose_profiles, "DEPTH_PROFILES"),
         (break_device, "abacus"),

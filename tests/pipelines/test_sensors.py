@@ -224,6 +224,17 @@ class TestManyArrivals:
         (request,) = tick(house, sensors.arrival_sensor, result.cursor).run_requests
         assert request.partition_key == pair("m-00001", "preview")
 
+    def test_a_profile_that_came_after_the_code_location_was_loaded_stops_no_other(self, house) -> None:
+        defs = house.defs()
+        partitions.register_chunks(house.instance, ["m-00000"])
+        self.ingested(house, "m-00000")
+        with (house.folder / "profiles.toml").open("a") as profiles:
+            profiles.write('\n[late]\non_arrival = true\n[late.parameters]\nmodel = "tiny"\nresolutionLowerLimit = 320\n')
+        context = dg.build_sensor_context(instance=house.instance, definitions=defs, sensor_name="arrival_sensor")
+        with context:
+            found = defs.get_repository_def().get_sensor_def("arrival_sensor").evaluate_tick(context)
+        assert [request.partition_key for request in found.run_requests] == [pair("m-00000", "preview")]
+
     def test_the_cursor_of_an_earlier_version_is_gone_on_from(self, house) -> None:
         self.indexed(house, "m-00000")
         (event,) = house.instance.fetch_materializations(dg.AssetKey("manifest_index"), limit=1).records
