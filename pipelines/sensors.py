@@ -113,8 +113,11 @@ def arrival_sensor(context: dg.SensorEvaluationContext, installation: Installati
 
 
 def _has(context: dg.SensorEvaluationContext, profile: str) -> bool:
-    """Whether this code location knows a profile. One that came since it was loaded has no partitions before it is reloaded, and a
-    run asked for under it would fail the tick, and all that the tick asks for."""
+    """Whether this code location knows a profile.
+
+    One that came since it was loaded has no partitions before it is reloaded: a run asked for under it would fail the tick, and
+    with it all else that the tick asks for.
+    """
     if context.repository_def is None:  # outside of a code location
         return True
     pairs = context.repository_def.assets_defs_by_key[dg.AssetKey("depth_maps")].partitions_def

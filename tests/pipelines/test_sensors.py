@@ -6,6 +6,7 @@ import json
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.partitions.context import partition_loading_context
 
 from depth_core.ingest import manifest
 from depth_core.output import records
@@ -230,8 +231,10 @@ class TestManyArrivals:
         self.ingested(house, "m-00000")
         with (house.folder / "profiles.toml").open("a") as profiles:
             profiles.write('\n[late]\non_arrival = true\n[late.parameters]\nmodel = "tiny"\nresolutionLowerLimit = 320\n')
-        context = dg.build_sensor_context(instance=house.instance, definitions=defs, sensor_name="arrival_sensor")
-        with context:
+        context = dg.build_sensor_context(
+            instance=house.instance, repository_def=defs.get_repository_def(), resources={"installation": house.installation}
+        )
+        with context, partition_loading_context(dynamic_partitions_store=house.instance):
             found = defs.get_repository_def().get_sensor_def("arrival_sensor").evaluate_tick(context)
         assert [request.partition_key for request in found.run_requests] == [pair("m-00000", "preview")]
 
