@@ -1,10 +1,13 @@
 """Options of the whole suite."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+# Before torch is imported: its threads sleep while they wait. Those of two pytest workers would take each other's cores by waiting.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parent))  # for odd_calls.py
 
 
