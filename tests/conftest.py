@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-# Before torch is imported: its threads sleep while they wait. Those of two pytest workers would take each other's cores by waiting.
+# Before torch is imported: its threads sleep while they wait, or those of two workers would take each other's cores by waiting.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parent))  # for odd_calls.py
 
