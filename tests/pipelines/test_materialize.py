@@ -149,6 +149,7 @@ def complete(furnish) -> tuple[Any, Path]:
     return house, path
 
 
+@pytest.mark.xdist_group("a manifest that is up to date")
 @pytest.mark.parametrize("change", [_title, _depth_map, _records, _stale_records, _page, _killed, _photo, _photo_gone, _row_gone])
 def test_only_the_chunk_in_which_something_changed_is_worked_on(
     complete: tuple[Any, Path], change: Callable[[Any, Path], None]
