@@ -53,7 +53,7 @@ def decode(data: bytes, header: Header, *, name: str, settings: Settings, wanted
     Raises ImageError as that does, and OUT_OF_MEMORY, or WORKER_LOST when the process crashed or took longer than
     DEPTH_DECODE_SECONDS. macOS does not keep the limit of memory; that of time holds everywhere.
     """
-    memory = max(header.decode_bytes, 64 << 20)
+    memory = max(header.second_try_bytes, 64 << 20)
     request = {
         "bytes": len(data),
         "name": name,
