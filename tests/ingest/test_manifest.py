@@ -990,7 +990,7 @@ def odd(*_: object, **__: object) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("call", "kind"), [("check_url", "internal"), ("httpx.URL", "bad_url"), ("unicodedata.category", "internal")]
+    ("call", "kind"), [("check_url", "internal"), ("parse_url", "internal"), ("unicodedata.category", "internal")]
 )
 def test_whatever_a_library_raises_for_a_url_is_its_rows_failure(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, call: str, kind: str
@@ -1045,7 +1045,16 @@ def test_whatever_converting_a_cell_raises_is_its_rows_failure(
 
 
 @pytest.mark.parametrize(
-    "call", ["open", "sync_transport", "httpx.Client.head", "httpx.Client.send", "httpx.Response.iter_raw", "slug"]
+    "call",
+    [
+        "open",
+        "asking.client",
+        "asking.answered",
+        "asking.httpx.AsyncClient.send",
+        "answers.refusal",
+        "httpx.Response.aiter_raw",
+        "slug",
+    ],
 )
 def test_whatever_a_library_raises_for_a_pointer_leaves_that_one_out(
     site: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
@@ -1075,6 +1084,9 @@ def test_whatever_a_library_raises_for_a_pointer_leaves_that_one_out(
         b"http://a b/",
         b"x" * 70_000,
         b"a\nb",
+        b"http://127.0.0.1:0/a.csv",
+        b"s3://",
+        b"[InternetShortcut]\r\nName=a.csv\r\n",
     ],
 )
 def test_an_odd_pointer_is_left_out_alone(settings: Settings, content: bytes) -> None:
@@ -1104,6 +1116,35 @@ def test_a_pointer_to_a_server_that_refuses_head_is_asked_with_get(site: Any, se
     pointed(settings, site.on("/a.csv", behave))
     (found,) = manifest.discover(settings)
     assert found.fingerprint == '"1"||4'
+
+
+def test_a_link_as_windows_keeps_it_is_a_pointer(site: Any, settings: Settings) -> None:
+    url = site.on("/a.csv", site.answer(200, b"url\n", ETag='"1"'))
+    pointed(settings, f"[InternetShortcut]\r\nIconIndex=0\r\nURL={url}\r\nHotKey=0\r\n")
+    assert [found.uri for found in manifest.discover(settings)] == [url]
+
+
+def test_what_is_odd_about_an_answer_is_read_for_a_pointer_as_for_a_row(site: Any, settings: Settings) -> None:
+    def behave(handler: Any) -> None:
+        seen = "seen=1" in handler.headers.get("Cookie", "")
+        where = b"200 OK" if seen else b"302 Found\r\nLocation: \\b.csv\r\nSet-Cookie: seen=1; Path=/"
+        handler.wfile.write(b"http/1.1 " + where + b"\r\na b: c\r\nETag: x\r\nConnection: close\r\n\r\n")
+        handler.close_connection = True
+
+    site.on("/b.csv", behave)
+    pointed(settings, site.on("/a.csv", behave))
+    assert [found.fingerprint for found in manifest.discover(settings)] == ["x||"]
+
+
+def test_pointers_to_servers_that_hang_wait_beside_one_another(site: Any, make_settings: Any, caplog: Any) -> None:
+    settings = make_settings(read_timeout=0.5)
+    folder = pointed(settings, site.on("/a.csv", site.answer(200, b"url\n", ETag="x")))
+    for n in range(20):
+        (folder / f"{n}.url").write_text(site.on(f"/{n}.csv", site.silent(1)))
+    (found,) = manifest.discover(settings)
+    assert found.uri.endswith("/a.csv")
+    assert site.most_active > 10
+    assert caplog.text.count("DEPTH_READ_TIMEOUT") == 20
 
 
 def test_a_change_behind_a_pointer_is_seen_though_the_server_names_no_state(site: Any, settings: Settings) -> None:
