@@ -35,6 +35,8 @@ _TIMEOUTS: dict[type[httpx.TimeoutException], str] = {
     httpx.ReadTimeout: "timed out: it says nothing more (DEPTH_READ_TIMEOUT)",
     httpx.WriteTimeout: "timed out: it takes nothing more (DEPTH_READ_TIMEOUT)",
 }
+_TLS = re.compile(r"\[SSL: \w+\] | \(_ssl\.c:\d+\)")
+_UNTRUSTED = " (SSL_CERT_FILE names other authorities to trust)"
 _PLAINLY = {  # by what h11 says
     "Receive buffer too long": "its headers are larger than 100 kB",
     "_SWITCH_": "it changes to another protocol",
@@ -99,7 +101,7 @@ def failure(error: httpx.HTTPError | httpx.InvalidURL) -> ImageError:
         return ImageError(ErrorKind.BAD_URL, f"not a URL that can be fetched: {shown(str(error))}")
     if isinstance(error, httpx.RemoteProtocolError) and not _BROKEN_OFF.search(str(error)):
         return NoHttpError(ErrorKind.REFUSED, f"its answer is not valid HTTP: {_protocol_error(str(error))}")
-    return ImageError(ErrorKind.UNREACHABLE, f"connection failed: {shown(_first_cause(error)) or type(error).__name__}")
+    return ImageError(ErrorKind.UNREACHABLE, f"connection failed: {shown(_first_cause(error)) or 'it was broken off'}")
 
 
 def _protocol_error(text: str) -> str:
@@ -115,7 +117,8 @@ def _first_cause(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
             return os.strerror(cause.errno)
         cause = cause.__cause__ or cause.__context__
-    return str(error)
+    said = _TLS.sub("", str(error))
+    return said + _UNTRUSTED if "certificate verify failed" in said else said
 
 
 def next_url(response: httpx.Response) -> httpx.URL | None:

@@ -14,14 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import httpx
 
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import ErrorKind, ImageError, ManifestError, is_fault_of_installation, row_failure
 from depth_core.ingest import answers, asking
-from depth_core.ingest.download import bucket, clear_errors, local_etag
+from depth_core.ingest.buckets import bucket, clear_errors
+from depth_core.ingest.download import local_etag
 from depth_core.ingest.naming import POINTER, canonical, ending, slug
 from depth_core.settings import MEBI, Settings
 
@@ -84,7 +85,9 @@ def _listed(location: str, settings: Settings) -> Iterator[tuple[str, str]]:
     """URI and fingerprint of every file that may be a manifest."""
     try:
         if location.startswith("s3://"):
-            for path, info in sorted(bucket(settings).find(location, detail=True).items()):
+            with clear_errors(location):
+                listed = sorted(bucket(settings).find(location, detail=True).items())
+            for path, info in listed:
                 if _is_manifest(path[len(location) - len("s3://") :]):
                     yield f"s3://{path}", _object_state(info)
         else:
@@ -95,9 +98,12 @@ def _listed(location: str, settings: Settings) -> Iterator[tuple[str, str]]:
     except FileNotFoundError:
         return
     except Exception as error:
+        if isinstance(error, ImageError) and error.kind is ErrorKind.NOT_FOUND:
+            return
         if is_fault_of_installation(error):
             raise
-        raise ManifestError(f"cannot list the manifests in {shown_url(location)}: {error}; see DEPTH_MANIFESTS_URL") from error
+        why = shown_text(str(error))
+        raise ManifestError(f"cannot list the manifests in {shown_url(location)}: {why}; see DEPTH_MANIFESTS_URL") from error
 
 
 def _file_state(file: Path) -> str:
@@ -125,9 +131,12 @@ def _object_state(info: dict[str, Any]) -> str:
 
 def _pointed_to(pointer: str, settings: Settings) -> str:
     """The URI that a pointer's one line names."""
-    opened: BinaryIO = bucket(settings).open(pointer, "rb") if pointer.startswith("s3://") else open(pointer, "rb")  # noqa: SIM115
-    with opened as file:
-        text = file.read(_LONGEST_POINTER + 1)
+    if pointer.startswith("s3://"):
+        with clear_errors(pointer), bucket(settings).open(pointer, "rb") as file:
+            text = file.read(_LONGEST_POINTER + 1)
+    else:
+        with open(pointer, "rb") as file:
+            text = file.read(_LONGEST_POINTER + 1)
     if len(text) > _LONGEST_POINTER:
         raise ManifestError(f"larger than {_LONGEST_POINTER:,} bytes: a {POINTER} file has one line, the URI of a manifest")
     line = text.decode("utf-8-sig").strip()

@@ -24,7 +24,6 @@ from functools import cached_property
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
-import fsspec
 import httpx
 from fsspec.spec import AbstractFileSystem
 
@@ -32,6 +31,7 @@ from depth_core.display import printable, shown_text, shown_url
 from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation, row_failure
 from depth_core.ingest import answers, asking
 from depth_core.ingest.addresses import Resolver
+from depth_core.ingest.buckets import bucket, clear_errors
 from depth_core.ingest.received import PIECE, Body, inflate
 from depth_core.settings import Settings
 
@@ -183,7 +183,7 @@ class Downloader:
         except ValueError as error:
             raise ImageError(ErrorKind.BAD_URL, _reason("not a file URL", error)) from None
         body = Body(self._settings.max_source_bytes)
-        with clear_errors(path, (OSError, ValueError)), open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
+        with _clear_errors(path), open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError(ErrorKind.NOT_FOUND, f"{shown_url(path)} is a folder or device, not a file")
@@ -373,16 +373,15 @@ def failure_of(url: str, error: Exception) -> ImageError:
 
 
 @contextmanager
-def clear_errors(name: str, raised: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
-    """Turns what file systems raise into ImageError. `raised`: botocore's and aiohttp's errors have no common base."""
+def _clear_errors(path: str) -> Iterator[None]:
+    """Turns what the system says of a path into ImageError."""
     try:
         yield
-    except ImageError:
-        raise
-    except raised as error:
+    except (OSError, ValueError) as error:
         if is_fault_of_installation(error):
             raise
-        raise ImageError(_kind(error), _reason(f"cannot read {shown_url(name)}", error)) from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise ImageError(_kind(error), f"cannot read {shown_url(path)}: {shown_text(reason)}") from error
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -398,17 +397,6 @@ def _kind(error: Exception) -> ErrorKind:
     if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO):
         return ErrorKind.NOT_FOUND
     return ErrorKind.TIMEOUT if isinstance(error, TimeoutError) else ErrorKind.UNREACHABLE
-
-
-def bucket(settings: Settings) -> AbstractFileSystem:
-    """The s3 file system that manifests and images are read from, with the settings' deadlines."""
-    options = dict(settings.source_options)
-    options["config_kwargs"] = {
-        "connect_timeout": settings.connect_timeout,
-        "read_timeout": settings.read_timeout,
-        "max_pool_connections": settings.download_concurrency,
-    } | options.get("config_kwargs", {})
-    return fsspec.filesystem("s3", **options, use_listings_cache=False)
 
 
 def local_path(url: str) -> str:

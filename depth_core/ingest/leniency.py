@@ -14,6 +14,7 @@ from typing import Any
 import httpcore
 
 _LONGEST_HEAD = 128 * 1024  # beyond it h11 gives up as well
+_MOST_INTERIM = 1000
 _END = re.compile(rb"\n\r?\n")
 _INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d")  # 100 Continue, 103 Early Hints; another head follows
 _BEGINS = (b"http", b"icy ")  # in any case
@@ -30,28 +31,34 @@ class LenientStream(httpcore.AsyncNetworkStream):
         self._inner = inner
         self._in_head = True  # what is read next begins an answer
         self._rest = b""  # behind an interim answer
+        self._interim = 0  # answers since the last question
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         if not self._in_head:
             return await self._inner.read(max_bytes, timeout)
         received, self._rest = bytearray(self._rest), b""
-        looked = 0
+        looked = taken = 0
         while (end := _END.search(received := _begun(received), looked)) is None:
             looked = max(0, len(received) - 2)
-            piece = await self._inner.read(max_bytes, timeout) if len(received) <= _LONGEST_HEAD else b""
+            piece = await self._inner.read(max_bytes, timeout) if taken <= _LONGEST_HEAD else b""
             if not piece:  # h11 says what is wrong
                 self._in_head = False
                 return bytes(received)
             received += piece
+            taken += len(piece)
         head, rest = bytes(received[: end.end()]), bytes(received[end.end() :])
         if _INTERIM.match(head):
             self._rest = rest
+            self._interim += 1
+            if self._interim > _MOST_INTERIM:
+                raise httpcore.RemoteProtocolError(f"more than {_MOST_INTERIM} interim answers, and no final one")
             return mended(head)
         self._in_head = False
         return mended(head) + rest
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._in_head = True
+        self._interim = 0
         await self._inner.write(buffer, timeout)
 
     async def aclose(self) -> None:

@@ -373,6 +373,7 @@ def test_odd_headers_round_a_file_are_no_matter(site: Any, store: Store, quick: 
         ((b"HTTP/1.1 200 OK", b"X-Huge: " + b"a" * 300_000), BODY),
         ((b"HTTP/1.1 200 OK", b"Content-Length: -5"), BODY),
         ((b"HTTP/1.1 200 OK", b"Content-Length: " + b"9" * 5000), BODY),
+        ((b"HTTP/1.1 100 Continue\r\n\r\n" * 1500 + b"HTTP/1.1 200 OK",), BODY),
         ((b"HTTP/1.1 20 OK",), BODY),
         ((b"HTTP/1.1 000 OK",), BODY),
         ((b"SSH-2.0-OpenSSH_9.0",), BODY),
