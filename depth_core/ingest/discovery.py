@@ -190,7 +190,10 @@ async def _state_elsewhere(client: httpx.AsyncClient, uri: str, settings: Settin
 
 def _state_in_bucket(uri: str, settings: Settings) -> str:
     with clear_errors(uri):
-        return _object_state(bucket(settings).info(uri))
+        info = bucket(settings).info(uri)
+    if info["type"] != "file":
+        raise ManifestError("it is a prefix, not an object")
+    return _object_state(info)
 
 
 def _validators(response: httpx.Response) -> str:

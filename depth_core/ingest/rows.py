@@ -25,18 +25,19 @@ BATCH = 5000  # rows that are Python objects at once
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")  # NUL, and what bytes that are not UTF-8 were decoded to
 _PRIMES = 20  # repeats of a column's name that get a prime each; further ones a number
 _TEXT = pa.large_string()
-POOL = pa.system_memory_pool()  # gives back at once what it frees: Arrow's own pools keep a third as much again
 
 
 @contextmanager
 def frugal() -> Iterator[None]:
-    """Meanwhile all of Arrow takes its memory from POOL. A decorator as well."""
-    before = pa.default_memory_pool()
-    pa.set_memory_pool(POOL)
+    """Meanwhile Arrow takes its memory from the system, which gets back what is freed, at the end the small pieces too: Arrow's own
+    pools keep a third as much again. A decorator as well."""
+    before, system = pa.default_memory_pool(), pa.system_memory_pool()
+    pa.set_memory_pool(system)
     try:
         yield
     finally:
         pa.set_memory_pool(before)
+        system.release_unused()
 
 
 to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str).encode
@@ -117,8 +118,8 @@ class Rows:
         for n in self._faults:
             self._image_url[n] = self._image_url[n][: self.limits.field_chars]
             self._row_id[n] = self._row_id[n][: self.limits.field_chars]
-        arrays = [pa.array(self._line, pa.int64(), memory_pool=POOL)]
-        arrays += [pa.array(cells, _TEXT, memory_pool=POOL) for cells in (self._row_id, self._image_url, self._carried)]
+        arrays = [pa.array(self._line, pa.int64())]
+        arrays += [pa.array(cells, _TEXT) for cells in (self._row_id, self._image_url, self._carried)]
         arrays += self._errors(count)
         self._bytes += sum(array.nbytes for array in arrays[1:4])
         if self._bytes > 2 * self.limits.bytes:

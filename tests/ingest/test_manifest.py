@@ -9,9 +9,11 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +24,7 @@ from hypothesis import strategies as st
 
 from depth_core.errors import ImageError, ManifestError, StoreError
 from depth_core.ingest import delimited, manifest, parquet, tables
+from depth_core.ingest.index import Index
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -497,13 +500,14 @@ def table(*entries: tuple[str, str] | str, first_line: int = 2) -> manifest.Mani
 
 
 def assign(
-    now: manifest.ManifestRows, previous: pd.DataFrame | None = None, size: int = 2, again: Sequence[str] = ()
+    now: manifest.ManifestRows, previous: Index | None = None, size: int = 2, again: Sequence[str] = ()
 ) -> manifest.ChunkAssignment:
     return manifest.assign_chunks(now, previous, slug=SLUG, rows_per_chunk=size, again=again)
 
 
 def places(assignment: manifest.ChunkAssignment) -> dict[str, int]:
-    there = assignment.index[assignment.index["digest"] != ""]
+    frame = assignment.index.frame()
+    there = frame[frame["digest"] != ""]
     return {key: int(chunk[-5:]) for key, chunk in zip(there["row_key"], there["chunk"], strict=True)}
 
 
@@ -583,19 +587,23 @@ _MANIFESTS = st.lists(
 def test_whatever_happens_to_a_manifest_no_row_moves_and_changes_are_exact(
     versions: list[list[tuple[str, str]]], sizes: list[int]
 ) -> None:
-    index: pd.DataFrame | None = None
+    index: Index | None = None
     seen: dict[str, str] = {}
     stored: dict[str, list[tuple[str, str, str]]] = {}  # what the chunk files would say
     for pairs, size in zip(versions, sizes, strict=False):
         assignment = assign(table(*pairs), index, size)
-        index = assignment.index
-        chunk_of = dict(zip(index["row_key"], index["chunk"], strict=True))
+        index = Index.from_parquet(bytes(assignment.index.to_parquet()))
+        frame = index.frame()
+        pd.testing.assert_frame_equal(frame, assignment.index.frame())
+        chunk_of = dict(zip(frame["row_key"], frame["chunk"], strict=True))
         assert len(chunk_of) == len(index)
         assert seen.items() <= chunk_of.items()  # for ever
         grown = {chunk for key, chunk in chunk_of.items() if key not in seen}
-        assert all((index["chunk"] == chunk).sum() <= size for chunk in grown)
+        assert all((frame["chunk"] == chunk).sum() <= size for chunk in grown)
         seen = chunk_of
-        everything = assign(table(*pairs), index.assign(digest="?")).chunks  # every chunk as it should be
+        everything = assign(
+            table(*pairs), replace(index, digests=np.full(len(index), 7, np.uint64))
+        ).chunks  # every chunk as it should be
         wanted = {
             chunk: sorted(zip(frame["row_key"], frame["row_id"], frame["image_url"], strict=True))
             for chunk, frame in everything.items()
@@ -604,6 +612,22 @@ def test_whatever_happens_to_a_manifest_no_row_moves_and_changes_are_exact(
         assert set(assignment.chunks) == set(assignment.changed)
         stored = wanted
         assert sum(map(len, wanted.values())) == len(pairs)
+
+
+def test_rows_keep_their_chunks_though_all_have_one_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("depth_core.ingest.index.hash", lambda key: 7, raising=False)
+    first = assign(table("a", "b", "c", "a"))
+    second = assign(table("d", "c", "a", "b", "a"), first.index)
+    assert places(second) == places(first) | {"url:d": 2}
+    assert numbers(second) == [2]
+
+
+def test_an_index_as_it_was_written_before_is_read(store: Store) -> None:
+    rows_now = table("a", "b", "c")
+    manifest.write_chunks(store, SLUG, assign(rows_now), rows_now, run_id="run")
+    path = Path(store.path(f"manifests/{SLUG}/index.parquet"))
+    pd.read_parquet(path).to_parquet(path, index=False)
+    assert numbers(assign(rows_now, manifest.read_index(store, SLUG))) == []
 
 
 # -- the store ----------------------------------------------------------------------------------------------------------
