@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from depth_core.display import shown_text
 from depth_core.errors import ErrorKind, ManifestError, row_failure
 
 URL_COLUMNS = ("image_url", "imageUrl", "url")  # the first that is there counts
@@ -29,8 +30,10 @@ _TEXT = pa.large_string()
 
 @contextmanager
 def frugal() -> Iterator[None]:
-    """Meanwhile Arrow takes its memory from the system, which gets back what is freed, at the end the small pieces too: Arrow's own
-    pools keep a third as much again. A decorator as well."""
+    """Meanwhile Arrow takes its memory from the system, which gets back what is freed, at the end the small pieces too.
+
+    Arrow's own pools keep a third as much again. A decorator as well.
+    """
     before, system = pa.default_memory_pool(), pa.system_memory_pool()
     pa.set_memory_pool(system)
     try:
@@ -113,7 +116,7 @@ class Rows:
             if _UNREADABLE.search("".join(cells)):
                 for n, cell in enumerate(cells):
                     if _UNREADABLE.search(cell):
-                        self._faults.setdefault(n, "has a NUL byte or is not valid UTF-8")
+                        self._faults.setdefault(n, "has a NUL byte or is not valid UTF-8; save the manifest as UTF-8")
                         cells[n] = _UNREADABLE.sub("\N{REPLACEMENT CHARACTER}", cell)
         for n in self._faults:
             self._image_url[n] = self._image_url[n][: self.limits.field_chars]
@@ -163,7 +166,7 @@ def fault_of(error: Exception) -> str:
 
 
 def no_url_column(uri: str, names: str, what: str = "its first line names") -> ManifestError:
-    return ManifestError(f"{uri} has no column {' or '.join(URL_COLUMNS)}; {what} {names}")
+    return ManifestError(f"{uri} has no column {' or '.join(URL_COLUMNS)}; {what} {shown_text(names[:1000])}")
 
 
 def position(names: Sequence[str], *wanted: str) -> int | None:

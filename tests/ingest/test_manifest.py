@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import json
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as encryption
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -317,6 +319,14 @@ def test_what_a_csv_writer_wrote_comes_back(read: Reader, pairs: list[tuple[str,
         ("a.csv", b"<!DOCTYPE html><html>Sign in</html>", "is a web page"),
         ("a.txt", b"\n <html>", "is a web page"),
         ("a.csv", b"PK\x03\x04rest", "spreadsheet"),
+        ("a.csv", b"\xd0\xcf\x11\xe0rest", "Excel workbook; export it as CSV"),
+        ("a.csv", b"\xfd7zXZ\x00rest", "xz; unpack it"),
+        ("a.csv", b"\x28\xb5\x2f\xfdrest", "zstd; unpack it"),
+        ("a.csv", b"\x89PNG\r\n\x1a\n", "an image"),
+        ("a.csv", b"a.csv".ljust(257, b"\0") + b"ustar", "tar archive"),
+        ("a.csv", b'[{"url": "http://x/a"}]', "is JSON; name it .jsonl"),
+        ("a.csv", b'{"url": "http://x/a"}\n', "is JSON; name it .jsonl"),
+        ("a.csv.gz", gzip.compress(gzip.compress(b"url\n", mtime=0), mtime=0), "gzip inside gzip"),
         ("a.csv", b"PAR1rest", "name it .parquet"),
         ("a.csv.gz", b"image_url\n", "is not gzip"),
         ("a.csv.gz", gzip.compress(b"image_url\n" * 1000, mtime=0)[:-20], "damaged gzip"),
@@ -840,6 +850,33 @@ def test_a_heading_may_have_a_line_break(read: Reader, content: str, carried: st
     assert [row[3][carried] for row in rows(frame)] == ["1900", "1901"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-32", "utf-8-sig"])
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_text_of_two_or_four_bytes_a_character_is_read_with_or_without_a_mark(read: Reader, encoding: str, name: str) -> None:
+    content = {"a.csv": "id,url,t\n1,http://x/a.jpg,é\n", "a.jsonl": '{"id": "1", "url": "http://x/a.jpg", "t": "é"}\n'}[name]
+    ((_, row_id, url, rest),) = rows(read(name, content.encode(encoding)))
+    assert (row_id, url, rest) == ("1", "http://x/a.jpg", {"t": "é"})
+
+
+@pytest.mark.parametrize("header", ["\ufeff\ufeffid,url,t", "\u200bid,\ufeffurl,t\u00a0", "id|url|t"])
+def test_headings_are_read_without_what_nobody_sees_and_with_a_bar_between_them(read: Reader, header: str) -> None:
+    between = "|" if "|" in header else ","
+    ((_, row_id, url, rest),) = rows(read("a.csv", f"{header}\n{between.join(('1', 'http://x/a.jpg', 'Cat'))}\n"))
+    assert (row_id, url, rest) == ("1", "http://x/a.jpg", {"t": "Cat"})
+
+
+def test_a_wrong_file_puts_no_control_characters_into_the_message(read: Reader) -> None:
+    with pytest.raises(ManifestError, match="no column") as caught:
+        read("a.csv", bytes(range(256)) * 10)
+    assert str(caught.value).isprintable()
+
+
+def test_fields_beyond_the_parsers_own_limit_are_named_by_ours(read: Reader, make_settings: Make) -> None:
+    content = f"url,t\nhttp://x/a.jpg,{'x' * 200_000}\nhttp://x/b.jpg,b\n"
+    assert "DEPTH_MAX_FIELD_CHARS" in bad(read("a.csv", content))[2]
+    assert len(rows(read("a.csv", content, make_settings(max_field_chars=300_000)))) == 2
+
+
 def test_a_quote_left_open_in_the_header_takes_no_rows_along(read: Reader) -> None:
     frame = read("a.csv", 'url,"title\na,1\nb,"x"\nc,3\n')
     assert [row[2] for row in rows(frame)] == ["a", "b", "c"]
@@ -867,6 +904,31 @@ def test_json_lines_know_the_url_in_any_case_and_then_the_id_too(read: Reader) -
 def parquet_of(table: pa.Table, tmp_path: Path, **options: Any) -> bytes:
     pq.write_table(table, tmp_path / "t", **options)
     return (tmp_path / "t").read_bytes()
+
+
+def test_parquet_with_encrypted_columns_is_refused(read: Reader, tmp_path: Path) -> None:
+    class Keys(encryption.KmsClient):
+        def __init__(self, config: Any) -> None:
+            super().__init__()
+
+        def wrap_key(self, key: bytes, name: str) -> bytes:
+            return base64.b64encode(key)
+
+    configuration = encryption.EncryptionConfiguration("f", column_keys={"c": ["t"]}, plaintext_footer=True)
+    factory = encryption.CryptoFactory(Keys)
+    properties = factory.file_encryption_properties(encryption.KmsConnectionConfig(), configuration)
+    table = pa.table({"url": ["http://x/a.jpg"], "t": ["geheim"]})
+    with pytest.raises(ManifestError, match="write it without encryption"):
+        read("a.parquet", parquet_of(table, tmp_path, encryption_properties=properties))
+
+
+def test_parquet_whose_checksums_say_that_it_is_damaged_is_refused(read: Reader, tmp_path: Path) -> None:
+    table = pa.table({"url": [f"http://x/{n}.jpg" for n in range(1000)]})
+    options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+    content = bytearray(parquet_of(table, tmp_path, **options))
+    content[1000] ^= 1
+    with pytest.raises(ManifestError, match="not a readable Parquet file"):
+        read("a.parquet", bytes(content))
 
 
 def test_parquet_text_that_is_not_utf8_fails_its_own_row_in_every_column(read: Reader, tmp_path: Path) -> None:
@@ -1110,6 +1172,7 @@ def test_whatever_a_library_raises_for_a_pointer_leaves_that_one_out(
         b"a\nb",
         b"http://127.0.0.1:0/a.csv",
         b"s3://",
+        b"https:///a.csv",
         b"[InternetShortcut]\r\nName=a.csv\r\n",
     ],
 )
