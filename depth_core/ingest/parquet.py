@@ -6,6 +6,7 @@ What a file unfolds to is known from its metadata before any of it is read. What
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from depth_core.display import shown_text
 from depth_core.errors import ManifestError, is_fault_of_installation
 from depth_core.ingest.rows import (
     ID_COLUMN,
@@ -32,6 +34,7 @@ from depth_core.ingest.rows import (
     too_many_rows,
 )
 
+_SIGNATURE = 28  # bytes
 _BATCH = 8192  # rows that are converted at once
 _CELLS = 1_000_000
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "BYTE_ARRAY": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12}  # bytes in memory
@@ -56,13 +59,15 @@ def read(file: BinaryIO, uri: str, limits: Limits) -> pd.DataFrame:
     except Exception as error:
         if is_fault_of_installation(error):
             raise
-        raise ManifestError(f"{uri} is not a readable Parquet file: {str(error)[:300]}") from error
+        raise ManifestError(f"{uri} is not a readable Parquet file: {shown_text(str(error).strip())[:300]}") from error
     return rows.frame()
 
 
 def _opened(file: BinaryIO, uri: str, limits: Limits) -> tuple[pq.ParquetFile, list[bool]]:
     """The file, text columns as dictionaries (one long text in millions of rows stays one), and which columns are read."""
     parquet = pq.ParquetFile(file)
+    if _is_signed(file, parquet.metadata):
+        raise ManifestError(f"{uri} has encrypted columns; write it without encryption")
     schema, names = parquet.schema_arrow, parquet.schema_arrow.names
     url_at = position(names, *URL_COLUMNS)
     if url_at is None:
@@ -79,7 +84,13 @@ def _opened(file: BinaryIO, uri: str, limits: Limits) -> tuple[pq.ParquetFile, l
     if _unfolded(parquet, {names[n] for n, read in enumerate(wanted) if read}) > limits.bytes:
         raise too_large(uri, limits.bytes)
     texts = [field.name for field in schema if _is_text(field.type)]
-    return pq.ParquetFile(file, metadata=parquet.metadata, read_dictionary=texts), wanted
+    return pq.ParquetFile(file, metadata=parquet.metadata, read_dictionary=texts, page_checksum_verification=True), wanted
+
+
+def _is_signed(file: BinaryIO, metadata: pq.FileMetaData) -> bool:
+    """Whether the footer bears the signature of a file with encrypted columns: Arrow ends the process when asked about those."""
+    file.seek(-8, io.SEEK_END)
+    return bool(int.from_bytes(file.read(4), "little") == metadata.serialized_size + _SIGNATURE)
 
 
 def _unfolded(parquet: pq.ParquetFile, names: set[str]) -> int:

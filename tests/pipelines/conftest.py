@@ -88,7 +88,7 @@ class House:
         return self.run("index_manifest", slug, {"ops": {"manifest_index": {"config": {"uri": str(path)}}}})
 
     def chunks(self, path: Path | str) -> list[str]:
-        return sorted(set(manifest.read_index(self.store, manifest.slug(str(path)))["chunk"]))
+        return sorted(manifest.read_index(self.store, manifest.slug(str(path))).names)
 
     def materialize(self, path: Path | str, profile: str = "preview") -> None:
         self.index(path)
