@@ -176,7 +176,8 @@ def _jpeg(data: bytes) -> Header:
     inks = components == 4
     # The result, and a second one where it is turned or has a profile of its own; or Pillow's 4 bytes, then both.
     first = 4.1 + max(3.3, stored) if inks else max(3.2 if plain else 6.5, 3.2 + stored)
-    extra = 8 * _MEBI + (0 if data.endswith(b"\xff\xd9") else len(data))
+    kept = 0 if plain else min(int(stored * width * height), 16 * _MEBI)  # by the allocator, of small pictures
+    extra = 8 * _MEBI + kept + (0 if data.endswith(b"\xff\xd9") else len(data))
     return Header("jpeg", width, height, first, extra, odd, second_try=4.1 + max(3.3, stored))
 
 
