@@ -37,7 +37,7 @@ class Budget:
     @contextmanager
     def room(self, size: int) -> Iterator[None]:
         """Waits until `size` bytes are free and holds them. More than there is counts as all there is: see `check`."""
-        held = getattr(self._mine, "held", 0)
+        held = self._mine.held = getattr(self._mine, "held", 0)
         self._grow(min(size, self.total))
         outer, _thread.budget = getattr(_thread, "budget", None), self
         try:
@@ -48,7 +48,7 @@ class Budget:
             self._mine.held = held
 
     def _grow(self, wanted: int) -> None:
-        held = getattr(self._mine, "held", 0)
+        held: int = self._mine.held
         if wanted > held:
             self.give(held)  # before waiting for more: who holds and waits can be waited for
             self._mine.held = 0
@@ -95,7 +95,7 @@ class Budget:
 
 
 def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 _thread = threading.local()

@@ -117,10 +117,10 @@ def _judged(found: Header, size: int) -> Header:
     return replace(found, odd=odd) if odd else found
 
 
-def _odd_chunks(chunks: int, metadata: int) -> str:
+def _odd_chunks(chunks: int, metadata: int, name: str = "chunks") -> str:
     """Why a file of so many chunks, and so many bytes that are no pixels, is out of the ordinary; "" when it is not."""
     if chunks > _ODD_BLOCKS:
-        return f"{chunks:,} chunks"
+        return f"{chunks:,} {name}"
     return f"{metadata:,} bytes of metadata" if metadata > _ODD_METADATA else ""
 
 
@@ -137,7 +137,7 @@ _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 
 
 def _jpeg(data: bytes) -> Header:
-    width = height = components = segments = 0
+    width = height = components = segments = strays = 0
     coefficients = 0.0
     progressive = plain = True
     at = 2
@@ -148,6 +148,9 @@ def _jpeg(data: bytes) -> Header:
         marker = data[at + 1]
         if marker in (0x00, 0xFF) or 0xD0 <= marker <= 0xD8:
             at += 1
+            strays += 1
+            if strays > MOST_BLOCKS:
+                raise _absurd("stray bytes before the pixels", MOST_BLOCKS)
             continue
         if marker == 0xD9:
             return Header()
@@ -167,16 +170,15 @@ def _jpeg(data: bytes) -> Header:
             plain = plain and not _may_be_turned(data[at + 10 : at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")])
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     scans = _scans(data, at) if progressive or data[at + 4] < components else 1
-    odd = ""
+    odd = _odd_chunks(segments + strays, at, "segments and stray bytes")
     if scans > _ODD_SCANS or scans * width * height > _ODD_SCANNED_PIXELS:
         odd = f"{scans:,} scans"
-    elif segments > _ODD_BLOCKS:
-        odd = f"{segments:,} segments"
     stored = coefficients if scans > 1 else 0.0
     inks = components == 4
     # The result, and a second one where it is turned or has a profile of its own; or Pillow's 4 bytes, then both.
     first = 4.1 + max(3.3, stored) if inks else max(3.2 if plain else 6.5, 3.2 + stored)
-    extra = 8 * _MEBI + (0 if data.endswith(b"\xff\xd9") else len(data))
+    kept = 0 if plain else min(int(stored * width * height), 16 * _MEBI)  # by the allocator, of small pictures
+    extra = 8 * _MEBI + kept + (0 if data.endswith(b"\xff\xd9") else len(data))
     return Header("jpeg", width, height, first, extra, odd, second_try=4.1 + max(3.3, stored))
 
 

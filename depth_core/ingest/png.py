@@ -36,6 +36,7 @@ class Png:
         self._kept: list[memoryview | bytes] = [SIGNATURE]
         self._icc: bytes | None = None
         camera = b""
+        unfolded: set[bytes] = set()
         header, transparent = b"", False
         while at + 8 <= len(data):
             kind, start = data[at + 4 : at + 8], at + 8
@@ -48,12 +49,14 @@ class Png:
             elif kind in _OF_PIXELS:
                 self._kept.append(view[at : end + 4])
                 transparent = transparent or kind == b"tRNS"
-            elif kind == b"iCCP":
-                self._icc = self._icc or _profile(data[start:end])
+            elif kind == b"iCCP" and kind not in unfolded:  # one of each kind: many may be many bombs
+                self._icc = _profile(data[start:end])
+                unfolded.add(kind)
             elif kind == b"eXIf":
                 camera = data[start:end]
-            elif kind in (b"tEXt", b"zTXt") and data.startswith(b"Raw profile type exif\0", start):
+            elif kind in (b"tEXt", b"zTXt") and data.startswith(b"Raw profile type exif\0", start) and kind not in unfolded:
                 camera = camera or _exif_text(kind, data[start:end])
+                unfolded.add(kind)
             elif kind == b"IEND":
                 break
             at = end + 4

@@ -70,6 +70,28 @@ def test_room_within_room_is_counted_once_and_may_grow() -> None:
     assert memory._free == 100
 
 
+def test_no_room_at_all_may_be_asked_for_and_may_grow() -> None:
+    memory = Budget(100)
+    with memory.room(0):
+        budget.grow(60, "it needs")
+        assert memory._free == 40
+    assert memory._free == 100
+
+
+def test_threads_whose_rooms_grow_never_wait_for_each_other() -> None:
+    memory, both = Budget(100), threading.Barrier(2)
+
+    def work() -> None:
+        with memory.room(50):
+            both.wait(timeout=30)  # each holds half, and needs more
+            budget.grow(80, "it needs")
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(work) for _ in range(2)]:
+            done.result(timeout=30)
+    assert memory._free == 100
+
+
 def test_a_room_that_grew_gives_everything_back() -> None:
     memory = Budget(100)
     with memory.room(40):

@@ -131,9 +131,10 @@ def test_ordinary_photos_are_ordinary() -> None:
         (hostile.gif_with_blocks(200_001), "200,000 blocks"),
         (hostile.tiff_with_strips(1_000_001), "1,000,000 values"),
         (b"\xff\xd8" + b"\xff\xe0\0\2" * 200_001 + b"\xff\xda\0\2", "200,000 segments"),
+        (b"\xff\xd8" + b"\xff" * 200_002 + b"\xff\xda\0\2", "200,000 stray bytes"),
         (b"RIFF\0\0\0\0WEBP" + b"ANMF\0\0\0\0" * 200_001, "200,000 chunks"),
     ],
-    ids=["scans", "chunks", "GIF", "strips", "segments", "WebP"],
+    ids=["scans", "chunks", "GIF", "strips", "segments", "fill", "WebP"],
 )
 def test_an_absurd_count_is_a_bomb(data: bytes, what: str, settings: Settings) -> None:
     with pytest.raises(ImageError, match=f"a decompression bomb: more than {what}") as caught:
@@ -148,11 +149,14 @@ def test_an_absurd_count_is_a_bomb(data: bytes, what: str, settings: Settings) -
         (hostile.many_chunks(20_001), "chunks"),
         (hostile.gif_with_blocks(5_001), "blocks"),
         (hostile.tiff_with_strips(100_001), "values"),
-        (hostile.webp_of_one_colour((16_000, 16_000)), "pixels"),
+        (hostile.webp_of_one_colour((16_000, 16_000)), "pixels in"),
         (hostile.webp_of_one_colour((6_000, 6_000)), "pixels in"),
         (hostile.png((16, 16), 8, 2, before=hostile.chunk(b"teXt", bytes(9 << 20))), "metadata"),
+        (hostile.jpeg_with_segments(140, 65_000), "metadata"),
+        (hostile.jpeg_with_segments(20_001, 2), "segments"),
+        (hostile.encoded("L", (64, 64), "TIFF", compression="lzma"), "compression 34925"),
     ],
-    ids=["scans", "chunks", "GIF", "strips", "pixels", "ratio", "text"],
+    ids=["scans", "chunks", "GIF", "strips", "pixels", "ratio", "text", "EXIF", "segments", "LZMA"],
 )
 def test_what_is_far_from_ordinary_is_odd(data: bytes, why: str) -> None:
     assert why in headers.inspect(data).odd

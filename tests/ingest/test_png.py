@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import hostile
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from depth_core.errors import ErrorKind, ImageError
+from depth_core.ingest import png
 from depth_core.ingest.decode import decode
 from depth_core.settings import Settings
 
@@ -152,3 +154,11 @@ def test_orientation_in_xmp_alone_turns_nothing_as_in_browsers(settings: Setting
         picture = encode(Image.new("RGB", (WIDTH, HEIGHT)), form, **options)
         assert b"tiff:Orientation" in picture
         assert decode(picture, settings=settings).rgb.shape == (HEIGHT, WIDTH, 3), form
+
+
+def test_of_many_packed_profiles_one_is_unfolded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(png, "_profile", lambda body: seen.append(body))
+    bomb = hostile.chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1 << 16)))
+    assert decode(hostile.png((64, 64), 8, 2, before=bomb * 500), settings=settings).rgb.shape == (64, 64, 3)
+    assert len(seen) == 1
