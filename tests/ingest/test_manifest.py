@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from depth_core.errors import ImageError, ManifestError, StoreError
 from depth_core.ingest import delimited, manifest, parquet, tables
 from depth_core.ingest.index import Index
+from depth_core.ingest.rows import Limits
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -929,6 +930,16 @@ def test_parquet_whose_checksums_say_that_it_is_damaged_is_refused(read: Reader,
     content[1000] ^= 1
     with pytest.raises(ManifestError, match="not a readable Parquet file"):
         read("a.parquet", bytes(content))
+
+
+def test_only_parquet_columns_of_long_repeated_texts_are_read_as_dictionaries(tmp_path: Path) -> None:
+    many = 3000
+    columns = {"url": [f"http://x/{n}.jpg" for n in range(many)], "long": ["x" * 50_000, "y"] * (many // 2), "one": ["z"] * many}
+    (tmp_path / "a.parquet").write_bytes(parquet_of(pa.table(columns), tmp_path, row_group_size=1000))
+    with (tmp_path / "a.parquet").open("rb") as file:
+        opened, _ = parquet._opened(file, "a.parquet", Limits(8192, 10_000, 1 << 30))
+        batch = next(opened.iter_batches(10))
+    assert [pa.types.is_dictionary(field.type) for field in batch.schema] == [False, True, True]
 
 
 def test_parquet_text_that_is_not_utf8_fails_its_own_row_in_every_column(read: Reader, tmp_path: Path) -> None:
