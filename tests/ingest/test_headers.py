@@ -11,8 +11,7 @@ from pathlib import Path
 import hostile
 import pytest
 import textured
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from depth_core.errors import ErrorKind, ImageError
@@ -173,7 +172,6 @@ def test_a_picture_larger_than_its_header_tells_is_decoded_in_a_process_of_its_o
     assert (image.width, image.height) == (80, 60)
 
 
-@hypothesis_settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(name=st.sampled_from(sorted(hostile.varieties((24, 16)))), data=st.data())
 def test_damaged_files_tell_something_or_nothing(name: str, data: st.DataObject) -> None:
     whole = bytearray(hostile.varieties((24, 16))[name])

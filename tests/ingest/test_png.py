@@ -10,7 +10,7 @@ from typing import Any
 import hostile
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
@@ -54,7 +54,7 @@ def kind_of_failure(data: bytes, settings: Settings) -> ErrorKind:
 
 @given(share=st.floats(0, 0.999), interlaced=st.booleans(), pieces=st.integers(1, 5))
 @example(share=0.5, interlaced=True, pieces=1)
-@hypothesis_settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=60)
 def test_pixels_that_end_early_are_damage_though_every_checksum_is_right(
     settings: Settings, share: float, interlaced: bool, pieces: int
 ) -> None:
