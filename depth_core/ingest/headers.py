@@ -299,7 +299,7 @@ def _bmp(data: bytes) -> Header:
         width, height, _, bits, compression = unpack_from("<iiHHI", data, 18)
     runs = compression in (1, 2)
     odd = f"run lengths of {len(data):,} bytes" if runs and len(data) > _ODD_RLE_BYTES else ""
-    return Header("bmp", abs(width), abs(height), 7.2 if bits > 8 else 5.2 if runs else 4.2, 6 * _MEBI, odd)
+    return Header("bmp", abs(width), abs(height), 7.2 if bits > 8 else 6.6 if runs else 4.2, 6 * _MEBI, odd)
 
 
 # -- TIFF -----------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 from contextlib import suppress
@@ -121,6 +122,22 @@ def test_ordinary_photos_are_ordinary() -> None:
     told = [headers.inspect(path.read_bytes()) for path in sorted(PHOTOS.iterdir())]
     assert {header.form for header in told} == {"jpeg", "png", "webp", ""}  # "": the one that is no photo
     assert [header.odd for header in told if header.odd] == []
+
+
+def test_large_photos_and_scans_that_a_laptop_can_hold_are_ordinary() -> None:
+    jpeg = bytearray(hostile.encoded("RGB", (64, 64), "JPEG"))
+    struct.pack_into(">HH", jpeg, jpeg.index(b"\xff\xc0") + 5, 12_288, 16_384)  # 200 megapixels, as telephones make
+    phone = headers.inspect(bytes(jpeg[:-2]) + bytes(40_000_000) + b"\xff\xd9")
+    scan = struct.pack(">IIBBBBB", 8_000, 12_500, 8, 2, 0, 0, 0)
+    deep = struct.pack(">IIBBBBB", 10_000, 8_000, 16, 2, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n"
+    others = [
+        headers.inspect(start + hostile.chunk(b"IHDR", head) + hostile.chunk(b"IDAT", bytes(60_000_000)) + hostile.chunk(b"IEND"))
+        for head in (scan, deep)
+    ]
+    for header, pixels in zip((phone, *others), (201_326_592, 100_000_000, 80_000_000), strict=True):
+        assert (header.pixels, header.odd) == (pixels, "")
+        assert header.prepare_bytes((784, 518)) < 2 << 30  # half of what such a machine has free
 
 
 @pytest.mark.parametrize(

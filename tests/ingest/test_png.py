@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from depth_core.errors import ErrorKind, ImageError
-from depth_core.ingest import png
+from depth_core.ingest import png as png_module
 from depth_core.ingest.decode import decode
 from depth_core.settings import Settings
 
@@ -158,7 +158,7 @@ def test_orientation_in_xmp_alone_turns_nothing_as_in_browsers(settings: Setting
 
 def test_of_many_packed_profiles_one_is_unfolded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(png, "_profile", lambda body: seen.append(body))
+    monkeypatch.setattr(png_module, "_profile", lambda body: seen.append(body))
     bomb = hostile.chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1 << 16)))
     assert decode(hostile.png((64, 64), 8, 2, before=bomb * 500), settings=settings).rgb.shape == (64, 64, 3)
     assert len(seen) == 1
