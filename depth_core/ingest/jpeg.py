@@ -16,7 +16,7 @@ import simplejpeg
 from PIL import Image, JpegImagePlugin
 
 from depth_core.errors import ErrorKind, ImageError
-from depth_core.ingest import exif, pixels
+from depth_core.ingest import budget, exif, headers, pixels
 
 NOTE = "the end of the JPEG is missing (no EOI marker); all its pixels are there"
 
@@ -95,6 +95,8 @@ class Jpeg:
     def _by_pillow(self, data: bytes, error: ValueError, icc: object) -> pixels.RGB:
         if any(words in str(error) for words in _MISSING):
             raise error
+        width, height = self.size
+        budget.grow(headers.inspect(self._data).second_try_bytes, f"{width} x {height} pixels of this jpeg need")
         if data is not self._data:
             drafted = self._image.size
             self._image = cast(JpegImagePlugin.JpegImageFile, Image.open(BytesIO(data), formats=("JPEG",)))

@@ -19,6 +19,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _OF_PIXELS = (b"PLTE", b"tRNS", b"IDAT")  # beside the header, all that decides what they are
 _LONGEST_PROFILE = 16_000_000  # bytes unfolded; those of printers have 3 million. A longer one is ignored, as browsers do
 _LONGEST_EXIF = 1_000_000
+_PIECE = 1 << 20  # bytes unfolded at once
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of each colour type
 # Adam7: first row, first column, step of rows, step of columns.
 _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
@@ -35,6 +36,7 @@ class Png:
         self._kept: list[memoryview | bytes] = [SIGNATURE]
         self._icc: bytes | None = None
         camera = b""
+        unfolded: set[bytes] = set()
         header, transparent = b"", False
         while at + 8 <= len(data):
             kind, start = data[at + 4 : at + 8], at + 8
@@ -47,12 +49,14 @@ class Png:
             elif kind in _OF_PIXELS:
                 self._kept.append(view[at : end + 4])
                 transparent = transparent or kind == b"tRNS"
-            elif kind == b"iCCP":
-                self._icc = self._icc or _profile(data[start:end])
+            elif kind == b"iCCP" and kind not in unfolded:  # one of each kind: many may be many bombs
+                self._icc = _profile(data[start:end])
+                unfolded.add(kind)
             elif kind == b"eXIf":
                 camera = data[start:end]
-            elif kind in (b"tEXt", b"zTXt") and data.startswith(b"Raw profile type exif\0", start):
+            elif kind in (b"tEXt", b"zTXt") and data.startswith(b"Raw profile type exif\0", start) and kind not in unfolded:
                 camera = camera or _exif_text(kind, data[start:end])
+                unfolded.add(kind)
             elif kind == b"IEND":
                 break
             at = end + 4
@@ -100,10 +104,11 @@ class Png:
         for part in self._kept:
             if bytes(part[4:8]) != b"IDAT":
                 continue
-            rest: bytes | memoryview = part[8:-4]
-            while len(rest) and not unfold.eof:
-                missing -= len(unfold.decompress(rest, 1 << 20))
-                rest = unfold.unconsumed_tail
+            for at in range(8, len(part) - 4, _PIECE):  # what is left over is copied each time
+                rest: bytes | memoryview = part[at : min(at + _PIECE, len(part) - 4)]
+                while len(rest) and not unfold.eof:
+                    missing -= len(unfold.decompress(rest, _PIECE))
+                    rest = unfold.unconsumed_tail
         if missing - len(unfold.flush()) > 0:
             raise ValueError("its last rows are missing")
 

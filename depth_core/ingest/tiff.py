@@ -44,6 +44,7 @@ _DNG_VERSION, _NEW_SUBFILE_TYPE, _MAKE, _ORIENTATION, _EXTRA_SAMPLES = 50706, 25
 # Sizes, bits, colour, strips, tiles, planes, predictor, colour map, extra samples, sample format.
 _TAGS_OF_PIXELS = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339}
 _SUB_PAGES = 16  # looked at; cameras write up to four
+_READ_AT_ONCE = 16 << 20  # bytes of the file; tifffile's own 256 MiB are held twice
 
 
 class Tiff:
@@ -164,7 +165,7 @@ def _samples(page: Any) -> pixels.Deep:
     if colours is None or not known or not isinstance(bits, int) or page.dtype is None or page.dtype.kind not in "buif":
         what = f"{_name(page.photometric)}, {bits} bits a sample, {page.dtype}, compression {_name(page.compression)}"
         raise ImageError(ErrorKind.NOT_AN_IMAGE, f"a TIFF of a variety that is not read: {what}")
-    samples = page.asarray(squeeze=False, maxworkers=1)[:, 0]  # planes, height, width, samples
+    samples = page.asarray(squeeze=False, maxworkers=1, buffersize=_READ_AT_ONCE)[:, 0]  # planes, height, width, samples
     samples = samples[0] if samples.shape[0] == 1 else np.moveaxis(samples[..., 0], 0, 2)
     if samples.shape[2] < colours:
         raise ValueError(f"has {samples.shape[2]} samples a pixel, and needs {colours}")

@@ -425,7 +425,7 @@ _WORDS = (
 @hypothesis.given(
     st.lists(st.lists(st.sampled_from(_WORDS) | st.binary(max_size=8), max_size=30).map(b"".join), min_size=20, max_size=20)
 )
-@hypothesis.settings(max_examples=6, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.settings(max_examples=6)
 def test_whatever_bytes_servers_send_each_row_has_its_outcome(
     site: Any, store: Store, make_settings: Make, monkeypatch: pytest.MonkeyPatch, answers: list[bytes]
 ) -> None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as encryption
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -279,7 +279,7 @@ def test_a_json_line_that_is_no_row_fails_alone(read: Reader, line: str) -> None
 
 
 @given(content=st.binary(max_size=400), name=st.sampled_from(["a.csv", "a.tsv", "a.jsonl", "a.txt", "a.parquet", "a.csv.gz"]))
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@hypothesis_settings(max_examples=60)
 def test_any_bytes_are_a_table_or_one_clear_error(read: Reader, store: Store, content: bytes, name: str) -> None:
     for data in (content, b"url,id\n" + content, b'{"url": "a"}\n' + content):
         with suppress(ManifestError):
@@ -300,7 +300,7 @@ def test_any_bytes_are_a_table_or_one_clear_error(read: Reader, store: Store, co
         max_size=20,
     )
 )
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@hypothesis_settings(max_examples=60)
 def test_what_a_csv_writer_wrote_comes_back(read: Reader, pairs: list[tuple[str, str]]) -> None:
     frame = pd.DataFrame(pairs, columns=["t", "u"], dtype="str").assign(url=[f"http://x/{n}" for n in range(len(pairs))])
     got = rows(read("a.csv", frame.to_csv(index=False)))
@@ -594,7 +594,7 @@ _MANIFESTS = st.lists(
 
 
 @given(_MANIFESTS, st.lists(st.integers(1, 4), min_size=6, max_size=6))
-@hypothesis_settings(deadline=None, max_examples=40)
+@hypothesis_settings(max_examples=40)
 def test_whatever_happens_to_a_manifest_no_row_moves_and_changes_are_exact(
     versions: list[list[tuple[str, str]]], sizes: list[int]
 ) -> None:
