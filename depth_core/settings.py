@@ -50,7 +50,7 @@ class Settings(BaseSettings):
         description="A larger manifest is refused: while it comes over http(s), and while gzip or Parquet is unpacked.",
     )
     max_manifest_rows: int = Field(
-        10_000_000, ge=1, description="A manifest with more rows is refused; a million take about 0.4 GB of memory to index."
+        10_000_000, ge=1, description="A manifest with more rows is refused; a million take 0.5 to 0.7 GB of memory to index."
     )
     source_roots: list[str] = Field(
         default_factory=list,
