@@ -161,9 +161,15 @@ def _laid_over(pixels: Samples, opaque: Samples, most: int, deep: Deep) -> Sampl
     clear: Samples = most - opaque.astype(np.uint32)
     inks = deep.colours == 4 or deep.white_is_zero
     if deep.alpha == "straight":
-        wide = (wide * opaque + (0 if inks else clear * most) + most // 2) // most
+        wide *= opaque
+        wide += most // 2
+        if not inks:
+            clear *= most
+            wide += clear
+        wide //= most
     elif not inks:
-        wide = np.minimum(wide + clear, most)
+        wide += clear
+        np.minimum(wide, most, out=wide)
     return wide.astype(pixels.dtype)
 
 
