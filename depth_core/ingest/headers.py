@@ -363,8 +363,10 @@ def _avif(data: bytes) -> Header:
     return Header("avif", width, height, 34.0 if deep else 24.0)
 
 
-def _is_avif(data: bytes) -> bool:
-    return data[4:8] == b"ftyp" and any(brand in data[8:128] for brand in (b"avif", b"avis"))
+def is_avif(data: bytes) -> bool:
+    """By any of its brands: the first may be that of HEIF's family."""
+    brands = data[8 : min(128, int.from_bytes(data[:4], "big"))]
+    return data[4:8] == b"ftyp" and (b"avif" in brands or b"avis" in brands)
 
 
 _LOOKS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes], Header]], ...] = (
@@ -373,6 +375,6 @@ _LOOKS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes], Header]], ...] = 
     (lambda data: data.startswith(b"RIFF") and data[8:12] == b"WEBP", _webp),
     (lambda data: data.startswith((b"GIF87a", b"GIF89a")), _gif),
     (lambda data: data.startswith((b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"II+\0", b"MM\0+")), _tiff),
-    (_is_avif, _avif),
+    (is_avif, _avif),
     (lambda data: data.startswith(b"BM"), _bmp),
 )

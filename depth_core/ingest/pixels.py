@@ -104,6 +104,16 @@ def _upright(rows: Callable[[int, int], Image.Image], size: tuple[int, int], icc
     return rgb
 
 
+def whiten_around(rgb: RGB, box: tuple[int, int, int, int], orientation: int) -> None:
+    """Makes white what lies outside of a first frame smaller than its canvas: nothing was ever painted there.
+
+    `box`: left, top, right, bottom as stored, the last two exclusive.
+    """
+    stored = exif.STORED[orientation](rgb) if orientation in exif.STORED else rgb
+    left, top, right, bottom = box
+    stored[:top] = stored[bottom:] = stored[:, :left] = stored[:, right:] = 255
+
+
 def _image(pixels: npt.NDArray[np.uint8], mode: str) -> Image.Image:
     pixels = np.ascontiguousarray(pixels)
     return Image.frombuffer(mode, (pixels.shape[1], pixels.shape[0]), pixels, "raw", mode, 0, 1)
