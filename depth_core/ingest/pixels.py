@@ -6,7 +6,7 @@ No second whole picture is made on the way. How samples come out of a file: the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BytesIO
 from typing import Any, Literal, Protocol
@@ -87,6 +87,8 @@ def from_deep(deep: Deep, icc: Any, orientation: int) -> RGB:
     height, width = deep.samples.shape[:2]
     ends = None if _whole_range(deep) else _ends(deep)
     mode = _MODES[deep.colours]
+    if deep.colours == 4 and deep.alpha:
+        return _upright(lambda top, bottom: _inks_over_white(deep, top, bottom, ends, icc), (width, height), None, orientation)
     if deep.bits <= 8 or deep.palette is not None or foreign(icc, mode) is None:
         return _upright(lambda top, bottom: _eight_bit(deep, top, bottom, ends), (width, height), icc, orientation)
     # More bits matter until the profile has been applied: a linear one spreads the darkest levels far apart.
@@ -165,19 +167,28 @@ def _over_white(deep: Deep, top: int, bottom: int, ends: tuple[float, float] | N
     return most - pixels if deep.white_is_zero else pixels
 
 
+def _inks_over_white(deep: Deep, top: int, bottom: int, ends: tuple[float, float] | None, icc: object) -> Image.Image:
+    """CMYK becomes light first: inks on one another are no sum."""
+    inks = _over_white(replace(deep, alpha=""), top, bottom, ends, 255)
+    opaque = _over_white(replace(deep, samples=deep.samples[..., 4:5], colours=1, alpha=""), top, bottom, ends, 255)
+    if deep.alpha == "premultiplied":
+        inks = np.minimum(inks.astype(np.uint32) * 255 // np.maximum(opaque, 1), 255).astype(np.uint8)
+    light = np.asarray(_rgb(_image(inks, "CMYK"), icc))
+    return _image(_laid_over(light, opaque, 255, replace(deep, colours=3, alpha="straight")), "RGB")
+
+
 def _laid_over(pixels: Samples, opaque: Samples, most: int, deep: Deep) -> Samples:
-    """Transparent samples of 0..most over white. Inks grow fewer with transparency, light is filled up with white."""
+    """Transparent samples of 0..most over white, which is 0 where white is zero."""
     wide: Samples = pixels.astype(np.uint32)
     clear: Samples = most - opaque.astype(np.uint32)
-    inks = deep.colours == 4 or deep.white_is_zero
     if deep.alpha == "straight":
         wide *= opaque
         wide += most // 2
-        if not inks:
+        if not deep.white_is_zero:
             clear *= most
             wide += clear
         wide //= most
-    elif not inks:
+    elif not deep.white_is_zero:
         wide += clear
         np.minimum(wide, most, out=wide)
     return wide.astype(pixels.dtype)

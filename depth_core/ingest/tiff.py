@@ -154,8 +154,14 @@ def _by_pillow(page: Any, data: bytes) -> Image.Image | None:
     kind = _kind(page)
     # Nor does it know tables of colours of 8 bits, transparent inks, what a file does not say, chroma of fewer samples.
     odd = odd or (kind == _PALETTE and page.samplesperpixel == 1) or (kind == _CMYK and _alpha(page) != "")
-    odd = odd or kind != int(page.photometric) or page.compression == _WEBP
-    if not plain or not shallow or (odd and kind in _COLOURS) or (kind == _YCBCR and page.compression == 1):
+    odd = odd or kind != int(page.photometric)
+    if (
+        not plain
+        or not shallow
+        or (odd and kind in _COLOURS)
+        or (kind == _YCBCR and page.compression == 1)
+        or page.compression == _WEBP
+    ):
         return None
     try:
         return Image.open(BytesIO(data), formats=("TIFF",))

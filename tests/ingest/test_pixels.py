@@ -114,6 +114,7 @@ def test_integers_span_their_type_where_they_reach_its_outer_half_else_what_the_
         (pixels.Deep(np.array([200, 100, 50, 0, 0], np.uint8), 8, 4, "straight"), (255, 255, 255)),
         (pixels.Deep(np.array([200, 100, 50, 0, 102], np.uint8), 8, 4, "straight"), (175, 215, 235)),
         (pixels.Deep(np.array([80, 40, 20, 0, 102], np.uint8), 8, 4, "premultiplied"), (175, 215, 235)),
+        (pixels.Deep(np.array([0, 0, 255, 100, 128], np.uint8), 8, 4, "straight"), (205, 205, 127)),
         (pixels.Deep(np.array([200, 102], np.uint8), 8, 1, "straight", white_is_zero=True), (175, 175, 175)),
         (pixels.Deep(np.array([80, 102], np.uint8), 8, 1, "premultiplied", white_is_zero=True), (175, 175, 175)),
         (pixels.Deep(np.array([55, 102], np.uint8), 8, 1, "straight"), (175, 175, 175)),
