@@ -193,7 +193,7 @@ def _scans(data: bytes, at: int) -> int:
 def _png(data: bytes) -> Header:
     width = height = chunks = metadata = packed = 0
     colours = set()
-    transparent = deep = False
+    transparent = deep = passes = False
     at, end = 8, len(data) - 8
     while at <= end:
         length, kind = unpack_from(">I4s", data, at)
@@ -207,6 +207,7 @@ def _png(data: bytes) -> Header:
             width, height = max(width, wide), max(height, high)
             colours.add(colour)
             deep |= bits > 8
+            passes |= data[at + 20] != 0  # each a picture of its own until it is in its place
         elif kind == b"IEND":
             break
         else:
@@ -217,7 +218,8 @@ def _png(data: bytes) -> Header:
         at += length + 12
     transparent |= bool(colours & {4, 6})
     odd = _odd_chunks(chunks, metadata)
-    return Header("png", width, height, 18.0 if transparent else 16.2 if deep else 14.2, min(1000 * packed, _UNFOLDED_TEXT), odd)
+    per_pixel = 27.0 if deep and passes else 18.0 if transparent else 16.2 if deep else 14.2
+    return Header("png", width, height, per_pixel, min(1000 * packed, _UNFOLDED_TEXT), odd)
 
 
 # -- GIF and BMP ----------------------------------------------------------------------------------------------------------

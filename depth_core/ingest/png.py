@@ -19,6 +19,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _OF_PIXELS = (b"PLTE", b"tRNS", b"IDAT")  # beside the header, all that decides what they are
 _OF_COLOUR = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM")  # what says more comes first
 _LONGEST_PROFILE = 16_000_000  # bytes unfolded; those of printers have 3 million. A longer one is ignored, as browsers do
+_PIECE = 1 << 16  # bytes unfolded at once
 _LONGEST_EXIF = 1_000_000
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of each colour type
 # Adam7: first row, first column, step of rows, step of columns.
@@ -90,9 +91,9 @@ class Png:
             across, down = -(-(width - x) // columns), -(-(height - y) // rows)
             if across <= 0 or down <= 0:
                 continue
-            stream = zlib.compress(unfolded.take(down * (1 + (across * bits + 7) // 8)), 0)
-            header = _chunk(b"IHDR", struct.pack(">2I", across, down) + self._header[8:12] + b"\0")
-            samples = _decoded([SIGNATURE, header, *colours, _chunk(b"IDAT", stream)], (across, down))
+            header = struct.pack(">2I", across, down) + self._header[8:12] + b"\0"
+            rows_of_it = unfolded.pack(down * (1 + (across * bits + 7) // 8))
+            samples = _decoded([SIGNATURE, *_chunk(b"IHDR", header), *colours, *_chunk(b"IDAT", rows_of_it)], (across, down))
             if whole is None:
                 whole = np.empty((height, width, *samples.shape[2:]), samples.dtype)
             whole[y::rows, x::columns] = samples
@@ -109,23 +110,24 @@ class _Unfolded:
         self._rest: memoryview | bytes = b""
         self._unfold = zlib.decompressobj()
 
-    def take(self, size: int) -> bytes:
-        """Raises ValueError where so much is not there, zlib.error where it is damaged."""
-        parts: list[bytes] = []
+    def pack(self, size: int) -> bytes:
+        """The next bytes as a stream of their own. Raises ValueError where they are not there, zlib.error where damaged."""
+        packer, parts = zlib.compressobj(0), []
         while size > 0:
             if self._unfold.eof or (not self._rest and not self._next()):
                 raise ValueError("its last rows are missing")
-            parts.append(self._unfold.decompress(self._rest, size))
+            part = self._unfold.decompress(self._rest, min(size, _PIECE))
             self._rest = self._unfold.unconsumed_tail
-            size -= len(parts[-1])
-        return b"".join(parts)
+            size -= len(part)
+            parts.append(packer.compress(part))
+        return b"".join([*parts, packer.flush()])
 
     def check(self) -> None:
         """Raises ValueError or zlib.error unless the stream has its end and its checksum."""
         while not self._unfold.eof:
             if not self._rest and not self._next():
                 raise ValueError("its last rows are missing")
-            self._unfold.decompress(self._rest, 1 << 16)
+            self._unfold.decompress(self._rest, _PIECE)
             self._rest = self._unfold.unconsumed_tail
 
     def _next(self) -> bool:
@@ -152,8 +154,8 @@ def _sound(chunk: memoryview | bytes) -> bool:
     return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+def _chunk(kind: bytes, body: bytes) -> tuple[bytes, ...]:
+    return len(body).to_bytes(4, "big"), kind, body, zlib.crc32(body, zlib.crc32(kind)).to_bytes(4, "big")
 
 
 def _icc(chunks: dict[bytes, bytes], *, gray: bool) -> bytes | None:
