@@ -42,7 +42,15 @@ _MAKERS = {
     b"mamiya": "MEF",
     b"leaf": "MOS",
 }
-_DNG_VERSION, _NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _PHOTOMETRIC, _MAKE, _ORIENTATION = 50706, 254, 255, 262, 271, 274
+_DNG_VERSION, _INNER_PAGES, _NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _PHOTOMETRIC, _MAKE, _ORIENTATION = (
+    50706,
+    330,
+    254,
+    255,
+    262,
+    271,
+    274,
+)
 _T4_OPTIONS, _INK_SET, _INKS, _EXTRA_SAMPLES, _SUBSAMPLING = 292, 332, 334, 338, 530
 # Sizes, bits, colour, strips, tiles, planes, predictor, colour map, extra samples, sample format.
 _TAGS_OF_PIXELS = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339}
@@ -99,7 +107,7 @@ class Tiff:
 
 
 def _refuse_raw(page: Any, data: bytes) -> None:
-    """Raises NOT_AN_IMAGE where the first page is but a preview of what a camera's sensor saw."""
+    """Raises NOT_AN_IMAGE where the first page previews another or what a sensor saw; ValueError where that is missing."""
     others = _other_pages(page)
     sensor = any(each.photometric in (_CFA, _LINEAR_RAW) or each.compression in _RAW_COMPRESSIONS for each in [page, *others])
     what = ""
@@ -117,6 +125,8 @@ def _refuse_raw(page: Any, data: bytes) -> None:
     preview = page.tags.valueof(_NEW_SUBFILE_TYPE, 0) & 1 or page.tags.valueof(_SUBFILE_TYPE, 1) == 2
     if preview and any(each.imagewidth > page.imagewidth for each in others):
         raise ImageError(ErrorKind.NOT_AN_IMAGE, "a TIFF whose first page is the preview of another one, which is not read")
+    if preview and _INNER_PAGES in page.tags and not others:
+        raise ValueError("the picture of which its first page is the preview is missing")
 
 
 def _other_pages(page: Any) -> list[Any]:

@@ -74,6 +74,15 @@ def test_the_preview_of_any_other_picture_is_not_read(settings: Settings) -> Non
         assert (error.kind, "preview" in error.message) == (ErrorKind.NOT_AN_IMAGE, True)
 
 
+def test_a_preview_of_which_the_picture_was_cut_off_is_damaged(settings: Settings) -> None:
+    data = tiff((PICTURE[::2, ::2], PREVIEW), (PICTURE, {"photometric": "rgb"}))
+    with tifffile.TiffFile(BytesIO(data)) as file:
+        inner = file.pages.first.pages
+        assert inner is not None
+        end = inner[0].offset
+    assert failure(data[:end], settings).kind is ErrorKind.TRUNCATED_IMAGE
+
+
 def test_a_picture_with_thumbnails_or_further_pages_is_read(settings: Settings) -> None:
     rgb: Write = {"photometric": "rgb"}
     thumbnail = (PICTURE[::4, ::4], rgb | {"subfiletype": 1})
