@@ -156,8 +156,8 @@ def _picture_bytes(size: tuple[int, int], predictor: Predictor, plan: Plan) -> i
         return 0
     raw = plan.parameters.normalization_mode is NormalizationMode.RAW
     # Floats are the device's; what arrives, and what it becomes when encoded, the host's.
-    per_pixel = (10 if predictor.device == "cpu" else 3) + 4 * plan.depth16 + (12 if raw else 0)
-    return per_pixel * size[0] * size[1]
+    per_pixel = (5.5 + 5 * plan.depth16 if predictor.device == "cpu" else 3 + 4 * plan.depth16) + (8 if raw else 0)
+    return int(per_pixel * size[0] * size[1])
 
 
 def predict(batch: Sequence[Prepared], predictor: Predictor, plan: Plan) -> list[Rendered]:
@@ -225,8 +225,10 @@ def _render(
     for n, image in enumerate(batch):
         size = image.source_size if parameters.use_post_resize else image.size
         shade = normalization.resize(pictures[n], size, family=spec.family)
-        gray = _to_host((shade * 255).round_().to(torch.uint8))
         gray16 = _to_host((shade * 65535).round_().to(torch.uint16)) if plan.depth16 else None
+        shade = shade.mul_(255) if size != image.size else shade * 255  # in place where it is memory of its own
+        gray = _to_host(shade.round_().to(torch.uint8))
+        del shade
         raw = None
         if parameters.normalization_mode is NormalizationMode.RAW:
             metres = predictor.metres_per_number(image.focal_px, image.source_size, image.size)

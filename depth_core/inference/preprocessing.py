@@ -77,8 +77,10 @@ def _resample(image: torch.Tensor, size: tuple[int, int], method: Method) -> tor
     rows = image.reshape(height, width * 3)
     if height != size[1]:
         taps, weights = (torch.from_numpy(array) for array in _taps(height, size[1], method))
-        parts = zip(torch.split(taps, _ROWS_AT_ONCE), torch.split(weights, _ROWS_AT_ONCE), strict=True)
-        rows = torch.cat([_mixed(rows, *part) for part in parts])
+        mixed = torch.empty((size[1], width * 3))
+        for part in zip(*(torch.split(whole, _ROWS_AT_ONCE) for whole in (mixed, taps, weights)), strict=True):
+            part[0].copy_(_mixed(rows, *part[1:]))
+        rows = mixed
     columns = rows.float().view(size[1], width, 3).permute(1, 2, 0)
     if width != size[0]:
         taps, weights = (torch.from_numpy(array) for array in _taps(width, size[0], method))

@@ -1,6 +1,7 @@
 """Any depth network that transformers loads from a folder, run as its preprocessor_config.json says. The bundled `tiny` is one.
 
-Imports torch: load it inside functions only. What does not belong here: Depth Anything (it has modules of its own).
+Imports torch: load it inside functions only. What does not belong here: Depth Anything, and the network of `tiny`, which needs no
+transformers (glpn.py).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from PIL import Image
 
 from depth_core.errors import ModelUnavailableError
-from depth_core.inference import preprocessing, weights
+from depth_core.inference import glpn, preprocessing, weights
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.inference.prediction import Prediction
 
@@ -30,9 +31,9 @@ _T = TypeVar("_T")
 class TransformersCheckpoint:
     """A loaded network. Its `predicted_depth` is taken for what the catalogue says the model's numbers mean."""
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str, autocast: bool) -> None:
-        import transformers
+    _depth: Callable[[torch.Tensor], torch.Tensor]
 
+    def __init__(self, checkpoint: Checkpoint, *, device: str, autocast: bool) -> None:
         folder = checkpoint.path
         self._how = _preparation(folder / "preprocessor_config.json")
         if self._how.multiple != checkpoint.spec.patch:
@@ -41,31 +42,11 @@ class TransformersCheckpoint:
             )
         file = weights.find(folder)
         tensors = weights.read(file)
-        try:
-            with quietly():
-                model, report = transformers.AutoModelForDepthEstimation.from_pretrained(
-                    folder,
-                    local_files_only=True,
-                    trust_remote_code=False,
-                    use_safetensors=True,
-                    dtype=torch.float32,
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,
-                )
-        except Exception as error:  # noqa: BLE001 (a config.json that is none makes transformers raise anything)
-            raise ModelUnavailableError(f"{folder} is no depth checkpoint that transformers can load: {error}") from None
-        # transformers fills what is missing with random numbers, and takes integers for weights
-        missing = sorted(report["missing_keys"])
-        misshapen = [
-            f"{key}: {tuple(found)} instead of {tuple(wanted)}" for key, found, wanted in sorted(report["mismatched_keys"])
-        ]
-        if missing or misshapen:
-            raise ModelUnavailableError(weights.complaint(str(file), checkpoint.spec.key, missing, misshapen))
-        integers = {key for key, tensor in model.state_dict().items() if not tensor.is_floating_point()}
-        ignored = integers | set(report["unexpected_keys"])
-        used = {key: tensor.shape for key, tensor in tensors.items() if key not in ignored}
-        weights.check_against(tensors, used, origin=str(file), model=checkpoint.spec.key)
-        self._model = model.eval().to(device)
+        sizes = glpn.sizes(folder / "config.json")
+        if sizes is None:
+            self._depth = _by_transformers(folder, file, tensors, checkpoint.spec.key, device)
+        else:
+            self._depth = glpn.build(sizes, tensors, origin=str(file), model=checkpoint.spec.key).to(device)
 
     def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
         image = np.array(Image.fromarray(rgb).resize(size, self._how.resample))
@@ -73,10 +54,42 @@ class TransformersCheckpoint:
         return preprocessing.normalised(planes, self._how.mean, self._how.std, scale=self._how.scale)
 
     def predict(self, batch: torch.Tensor) -> Prediction:
-        depth = self._model(pixel_values=batch).predicted_depth
+        depth = self._depth(batch)
         if depth.shape[-2:] != batch.shape[-2:]:
             depth = F.interpolate(depth[:, None], batch.shape[-2:], mode="bilinear")[:, 0]
         return Prediction(depth)
+
+
+def _by_transformers(
+    folder: Path, file: Path, tensors: Mapping[str, torch.Tensor], key: str, device: str
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The network of a folder, by transformers' own code. Raises ModelUnavailableError."""
+    import transformers
+
+    try:
+        with quietly():
+            model, report = transformers.AutoModelForDepthEstimation.from_pretrained(
+                folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    except Exception as error:  # noqa: BLE001 (a config.json that is none makes transformers raise anything)
+        raise ModelUnavailableError(f"{folder} is no depth checkpoint that transformers can load: {error}") from None
+    # transformers fills what is missing with random numbers, and takes integers for weights
+    missing = sorted(report["missing_keys"])
+    misshapen = [f"{key}: {tuple(found)} instead of {tuple(wanted)}" for key, found, wanted in sorted(report["mismatched_keys"])]
+    if missing or misshapen:
+        raise ModelUnavailableError(weights.complaint(str(file), key, missing, misshapen))
+    integers = {key for key, tensor in model.state_dict().items() if not tensor.is_floating_point()}
+    ignored = integers | set(report["unexpected_keys"])
+    used = {key: tensor.shape for key, tensor in tensors.items() if key not in ignored}
+    weights.check_against(tensors, used, origin=str(file), model=key)
+    model = model.eval().to(device)
+    return lambda batch: model(pixel_values=batch).predicted_depth
 
 
 @contextmanager

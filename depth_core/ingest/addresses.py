@@ -11,6 +11,7 @@ import logging
 import re
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 import anyio
 import anyio.to_thread
@@ -31,6 +32,7 @@ _COOKIES = "depthline.cookies"
 log = logging.getLogger(__name__)
 
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
+_NAME = re.compile(r"(\s*(?:https?:)?//(?:[^/\\?#@]*@)?)([^/\\?#@:\[\]]+)", re.IGNORECASE)  # what is before a host, and the host
 _LONGEST_LABEL = 63  # of a name, between two dots
 _CURE = "DEPTH_ALLOW_PRIVATE_HOSTS=true (for manifests only: DEPTH_MANIFEST_PRIVATE_HOSTS=true) allows it"
 
@@ -130,8 +132,8 @@ def check_url(url: str | httpx.URL, *, allow_private: bool) -> None:
         raise ImageError(ErrorKind.BAD_URL, f"{_shown(parsed)} is not an http or https URL with a host")
     if any(not 0 < len(label) <= _LONGEST_LABEL for label in parsed.raw_host.removesuffix(b".").split(b".")):
         raise ImageError(ErrorKind.BAD_URL, f"{_shown(parsed)} has a host with an empty or over-long part between its dots")
-    port = parsed.port or (443 if parsed.scheme == "https" else 80)
-    if port > 65535:
+    port = (443 if parsed.scheme == "https" else 80) if parsed.port is None else parsed.port
+    if not 0 < port <= 65535:
         raise ImageError(ErrorKind.BAD_URL, f"there is no port {port}")
     if allow_private:
         return
@@ -152,7 +154,19 @@ def parse_url(url: str | httpx.URL) -> httpx.URL:
     except Exception as error:
         if is_fault_of_installation(error):
             raise
+        if (older := _by_the_older_rules(str(url))) != str(url):
+            with suppress(Exception):
+                return httpx.URL(older)
         raise ImageError(ErrorKind.BAD_URL, f"not a URL: {shown_text(str(error)[:300])}") from None
+
+
+def _by_the_older_rules(url: str) -> str:
+    """With its host in punycode by IDNA 2003, which has emoji and which browsers take; as it is where that has no such host."""
+    found = _NAME.match(url)
+    try:
+        return url if found is None else f"{found[1]}{found[2].encode('idna').decode('ascii')}{url[found.end() :]}"
+    except UnicodeError:
+        return url
 
 
 def host_header(url: httpx.URL) -> dict[str, str]:
@@ -173,11 +187,6 @@ def async_transport(
     return _AsyncTransport(allow_private, limits or httpx.Limits(), resolve or _system_resolver)
 
 
-def sync_transport(allow_private: bool, *, resolve: Resolver | None = None) -> httpx.BaseTransport:
-    """As async_transport, for ordinary clients."""
-    return _SyncTransport(allow_private, resolve or _system_resolver)
-
-
 class _AsyncTransport(httpx.AsyncHTTPTransport):
     def __init__(self, allow_private: bool, limits: httpx.Limits, resolve: Resolver) -> None:
         super().__init__(limits=limits)
@@ -188,17 +197,6 @@ class _AsyncTransport(httpx.AsyncHTTPTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         check_url(request.url, allow_private=self._allow_private)
         return _without_cookies(await super().handle_async_request(request))
-
-
-class _SyncTransport(httpx.HTTPTransport):
-    def __init__(self, allow_private: bool, resolve: Resolver) -> None:
-        super().__init__()
-        self._allow_private = allow_private
-        self._pool._network_backend = _SyncBackend(allow_private, resolve)
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        check_url(request.url, allow_private=self._allow_private)
-        return _without_cookies(super().handle_request(request))
 
 
 def _without_cookies(response: httpx.Response) -> httpx.Response:
@@ -259,33 +257,6 @@ class _AsyncBackend(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
-
-
-class _SyncBackend(httpcore.NetworkBackend):
-    def __init__(self, allow_private: bool, resolve: Resolver) -> None:
-        self._inner = httpcore.SyncBackend()
-        self._allow_private = allow_private
-        self._resolve = resolve
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: SocketOptions = None,
-    ) -> httpcore.NetworkStream:
-        try:
-            answers = self._resolve(host, port)
-        except (OSError, UnicodeError) as error:  # UnicodeError: what Python's codec makes of a name that cannot be one
-            raise httpcore.ConnectError(f"{host}: {error}") from error
-        failure: Exception | None = None
-        for address in _judged(host, answers, self._allow_private):
-            try:
-                return self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
-        raise failure or httpcore.ConnectError(f"{host} has no address")
 
 
 def _system_resolver(host: str, port: int) -> list[str]:

@@ -6,6 +6,7 @@ called (addresses.py).
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -27,7 +28,20 @@ _NOT_ASKED_FOR = frozenset(
 )
 _WHOLE = re.compile(r"bytes\s+0-(\d{1,18})/(\d{1,18})", re.IGNORECASE)
 _OPT_OUTS = ("noai", "noimageai")
+_ROBOTS_DIRECTIVES = frozenset({"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"})
 _BROKEN_OFF = re.compile("disconnected|closed|incomplete", re.IGNORECASE)
+_TIMEOUTS: dict[type[httpx.TimeoutException], str] = {
+    httpx.ConnectTimeout: "no connection in time (DEPTH_CONNECT_TIMEOUT)",
+    httpx.ReadTimeout: "timed out: it says nothing more (DEPTH_READ_TIMEOUT)",
+    httpx.WriteTimeout: "timed out: it takes nothing more (DEPTH_READ_TIMEOUT)",
+}
+_TLS = re.compile(r"\[SSL: \w+\] | \(_ssl\.c:\d+\)")
+_UNTRUSTED = " (SSL_CERT_FILE names other authorities to trust)"
+_PLAINLY = {  # by what h11 says
+    "Receive buffer too long": "its headers are larger than 100 kB",
+    "_SWITCH_": "it changes to another protocol",
+    "status_code should be": "its status is no number from 100 to 999",
+}
 
 
 class LaterError(ImageError):
@@ -57,6 +71,8 @@ def refusal(response: httpx.Response) -> ImageError | None:
         return ImageError(ErrorKind.SERVER_ERROR, f"{message}: a part of the file, though the whole was asked for")
     if 200 <= status < 300:
         return None
+    if status in _REDIRECTS:
+        return ImageError(ErrorKind.REFUSED, f"{message}: a redirect that does not say where to")
     if status == 304:
         return ImageError(ErrorKind.SERVER_ERROR, f"{message}: not changed, though nobody asked whether it had")
     if status in (404, 410):
@@ -65,7 +81,7 @@ def refusal(response: httpx.Response) -> ImageError | None:
         return ImageError(ErrorKind.FORBIDDEN, message)
     if status == 408:
         return ImageError(ErrorKind.TIMEOUT, message)
-    if status == 429 or status >= 500:
+    if status == 429 or 500 <= status < 600:
         kind = ErrorKind.RATE_LIMITED if status == 429 else ErrorKind.SERVER_ERROR
         return LaterError(kind, message, retry_after(response.headers.get("retry-after", "")))
     return ImageError(ErrorKind.REFUSED, message)
@@ -77,12 +93,32 @@ def whole_size(response: httpx.Response) -> int | None:
     return int(found[2]) if found and int(found[1]) + 1 == int(found[2]) else None
 
 
-def broken_protocol(error: httpx.RemoteProtocolError) -> ImageError:
-    """A connection that was broken off may do better; an answer whose lines are not HTTP is what the server says."""
-    text = shown(str(error))
-    if _BROKEN_OFF.search(text):
-        return ImageError(ErrorKind.UNREACHABLE, f"connection failed: {text}")
-    return NoHttpError(ErrorKind.REFUSED, f"its answer is not valid HTTP: {text}")
+def failure(error: httpx.HTTPError | httpx.InvalidURL) -> ImageError:
+    """What httpx raised for one URL, as that URL's failure."""
+    if isinstance(error, httpx.TimeoutException):
+        return ImageError(ErrorKind.TIMEOUT, _TIMEOUTS.get(type(error), "timed out"))
+    if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
+        return ImageError(ErrorKind.BAD_URL, f"not a URL that can be fetched: {shown(str(error))}")
+    if isinstance(error, httpx.RemoteProtocolError) and not _BROKEN_OFF.search(str(error)):
+        return NoHttpError(ErrorKind.REFUSED, f"its answer is not valid HTTP: {_protocol_error(str(error))}")
+    return ImageError(ErrorKind.UNREACHABLE, f"connection failed: {shown(_first_cause(error)) or 'it was broken off'}")
+
+
+def _protocol_error(text: str) -> str:
+    """h11's words, without Python's."""
+    plain = next((ours for theirs, ours in _PLAINLY.items() if theirs in text), text)
+    return shown(re.sub(r"bytearray\(b(['\"].*?['\"])\)", r"\1", plain))
+
+
+def _first_cause(error: BaseException) -> str:
+    """What the system said, where the library says only that all attempts have failed."""
+    cause: BaseException | None = error if "All connection attempts failed" in str(error) else None
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
+            return os.strerror(cause.errno)
+        cause = cause.__cause__ or cause.__context__
+    said = _TLS.sub("", str(error))
+    return said + _UNTRUSTED if "certificate verify failed" in said else said
 
 
 def next_url(response: httpx.Response) -> httpx.URL | None:
@@ -90,15 +126,17 @@ def next_url(response: httpx.Response) -> httpx.URL | None:
 
     For answers that came through `addresses.hold_redirect`.
     """
-    location = response.extensions.get(addresses.LOCATION)
-    if response.status_code not in _REDIRECTS or location is None:
+    location = _as_browsers_read(response.extensions.get(addresses.LOCATION, ""))
+    if response.status_code not in _REDIRECTS or not location:
         return None
     here = response.request.url
     try:
-        url = httpx.URL(location)
+        url = addresses.parse_url(location)
         if url.scheme in ("http", "https") and not url.raw_host:  # http:/path, as some write it
             url = url.copy_with(host=here.raw_host.decode("ascii"), port=here.port)
         there = here.join(url)
+    except ImageError as error:
+        raise ImageError(ErrorKind.BAD_URL, f"redirects to what is {error.message}") from None
     except Exception as error:
         if is_fault_of_installation(error):
             raise
@@ -108,9 +146,17 @@ def next_url(response: httpx.Response) -> httpx.URL | None:
     return there
 
 
+def _as_browsers_read(location: str) -> str:
+    """Without tabs, and with / for each backslash before the query."""
+    path, *rest = re.split("([?#].*)", location.strip().replace("\t", ""), maxsplit=1)
+    return "".join([path.replace("\\", "/"), *rest])
+
+
 def coding(response: httpx.Response) -> str:
     """How the body is packed: "gzip", "deflate" or "". Raises ImageError (REFUSED) for what nobody asked for."""
-    named = [name.strip().lower() for name in response.headers.get("content-encoding", "").split(",")]
+    named = [
+        name.partition(";")[0].strip(' "').lower() for name in re.split("[, ]", response.headers.get("content-encoding", ""))
+    ]
     packed = [name for name in named if name in _PACKED or name in _NOT_ASKED_FOR]
     if len(packed) > 1 or not set(packed) <= _PACKED.keys():
         raise ImageError(ErrorKind.REFUSED, f"sent with Content-Encoding {shown(', '.join(packed))!r}, which was not asked for")
@@ -125,8 +171,9 @@ def opt_outs(response: httpx.Response, user_agent: str) -> str:
     found: set[str] = set()
     for line in response.headers.get_list("x-robots-tag"):
         robot, colon, rest = line.partition(":")
-        if colon and "," not in robot:
-            if robot.strip().lower() not in user_agent.lower():
+        robot = robot.strip().lower()
+        if colon and "," not in robot and robot not in _ROBOTS_DIRECTIVES:
+            if robot != "*" and robot not in user_agent.lower():
                 continue
             line = rest
         found.update(word.strip().lower() for word in line.split(","))

@@ -37,19 +37,23 @@ class Budget:
     @contextmanager
     def room(self, size: int) -> Iterator[None]:
         """Waits until `size` bytes are free and holds them. More than there is counts as all there is: see `check`."""
-        held = getattr(self._mine, "held", 0)
-        wanted = min(size, self.total)
-        if wanted <= held:
-            yield
-            return
-        self.give(held)  # before waiting for more: who holds and waits can be waited for
-        self._take(wanted)
-        self._mine.held = wanted
+        held = self._mine.held = getattr(self._mine, "held", 0)
+        self._grow(min(size, self.total))
+        outer, _thread.budget = getattr(_thread, "budget", None), self
         try:
             yield
         finally:
+            _thread.budget = outer
+            self.give(self._mine.held - held)
             self._mine.held = held
-            self.give(wanted - held)
+
+    def _grow(self, wanted: int) -> None:
+        held: int = self._mine.held
+        if wanted > held:
+            self.give(held)  # before waiting for more: who holds and waits can be waited for
+            self._mine.held = 0
+            self._take(wanted)
+            self._mine.held = wanted
 
     def take(self, size: int, given_up: Callable[[], bool] = lambda: False) -> int:
         """As `room`, to be given back by any thread: returns what `give` has to have, 0 when `given_up` while it waited."""
@@ -91,7 +95,19 @@ class Budget:
 
 
 def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+_thread = threading.local()
+
+
+def grow(size: int, what: str) -> None:
+    """Has the room that this thread holds be `size` bytes at least: waits until they are free. Called where nothing large is held
+    yet; without a room it does nothing. Raises ImageError(TOO_MANY_PIXELS) when so much will never be free: `what` needs it."""
+    memory: Budget | None = getattr(_thread, "budget", None)
+    if memory is not None:
+        memory.check(size, what)
+        memory._grow(size)
 
 
 def of(settings: Settings) -> Budget:

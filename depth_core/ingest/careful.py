@@ -1,8 +1,9 @@
 """Decoding in a process of its own, with limits of memory and time: for files that are out of the ordinary, and for those that
 were at work when a run died. Neither a decoder's fault nor the kernel's killer reaches the run then.
 
-python -m depth_core.ingest.careful is that process: one picture through its pipes. It loads no torch, sees no secret of the
-environment and ends with its parent. What does not belong here: which files need it (headers.py), pixels (decode.py).
+python -m depth_core.ingest.careful is that process: pictures through its pipes, one after another. It loads no torch, sees no
+secret of the environment and ends with its parent. A thread keeps one for its ordinary pictures; one that is out of the ordinary
+has a new one to itself. What does not belong here: which files need it (headers.py), pixels (decode.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
@@ -38,53 +40,91 @@ _PROGRAM = ("-P", "-S", "-m", "depth_core.ingest.careful")  # -S: it is told all
 _SLACK = 256 << 20  # address space for threads' stacks and the allocator's reserves
 _MESSAGES = 1 << 20  # bytes that the libraries' warnings may take
 _PATIENCE = 4  # seconds by the clock for each of the processor's, on a machine that is busy with other things
-_AT_ONCE = threading.BoundedSemaphore(max(1, min(4, os.cpu_count() or 1)))  # processes
+_AT_ONCE = threading.BoundedSemaphore(max(1, min(4, os.cpu_count() or 1)))  # pictures
+_MINE = threading.local()  # the process that this thread keeps
 
 Wanted = Callable[[int, int], tuple[int, int]]
+Decoded = tuple[dict[str, Any], npt.NDArray[np.uint8]]
 
 
-def decode(
-    data: bytes, header: Header, *, name: str, settings: Settings, wanted: Wanted | None, reduce: bool
-) -> tuple[dict[str, Any], npt.NDArray[np.uint8]]:
+def decode(data: bytes, header: Header, *, name: str, settings: Settings, wanted: Wanted | None, reduce: bool) -> Decoded:
     """The fields of decode.DecodedImage but for its pixels, and these: the same that decode.decode gives here.
 
     Raises ImageError as that does, and OUT_OF_MEMORY, or WORKER_LOST when the process crashed or took longer than
     DEPTH_DECODE_SECONDS. macOS does not keep the limit of memory; that of time holds everywhere.
     """
-    memory = max(header.decode_bytes, 64 << 20)
+    memory = max(header.second_try_bytes, 64 << 20)
     request = {
         "bytes": len(data),
         "name": name,
         "settings": {key: getattr(settings, key) for key in _SETTINGS},
         "asks": wanted is not None,
         "reduce": reduce,
-        "memory": memory + _SLACK,
+        "memory": memory,
+        "address_space": len(data) + memory + _SLACK,
         "seconds": settings.decode_seconds,
     }
-    with _AT_ONCE, tempfile.TemporaryFile() as messages, _process(messages) as process:
-        late = threading.Event()
+    with _AT_ONCE:
+        process = _Process() if header.odd else _mine()
+        answer = process.ask(request, data, wanted)
+        if process.died and process.pictures > 1:  # pictures before this one may have done the harm
+            process = _Process()
+            answer = process.ask(request, data, wanted)
+        if header.odd:
+            process.end()
+        elif process.end.alive:
+            _MINE.process = process
+    if isinstance(answer, ImageError):
+        raise answer
+    return answer
 
-        def end() -> None:
+
+def _mine() -> _Process:
+    """The process that this thread keeps, until another picture has had it; a new one when there is none."""
+    process: _Process | None = _MINE.__dict__.pop("process", None)
+    return process if process is not None and process.parent == os.getpid() else _Process()
+
+
+class _Process:
+    """A process that decodes. It ends when nobody holds it, and with the thread that started it."""
+
+    def __init__(self) -> None:
+        self.parent = os.getpid()
+        self.pictures = 0  # that it was given
+        self.died = False  # by itself, while it had a picture
+        self._messages = tempfile.TemporaryFile()  # noqa: SIM115 - what it says of the picture that it has; `_end` closes it
+        self._running = _started(self._messages)
+        self.end = weakref.finalize(self, _end, self._running, self._messages, self.parent)
+
+    def ask(self, request: dict[str, Any], data: bytes, wanted: Wanted | None) -> Decoded | ImageError:
+        """What it answers, or why it does not: then it has ended, as it has when this raises what `wanted` raises."""
+        self.pictures += 1
+        self._messages.seek(0)  # it writes where this is
+        self._messages.truncate()
+        late, running = threading.Event(), self._running
+
+        def too_late() -> None:
             late.set()
-            process.kill()
+            running.kill()
 
-        clock = threading.Timer(settings.decode_seconds * _PATIENCE, end)
+        clock = threading.Timer(request["seconds"] * _PATIENCE, too_late)
         clock.daemon = True
         clock.start()
+        answer = None
         try:
-            answer = _talk(process, request, data, wanted)
+            answer = _talk(running, request, data, wanted)
             if answer is None:
-                process.wait()  # how it ended says why; the clock is still there
+                code = running.wait()  # how it ended says why; the clock is still there
+                self.died = not late.is_set()
+                return _lost(code, request, self._messages, late=late.is_set())
+            return answer
         finally:
             clock.cancel()
-            process.kill()
-            process.wait()
-        if isinstance(answer, tuple):
-            return answer
-        raise answer or _lost(process.returncode, settings, memory, messages, late=late.is_set())
+            if answer is None:
+                self.end()
 
 
-def _process(messages: IO[bytes]) -> subprocess.Popen[bytes]:
+def _started(messages: IO[bytes]) -> subprocess.Popen[bytes]:
     environment = {key: os.environ[key] for key in _ENVIRONMENT if key in os.environ}
     root = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join([root, *(os.path.abspath(place) for place in sys.path if place)])
@@ -96,9 +136,18 @@ def _process(messages: IO[bytes]) -> subprocess.Popen[bytes]:
     )
 
 
+def _end(process: subprocess.Popen[bytes], messages: IO[bytes], parent: int) -> None:
+    if parent != os.getpid():  # a copy of the process that started it
+        return
+    process.kill()
+    with suppress(BrokenPipeError), process:  # closes its pipes and waits
+        pass
+    messages.close()
+
+
 def _talk(
     process: subprocess.Popen[bytes], request: dict[str, Any], data: bytes, wanted: Wanted | None
-) -> tuple[dict[str, Any], npt.NDArray[np.uint8]] | ImageError | None:
+) -> Decoded | ImageError | None:
     """What the process answers; None when it ended without. Raises what `wanted` raises."""
     assert process.stdin is not None
     assert process.stdout is not None
@@ -136,19 +185,19 @@ def _line(words: object) -> bytes:
     return json.dumps(words).encode() + b"\n"
 
 
-def _lost(code: int, settings: Settings, memory: int, messages: IO[bytes], *, late: bool) -> ImageError:
-    """Why the process ended without an answer. Here it has been killed by us already, if it had not ended by itself."""
+def _lost(code: int, request: dict[str, Any], messages: IO[bytes], *, late: bool) -> ImageError:
+    """Why the process ended without an answer."""
     if late or code == -signal.SIGXCPU:
         return ImageError(
             ErrorKind.WORKER_LOST,
-            f"decoding it took longer than {settings.decode_seconds:g} s and was ended (DEPTH_DECODE_SECONDS)",
+            f"decoding it took longer than {request['seconds']:g} s and was ended (DEPTH_DECODE_SECONDS)",
         )
     if code in (-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP):
         return ImageError(ErrorKind.INTERNAL, f"the process that decoded it was ended from outside ({_name(code)})")
     if code == -signal.SIGKILL:
         return ImageError(
             ErrorKind.OUT_OF_MEMORY,
-            f"the system killed the process that decoded it, most likely for its memory, at most {memory >> 20:,} MiB",
+            f"the system killed the process that decoded it, most likely for its memory, at most {request['memory'] >> 20:,} MiB",
         )
     messages.seek(0)
     said = printable(messages.read().decode(errors="replace").strip()[-300:])
@@ -163,13 +212,18 @@ def _name(code: int) -> str:
 
 
 def main() -> None:
-    """Reads one request and its file from standard input, answers on standard output."""
+    """Reads requests, each with its file, from standard input until that ends; answers on standard output."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     _end_with_parent()
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no part of the answer
-    request = json.loads(sys.stdin.buffer.readline())
-    data = sys.stdin.buffer.read(request["bytes"])
+    while line := sys.stdin.buffer.readline():
+        _answer(json.loads(line), out)
+        out.flush()
+    os._exit(0)  # nothing is left to tidy up
+
+
+def _answer(request: dict[str, Any], out: IO[bytes]) -> None:
     from depth_core.ingest import decode
 
     def ask(width: int, height: int) -> tuple[int, int]:
@@ -178,7 +232,8 @@ def main() -> None:
         network_width, network_height = json.loads(sys.stdin.buffer.readline())
         return network_width, network_height
 
-    _limit(request["memory"], request["seconds"])
+    _limit(request["address_space"], request["seconds"])
+    data = sys.stdin.buffer.read(request["bytes"])
     settings = cast("Settings", SimpleNamespace(**request["settings"]))
     try:
         image = decode.here(
@@ -193,8 +248,6 @@ def main() -> None:
         facts = {field.name: getattr(image, field.name) for field in fields(image) if field.name != "rgb"}
         out.write(_line({"image": facts, "shape": image.rgb.shape[:2]}))
         out.write(image.rgb.reshape(-1).data)
-    out.flush()
-    os._exit(0)  # nothing is left to tidy up
 
 
 def _end_with_parent() -> None:
@@ -206,7 +259,7 @@ def _end_with_parent() -> None:
 
 
 def _limit(memory: int, seconds: float) -> None:
-    """From here on: so many bytes more than it has, so many seconds of the processor."""
+    """From here on: so many bytes more than it has, so many more seconds of the processor."""
     import resource
 
     def most(what: int, limit: int) -> None:

@@ -23,17 +23,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from depth_core.errors import ManifestError
+from depth_core.ingest.index import GONE, Index, Integers, hashes_of
 from depth_core.ingest.naming import chunk_key, slug_of_chunk
-from depth_core.ingest.rows import POOL, frugal
+from depth_core.ingest.rows import frugal
 from depth_core.storage import Store
 
 _WRITERS = 16  # chunks written at once
-_GONE = ""  # digest of a row that the manifest no longer has; it keeps its place
-_ROW_GROUP = 100_000  # of a Parquet file: what its writer holds at once
 _SLICE = 10_000  # rows that are Python objects at once
 _TEXT = pa.large_string()
-
-Integers = npt.NDArray[np.integer[Any]]
 
 CHUNK_COLUMNS = (
     "chunk",
@@ -70,19 +67,18 @@ class ManifestRows:
 class ChunkAssignment:
     """Which row is in which chunk.
 
-    `index`: row_key, chunk, digest of every row that the manifest has or ever had, in order of first sight; digest is "" for
-    those that are gone. `changed`: keys of the chunks whose rows are not what the index said, new chunks included, sorted.
+    `index`: for the next time. `changed`: keys of the chunks whose rows are not what the index said, new chunks included, sorted.
     `chunks`: the rows of each changed chunk, in the manifest's order, with CHUNK_COLUMNS; each is made when it is asked for.
     """
 
-    index: pd.DataFrame
+    index: Index
     changed: list[str]
     chunks: Mapping[str, pd.DataFrame]
 
 
 @frugal()
 def assign_chunks(
-    rows: ManifestRows, previous: pd.DataFrame | None, *, slug: str, rows_per_chunk: int, again: Iterable[str] = ()
+    rows: ManifestRows, previous: Index | None, *, slug: str, rows_per_chunk: int, again: Iterable[str] = ()
 ) -> ChunkAssignment:
     """Gives every row its chunk, given the index of the last time (None: there was none).
 
@@ -94,9 +90,11 @@ def assign_chunks(
     line number is brought up to date when its chunk is written next.
     """
     table = pa.table({name: _column(rows.frame[name]) for name in rows.frame})
-    keys, digests = _row_keys(table), _digests(table)
-    known = _Known.of(previous)
-    at = known.places_of(keys)
+    known = Index.empty() if previous is None else previous
+    keys, hashes = _row_keys(table)
+    at = known.places_of(keys, hashes)
+    del hashes
+    digests = _digests(table)
     fresh = at < 0
 
     # Chunks are numbers from here on: places in `number`.
@@ -110,49 +108,23 @@ def assign_chunks(
     chunks[~fresh] = known.chunks[at[~fresh]]
     chunks[fresh] = np.array(of_new, np.int32)[which]
 
-    now = _digests_now(digests, at, len(known.keys))
+    now = np.full(len(known), GONE)
+    now[at[~fresh]] = digests[~fresh]
     altered = np.zeros(len(names), bool)
-    altered[known.chunks[pc.not_equal(now, known.digests).to_numpy(zero_copy_only=False)]] = True
+    altered[known.chunks[now != known.digests]] = True
     altered[of_new] = True
     altered[[number[name] for name in set(again) & set(known.names)]] = True
 
-    added = pa.array(fresh)
-    of_every_row = np.concatenate([known.chunks, chunks[fresh]])
-    index = pa.table(
-        {
-            "row_key": _joined(known.keys, keys.filter(added) if len(known.keys) else keys),
-            "chunk": pc.take(pa.array(names, _TEXT), pa.array(of_every_row), memory_pool=POOL),
-            "digest": _joined(now, digests.filter(added) if len(known.keys) else digests),
-        }
+    added = keys if not len(known) else keys.filter(pa.array(fresh))
+    index = Index(
+        pa.concat_arrays([known.keys, added]) if len(known) and len(added) else added if len(added) else known.keys,
+        names,
+        np.concatenate([known.chunks, chunks[fresh]]),
+        np.concatenate([now, digests[fresh]]),
     )
     changed = {names[n]: int(n) for n in np.flatnonzero(altered)}
     contents = _Chunks(table.append_column("row_key", keys), rows.uri, changed, chunks, altered)
-    return ChunkAssignment(index.to_pandas(), sorted(changed), contents)
-
-
-@dataclass(frozen=True)
-class _Known:
-    """An index as Arrow columns; `chunks` are places in `names`."""
-
-    keys: pa.Array
-    names: list[str]
-    chunks: Integers
-    digests: pa.Array
-
-    @classmethod
-    def of(cls, index: pd.DataFrame | None) -> _Known:
-        if index is None:
-            index = pd.DataFrame({"row_key": [], "chunk": [], "digest": []}, dtype="str")
-        chunks = _in_one_piece(_column(index["chunk"])).dictionary_encode()
-        keys, digests = _in_one_piece(_column(index["row_key"])), _in_one_piece(_column(index["digest"]))
-        return cls(keys, chunks.dictionary.to_pylist(), chunks.indices.to_numpy(), digests)
-
-    def places_of(self, keys: pa.Array) -> Integers:
-        """Where in the index each key is; -1 for a key that is not there."""
-        if not len(self.keys):
-            return np.full(len(keys), -1, np.int32)
-        places: Integers = pc.fill_null(pc.index_in(keys, value_set=self.keys), -1).to_numpy()
-        return places
+    return ChunkAssignment(index, sorted(changed), contents)
 
 
 def _column(series: pd.Series[Any]) -> pa.ChunkedArray:
@@ -161,68 +133,48 @@ def _column(series: pd.Series[Any]) -> pa.ChunkedArray:
     return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
 
 
-def _in_one_piece(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks(memory_pool=POOL)
-
-
-def _joined(first: pa.Array, second: pa.Array) -> pa.Array:
-    return pa.concat_arrays([first, second], memory_pool=POOL) if len(first) else second
-
-
 def _places(count: int, last: int, taken: int, rows_per_chunk: int) -> Integers:
     """Numbers of the chunks for `count` new rows when chunk `last` already has `taken` places in use."""
     beyond = np.arange(count, dtype=np.int32) - np.int32(max(0, rows_per_chunk - taken))
     return np.where(beyond < 0, np.int32(last), np.int32(last + 1) + beyond // np.int32(rows_per_chunk))
 
 
-def _digests_now(digests: pa.Array, at: Integers, count: int) -> pa.Array:
-    """The digest of each of the `count` rows of the index as the manifest has them now; "" for those that are gone."""
-    row = np.full(count, -1, np.int64)
-    there = np.flatnonzero(at >= 0)
-    row[at[there]] = there
-    return pc.fill_null(digests.take(pa.array(row, mask=row < 0)), _GONE)
-
-
-def _row_keys(table: pa.Table) -> pa.Array:
-    """`id:ID` or `url:URL`; for further occurrences of the same, `id+2:ID` and so on."""
+def _row_keys(table: pa.Table) -> tuple[pa.Array, Integers]:
+    """`id:ID` or `url:URL`; for further occurrences of the same, `id+2:ID` and so on. With the hash of each."""
     ids, urls = table["row_id"], table["image_url"]
-    has_id = pc.not_equal(ids, "", memory_pool=POOL)
-    joined = pc.binary_join_element_wise(
-        pc.if_else(has_id, pa.scalar("id", _TEXT), pa.scalar("url", _TEXT), memory_pool=POOL),
-        pc.if_else(has_id, ids, urls, memory_pool=POOL),
-        pa.scalar(":", _TEXT),
-        memory_pool=POOL,
-    )
-    keys = _in_one_piece(joined)
-    del joined  # as much again
+    has_id = pc.not_equal(ids, "")
+    kinds = pc.if_else(has_id, pa.scalar("id", _TEXT), pa.scalar("url", _TEXT))
+    joined = pc.binary_join_element_wise(kinds, pc.if_else(has_id, ids, urls), pa.scalar(":", _TEXT))
+    keys = joined.combine_chunks()
+    del joined, kinds  # as much again
     # By hash first: a table of all keys would take as much memory as the keys.
-    slices = (keys.slice(start, _SLICE).to_pylist() for start in range(0, len(keys), _SLICE))
-    hashes = np.concatenate([np.fromiter(map(hash, part), np.int64) for part in slices] or [np.empty(0, np.int64)])
+    hashes = hashes_of(keys)
     ordered = np.sort(hashes)
-    repeated = np.flatnonzero(np.isin(hashes, ordered[1:][ordered[1:] == ordered[:-1]])) if len(keys) else np.empty(0, np.int64)
+    repeated = np.flatnonzero(np.isin(hashes, ordered[1:][ordered[1:] == ordered[:-1]]))
     same = keys.take(pa.array(repeated)).dictionary_encode().indices.to_numpy()
     occurrence = pd.Series(same).groupby(same).cumcount().to_numpy() + 1
     repeated, occurrence = repeated[occurrence > 1], occurrence[occurrence > 1]
     if not len(repeated):
-        return keys
+        return keys, hashes
     named = [key.partition(":") for key in keys.take(pa.array(repeated)).to_pylist()]
-    others = [f"{kind}+{n}:{name}" for (kind, _, name), n in zip(named, occurrence, strict=True)]
+    others = pa.array([f"{kind}+{n}:{name}" for (kind, _, name), n in zip(named, occurrence, strict=True)], _TEXT)
     mask = np.zeros(len(keys), bool)
     mask[repeated] = True
-    return pc.replace_with_mask(keys, pa.array(mask), pa.array(others, _TEXT))
+    hashes[repeated] = hashes_of(others)
+    return pc.replace_with_mask(keys, pa.array(mask), others), hashes
 
 
-def _digests(table: pa.Table) -> pa.Array:
-    """16 hex digits of what a row says. Not of its line, nor of a message that names the line."""
-    parts = []
+def _digests(table: pa.Table) -> Integers:
+    """A number (uint64, not GONE) of what each row says. Not of its line, nor of a message that names the line."""
+    digests = np.empty(len(table), np.uint64)
     for start in range(0, len(table), _SLICE):
         part = table.slice(start, _SLICE)
         columns = (pc.fill_null(part[name], "").to_pylist() for name in ("row_id", "image_url", "carried", "error_kind"))
         texts = map("\0".join, zip(*columns, strict=True))
-        parts.append(
-            pa.array([hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts], _TEXT, memory_pool=POOL)
-        )
-    return pa.concat_arrays(parts, memory_pool=POOL) if parts else pa.array([], _TEXT)
+        packed = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
+        digests[start : start + len(part)] = np.frombuffer(packed, ">u8")
+    digests[digests == GONE] = 1
+    return digests
 
 
 class _Chunks(Mapping[str, pd.DataFrame]):
@@ -291,14 +243,14 @@ def write_chunks(store: Store, slug: str, assignment: ChunkAssignment, rows: Man
                 waiting.popleft().result()
         for written in waiting:
             written.result()
-    _write_table(store, _key(slug, "index.parquet"), assignment.index)
+    store.write(_key(slug, "index.parquet"), assignment.index.to_parquet())
     bad = rows.frame["error_kind"].notna()
     facts = {
         "uri": rows.uri,
         "sha256": rows.sha256,
         "rows": len(rows.frame),
         "bad_rows": int(bad.sum()),
-        "chunks": int(assignment.index["chunk"].nunique()),
+        "chunks": len(assignment.index.names),
         "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     store.write(_key(slug, "manifest.json"), json.dumps(facts, indent=2).encode(), content_type="application/json")
@@ -317,9 +269,10 @@ def read_facts(store: Store, slug: str) -> dict[str, Any] | None:
 
 
 @frugal()
-def read_index(store: Store, slug: str) -> pd.DataFrame | None:
+def read_index(store: Store, slug: str) -> Index | None:
     """The index of the last time, for assign_chunks; None when there was none."""
-    return _read_table(store, _key(slug, "index.parquet"))
+    data = store.read_or_none(_key(slug, "index.parquet"))
+    return None if data is None else Index.from_parquet(data)
 
 
 def read_chunk(store: Store, chunk: str) -> pd.DataFrame:
@@ -353,7 +306,7 @@ def _write_table(store: Store, key: str, frame: pd.DataFrame) -> None:
 
 def _as_parquet(frame: pd.DataFrame) -> memoryview:
     buffer = BytesIO()
-    frame.to_parquet(buffer, index=False, row_group_size=_ROW_GROUP)
+    frame.to_parquet(buffer, index=False)
     return buffer.getbuffer()
 
 

@@ -159,7 +159,8 @@ def _within(
     if not careful and not header.odd:
         with memory.room(header.decode_bytes):
             return here(data, header, name=name, settings=settings, wanted=wanted, reduce=reduce)
-    with memory.room(header.decode_bytes + 3 * header.pixels + len(data)):  # the other process's, and what comes back
+    # The other process's, and what comes back. It cannot ask for more.
+    with memory.room(header.second_try_bytes + 3 * header.pixels + len(data)):
         facts, pixels = apart.decode(data, header, name=name, settings=settings, wanted=wanted, reduce=reduce)
     return DecodedImage(rgb=pixels, **facts)
 

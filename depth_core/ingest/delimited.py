@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
+import string
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,11 @@ from depth_core.ingest.rows import (
 _END = "\0end of manifest"  # a last line that a quote left open would swallow
 _SEPARATOR = re.compile(r'"?sep=([^"\r\n])"?[\r\n]*', re.IGNORECASE)  # Excel's first line
 _SURROGATE = re.compile("[\udc80-\udcff]")
+_BLANK = string.whitespace + "\u00a0\u200b\ufeff"  # round a heading: byte order marks come twice with some programs
+_PLAINLY = {
+    "unexpected end of data": "a quote is not closed",
+    "field larger than field limit": "a field is longer than DEPTH_MAX_FIELD_CHARS",
+}
 _CELLS = 2_000_000  # of a batch
 _TALLEST_HEADER = 50  # lines
 _LONGEST_NAME = 1000  # characters of a heading with a line break
@@ -91,6 +97,7 @@ class _Lines:
 
 def read(blocks: Iterator[list[str]], delimiters: str, rows: Rows) -> None:
     """Adds every row behind the header to `rows`. `delimiters`: which to try, in turn. Raises ManifestError."""
+    csv.field_size_limit(max(csv.field_size_limit(), rows.limits.field_chars))
     lines = _Lines(blocks)
     header = _header(lines, delimiters, rows.uri)
     if any(map(_SURROGATE.search, header.names)):
@@ -147,9 +154,13 @@ def _next_that_says_something(lines: _Lines) -> str:
 
 def _fields(line: str, delimiter: str) -> list[str]:
     try:
-        return [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
+        return list(map(_heading, next(csv.reader([line], delimiter=delimiter), [])))
     except csv.Error:  # a field beyond the reader's limit
         return []
+
+
+def _heading(name: str) -> str:
+    return name.strip(_BLANK)
 
 
 def _tall_header(lines: list[str], delimiter: str) -> tuple[list[str], int] | None:
@@ -169,7 +180,7 @@ def _tall_header(lines: list[str], delimiter: str) -> tuple[list[str], int] | No
         following = next((row for row in reader if any(row)), names)
     except csv.Error:
         following = names  # an odd quote in that row says nothing of the header
-    return ([name.strip() for name in names], count) if len(following) == len(names) else None
+    return (list(map(_heading, names)), count) if len(following) == len(names) else None
 
 
 # -- rows ---------------------------------------------------------------------------------------------------------------
@@ -254,7 +265,8 @@ def _stand_alone(
     except (csv.Error, ValueError):
         alone = None
     if alone is None:
-        faults[len(records)] = f"cannot be parsed: {error}"
+        plain = next((ours for theirs, ours in _PLAINLY.items() if error.startswith(theirs)), error)
+        faults[len(records)] = f"cannot be parsed: {plain}"
     starts.append(number)
     records.append(alone or ())
 

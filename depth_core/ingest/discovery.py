@@ -5,21 +5,24 @@ What does not belong here: reading the manifests (manifest.py).
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import closing
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import httpx
 
 from depth_core.display import shown_text, shown_url
-from depth_core.errors import ManifestError, is_fault_of_installation, row_failure
-from depth_core.ingest.addresses import sync_transport
-from depth_core.ingest.download import bucket, local_etag
+from depth_core.errors import ErrorKind, ImageError, ManifestError, is_fault_of_installation, row_failure
+from depth_core.ingest import answers, asking
+from depth_core.ingest.buckets import bucket, clear_errors
+from depth_core.ingest.download import local_etag
 from depth_core.ingest.naming import POINTER, canonical, ending, slug
 from depth_core.settings import MEBI, Settings
 
@@ -27,7 +30,8 @@ log = logging.getLogger(__name__)
 
 _LONGEST_POINTER = 65_536  # bytes
 _HASHED = 16 * MEBI  # bytes of a manifest elsewhere that tell its state, where its server names none
-_GONE = frozenset({404, 410})
+_FINAL = frozenset({ErrorKind.NOT_FOUND, ErrorKind.BAD_URL, ErrorKind.BLOCKED_ADDRESS})
+_SHORTCUT = re.compile(r"^\[InternetShortcut\].*?^URL=([^\r\n]*)", re.IGNORECASE | re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -47,18 +51,31 @@ def discover(settings: Settings) -> list[ManifestFile]:
     listed.
     """
     found: dict[str, ManifestFile] = {}
+    pointers: dict[str, str] = {}
     for uri, fingerprint in _listed(settings.manifests_location, settings):
-        name = uri
-        try:
+        with _left_out(uri):
             if uri.endswith(POINTER):
-                uri = _pointed_to(uri, settings)
-                fingerprint = _state_elsewhere(uri, settings)
-            found[uri] = ManifestFile(uri, slug(uri), fingerprint)
-        except Exception as error:  # noqa: BLE001 - the boundary of a pointer
-            expected = isinstance(error, (ManifestError, httpx.HTTPError))
-            why = shown_text(str(error if expected else row_failure(error)))
-            log.warning("manifest left out: %s: %s", " -> ".join(map(shown_url, dict.fromkeys((name, uri)))), why)
+                pointers[uri] = _pointed_to(uri, settings)
+            else:
+                found[uri] = ManifestFile(uri, slug(uri), fingerprint)
+    states = _states_elsewhere(set(pointers.values()), settings)
+    for pointer, uri in pointers.items():
+        with _left_out(pointer, uri):
+            state = states[uri]
+            if isinstance(state, Exception):
+                raise state
+            found[uri] = ManifestFile(uri, slug(uri), state)
     return [found[uri] for uri in sorted(found)]
+
+
+@contextmanager
+def _left_out(*places: str) -> Iterator[None]:
+    """The boundary of one file: whatever is raised leaves that one out, and the log says why."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - by place
+        why = shown_text(str(error if isinstance(error, ManifestError) else row_failure(error)))
+        log.warning("manifest left out: %s: %s", " -> ".join(map(shown_url, places)), why)
 
 
 # -- the folder ---------------------------------------------------------------------------------------------------------
@@ -68,7 +85,9 @@ def _listed(location: str, settings: Settings) -> Iterator[tuple[str, str]]:
     """URI and fingerprint of every file that may be a manifest."""
     try:
         if location.startswith("s3://"):
-            for path, info in sorted(bucket(settings).find(location, detail=True).items()):
+            with clear_errors(location):
+                listed = sorted(bucket(settings).find(location, detail=True).items())
+            for path, info in listed:
                 if _is_manifest(path[len(location) - len("s3://") :]):
                     yield f"s3://{path}", _object_state(info)
         else:
@@ -79,9 +98,12 @@ def _listed(location: str, settings: Settings) -> Iterator[tuple[str, str]]:
     except FileNotFoundError:
         return
     except Exception as error:
+        if isinstance(error, ImageError) and error.kind is ErrorKind.NOT_FOUND:
+            return
         if is_fault_of_installation(error):
             raise
-        raise ManifestError(f"cannot list the manifests in {shown_url(location)}: {error}; see DEPTH_MANIFESTS_URL") from error
+        why = shown_text(str(error))
+        raise ManifestError(f"cannot list the manifests in {shown_url(location)}: {why}; see DEPTH_MANIFESTS_URL") from error
 
 
 def _file_state(file: Path) -> str:
@@ -109,70 +131,88 @@ def _object_state(info: dict[str, Any]) -> str:
 
 def _pointed_to(pointer: str, settings: Settings) -> str:
     """The URI that a pointer's one line names."""
-    opened: BinaryIO = bucket(settings).open(pointer, "rb") if pointer.startswith("s3://") else open(pointer, "rb")  # noqa: SIM115
-    with opened as file:
-        text = file.read(_LONGEST_POINTER + 1)
+    if pointer.startswith("s3://"):
+        with clear_errors(pointer), bucket(settings).open(pointer, "rb") as file:
+            text = file.read(_LONGEST_POINTER + 1)
+    else:
+        with open(pointer, "rb") as file:
+            text = file.read(_LONGEST_POINTER + 1)
     if len(text) > _LONGEST_POINTER:
         raise ManifestError(f"larger than {_LONGEST_POINTER:,} bytes: a {POINTER} file has one line, the URI of a manifest")
-    return text.decode("utf-8-sig").strip()
+    line = text.decode("utf-8-sig").strip()
+    shortcut = _SHORTCUT.match(line)  # as Windows keeps a link
+    return shortcut[1].strip() if shortcut else line
 
 
-def _state_elsewhere(uri: str, settings: Settings) -> str:
+def _states_elsewhere(uris: Iterable[str], settings: Settings) -> dict[str, str | Exception]:
+    """What changes with each manifest that a pointer names, or why nobody can say; all are asked beside one another."""
+    if not uris:
+        return {}
+    with ThreadPoolExecutor(1) as thread:  # the caller may run an event loop of its own
+        try:
+            return thread.submit(asyncio.run, _all_states(uris, settings)).result()
+        except Exception as error:  # noqa: BLE001 - the folder's own manifests are found all the same
+            return dict.fromkeys(uris, error)
+
+
+async def _all_states(uris: Iterable[str], settings: Settings) -> dict[str, str | Exception]:
+    places = asyncio.Semaphore(settings.download_concurrency)
+
+    async def one(uri: str) -> str | Exception:
+        try:
+            async with places, asyncio.timeout(settings.read_timeout):
+                return await _state_elsewhere(client, uri, settings)
+        except TimeoutError:
+            return ManifestError(f"its state is not known within {settings.read_timeout:g} s (DEPTH_READ_TIMEOUT)")
+        except Exception as error:  # noqa: BLE001 - the boundary of a pointer
+            return error
+
+    async with asking.client(settings, allow_private=settings.manifests_may_be_private) as client:
+        return dict(zip(uris, await asyncio.gather(*map(one, uris)), strict=True))
+
+
+async def _state_elsewhere(client: httpx.AsyncClient, uri: str, settings: Settings) -> str:
     if uri.startswith("s3://"):
-        return _object_state(bucket(settings).info(uri))
+        return await asyncio.to_thread(_state_in_bucket, uri, settings)
     if not uri.startswith(("http://", "https://")):
         raise ManifestError(f"{uri[:200]!r} is no http, https or s3 URL: that is what the one line of a {POINTER} file has to be")
-    with _client(settings) as client:
-        response = client.head(uri)
-        if response.status_code in _GONE:
-            response.raise_for_status()
-        # Servers refuse HEAD for URLs that are signed for GET, and many scripts know GET only.
-        state = _validators(response) if response.is_success else ""
-        return state or _state_by_get(client, uri, settings)
+    try:
+        async with asking.answered(client, "HEAD", uri, settings) as response:
+            if state := _validators(response):
+                return state
+    except ImageError as error:
+        if error.kind in _FINAL:
+            raise
+    # Servers refuse HEAD for URLs that are signed for GET, and many scripts know GET only.
+    async with asking.answered(client, "GET", uri, settings) as response:
+        return _validators(response) or await _state_of_body(response)
+
+
+def _state_in_bucket(uri: str, settings: Settings) -> str:
+    with clear_errors(uri):
+        info = bucket(settings).info(uri)
+    if info["type"] != "file":
+        raise ManifestError("it is a prefix, not an object")
+    return _object_state(info)
 
 
 def _validators(response: httpx.Response) -> str:
-    """What changes with the file; "" when the server names neither an etag nor a time: lengths stay the same too often."""
+    """What changes with the file; "" when the server names neither an etag nor a time: lengths stay the same too often.
+
+    Raises ImageError when the answer is not the file.
+    """
+    if (failure := answers.refusal(response)) is not None:
+        raise failure
     state = [response.headers.get(name, "") for name in ("etag", "last-modified", "content-length")]
     return "|".join(state) if any(state[:2]) else ""
 
 
-def _state_by_get(client: httpx.Client, uri: str, settings: Settings) -> str:
-    """The validators of the answer to GET; without them the hash of its first 16 MiB, and the length that was announced."""
-    until = time.monotonic() + settings.read_timeout
-    request = client.build_request("GET", uri)
-    for _ in range(settings.max_redirects + 1):
-        # Redirects are followed here, since httpx would read their bodies without a limit.
-        with closing(client.send(request, stream=True, follow_redirects=False)) as response:
-            if response.next_request is None:
-                return _state_of(response, until, settings)
-            request = response.next_request
-    raise ManifestError(f"more than {settings.max_redirects} redirects (DEPTH_MAX_REDIRECTS)")
-
-
-def _state_of(response: httpx.Response, until: float, settings: Settings) -> str:
-    response.raise_for_status()
-    if state := _validators(response):
-        return state
+async def _state_of_body(response: httpx.Response) -> str:
+    """The hash of its first 16 MiB, and the length that was announced."""
     digest, size = hashlib.sha256(), 0
-    for piece in response.iter_raw(65_536):
+    async for piece in response.aiter_raw(65_536):
         digest.update(piece[: _HASHED - size])
         size += len(piece)
         if size >= _HASHED:
             break
-        if time.monotonic() > until:
-            raise ManifestError(
-                f"its first {_HASHED:,} bytes did not come within {settings.read_timeout:g} s (DEPTH_READ_TIMEOUT)"
-            )
     return f"sha256:{digest.hexdigest()}|{response.headers.get('content-length', '')}"
-
-
-def _client(settings: Settings) -> httpx.Client:
-    return httpx.Client(
-        transport=sync_transport(settings.manifests_may_be_private),
-        headers={"User-Agent": settings.user_agent, "Accept-Encoding": "identity"},
-        timeout=httpx.Timeout(settings.read_timeout, connect=settings.connect_timeout),
-        follow_redirects=True,
-        max_redirects=settings.max_redirects,
-        trust_env=False,
-    )

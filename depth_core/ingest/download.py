@@ -1,7 +1,7 @@
 """From a URL to bytes: http(s), s3 and local files, many at once, with deadlines, a byte limit and retries.
 
-What does not belong here: which hosts may be called (addresses.py), what an answer says (answers.py), the bytes while they arrive
-(received.py) and where they are kept (sources.py), whether they are an image (decode.py).
+What does not belong here: which hosts may be called (addresses.py), asking one of them (asking.py), what an answer says
+(answers.py), the bytes while they arrive (received.py), where they are kept (sources.py), whether they are an image (decode.py).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from functools import cached_property
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
-import fsspec
 import httpx
 from fsspec.spec import AbstractFileSystem
 
 from depth_core.display import printable, shown_text, shown_url
 from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation, row_failure
-from depth_core.ingest import addresses, answers
-from depth_core.ingest.addresses import Resolver, async_transport
+from depth_core.ingest import answers, asking
+from depth_core.ingest.addresses import Resolver
+from depth_core.ingest.buckets import bucket, clear_errors
 from depth_core.ingest.received import PIECE, Body, inflate
 from depth_core.settings import Settings
 
@@ -141,35 +141,12 @@ class Downloader:
         return await asyncio.get_running_loop().run_in_executor(session.threads, read, url)
 
     async def _attempt_http(self, client: httpx.AsyncClient, url: str, etag: str) -> tuple[Body, dict[str, Any]]:
-        conditional = {"If-None-Match": etag} if answers.is_etag(etag) else {}
-        cookies = httpx.Cookies()  # of this one file: some hosts send a visitor round until a cookie comes back
-        try:
-            target = addresses.parse_url(url)
-            for _ in range(self._settings.max_redirects + 1):
-                # Redirects are followed here, since httpx would read their bodies without a limit.
-                request = client.build_request("GET", target, headers=conditional | addresses.host_header(target))
-                if cookies:
-                    cookies.set_cookie_header(request)
-                response = await client.send(request, stream=True)
-                try:
-                    moved = answers.next_url(response)
-                    if moved is None:
-                        return await self._receive(response, conditional=bool(conditional))
-                    target = moved
-                    addresses.take_cookies(response, cookies)
-                finally:
-                    await response.aclose()
-        except httpx.TimeoutException as error:
-            raise ImageError(ErrorKind.TIMEOUT, _reason("timed out", error)) from None
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            raise ImageError(ErrorKind.BAD_URL, _reason("not a URL that can be fetched", error)) from None
-        except httpx.RemoteProtocolError as error:
-            raise answers.broken_protocol(error) from None
-        except httpx.TransportError as error:
-            raise ImageError(ErrorKind.UNREACHABLE, _reason("connection failed", error)) from None
-        raise ImageError(
-            ErrorKind.TOO_MANY_REDIRECTS, f"more than {self._settings.max_redirects} redirects (DEPTH_MAX_REDIRECTS)"
-        )
+        if answers.is_etag(etag):
+            async with asking.answered(client, "GET", url, self._settings, {"If-None-Match": etag}) as response:
+                if response.status_code != 412:  # a server that takes the etag for a condition on the file: asked without one
+                    return await self._receive(response, conditional=True)
+        async with asking.answered(client, "GET", url, self._settings) as response:
+            return await self._receive(response, conditional=False)
 
     async def _receive(self, response: httpx.Response, *, conditional: bool) -> tuple[Body, dict[str, Any]]:
         settings = self._settings
@@ -206,7 +183,7 @@ class Downloader:
         except ValueError as error:
             raise ImageError(ErrorKind.BAD_URL, _reason("not a file URL", error)) from None
         body = Body(self._settings.max_source_bytes)
-        with _clear_errors(path, (OSError, ValueError)), open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
+        with _clear_errors(path), open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError(ErrorKind.NOT_FOUND, f"{shown_url(path)} is a folder or device, not a file")
@@ -217,7 +194,7 @@ class Downloader:
 
     def _read_object(self, url: str) -> tuple[Body, dict[str, Any]]:
         body = Body(self._settings.max_source_bytes)
-        with _clear_errors(url):
+        with clear_errors(url):
             info = self._bucket.info(url)
             if info["type"] != "file":
                 raise ImageError(ErrorKind.NOT_FOUND, f"{shown_url(url)} is a prefix, not an object")
@@ -256,16 +233,7 @@ class Downloader:
     async def session(self) -> AsyncIterator[Session]:
         """Pooled connections, and threads for what blocks, for calls of `fetch` on one event loop."""
         settings = self._settings
-        # No limit on connections: `map` counts downloads, and waiting for a connection must not use up a deadline.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=settings.download_concurrency)
-        client = httpx.AsyncClient(
-            transport=async_transport(self._allow_private, limits=limits, resolve=self._resolve),
-            headers={"User-Agent": settings.user_agent, "Accept": "image/*, */*;q=0.5", "Accept-Encoding": "identity"},
-            timeout=httpx.Timeout(settings.read_timeout, connect=settings.connect_timeout, pool=None),
-            follow_redirects=False,
-            event_hooks={"response": [addresses.hold_redirect]},
-            trust_env=False,
-        )
+        client = asking.client(settings, allow_private=self._allow_private, resolve=self._resolve)
         threads = ThreadPoolExecutor(settings.download_concurrency, thread_name_prefix="download")
         try:
             async with client:
@@ -405,16 +373,15 @@ def failure_of(url: str, error: Exception) -> ImageError:
 
 
 @contextmanager
-def _clear_errors(name: str, raised: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
-    """Turns what file systems raise into ImageError. `raised`: botocore's and aiohttp's errors have no common base."""
+def _clear_errors(path: str) -> Iterator[None]:
+    """Turns what the system says of a path into ImageError."""
     try:
         yield
-    except ImageError:
-        raise
-    except raised as error:
+    except (OSError, ValueError) as error:
         if is_fault_of_installation(error):
             raise
-        raise ImageError(_kind(error), _reason(f"cannot read {shown_url(name)}", error)) from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise ImageError(_kind(error), f"cannot read {shown_url(path)}: {shown_text(reason)}") from error
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -430,17 +397,6 @@ def _kind(error: Exception) -> ErrorKind:
     if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO):
         return ErrorKind.NOT_FOUND
     return ErrorKind.TIMEOUT if isinstance(error, TimeoutError) else ErrorKind.UNREACHABLE
-
-
-def bucket(settings: Settings) -> AbstractFileSystem:
-    """The s3 file system that manifests and images are read from, with the settings' deadlines."""
-    options = dict(settings.source_options)
-    options["config_kwargs"] = {
-        "connect_timeout": settings.connect_timeout,
-        "read_timeout": settings.read_timeout,
-        "max_pool_connections": settings.download_concurrency,
-    } | options.get("config_kwargs", {})
-    return fsspec.filesystem("s3", **options, use_listings_cache=False)
 
 
 def local_path(url: str) -> str:

@@ -17,7 +17,7 @@ import simplejpeg
 from PIL import Image, JpegImagePlugin
 
 from depth_core.errors import ErrorKind, ImageError
-from depth_core.ingest import exif, pixels
+from depth_core.ingest import budget, exif, headers, pixels
 
 NOTE = "the end of the JPEG is missing (no EOI marker); all its pixels are there"
 
@@ -99,6 +99,8 @@ class Jpeg:
     def _by_pillow(self, data: bytes, error: ValueError, icc: object) -> pixels.RGB:
         if any(words in str(error) for words in _MISSING):
             raise error
+        width, height = self.size
+        budget.grow(headers.inspect(self._data).second_try_bytes, f"{width} x {height} pixels of this jpeg need")
         image = self._loaded(data)
         # Of several warnings libjpeg says the first alone: behind a harmless one may stand that it filled in pixels.
         doubtful = "orrupt JPEG data" in str(error) and not self._arithmetic

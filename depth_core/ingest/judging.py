@@ -14,12 +14,11 @@ from collections.abc import Callable
 from functools import cached_property
 from urllib.parse import unquote, urljoin, urlsplit
 
-import httpx
 import pandas as pd
 
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import ErrorKind, ImageError, row_failure
-from depth_core.ingest.addresses import check_url
+from depth_core.ingest.addresses import check_url, parse_url
 from depth_core.ingest.download import is_local, local_path
 from depth_core.settings import Settings
 
@@ -159,7 +158,7 @@ def _check_edges(url: str) -> None:
 
 def _absolute_http(url: str, manifest: str) -> str:
     check_url(url, allow_private=True)  # the syntax; who may be called is the downloader's question
-    return str(httpx.URL(url))  # encodes spaces and letters that are not ASCII
+    return str(parse_url(url))  # encodes spaces and letters that are not ASCII
 
 
 def _absolute_s3(url: str, manifest: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, cast
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import ErrorKind, ImageError, ManifestError, is_fault_of_installation
 from depth_core.ingest import tables
+from depth_core.ingest.buckets import bucket, clear_errors
 from depth_core.ingest.chunks import (
     CHUNK_COLUMNS,
     Change,
@@ -33,7 +34,7 @@ from depth_core.ingest.chunks import (
     write_rows,
 )
 from depth_core.ingest.discovery import ManifestFile, discover
-from depth_core.ingest.download import Downloader, Fetched, bucket
+from depth_core.ingest.download import Downloader, Fetched
 from depth_core.ingest.judging import absolute, refused, validate
 from depth_core.ingest.naming import ENDINGS, POINTER, canonical, chunk_key, ending, slug, slug_of_chunk
 from depth_core.ingest.rows import Limits, too_large
@@ -110,11 +111,15 @@ def _opened(uri: str, settings: Settings) -> BinaryIO:
     name = shown_url(uri)
     try:
         if uri.startswith("s3://"):
-            with bucket(settings).open(uri, "rb") as source:
+            with clear_errors(uri), bucket(settings).open(uri, "rb") as source:
                 return _copied(source)
         if "://" in uri:
             raise ManifestError(f"{name}: a manifest is a local file, or an s3, http or https URL")
         return open(uri, "rb")
+    except ImageError as error:
+        if error.kind is ErrorKind.NOT_FOUND:
+            raise ManifestError(f"{name} is not there") from None
+        raise ManifestError(error.message) from error
     except FileNotFoundError:
         raise ManifestError(f"{name} is not there") from None
     except IsADirectoryError:

@@ -6,6 +6,7 @@ What a file unfolds to is known from its metadata before any of it is read. What
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from depth_core.display import shown_text
 from depth_core.errors import ManifestError, is_fault_of_installation
 from depth_core.ingest.rows import (
     ID_COLUMN,
@@ -32,6 +34,8 @@ from depth_core.ingest.rows import (
     too_many_rows,
 )
 
+_BUFFER = 1 << 16  # bytes of a column that are read at once
+_SIGNATURE = 28  # bytes
 _BATCH = 8192  # rows that are converted at once
 _CELLS = 1_000_000
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "BYTE_ARRAY": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12}  # bytes in memory
@@ -48,7 +52,7 @@ def read(file: BinaryIO, uri: str, limits: Limits) -> pd.DataFrame:
     try:
         parquet, wanted = _opened(file, uri, limits)
         at, size = 0, max(1, min(_BATCH, _CELLS // len(wanted)))
-        for batch in parquet.iter_batches(size, columns=None if all(wanted) else _names(parquet, wanted)):
+        for batch in parquet.iter_batches(size, columns=None if all(wanted) else _names(parquet, wanted), use_threads=False):
             _add(batch, at, rows)
             at += len(batch)
     except ManifestError:
@@ -56,13 +60,15 @@ def read(file: BinaryIO, uri: str, limits: Limits) -> pd.DataFrame:
     except Exception as error:
         if is_fault_of_installation(error):
             raise
-        raise ManifestError(f"{uri} is not a readable Parquet file: {str(error)[:300]}") from error
+        raise ManifestError(f"{uri} is not a readable Parquet file: {shown_text(str(error).strip())[:300]}") from error
     return rows.frame()
 
 
 def _opened(file: BinaryIO, uri: str, limits: Limits) -> tuple[pq.ParquetFile, list[bool]]:
-    """The file, text columns as dictionaries (one long text in millions of rows stays one), and which columns are read."""
+    """The file, and which columns are read."""
     parquet = pq.ParquetFile(file)
+    if _is_signed(file, parquet.metadata):
+        raise ManifestError(f"{uri} has encrypted columns; write it without encryption")
     schema, names = parquet.schema_arrow, parquet.schema_arrow.names
     url_at = position(names, *URL_COLUMNS)
     if url_at is None:
@@ -78,8 +84,38 @@ def _opened(file: BinaryIO, uri: str, limits: Limits) -> tuple[pq.ParquetFile, l
         raise too_many_rows(uri, limits)
     if _unfolded(parquet, {names[n] for n, read in enumerate(wanted) if read}) > limits.bytes:
         raise too_large(uri, limits.bytes)
-    texts = [field.name for field in schema if _is_text(field.type)]
-    return pq.ParquetFile(file, metadata=parquet.metadata, read_dictionary=texts), wanted
+    options = {"metadata": parquet.metadata, "pre_buffer": False, "buffer_size": _BUFFER, "page_checksum_verification": True}
+    texts = [field.name for field, read in zip(schema, wanted, strict=True) if read and _is_text(field.type)]
+    with_long = _with_long_texts(pq.ParquetFile(file, read_dictionary=texts, **options), texts, limits)
+    return pq.ParquetFile(file, read_dictionary=with_long, **options), wanted
+
+
+def _with_long_texts(parquet: pq.ParquetFile, texts: list[str], limits: Limits) -> list[str]:
+    """Columns whose dictionary has a text longer than a field may be, or does not show: they are read as dictionaries.
+
+    One long text in millions of rows then stays one. Of other columns the dictionary would take several times what the rows do.
+    """
+    found: set[str] = set()
+    for number in range(parquet.num_row_groups if texts else 0):
+        group = parquet.metadata.row_group(number)
+        columns = [group.column(n) for n in range(group.num_columns)]
+        packed = {column.path_in_schema for column in columns if column.has_dictionary_page} & set(texts)
+        if not packed - found:
+            continue
+        for batch in parquet.iter_batches(1, row_groups=[number], columns=sorted(packed), use_threads=False):
+            for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                if name in packed and pa.types.is_dictionary(column.type):
+                    longest = pc.max(pc.binary_length(column.dictionary)).as_py() or 0
+                    if len(column.dictionary) < 2 or longest > 4 * limits.field_chars:
+                        found.add(name)
+            break
+    return sorted(found)
+
+
+def _is_signed(file: BinaryIO, metadata: pq.FileMetaData) -> bool:
+    """Whether the footer bears the signature of a file with encrypted columns: Arrow ends the process when asked about those."""
+    file.seek(-8, io.SEEK_END)
+    return bool(int.from_bytes(file.read(4), "little") == metadata.serialized_size + _SIGNATURE)
 
 
 def _unfolded(parquet: pq.ParquetFile, names: set[str]) -> int:

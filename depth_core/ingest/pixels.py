@@ -20,7 +20,7 @@ from depth_core.ingest import exif
 RGB = npt.NDArray[np.uint8]  # height x width x 3
 Samples = npt.NDArray[Any]  # height x width x samples
 
-_STRIP = 1 << 18  # pixels worked on at once
+_STRIP = 1 << 17  # pixels worked on at once
 
 
 class Picture(Protocol):
@@ -199,9 +199,15 @@ def _scaled(samples: Samples, bits: int, most: int) -> Samples:
     dtype, whole = np.uint8 if most == 255 else np.uint16, (1 << bits) - 1
     if whole == most:
         return samples.astype(dtype, copy=False)
+    wide = samples.astype(np.uint32)
     if bits == 16:
-        return ((samples.astype(np.uint32) + 128) // 257).astype(dtype)
-    return ((samples.astype(np.uint32) * most + whole // 2) // whole).astype(dtype)
+        wide += 128
+        wide //= 257
+    else:
+        wide *= most
+        wide += whole // 2
+        wide //= whole
+    return wide.astype(dtype)
 
 
 def _stretched(samples: Samples, low: float, high: float, most: int) -> Samples:

@@ -37,6 +37,7 @@ class Png:
         self._kept: list[memoryview | bytes] = [SIGNATURE]
         camera, header = b"", b""
         colour: dict[bytes, bytes] = {}
+        unfolded: set[bytes] = set()
         pixels_began = False
         while at + 8 <= len(data):
             kind, start = data[at + 4 : at + 8], at + 8
@@ -53,8 +54,9 @@ class Png:
                 colour.setdefault(kind, data[start:end])
             elif kind == b"eXIf":
                 camera = data[start:end]
-            elif kind in (b"tEXt", b"zTXt") and data.startswith(b"Raw profile type exif\0", start):
+            elif kind in (b"tEXt", b"zTXt") and data.startswith(b"Raw profile type exif\0", start) and kind not in unfolded:
                 camera = camera or _exif_text(kind, data[start:end])
+                unfolded.add(kind)
             elif kind == b"IEND":
                 break
             at = end + 4

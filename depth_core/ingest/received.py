@@ -85,7 +85,9 @@ async def inflate(pieces: AsyncIterator[bytes], body: Body, *, coding: str) -> N
                 body.write(stream.decompress(piece, PIECE))
                 piece = stream.unused_data if stream.eof else stream.unconsumed_tail
     except zlib.error as error:
-        raise ImageError(ErrorKind.REFUSED, f"its Content-Encoding is damaged: {error}") from None
+        raise ImageError(
+            ErrorKind.REFUSED, f"its body is not the {coding} that its Content-Encoding says, or damaged: {error}"
+        ) from None
     if stream is not None and not stream.eof:
         raise ImageError(ErrorKind.UNREACHABLE, "the compressed body ended early")
 

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from depth_core.display import shown_text
 from depth_core.errors import ErrorKind, ManifestError, row_failure
 
 URL_COLUMNS = ("image_url", "imageUrl", "url")  # the first that is there counts
@@ -25,18 +26,21 @@ BATCH = 5000  # rows that are Python objects at once
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")  # NUL, and what bytes that are not UTF-8 were decoded to
 _PRIMES = 20  # repeats of a column's name that get a prime each; further ones a number
 _TEXT = pa.large_string()
-POOL = pa.system_memory_pool()  # gives back at once what it frees: Arrow's own pools keep a third as much again
 
 
 @contextmanager
 def frugal() -> Iterator[None]:
-    """Meanwhile all of Arrow takes its memory from POOL. A decorator as well."""
-    before = pa.default_memory_pool()
-    pa.set_memory_pool(POOL)
+    """Meanwhile Arrow takes its memory from the system, which gets back what is freed, at the end the small pieces too.
+
+    Arrow's own pools keep a third as much again. A decorator as well.
+    """
+    before, system = pa.default_memory_pool(), pa.system_memory_pool()
+    pa.set_memory_pool(system)
     try:
         yield
     finally:
         pa.set_memory_pool(before)
+        system.release_unused()
 
 
 to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str).encode
@@ -112,13 +116,13 @@ class Rows:
             if _UNREADABLE.search("".join(cells)):
                 for n, cell in enumerate(cells):
                     if _UNREADABLE.search(cell):
-                        self._faults.setdefault(n, "has a NUL byte or is not valid UTF-8")
+                        self._faults.setdefault(n, "has a NUL byte or is not valid UTF-8; save the manifest as UTF-8")
                         cells[n] = _UNREADABLE.sub("\N{REPLACEMENT CHARACTER}", cell)
         for n in self._faults:
             self._image_url[n] = self._image_url[n][: self.limits.field_chars]
             self._row_id[n] = self._row_id[n][: self.limits.field_chars]
-        arrays = [pa.array(self._line, pa.int64(), memory_pool=POOL)]
-        arrays += [pa.array(cells, _TEXT, memory_pool=POOL) for cells in (self._row_id, self._image_url, self._carried)]
+        arrays = [pa.array(self._line, pa.int64())]
+        arrays += [pa.array(cells, _TEXT) for cells in (self._row_id, self._image_url, self._carried)]
         arrays += self._errors(count)
         self._bytes += sum(array.nbytes for array in arrays[1:4])
         if self._bytes > 2 * self.limits.bytes:
@@ -162,7 +166,7 @@ def fault_of(error: Exception) -> str:
 
 
 def no_url_column(uri: str, names: str, what: str = "its first line names") -> ManifestError:
-    return ManifestError(f"{uri} has no column {' or '.join(URL_COLUMNS)}; {what} {names}")
+    return ManifestError(f"{uri} has no column {' or '.join(URL_COLUMNS)}; {what} {shown_text(names[:1000])}")
 
 
 def position(names: Sequence[str], *wanted: str) -> int | None:

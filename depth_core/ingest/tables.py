@@ -21,13 +21,32 @@ from depth_core.ingest.rows import ID_COLUMN, URL_COLUMNS, Limits, Rows, as_text
 
 _PIECE = 1 << 20  # bytes that are decoded at once
 _LONGEST_LINE = 1 << 24  # characters; the rest of a longer line is passed over: its row fails whatever it says
-_DELIMITERS = {".csv": ",;\t", ".tsv": "\t,;"}
+_DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}
+_NO_TEXT = {
+    b"PK\x03\x04": "a ZIP archive or a spreadsheet; export it as CSV",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook; export it as CSV",
+    b"PAR1": "a Parquet file; name it .parquet",
+    b"ARROW1": "an Arrow file; write it as Parquet",
+    b"Obj\x01": "an Avro file; write it as Parquet",
+    b"ORC": "an ORC file; write it as Parquet",
+    b"SQLite format 3": "an SQLite database; export it as CSV",
+    b"\x1f\x8b": "gzip inside gzip; unpack it once",
+    b"\xfd7zXZ": "packed with xz; unpack it, or pack it with gzip",
+    b"BZh": "packed with bzip2; unpack it, or pack it with gzip",
+    b"\x28\xb5\x2f\xfd": "packed with zstd; unpack it, or pack it with gzip",
+    b"7z\xbc\xaf": "a 7z archive; unpack it",
+    b"\x89PNG": "an image, not a list of images",
+    b"\xff\xd8\xff": "an image, not a list of images",
+    b"GIF8": "an image, not a list of images",
+    b"%PDF": "a PDF; export it as CSV",
+    b"{\\rtf": "a rich text; export it as CSV",
+}
 _LINE_END = {"": re.compile("[\r\n]"), "\n": re.compile("\n")}
 
 
 @frugal()
 def read(file: BinaryIO, ending: str, uri: str, limits: Limits) -> pd.DataFrame:
-    """Rows of a manifest, with the columns of ManifestRows.frame. Text is UTF-8, or UTF-16 with a byte order mark.
+    """Rows of a manifest, with the columns of ManifestRows.frame. Text is UTF-8, UTF-16 or UTF-32.
 
     Raises ManifestError when it is not such a file at all, or larger than the limits allow.
     """
@@ -39,6 +58,8 @@ def read(file: BinaryIO, ending: str, uri: str, limits: Limits) -> pd.DataFrame:
     start = first[:1000].lstrip().lower()
     if start.startswith(("<!doctype", "<html", "<?xml")):
         raise ManifestError(f"{uri} is a web page or XML, not a {ending} manifest; a login page, perhaps?")
+    if ending in _DELIMITERS and re.match(r'[\[{]\s*["{\[]', start):
+        raise ManifestError(f"{uri} is JSON; name it .jsonl, with one object a line")
     if ending in _DELIMITERS:
         delimited.read(_lines(first, pieces), _DELIMITERS[ending], rows)
     elif ending == ".txt":
@@ -55,18 +76,30 @@ def read(file: BinaryIO, ending: str, uri: str, limits: Limits) -> pd.DataFrame:
 
 def _decoded(file: BinaryIO, uri: str) -> Iterator[str]:
     data = file.read(_PIECE)
-    if data.startswith(b"PK\x03\x04"):
-        raise ManifestError(f"{uri} is a ZIP archive or a spreadsheet; export it as CSV")
-    if data.startswith(b"PAR1"):
-        raise ManifestError(f"{uri} is a Parquet file; name it .parquet")
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        decoder = codecs.getincrementaldecoder("utf-16")("replace")
-    else:
-        decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
+    for magic, what in _NO_TEXT.items():
+        if data.startswith(magic):
+            raise ManifestError(f"{uri} is {what}")
+    if data[257:262] == b"ustar":
+        raise ManifestError(f"{uri} is a tar archive; unpack it")
+    decoder = _decoder(data)
     while data:
         yield decoder.decode(data)
         data = file.read(_PIECE)
     yield decoder.decode(b"", final=True)
+
+
+def _decoder(start: bytes) -> codecs.IncrementalDecoder:
+    """Of UTF-8; of UTF-16 or UTF-32 where a byte order mark says so, or every other byte of the beginning is nothing."""
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return codecs.getincrementaldecoder("utf-32")("replace")
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return codecs.getincrementaldecoder("utf-16")("replace")
+    even, odd = start[:200:2], start[1:200:2]
+    if odd and odd.count(0) > 0.8 * len(odd) and not even.count(0):
+        return codecs.getincrementaldecoder("utf-16-le")("replace")
+    if odd and even.count(0) > 0.8 * len(even) and not odd.count(0):
+        return codecs.getincrementaldecoder("utf-16-be")("replace")
+    return codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
 
 
 def _not_empty(pieces: Iterator[str], uri: str) -> Iterator[str]:

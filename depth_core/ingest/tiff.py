@@ -60,6 +60,7 @@ _MORE = {
     order: tuple(bytes([value]) * 300 for value in values)
     for order, values in ((1, (0x80, 0x10, 0x40, 0x20, 0xFF, 0xAA)), (2, (0x01, 0x08, 0x02, 0x04, 0xFF, 0x55)))
 }
+_READ_AT_ONCE = 16 << 20  # bytes of the file; tifffile's own 256 MiB are held twice
 
 
 class Tiff:
@@ -257,7 +258,7 @@ def _samples(page: Any) -> pixels.Deep:
     if colours is None or not known or not isinstance(bits, int) or page.dtype is None or page.dtype.kind not in "buif":
         what = f"{_name(page.photometric)}, {bits} bits a sample, {page.dtype}, compression {_name(page.compression)}"
         raise ImageError(ErrorKind.NOT_AN_IMAGE, f"a TIFF of a variety that is not read: {what}")
-    samples = page.asarray(squeeze=False, maxworkers=1)[:, 0]  # planes, height, width, samples
+    samples = page.asarray(squeeze=False, maxworkers=1, buffersize=_READ_AT_ONCE)[:, 0]  # planes, height, width, samples
     samples = samples[0] if samples.shape[0] == 1 else np.moveaxis(samples[..., 0], 0, 2)
     if samples.shape[2] < colours:
         raise ValueError(f"has {samples.shape[2]} samples a pixel, and needs {colours}")

@@ -28,9 +28,8 @@ from standardwebhooks import Webhook
 
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import ConfigurationError, DepthlineError, ImageError, is_fault_of_installation, row_failure
-from depth_core.ingest import addresses
+from depth_core.ingest import addresses, answers
 from depth_core.ingest.addresses import Resolver, async_transport
-from depth_core.ingest.answers import retry_after
 from depth_core.requests import database as db
 from depth_core.requests.artworks import ArtworkStore
 from depth_core.settings import Settings
@@ -41,6 +40,7 @@ _POLL_SECONDS = 0.25
 _LEASE_MARGIN_SECONDS = 30.0  # beyond the receiver's deadline
 _LONGEST_WAIT_SECONDS = 24 * 3600.0  # whatever Retry-After asks for
 _GONE = 410
+_UNFOLLOWED = ": a redirect, which is not followed; give the receiver's own address"
 
 log = logging.getLogger(__name__)
 
@@ -326,24 +326,24 @@ def _message(store: ArtworkStore, settings: Settings, delivery: Delivery) -> tup
 
 def _reason(error: Exception) -> str:
     """What went wrong, for the record: one line that every database takes, with the place when nobody foresaw it."""
-    if isinstance(error, httpx.HTTPError | httpx.InvalidURL) or is_fault_of_installation(error):
+    if is_fault_of_installation(error):
         return f"{type(error).__name__}: {shown_text(str(error))[:500]}"
     return row_failure(error).message
 
 
 async def _send(client: httpx.AsyncClient, settings: Settings, url: str, body: bytes, headers: dict[str, str]) -> _Answer:
     try:
-        host = addresses.host_header(addresses.parse_url(url))
+        target = addresses.parse_url(url)
         async with (
             asyncio.timeout(settings.webhook_timeout),
-            client.stream("POST", url, content=body, headers=headers | host) as response,
+            client.stream("POST", target, content=body, headers=headers | addresses.host_header(target)) as response,
         ):
             # The status is the answer; the body is not read.
             status = response.status_code
             return _Answer(
                 status,
-                error=None if response.is_success else f"HTTP {status}",
-                wait_seconds=retry_after(response.headers.get("retry-after", "")),
+                error=None if response.is_success else f"HTTP {status}{_UNFOLLOWED if response.is_redirect else ''}",
+                wait_seconds=answers.retry_after(response.headers.get("retry-after", "")),
                 final=status == _GONE,
             )
     except TimeoutError:
@@ -351,7 +351,7 @@ async def _send(client: httpx.AsyncClient, settings: Settings, url: str, body: b
     except ImageError as error:
         return _Answer(error=shown_text(str(error)), final=not error.kind.retryable)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return _Answer(error=_reason(error))
+        return _Answer(error=answers.failure(error).message)
 
 
 def _record(store: ArtworkStore, settings: Settings, delivery: Delivery, at: datetime, seconds: float, answer: _Answer) -> None:

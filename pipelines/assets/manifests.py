@@ -50,6 +50,7 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition]:
         uri = config.uri or _uri_of(slug, settings, store)
         if manifest.slug(uri) != slug:
             raise ManifestError(f"{shown_url(uri)} belongs to partition {manifest.slug(uri)}, not to {slug}")
+        index = manifest.read_index(store, slug)  # first: what reading it takes serves the rows afterwards
         rows = manifest.read(uri, settings)
         last = manifest.last_change(store, slug)
         unreported = () if _has_reported(context.instance, last.run_id) else last.chunks
@@ -59,13 +60,13 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition]:
             )
         assignment = manifest.assign_chunks(
             rows,
-            manifest.read_index(store, slug),
+            index,
             slug=slug,
             rows_per_chunk=settings.rows_per_chunk,
             again=unreported,
         )
         manifest.write_chunks(store, slug, assignment, rows, run_id=context.run.run_id)
-        chunks = sorted(set(assignment.index["chunk"].unique()) | set(assignment.changed))
+        chunks = sorted({*assignment.index.names, *assignment.changed})
         partitions.register_chunks(context.instance, chunks)
         pairs = len(chunks) * len(parts.profiles.get_partition_keys())
         if pairs > partitions.MANY_PAIRS:

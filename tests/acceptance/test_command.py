@@ -295,7 +295,10 @@ def test_without_a_terminal_lines_tell_how_far_it_is(place, here, monkeypatch) -
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_is_one_line_and_what_is_made_stays(place, number: signal.Signals, status: int) -> None:
-    folder = place.photos(150, (1600, 1200))[0].parent
+    (photo,) = place.photos(1, (1600, 1200))
+    for n in range(1, 150):
+        shutil.copy(photo, photo.with_name(f"{n:04d}.jpg"))
+    folder = photo.parent
     process = place.start("depthline", "map", folder, "--out", "out")
     out = place.folder / "out"
     deadline = time.monotonic() + 120

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from ports import free_port
 from standardwebhooks import Webhook
 
 from depth_core.requests.artworks import ArtworkStore
@@ -83,12 +83,6 @@ def world() -> Iterator[World]:
     world.let_go.set()
     server.shutdown()
     server.server_close()
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 100) -> Any:

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
@@ -646,7 +646,7 @@ _JSON = st.recursive(
 _FIELDS = st.sampled_from([*BODY, "webhook", "invertDepth", "resolutionLowerLimit", "useVersion3", "normalizationMode", "x"])
 
 
-@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=60)
 @given(changes=st.dictionaries(_FIELDS, _JSON | st.text(max_size=50).map(lambda text: f"https://{text}"), max_size=4))
 def test_any_body_is_accepted_or_refused_never_an_error(client: httpx.Client, changes: dict[str, Any]) -> None:
     response = post(client, {**BODY, **changes})

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from ports import free_port
 
 
 def start(tmp_path: Path, **changes: str) -> subprocess.Popen[str]:
@@ -29,9 +30,7 @@ def start(tmp_path: Path, **changes: str) -> subprocess.Popen[str]:
 
 def start_and_wait(tmp_path: Path) -> tuple[subprocess.Popen[str], str]:
     """The program and its URL, once it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process, url = start(tmp_path, DEPTH_API_PORT=str(port)), f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 60
     while True:

@@ -28,7 +28,8 @@ def test_a_waiting_request_goes_before_the_next_batch_of_bulk(tmp_path: Path) ->
             if n == 0:
                 begun.set()
                 asked.wait()
-                time.sleep(0.2)  # long enough for the request to reach the gate
+                while not bulk.wanted():  # until the request is at the gate
+                    time.sleep(0.01)
         bulk.give_back()
 
     def single() -> None:

@@ -47,7 +47,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         cases.sort(key=lambda pair: pair[1].recipe if pair[1] else ("", "", ""))
         metafunc.parametrize(
             "network_file",
-            [pytest.param(file, id=file.stem, marks=[pytest.mark.slow] if case and case.large else []) for file, case in cases],
+            [pytest.param(file, id=file.stem, marks=_marks(case)) for file, case in cases],
         )
     for name, pattern in (
         ("norm_file", "norm_field_*.npz"),
@@ -59,6 +59,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     ):
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, [pytest.param(file, id=file.stem) for file in files(metafunc.config, pattern)])
+
+
+def _marks(case: reference.Case | None) -> list[pytest.MarkDecorator]:
+    """One pytest worker has all files of a network: it is made once."""
+    if case is None:
+        return []
+    return [pytest.mark.xdist_group("network " + " ".join(map(str, case.recipe))), *([pytest.mark.slow] if case.large else [])]
 
 
 def _case(file: Path) -> reference.Case | None:

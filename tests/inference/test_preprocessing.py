@@ -31,7 +31,7 @@ def box_average(image: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.tensordot(rows, matrix(image.shape[1], width), axes=(1, 1)).transpose(0, 2, 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(4, 60), st.integers(4, 60), st.integers(1, 60), st.integers(1, 60))
 def test_cubic_is_torchs_cubic_without_antialiasing(height: int, width: int, h: int, w: int) -> None:
     image = picture(height, width)
@@ -39,7 +39,7 @@ def test_cubic_is_torchs_cubic_without_antialiasing(height: int, width: int, h: 
     torch.testing.assert_close(preprocessing.cubic(image, (w, h)).double(), theirs, atol=2e-3, rtol=0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(20, 60), st.integers(20, 60), st.integers(4, 20))
 def test_shrinking_for_v3_averages_what_each_pixel_covers(height: int, width: int, short: int) -> None:
     scale = short / min(height, width)

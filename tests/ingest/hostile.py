@@ -51,6 +51,16 @@ def many_scans(count: int, size: tuple[int, int] = (64, 64)) -> bytes:
     return data[: starts[-1]] + again * count + data[starts[-1] :]
 
 
+def jpeg_with_segments(count: int, length: int) -> bytes:
+    """A JPEG with so many segments of EXIF, each of so many bytes, its length of two among them."""
+    data = encoded("RGB", (64, 64), "JPEG")
+    return (
+        data[:2]
+        + (b"\xff\xe1" + struct.pack(">H", length) + b"Exif\0\0".ljust(length - 2, b"\0")[: length - 2]) * count
+        + data[2:]
+    )
+
+
 def webp_of_one_colour(size: tuple[int, int]) -> bytes:
     """A lossless WebP of some forty bytes, whatever its size."""
     data = bytearray(encoded("RGB", (8, 8), "WEBP", lossless=True))

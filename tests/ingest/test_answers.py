@@ -116,14 +116,26 @@ def test_a_host_that_is_not_there_costs_one_row_as_row_and_as_a_redirects_target
     assert beside(site, store, quick, site.on("/moved", site.answer(302, Location=EMOJI))).error_kind == "unreachable"
 
 
-@pytest.mark.parametrize(
-    "url", ["http://\U0001f4a9.invalid/a", "http://xn--\x80.invalid/", "http://a\ud800b/", "http://[", "http://", "http://%zz/"]
-)
+@pytest.mark.parametrize("url", ["http://xn--\x80.invalid/", "http://a\ud800b/", "http://[", "http://", "http://%zz/"])
 def test_what_no_parser_takes_is_a_bad_url(site: Any, store: Store, quick: Settings, url: str) -> None:
     assert beside(site, store, quick, url).error_kind == "bad_url"
 
 
-@pytest.mark.parametrize("location", ["/good", "good", "//{host}/good", "HTTP://{host}/good#top", "http:/good", "http:///good"])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "/good",
+        "good",
+        "//{host}/good",
+        "HTTP://{host}/good#top",
+        "http:/good",
+        "http:///good",
+        "\\good",
+        "http:\\\\{host}\\good",
+        "/\tgood",
+        "  /good  ",
+    ],
+)
 def test_redirects_are_followed_as_browsers_do(site: Any, quick: Settings, location: str) -> None:
     site.on("/good", site.answer(200, BODY))
     host = f"127.0.0.1:{site.server_port}"
@@ -150,6 +162,28 @@ def test_an_odd_redirect_costs_its_own_row(site: Any, store: Store, quick: Setti
     failed = beside(site, store, quick, moved)
     assert failed.error_kind in ("bad_url", "unreachable", "not_found", "too_many_redirects", "refused")
     assert str(failed.error_message).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("location", "kind", "said"),
+    [
+        (b"", "refused", "does not say where to"),
+        (b"/a", "too_many_redirects", "DEPTH_MAX_REDIRECTS"),
+        (b"file:///etc/passwd", "bad_url", "no http or https URL"),
+        (b"javascript:alert(1)", "bad_url", "no http or https URL"),
+        (b"http://127.0.0.1:0/", "bad_url", "no port 0"),
+        (b"http://127.0.0.1:-1/", "bad_url", "no port -1"),
+        (b"http://127.0.0.1:65536/", "bad_url", "no port 65536"),
+        ("http://\U0001f4a9.invalid/".encode(), "unreachable", "xn--ls8h.invalid"),
+    ],
+)
+def test_where_a_redirect_leads_to_nothing_the_row_says_why(
+    site: Any, store: Store, quick: Settings, location: bytes, kind: str, said: str
+) -> None:
+    moved = raw(b"HTTP/1.1 302 Found", b"Location: " + location, body=b"")
+    failed = beside(site, store, quick, site.on("/a", moved))
+    assert failed.error_kind == kind
+    assert said in str(failed.error_message)
 
 
 def test_two_places_in_one_answer_are_the_first(site: Any, quick: Settings) -> None:
@@ -181,7 +215,9 @@ def test_a_cookie_does_not_go_to_another_host(site: Any, quick: Settings) -> Non
 # -- how it is packed ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("coding", ["aws-chunked", "UTF-8", "binary", "none", "identity", "8bit", "", "aws-chunked,identity"])
+@pytest.mark.parametrize(
+    "coding", ["aws-chunked", "UTF-8", "binary", "none", "identity", "8bit", "", "aws-chunked,identity", ";"]
+)
 def test_a_word_that_is_no_compression_leaves_the_bytes_as_they_came(site: Any, quick: Settings, coding: str) -> None:
     fetched = one(site.on("/a", site.answer(200, BODY, Content_Encoding=coding)), quick)
     assert isinstance(fetched, Fetched)
@@ -203,6 +239,7 @@ def bare_deflate(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("coding", "packed"),
     [
+        ('"gzip";q=1', gzip.compress(BODY, mtime=0)),
         ("gzip, aws-chunked", gzip.compress(BODY, mtime=0)),
         ("deflate", bare_deflate(BODY)),
         ("gzip", gzip.compress(BODY[:7], mtime=0) + gzip.compress(BODY[7:], mtime=0)),
@@ -257,6 +294,40 @@ def test_lines_that_are_no_headers_are_passed_over_and_all_others_kept(site: Any
     assert (fetched.content_type, fetched.etag, fetched.robots, fetched.read()) == ("image/png", '"1"', "noai", BODY)
 
 
+@pytest.mark.parametrize(
+    "status",
+    [
+        b"http/1.1 200 OK",
+        b"HTTP/2 200",
+        b"HTTP/1 200 OK",
+        b"HTTP/1.1  200  Fine ",
+        b"ICY 200 OK",
+        b"\r\n\nHTTP/1.1 200 OK",
+        b"HTTP/1.1 200 \0",
+    ],
+)
+def test_a_status_line_in_another_spelling_is_read(site: Any, quick: Settings, status: bytes) -> None:
+    fetched = one(site.on("/a", raw(status, b'ETag: "1"')), quick)
+    assert isinstance(fetched, Fetched), fetched
+    assert (fetched.etag, fetched.read()) == ('"1"', BODY)
+
+
+@pytest.mark.parametrize(
+    ("lines", "body"),
+    [
+        ((b"Transfer-Encoding: identity", b"Content-Length: 600"), BODY),
+        ((b"Transfer-Encoding: chunked", b"transfer-encoding:  chunked"), b"258\r\n" + BODY + b"\r\n0\r\n\r\n"),
+        ((b"Content-Length:", b"Transfer-Encoding: "), BODY),
+    ],
+)
+def test_lengths_and_codings_that_say_nothing_are_passed_over(
+    site: Any, quick: Settings, lines: tuple[bytes, ...], body: bytes
+) -> None:
+    fetched = one(site.on("/a", raw(b"HTTP/1.1 200 OK", *lines, body=body, length=False)), quick)
+    assert isinstance(fetched, Fetched), fetched
+    assert fetched.read() == BODY
+
+
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_an_answer_that_comes_in_bits_is_the_same(site: Any, quick: Settings, size: int) -> None:
     answer = b"HTTP/1.1 103 Early\r\na b: c\r\n\r\nHTTP/1.1 200 OK\na b: c\nContent-Length: 600\nETag: x\n\n" + BODY
@@ -302,8 +373,12 @@ def test_odd_headers_round_a_file_are_no_matter(site: Any, store: Store, quick: 
         ((b"HTTP/1.1 200 OK", b"X-Huge: " + b"a" * 300_000), BODY),
         ((b"HTTP/1.1 200 OK", b"Content-Length: -5"), BODY),
         ((b"HTTP/1.1 200 OK", b"Content-Length: " + b"9" * 5000), BODY),
+        ((b"HTTP/1.1 100 Continue\r\n\r\n" * 1500 + b"HTTP/1.1 200 OK",), BODY),
         ((b"HTTP/1.1 20 OK",), BODY),
+        ((b"HTTP/1.1 000 OK",), BODY),
         ((b"SSH-2.0-OpenSSH_9.0",), BODY),
+        ((b"<html>no head at all</html>",), b""),
+        ((b"\x15\x03\x01\0\x02\x02\x16",), b""),
         ((b"HTTP/1.1 200 OK", b"Transfer-Encoding: gzip"), BODY),
     ],
 )
@@ -314,6 +389,7 @@ def test_what_is_not_http_is_asked_for_again_now_and_in_no_later_run(
     failed = beside(site, store, quick, url)
     assert (failed.error_kind, failed.attempts) == ("refused", 2)
     assert str(failed.error_message).isprintable()
+    assert "bytearray" not in str(failed.error_message)
     assert len(str(failed.error_message)) < 300
 
 
@@ -349,7 +425,7 @@ _WORDS = (
 @hypothesis.given(
     st.lists(st.lists(st.sampled_from(_WORDS) | st.binary(max_size=8), max_size=30).map(b"".join), min_size=20, max_size=20)
 )
-@hypothesis.settings(max_examples=6, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.settings(max_examples=6)
 def test_whatever_bytes_servers_send_each_row_has_its_outcome(
     site: Any, store: Store, make_settings: Make, monkeypatch: pytest.MonkeyPatch, answers: list[bytes]
 ) -> None:
@@ -433,6 +509,24 @@ def test_a_bucket_hears_only_plain_content_types(
     assert written == ["image/png", "image/png; charset=utf-8", None, None, None]
 
 
+def test_a_server_that_refuses_its_own_etag_is_asked_without_it(site: Any, store: Store, quick: Settings) -> None:
+    def behave(handler: Any) -> None:
+        asked = "If-None-Match" in handler.headers
+        (site.answer(412) if asked else site.answer(200, BODY, ETag='W/"1"'))(handler)
+
+    url = site.on("/a", behave)
+    assert beside(site, store, quick, url).error_kind is None
+    assert beside(site, store, quick, url, refetch=True).state == "fetched"
+
+
+def test_a_port_that_nobody_listens_on_says_so(quick: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    failure = one(f"http://127.0.0.1:{port}/", quick)
+    assert isinstance(failure, ImageError)
+    assert failure.message == "connection failed: Connection refused"
+
+
 # -- for machines that learn --------------------------------------------------------------------------------------------
 
 
@@ -458,6 +552,9 @@ def test_a_servers_word_against_machine_learning_is_noted_and_honoured_where_tha
         (["noindex, noimageai"], "noimageai"),
         (["otherbot: noai"], ""),
         (["depthline: noai"], "noai"),
+        (["*: noai"], "noai"),
+        (["max-image-preview:large, noai", "max-snippet: 20"], "noai"),
+        (["unavailable_after: 25-Jun-30, noimageai"], "noimageai"),
         (["unavailable_after: 25 Jun 2030 15:00:00 PST", "noai"], "noai"),
     ],
 )

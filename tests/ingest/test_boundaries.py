@@ -26,6 +26,7 @@ FILES = (
     "ingest/answers.py",
     "ingest/addresses.py",
     "ingest/download.py",
+    "ingest/asking.py",
     "ingest/leniency.py",
     "ingest/received.py",
     "ingest/sources.py",

@@ -70,6 +70,45 @@ def test_room_within_room_is_counted_once_and_may_grow() -> None:
     assert memory._free == 100
 
 
+def test_no_room_at_all_may_be_asked_for_and_may_grow() -> None:
+    memory = Budget(100)
+    with memory.room(0):
+        budget.grow(60, "it needs")
+        assert memory._free == 40
+    assert memory._free == 100
+
+
+def test_threads_whose_rooms_grow_never_wait_for_each_other() -> None:
+    memory, both = Budget(100), threading.Barrier(2)
+
+    def work() -> None:
+        with memory.room(50):
+            both.wait(timeout=30)  # each holds half, and needs more
+            budget.grow(80, "it needs")
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(work) for _ in range(2)]:
+            done.result(timeout=30)
+    assert memory._free == 100
+
+
+def test_a_room_that_grew_gives_everything_back() -> None:
+    memory = Budget(100)
+    with memory.room(40):
+        with memory.room(30):
+            budget.grow(70, "it needs")
+            assert memory._free == 30
+            budget.grow(50, "it needs")
+            assert memory._free == 30
+        assert memory._free == 60
+        with pytest.raises(ImageError, match="it needs"):
+            budget.grow(101, "it needs")
+        assert memory._free == 60
+    assert memory._free == 100
+    budget.grow(10, "without a room")
+    assert memory._free == 100
+
+
 def test_who_gives_up_waiting_takes_nothing() -> None:
     memory, given_up = Budget(100), threading.Event()
     taken = memory.take(100)
@@ -97,9 +136,9 @@ def test_who_gives_up_waiting_takes_nothing() -> None:
     ids=["webp", "one bit", "rgba", "gif", "run lengths", "float"],
 )
 def test_what_can_never_be_decoded_here_fails_before_it_is_and_names_the_setting(data: bytes) -> None:
-    little = Settings(decode_memory=600 << 20)
+    little = Settings(decode_memory=150 << 20)
     header = headers.inspect(data)
-    with pytest.raises(ImageError, match=r"need .* of memory, and 600 MiB are there for it \(DEPTH_DECODE_MEMORY\)") as caught:
+    with pytest.raises(ImageError, match=r"need .* of memory, and 150 MiB are there for it \(DEPTH_DECODE_MEMORY\)") as caught:
         decode(data, settings=little)
     assert caught.value.kind is ErrorKind.TOO_MANY_PIXELS
     assert header.width * header.height < little.max_image_pixels

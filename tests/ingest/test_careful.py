@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
+from typing import IO
 
 import hostile
 import numpy as np
@@ -19,6 +22,21 @@ from depth_core.ingest.decode import decode
 from depth_core.settings import Settings
 
 PHOTOS = Path(__file__).parents[2] / "data" / "photos"
+
+
+@pytest.fixture(autouse=True)
+def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """The processes of this test: none is kept from another."""
+    processes: list[subprocess.Popen[bytes]] = []
+    start = careful._started
+
+    def watched(messages: IO[bytes]) -> subprocess.Popen[bytes]:
+        processes.append(start(messages))
+        return processes[-1]
+
+    monkeypatch.setattr(careful, "_started", watched)
+    monkeypatch.setattr(careful, "_MINE", threading.local())
+    return processes
 
 
 def failure(data: bytes, settings: Settings) -> ImageError:
@@ -111,6 +129,96 @@ def test_however_it_dies_one_image_fails_and_says_why(
     assert told in error.message
 
 
+# A decoder of which the test says what harms it: a picture named "kill" kills it, one named "harm" the picture after it.
+FRAGILE = """
+import os, signal, sys
+sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
+from depth_core.ingest import careful, decode
+ordinary, harmed = decode.here, []
+def here(data, **words):
+    if words["name"] == "kill" or harmed:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    harmed.extend(["harm"] * (words["name"] == "harm"))
+    return ordinary(data, **words)
+decode.here = here
+careful.main()
+"""
+
+
+def how_they_end(names: list[str], settings: Settings) -> list[str]:
+    ends = []
+    for name in names:
+        try:
+            decode(hostile.png((80, 60), 8, 2), name=name, settings=settings, careful=True)
+            ends.append("")
+        except ImageError as error:
+            ends.append(error.message)
+    return ends
+
+
+def test_ordinary_pictures_share_a_process_until_one_kills_it(settings: Settings, monkeypatch, started) -> None:
+    monkeypatch.setattr(careful, "_PROGRAM", ("-P", "-S", "-c", FRAGILE))
+    crashed = "the process that decoded it crashed (SIGSEGV)"
+    assert how_they_end(["a", "b", "kill", "c", "d"], settings) == ["", "", crashed, "", ""]
+    assert [process.poll() for process in started] == [-signal.SIGSEGV, -signal.SIGSEGV, None]
+
+
+def test_what_dies_of_the_picture_before_it_is_tried_in_a_new_process(settings: Settings, monkeypatch, started) -> None:
+    monkeypatch.setattr(careful, "_PROGRAM", ("-P", "-S", "-c", FRAGILE))
+    assert how_they_end(["harm", "a", "b"], settings) == ["", "", ""]
+    assert [process.poll() for process in started] == [-signal.SIGSEGV, None]
+
+
+def test_a_picture_out_of_the_ordinary_has_a_new_process_to_itself(settings: Settings, started) -> None:
+    ordinary, odd = hostile.png((80, 60), 8, 2), hostile.many_scans(120, (80, 60))
+    assert headers.inspect(odd).odd
+    for data in (ordinary, odd, ordinary, odd):
+        decode(data, settings=settings, careful=True)
+    assert [process.poll() for process in started] == [None, -signal.SIGKILL, -signal.SIGKILL]
+
+
+def test_a_failure_is_no_reason_for_another_process(settings: Settings, started) -> None:
+    for _ in range(3):
+        failure(hostile.png((80, 60), 8, 2)[:-40], settings)
+    assert len(started) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS does not keep a limit of memory")
+def test_the_limit_of_memory_is_each_pictures_own(settings: Settings, monkeypatch, started) -> None:
+    monkeypatch.setattr(careful, "_SLACK", 16 << 20)
+    data = hostile.png((3_000, 3_000), 16, 6)
+    true, lying = headers.Header("png", 3_000, 3_000, 18), headers.Header("png", 100, 100, 18)
+
+    def kind(header: headers.Header) -> ErrorKind | None:
+        try:
+            careful.decode(data, header, name="", settings=settings, wanted=None, reduce=True)
+        except ImageError as error:
+            return error.kind
+        return None
+
+    assert [kind(header) for header in (true, lying, true)] == [None, ErrorKind.OUT_OF_MEMORY, None]
+    assert len(started) == 1
+
+
+def test_a_thread_takes_its_process_with_it(settings: Settings, started) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(2):
+            pool.submit(decode, hostile.png((80, 60), 8, 2), settings=settings, careful=True).result()
+        assert [process.poll() for process in started] == [None]
+    assert [process.wait(60) for process in started] == [-signal.SIGKILL]
+
+
+def test_a_size_that_is_refused_leaves_no_process_that_waits_for_an_answer(settings: Settings, started) -> None:
+    def refuse(width: int, height: int) -> tuple[int, int]:
+        raise ImageError(ErrorKind.NETWORK_TOO_LARGE, "too thin")
+
+    data = hostile.encoded("RGB", (800, 600), "JPEG")
+    with pytest.raises(ImageError, match="too thin"):
+        decode(data, settings=settings, wanted=refuse, careful=True)
+    assert decode(data, settings=settings, careful=True).rgb.shape == (600, 800, 3)
+    assert [process.poll() for process in started] == [-signal.SIGKILL, None]
+
+
 def test_several_at_once_are_kept_apart(settings: Settings) -> None:
     sizes = [(40 + n, 30) for n in range(3)]
     with ThreadPoolExecutor(3) as pool:
@@ -129,7 +237,7 @@ def test_it_sees_no_secret_and_loads_no_torch(settings: Settings, monkeypatch: p
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     seen = "import os; print(sorted(name for name in os.environ if 'KEY' in name))"
     monkeypatch.setattr(careful, "_PROGRAM", ("-P", "-S", "-c", seen))
-    with open(os.devnull, "wb") as messages, careful._process(messages) as asked:
+    with open(os.devnull, "wb") as messages, careful._started(messages) as asked:
         assert asked.communicate()[0] == b"[]\n"
     program = "import sys, depth_core.ingest.careful, depth_core.ingest.decode; print('torch' in sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms, ImageOps
@@ -446,7 +446,7 @@ def _real_files() -> list[bytes]:
     cut=st.floats(0, 1) | st.just(1.0),
     tail=st.binary(max_size=20),
 )
-@hypothesis_settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=400)
 def test_damaged_files_give_a_picture_or_an_image_error(
     settings: Settings, data: bytes, flips: list[tuple[float, int]], cut: float, tail: bytes
 ) -> None:
@@ -463,7 +463,6 @@ def test_damaged_files_give_a_picture_or_an_image_error(
 
 
 @given(st.binary(max_size=300))
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_give_an_image_error(settings: Settings, data: bytes) -> None:
     failure(data, settings)
 

@@ -12,7 +12,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -67,7 +67,7 @@ def test_a_large_jpeg_without_its_end_is_decoded_smaller_all_the_same(settings: 
     mended=st.sampled_from([b"", END, bytes(700)]),
     junk=st.sampled_from([b"", b"junk"]),
 )
-@hypothesis_settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=150)
 def test_a_jpeg_that_lacks_pixels_never_gives_another_picture(
     settings: Settings, kind: str, lost: float, mended: bytes, junk: bytes
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import json
@@ -9,19 +10,24 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as encryption
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from depth_core.errors import ImageError, ManifestError, StoreError
 from depth_core.ingest import delimited, manifest, parquet, tables
+from depth_core.ingest.index import Index
+from depth_core.ingest.rows import Limits
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -273,7 +279,7 @@ def test_a_json_line_that_is_no_row_fails_alone(read: Reader, line: str) -> None
 
 
 @given(content=st.binary(max_size=400), name=st.sampled_from(["a.csv", "a.tsv", "a.jsonl", "a.txt", "a.parquet", "a.csv.gz"]))
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@hypothesis_settings(max_examples=60)
 def test_any_bytes_are_a_table_or_one_clear_error(read: Reader, store: Store, content: bytes, name: str) -> None:
     for data in (content, b"url,id\n" + content, b'{"url": "a"}\n' + content):
         with suppress(ManifestError):
@@ -294,7 +300,7 @@ def test_any_bytes_are_a_table_or_one_clear_error(read: Reader, store: Store, co
         max_size=20,
     )
 )
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@hypothesis_settings(max_examples=60)
 def test_what_a_csv_writer_wrote_comes_back(read: Reader, pairs: list[tuple[str, str]]) -> None:
     frame = pd.DataFrame(pairs, columns=["t", "u"], dtype="str").assign(url=[f"http://x/{n}" for n in range(len(pairs))])
     got = rows(read("a.csv", frame.to_csv(index=False)))
@@ -314,6 +320,14 @@ def test_what_a_csv_writer_wrote_comes_back(read: Reader, pairs: list[tuple[str,
         ("a.csv", b"<!DOCTYPE html><html>Sign in</html>", "is a web page"),
         ("a.txt", b"\n <html>", "is a web page"),
         ("a.csv", b"PK\x03\x04rest", "spreadsheet"),
+        ("a.csv", b"\xd0\xcf\x11\xe0rest", "Excel workbook; export it as CSV"),
+        ("a.csv", b"\xfd7zXZ\x00rest", "xz; unpack it"),
+        ("a.csv", b"\x28\xb5\x2f\xfdrest", "zstd; unpack it"),
+        ("a.csv", b"\x89PNG\r\n\x1a\n", "an image"),
+        ("a.csv", b"a.csv".ljust(257, b"\0") + b"ustar", "tar archive"),
+        ("a.csv", b'[{"url": "http://x/a"}]', "is JSON; name it .jsonl"),
+        ("a.csv", b'{"url": "http://x/a"}\n', "is JSON; name it .jsonl"),
+        ("a.csv.gz", gzip.compress(gzip.compress(b"url\n", mtime=0), mtime=0), "gzip inside gzip"),
         ("a.csv", b"PAR1rest", "name it .parquet"),
         ("a.csv.gz", b"image_url\n", "is not gzip"),
         ("a.csv.gz", gzip.compress(b"image_url\n" * 1000, mtime=0)[:-20], "damaged gzip"),
@@ -497,13 +511,14 @@ def table(*entries: tuple[str, str] | str, first_line: int = 2) -> manifest.Mani
 
 
 def assign(
-    now: manifest.ManifestRows, previous: pd.DataFrame | None = None, size: int = 2, again: Sequence[str] = ()
+    now: manifest.ManifestRows, previous: Index | None = None, size: int = 2, again: Sequence[str] = ()
 ) -> manifest.ChunkAssignment:
     return manifest.assign_chunks(now, previous, slug=SLUG, rows_per_chunk=size, again=again)
 
 
 def places(assignment: manifest.ChunkAssignment) -> dict[str, int]:
-    there = assignment.index[assignment.index["digest"] != ""]
+    frame = assignment.index.frame()
+    there = frame[frame["digest"] != ""]
     return {key: int(chunk[-5:]) for key, chunk in zip(there["row_key"], there["chunk"], strict=True)}
 
 
@@ -579,23 +594,27 @@ _MANIFESTS = st.lists(
 
 
 @given(_MANIFESTS, st.lists(st.integers(1, 4), min_size=6, max_size=6))
-@hypothesis_settings(deadline=None, max_examples=40)
+@hypothesis_settings(max_examples=40)
 def test_whatever_happens_to_a_manifest_no_row_moves_and_changes_are_exact(
     versions: list[list[tuple[str, str]]], sizes: list[int]
 ) -> None:
-    index: pd.DataFrame | None = None
+    index: Index | None = None
     seen: dict[str, str] = {}
     stored: dict[str, list[tuple[str, str, str]]] = {}  # what the chunk files would say
     for pairs, size in zip(versions, sizes, strict=False):
         assignment = assign(table(*pairs), index, size)
-        index = assignment.index
-        chunk_of = dict(zip(index["row_key"], index["chunk"], strict=True))
+        index = Index.from_parquet(bytes(assignment.index.to_parquet()))
+        frame = index.frame()
+        pd.testing.assert_frame_equal(frame, assignment.index.frame())
+        chunk_of = dict(zip(frame["row_key"], frame["chunk"], strict=True))
         assert len(chunk_of) == len(index)
         assert seen.items() <= chunk_of.items()  # for ever
         grown = {chunk for key, chunk in chunk_of.items() if key not in seen}
-        assert all((index["chunk"] == chunk).sum() <= size for chunk in grown)
+        assert all((frame["chunk"] == chunk).sum() <= size for chunk in grown)
         seen = chunk_of
-        everything = assign(table(*pairs), index.assign(digest="?")).chunks  # every chunk as it should be
+        everything = assign(
+            table(*pairs), replace(index, digests=np.full(len(index), 7, np.uint64))
+        ).chunks  # every chunk as it should be
         wanted = {
             chunk: sorted(zip(frame["row_key"], frame["row_id"], frame["image_url"], strict=True))
             for chunk, frame in everything.items()
@@ -604,6 +623,22 @@ def test_whatever_happens_to_a_manifest_no_row_moves_and_changes_are_exact(
         assert set(assignment.chunks) == set(assignment.changed)
         stored = wanted
         assert sum(map(len, wanted.values())) == len(pairs)
+
+
+def test_rows_keep_their_chunks_though_all_have_one_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("depth_core.ingest.index.hash", lambda key: 7, raising=False)
+    first = assign(table("a", "b", "c", "a"))
+    second = assign(table("d", "c", "a", "b", "a"), first.index)
+    assert places(second) == places(first) | {"url:d": 2}
+    assert numbers(second) == [2]
+
+
+def test_an_index_as_it_was_written_before_is_read(store: Store) -> None:
+    rows_now = table("a", "b", "c")
+    manifest.write_chunks(store, SLUG, assign(rows_now), rows_now, run_id="run")
+    path = Path(store.path(f"manifests/{SLUG}/index.parquet"))
+    pd.read_parquet(path).to_parquet(path, index=False)
+    assert numbers(assign(rows_now, manifest.read_index(store, SLUG))) == []
 
 
 # -- the store ----------------------------------------------------------------------------------------------------------
@@ -816,6 +851,33 @@ def test_a_heading_may_have_a_line_break(read: Reader, content: str, carried: st
     assert [row[3][carried] for row in rows(frame)] == ["1900", "1901"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-32", "utf-8-sig"])
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_text_of_two_or_four_bytes_a_character_is_read_with_or_without_a_mark(read: Reader, encoding: str, name: str) -> None:
+    content = {"a.csv": "id,url,t\n1,http://x/a.jpg,é\n", "a.jsonl": '{"id": "1", "url": "http://x/a.jpg", "t": "é"}\n'}[name]
+    ((_, row_id, url, rest),) = rows(read(name, content.encode(encoding)))
+    assert (row_id, url, rest) == ("1", "http://x/a.jpg", {"t": "é"})
+
+
+@pytest.mark.parametrize("header", ["\ufeff\ufeffid,url,t", "\u200bid,\ufeffurl,t\u00a0", "id|url|t"])
+def test_headings_are_read_without_what_nobody_sees_and_with_a_bar_between_them(read: Reader, header: str) -> None:
+    between = "|" if "|" in header else ","
+    ((_, row_id, url, rest),) = rows(read("a.csv", f"{header}\n{between.join(('1', 'http://x/a.jpg', 'Cat'))}\n"))
+    assert (row_id, url, rest) == ("1", "http://x/a.jpg", {"t": "Cat"})
+
+
+def test_a_wrong_file_puts_no_control_characters_into_the_message(read: Reader) -> None:
+    with pytest.raises(ManifestError, match="no column") as caught:
+        read("a.csv", bytes(range(256)) * 10)
+    assert str(caught.value).isprintable()
+
+
+def test_fields_beyond_the_parsers_own_limit_are_named_by_ours(read: Reader, make_settings: Make) -> None:
+    content = f"url,t\nhttp://x/a.jpg,{'x' * 200_000}\nhttp://x/b.jpg,b\n"
+    assert "DEPTH_MAX_FIELD_CHARS" in bad(read("a.csv", content))[2]
+    assert len(rows(read("a.csv", content, make_settings(max_field_chars=300_000)))) == 2
+
+
 def test_a_quote_left_open_in_the_header_takes_no_rows_along(read: Reader) -> None:
     frame = read("a.csv", 'url,"title\na,1\nb,"x"\nc,3\n')
     assert [row[2] for row in rows(frame)] == ["a", "b", "c"]
@@ -843,6 +905,41 @@ def test_json_lines_know_the_url_in_any_case_and_then_the_id_too(read: Reader) -
 def parquet_of(table: pa.Table, tmp_path: Path, **options: Any) -> bytes:
     pq.write_table(table, tmp_path / "t", **options)
     return (tmp_path / "t").read_bytes()
+
+
+def test_parquet_with_encrypted_columns_is_refused(read: Reader, tmp_path: Path) -> None:
+    class Keys(encryption.KmsClient):
+        def __init__(self, config: Any) -> None:
+            super().__init__()
+
+        def wrap_key(self, key: bytes, name: str) -> bytes:
+            return base64.b64encode(key)
+
+    configuration = encryption.EncryptionConfiguration("f", column_keys={"c": ["t"]}, plaintext_footer=True)
+    factory = encryption.CryptoFactory(Keys)
+    properties = factory.file_encryption_properties(encryption.KmsConnectionConfig(), configuration)
+    table = pa.table({"url": ["http://x/a.jpg"], "t": ["geheim"]})
+    with pytest.raises(ManifestError, match="write it without encryption"):
+        read("a.parquet", parquet_of(table, tmp_path, encryption_properties=properties))
+
+
+def test_parquet_whose_checksums_say_that_it_is_damaged_is_refused(read: Reader, tmp_path: Path) -> None:
+    table = pa.table({"url": [f"http://x/{n}.jpg" for n in range(1000)]})
+    options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+    content = bytearray(parquet_of(table, tmp_path, **options))
+    content[1000] ^= 1
+    with pytest.raises(ManifestError, match="not a readable Parquet file"):
+        read("a.parquet", bytes(content))
+
+
+def test_only_parquet_columns_of_long_repeated_texts_are_read_as_dictionaries(tmp_path: Path) -> None:
+    many = 3000
+    columns = {"url": [f"http://x/{n}.jpg" for n in range(many)], "long": ["x" * 50_000, "y"] * (many // 2), "one": ["z"] * many}
+    (tmp_path / "a.parquet").write_bytes(parquet_of(pa.table(columns), tmp_path, row_group_size=1000))
+    with (tmp_path / "a.parquet").open("rb") as file:
+        opened, _ = parquet._opened(file, "a.parquet", Limits(8192, 10_000, 1 << 30))
+        batch = next(opened.iter_batches(10))
+    assert [pa.types.is_dictionary(field.type) for field in batch.schema] == [False, True, True]
 
 
 def test_parquet_text_that_is_not_utf8_fails_its_own_row_in_every_column(read: Reader, tmp_path: Path) -> None:
@@ -990,7 +1087,7 @@ def odd(*_: object, **__: object) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("call", "kind"), [("check_url", "internal"), ("httpx.URL", "bad_url"), ("unicodedata.category", "internal")]
+    ("call", "kind"), [("check_url", "internal"), ("parse_url", "internal"), ("unicodedata.category", "internal")]
 )
 def test_whatever_a_library_raises_for_a_url_is_its_rows_failure(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, call: str, kind: str
@@ -1045,7 +1142,16 @@ def test_whatever_converting_a_cell_raises_is_its_rows_failure(
 
 
 @pytest.mark.parametrize(
-    "call", ["open", "sync_transport", "httpx.Client.head", "httpx.Client.send", "httpx.Response.iter_raw", "slug"]
+    "call",
+    [
+        "open",
+        "asking.client",
+        "asking.answered",
+        "asking.httpx.AsyncClient.send",
+        "answers.refusal",
+        "httpx.Response.aiter_raw",
+        "slug",
+    ],
 )
 def test_whatever_a_library_raises_for_a_pointer_leaves_that_one_out(
     site: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
@@ -1075,6 +1181,10 @@ def test_whatever_a_library_raises_for_a_pointer_leaves_that_one_out(
         b"http://a b/",
         b"x" * 70_000,
         b"a\nb",
+        b"http://127.0.0.1:0/a.csv",
+        b"s3://",
+        b"https:///a.csv",
+        b"[InternetShortcut]\r\nName=a.csv\r\n",
     ],
 )
 def test_an_odd_pointer_is_left_out_alone(settings: Settings, content: bytes) -> None:
@@ -1104,6 +1214,35 @@ def test_a_pointer_to_a_server_that_refuses_head_is_asked_with_get(site: Any, se
     pointed(settings, site.on("/a.csv", behave))
     (found,) = manifest.discover(settings)
     assert found.fingerprint == '"1"||4'
+
+
+def test_a_link_as_windows_keeps_it_is_a_pointer(site: Any, settings: Settings) -> None:
+    url = site.on("/a.csv", site.answer(200, b"url\n", ETag='"1"'))
+    pointed(settings, f"[InternetShortcut]\r\nIconIndex=0\r\nURL={url}\r\nHotKey=0\r\n")
+    assert [found.uri for found in manifest.discover(settings)] == [url]
+
+
+def test_what_is_odd_about_an_answer_is_read_for_a_pointer_as_for_a_row(site: Any, settings: Settings) -> None:
+    def behave(handler: Any) -> None:
+        seen = "seen=1" in handler.headers.get("Cookie", "")
+        where = b"200 OK" if seen else b"302 Found\r\nLocation: \\b.csv\r\nSet-Cookie: seen=1; Path=/"
+        handler.wfile.write(b"http/1.1 " + where + b"\r\na b: c\r\nETag: x\r\nConnection: close\r\n\r\n")
+        handler.close_connection = True
+
+    site.on("/b.csv", behave)
+    pointed(settings, site.on("/a.csv", behave))
+    assert [found.fingerprint for found in manifest.discover(settings)] == ["x||"]
+
+
+def test_pointers_to_servers_that_hang_wait_beside_one_another(site: Any, make_settings: Any, caplog: Any) -> None:
+    settings = make_settings(read_timeout=0.5)
+    folder = pointed(settings, site.on("/a.csv", site.answer(200, b"url\n", ETag="x")))
+    for n in range(20):
+        (folder / f"{n}.url").write_text(site.on(f"/{n}.csv", site.silent(1)))
+    (found,) = manifest.discover(settings)
+    assert found.uri.endswith("/a.csv")
+    assert site.most_active > 10
+    assert caplog.text.count("DEPTH_READ_TIMEOUT") == 20
 
 
 def test_a_change_behind_a_pointer_is_seen_though_the_server_names_no_state(site: Any, settings: Settings) -> None:

@@ -7,14 +7,16 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import hostile
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from depth_core.errors import ErrorKind, ImageError
+from depth_core.ingest import png as png_reader
 from depth_core.ingest.decode import decode
 from depth_core.settings import Settings
 
@@ -52,7 +54,7 @@ def kind_of_failure(data: bytes, settings: Settings) -> ErrorKind:
 
 @given(share=st.floats(0, 0.999), interlaced=st.booleans(), pieces=st.integers(1, 5))
 @example(share=0.5, interlaced=True, pieces=1)
-@hypothesis_settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=60)
 def test_pixels_that_end_early_are_damage_though_every_checksum_is_right(
     settings: Settings, share: float, interlaced: bool, pieces: int
 ) -> None:
@@ -244,3 +246,11 @@ def test_high_dynamic_range_has_its_reference_white_as_white(settings: Settings)
     ):
         rgb = decode(of_level(round(signal * 65535), tag, bits=16), settings=settings).rgb[9, 9].astype(int)
         assert np.abs(rgb - level).max() <= 3, (tag, signal, rgb)
+
+
+def test_of_many_packed_profiles_one_is_unfolded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(png_reader, "_profile", lambda body: seen.append(body))
+    bomb = hostile.chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1 << 16)))
+    assert decode(hostile.png((64, 64), 8, 2, before=bomb * 500), settings=settings).rgb.shape == (64, 64, 3)
+    assert len(seen) == 1

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depth_core.contract import Artwork
@@ -220,7 +220,7 @@ _SHAS = st.sampled_from(["s1", "s2", "s3"])
 _KINDS = st.sampled_from([kind.value for kind in ErrorKind])
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60)
 @given(
     rows=st.lists(st.tuples(_URLS, st.none() | _KINDS), max_size=12),
     sources=st.lists(st.tuples(_URLS, st.none() | _SHAS, st.none() | _KINDS), max_size=8),
@@ -462,7 +462,7 @@ _OUTCOMES = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(_OUTCOMES)
 def test_an_outcome_survives_its_line_of_json(outcome: Outcome) -> None:
     line = records.to_json_line(outcome)

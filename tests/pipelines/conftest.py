@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -87,7 +88,7 @@ class House:
         return self.run("index_manifest", slug, {"ops": {"manifest_index": {"config": {"uri": str(path)}}}})
 
     def chunks(self, path: Path | str) -> list[str]:
-        return sorted(set(manifest.read_index(self.store, manifest.slug(str(path)))["chunk"]))
+        return sorted(manifest.read_index(self.store, manifest.slug(str(path))).names)
 
     def materialize(self, path: Path | str, profile: str = "preview") -> None:
         self.index(path)
@@ -130,12 +131,25 @@ def overrides() -> dict[str, Any]:
     return {}
 
 
+@contextmanager
+def furnished(folder: Path, overrides: dict[str, Any]) -> Iterator[House]:
+    (folder / "profiles.toml").write_text(PROFILES, "utf-8")
+    settings = {"data": str(folder), "device": "cpu", "backoff_seconds": 0.01, "allow_private_hosts": True}
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield House(folder, Installation(overrides=settings | overrides), instance)
+
+
 @pytest.fixture
 def house(tmp_path: Path, overrides: dict[str, Any]) -> Iterator[House]:
-    (tmp_path / "profiles.toml").write_text(PROFILES, "utf-8")
-    settings = {"data": str(tmp_path), "device": "cpu", "backoff_seconds": 0.01, "allow_private_hosts": True}
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield House(tmp_path, Installation(overrides=settings | overrides), instance)
+    with furnished(tmp_path, overrides) as house:
+        yield house
+
+
+@pytest.fixture(scope="module")
+def furnish(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., House]]:
+    """Makes installations that all tests of a module share: (settings) -> house."""
+    with ExitStack() as houses:
+        yield lambda **overrides: houses.enter_context(furnished(tmp_path_factory.mktemp("house"), overrides))
 
 
 @pytest.fixture

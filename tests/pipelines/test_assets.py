@@ -222,8 +222,8 @@ NEXT_NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 NEXT_NIGHT = datetime(2026, 3, 3, 2, 1, tzinfo=UTC)
 
 
-def serve(photos: dict[str, bytes], port: int = 0) -> http.server.ThreadingHTTPServer:
-    """A server of these files, which may be changed while it runs; 404 for others."""
+def server_of(photos: dict[str, bytes]) -> http.server.ThreadingHTTPServer:
+    """A server of these files, which may be changed while it runs; 404 for others. It refuses connections until it is opened."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -236,9 +236,14 @@ def serve(photos: dict[str, bytes], port: int = 0) -> http.server.ThreadingHTTPS
         def log_message(self, *words: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
+    server.server_bind()
     return server
+
+
+def open_to_all(server: http.server.ThreadingHTTPServer) -> None:
+    server.server_activate()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
 
 
 class TestWhatWasMendedAtTheOrigin:
@@ -246,11 +251,11 @@ class TestWhatWasMendedAtTheOrigin:
     def origin(self, house):
         photo = house.photo("a.jpg").read_bytes()
         self.photos = {"/there.jpg": photo, "/damaged.jpg": photo[:300]}
-        server = serve(self.photos)
+        server = server_of(self.photos)
+        open_to_all(server)
         url = f"http://127.0.0.1:{server.server_port}"
         self.path = house.manifest("remote.csv", "id,image_url", *(f"{n},{url}/{n}.jpg" for n in ("there", "gone", "damaged")))
         house.materialize(self.path)
-        house.run("depth_maps_for_chunk", pair(house.chunks(self.path)[0], "inverted"))
         assert house.records(profile="preview")["status"].tolist() == ["succeeded", "failed", "failed"]
         yield
         server.shutdown()
@@ -267,6 +272,7 @@ class TestWhatWasMendedAtTheOrigin:
 
     def test_permanent_failures_are_retried_by_the_job_that_says_so_in_one_run(self, house, origin, evaluator) -> None:
         (chunk,) = house.chunks(self.path)
+        house.run("depth_maps_for_chunk", pair(chunk, "inverted"))
         cursor = self.arrivals(house).cursor
         evaluator.at(NIGHT)
         self.mend(house)
@@ -298,20 +304,15 @@ class TestWhatWasMendedAtTheOrigin:
 
 def test_rows_whose_failure_may_pass_are_done_by_the_retry_job(house) -> None:
     photo = house.photo("a.jpg").read_bytes()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), None)
-    port = server.server_address[1]
-    server.server_close()  # nobody listens there now
-    path = house.manifest("remote.csv", "image_url", f"http://127.0.0.1:{port}/a.jpg")
-    house.materialize(path)
-    assert house.records()["error_kind"].tolist() == ["unreachable"]
+    with server_of({"/a.jpg": photo}) as server:  # which has its port, where nobody listens yet
+        path = house.manifest("remote.csv", "image_url", f"http://127.0.0.1:{server.server_port}/a.jpg")
+        house.materialize(path)
+        assert house.records()["error_kind"].tolist() == ["unreachable"]
 
-    server = serve({"/a.jpg": photo}, port)
-    try:
+        open_to_all(server)
         (chunk,) = house.chunks(path)
         house.run("retry_failed_rows", pair(chunk, "preview"), default_config=True)
-    finally:
         server.shutdown()
-        server.server_close()
     assert house.records()["status"].tolist() == ["succeeded"]
 
 

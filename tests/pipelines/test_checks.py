@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import dagster as dg
 import pytest
 
@@ -11,13 +14,22 @@ from pipelines import checks
 from pipelines.partitions import Partitions, pair
 
 
-@pytest.fixture
-def chunk(house) -> str:
+@pytest.fixture(scope="module")
+def made(furnish) -> tuple[Path, str]:
+    """A store in which two photos have all that is made of them, and their chunk."""
+    house = furnish()
     for n in range(2):
         house.photo(f"{n}.jpg", seed=n)
     path = house.manifest("two.csv", "image_url", "../photos/0.jpg", "../photos/1.jpg")
     house.materialize(path)
-    return house.chunks(path)[0]
+    return house.folder / "store", house.chunks(path)[0]
+
+
+@pytest.fixture
+def chunk(house, made: tuple[Path, str]) -> str:
+    store, chunk = made
+    shutil.copytree(store, house.folder / "store")
+    return chunk
 
 
 def evaluate(house, chunk: str, profile: str = "preview") -> dict[str, bool]:

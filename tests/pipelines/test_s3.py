@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,12 +30,10 @@ KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_na
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = ThreadedMotoServer("127.0.0.1", port)
+    server = ThreadedMotoServer("127.0.0.1", 0)
     server.start()
-    url = f"http://127.0.0.1:{port}"
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
     client = boto3.client("s3", endpoint_url=url, **KEYS)
     for bucket in ("catalogue", "results"):
         client.create_bucket(Bucket=bucket)

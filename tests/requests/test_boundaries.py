@@ -29,6 +29,7 @@ FILES = (
     "requests/body.py",
     "ingest/addresses.py",
     "ingest/answers.py",
+    "ingest/asking.py",
     "ingest/leniency.py",
 )
 ONE = {"imageUrl": "https://example.com/a.jpg", "model": "tiny"}

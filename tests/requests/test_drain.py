@@ -239,17 +239,19 @@ def test_a_drain_at_its_deadline_gives_back_what_it_has_not_begun(artworks, stor
     artworks.reconcile(max_attempts=3, dead_workers=[dead])
     slow = ask(artworks, f"{images.url}/slow.jpg")
     work = drain(artworks, store, settings.model_copy(update={"max_drain_seconds": 1.0}))
-    held_back = work._claim
+    held_back, begun = work._claim, threading.Event()
 
     def claim_both(models: Any, fetching: Any) -> None:  # the slow one first, so that the tried one has to wait
         if not work.held:
             work.held.add(slow)
         held_back(models, fetching)
+        begun.set()
 
     work._claim = claim_both
     thread = threading.Thread(target=work.serve)
     thread.start()
-    time.sleep(2)
+    assert begun.wait(60)
+    time.sleep(1.1)  # its time is over
     work.held.discard(slow)
     images.let_go.set()
     thread.join(30)
@@ -530,7 +532,8 @@ def test_a_request_waits_for_one_batch_of_bulk_and_not_for_the_chunk(artworks, s
             if turns.count("bulk") == 3:
                 bulk_runs.set()
                 asked.wait(60)
-                time.sleep(0.3)  # long enough for the request to reach the gate
+                while not device.BulkTurn(network.device, tmp_path).wanted():  # until the request is at the gate
+                    time.sleep(0.01)
             return predict(batch)
 
         network.predict = noted

@@ -1,0 +1,119 @@
+"""The index of a manifest: which chunk each row is in, and what it said when it was last read.
+
+Numbers instead of text where that is possible, since an index has as many rows as its manifest ever had. What does not belong
+here: which rows get which chunk (chunks.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+GONE = np.uint64(0)  # digest of a row that the manifest no longer has; it keeps its place
+_SLICE = 10_000  # rows that are Python objects at once
+_ROW_GROUP = 50_000  # of a Parquet file: what its reader and writer hold at once
+_TEXT = pa.large_string()
+
+Integers = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Index:
+    """Every row that the manifest has or ever had, in order of first sight.
+
+    `keys`: large_string. `chunks`: int32, places in `names`. `digests`: uint64 of what the row says, GONE for one that is gone.
+    """
+
+    keys: pa.Array
+    names: list[str]
+    chunks: Integers
+    digests: Integers
+
+    @classmethod
+    def empty(cls) -> Index:
+        return cls(pa.array([], _TEXT), [], np.empty(0, np.int32), np.empty(0, np.uint64))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def places_of(self, keys: pa.Array, hashes: Integers) -> Integers:
+        """Where in the index each key is, by its hash; -1 for a key that is not there."""
+        if not len(self):
+            return np.full(len(keys), -1, np.int32)
+        own = hashes_of(self.keys)
+        order = np.argsort(own).astype(np.int32)
+        own = own[order]
+        at = np.minimum(np.searchsorted(own, hashes), len(own) - 1)
+        places: Integers = np.where(own[at] == hashes, order[at], np.int32(-1))
+        # Two keys of one hash are very rare. A table of all keys needs no hashes, but as much memory as they.
+        if (own[1:] == own[:-1]).any() or not self._are_there(keys, places):
+            places = pc.fill_null(pc.index_in(keys, value_set=self.keys), -1).to_numpy()
+        return places
+
+    def _are_there(self, keys: pa.Array, places: Integers) -> bool:
+        slices = (slice(start, start + _SLICE) for start in range(0, len(keys), _SLICE))
+        found = ((keys[part], pa.array(places[part], mask=places[part] < 0)) for part in slices)
+        return all(pc.all(pc.equal(wanted, self.keys.take(there))).as_py() is not False for wanted, there in found)
+
+    def frame(self) -> pd.DataFrame:
+        """row_key, chunk, digest (16 hex digits, "" for a row that is gone), as the store has them."""
+        frame: pd.DataFrame = pa.Table.from_batches(self._batches(), _SCHEMA).to_pandas()
+        return frame
+
+    def to_parquet(self) -> memoryview:
+        buffer = BytesIO()
+        with pq.ParquetWriter(buffer, _SCHEMA) as writer:
+            for batch in self._batches():
+                writer.write_batch(batch)
+        return buffer.getbuffer()
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        names = pa.array(self.names, _TEXT)
+        for start in range(0, len(self), _ROW_GROUP):
+            part = slice(start, start + _ROW_GROUP)
+            chunks, digests = names.take(pa.array(self.chunks[part])), pa.array(_as_hex(self.digests[part]), _TEXT)
+            yield pa.RecordBatch.from_arrays([self.keys[part], chunks, digests], schema=_SCHEMA)
+
+    @classmethod
+    def from_parquet(cls, data: bytes) -> Index:
+        keys, chunks, digests, numbers = [], [], [], dict[str, int]()
+        file = pq.ParquetFile(BytesIO(data))
+        for batch in file.iter_batches(_SLICE, columns=_SCHEMA.names, use_threads=False):  # each thread would keep memory
+            named = batch["chunk"].dictionary_encode()
+            of_batch = [numbers.setdefault(name, len(numbers)) for name in named.dictionary.to_pylist()]
+            keys.append(batch["row_key"].cast(_TEXT))
+            chunks.append(np.array(of_batch, np.int32)[named.indices.to_numpy()])
+            digests.append(_from_hex(batch["digest"].to_pylist()))
+        if not keys:
+            return cls.empty()
+        return cls(pa.concat_arrays(keys), list(numbers), np.concatenate(chunks), np.concatenate(digests))
+
+
+_SCHEMA = pa.schema([("row_key", _TEXT), ("chunk", _TEXT), ("digest", _TEXT)])
+
+
+def hashes_of(keys: pa.Array) -> Integers:
+    """One int64 for each key, the same for the same key in this process only."""
+    hashes = np.empty(len(keys), np.int64)
+    for start in range(0, len(keys), _SLICE):
+        part = keys[start : start + _SLICE].to_pylist()
+        hashes[start : start + len(part)] = np.fromiter(map(hash, part), np.int64, len(part))
+    return hashes
+
+
+def _as_hex(digests: Integers) -> list[str]:
+    text = digests.astype(">u8").tobytes().hex()
+    return ["" if digest == GONE else text[16 * n : 16 * n + 16] for n, digest in enumerate(digests)]
+
+
+def _from_hex(texts: list[str]) -> Integers:
+    return np.frombuffer(bytes.fromhex("".join(text or "0" * 16 for text in texts)), ">u8").astype(np.uint64)
