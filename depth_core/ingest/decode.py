@@ -70,6 +70,24 @@ _OTHERS = (
     (b"qoif", "QOI, which is not read"),
     (b"DDS ", "a DDS texture, which is not read"),
     (b"\0\0\0\x0cJXL ", "JPEG XL, which is not read"),
+    (b"\xffO\xffQ", "JPEG 2000, which is not read"),
+    (b"II\xbc\1", "JPEG XR, which is not read"),
+    (b"v/1\1", "OpenEXR, which is not read"),
+    (b"#?RADIANCE", "Radiance HDR, which is not read"),
+    (b"#?RGBE", "Radiance HDR, which is not read"),
+    (b"DDS ", "a DirectDraw surface (DDS), which is not read"),
+    (b"qoif", "QOI, which is not read"),
+    (b"\x01\xda", "an SGI picture, which is not read"),
+    (b"SDPX", "DPX, which is not read"),
+    (b"XPDS", "DPX, which is not read"),
+    (b"SIMPLE  =", "FITS, which is not read"),
+    (b"gimp xcf", "a GIMP file (XCF), which is not read"),
+    (b"\x8aMNG", "MNG, which is not read"),
+    (b"\x8bJNG", "JNG, which is not read"),
+    (b"icns", "an icon (ICNS)"),
+    (b"%!PS", "PostScript, which is not read"),
+    (b"\xc5\xd0\xd3\xc6", "PostScript, which is not read"),
+    *((b"P%c%c" % (kind, after), "PNM or PFM, which is not read") for kind in b"1234567Ff" for after in b"\n "),
     (b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
     (b"IIRO", "a camera's raw file (ORF), which is not read"),
     (b"IIRS", "a camera's raw file (ORF), which is not read"),
@@ -217,7 +235,7 @@ def _opened(data: bytes) -> pixels.Picture:
 
 
 def _format(data: bytes) -> tuple[str, Callable[[bytes], pixels.Picture] | None]:
-    if data[4:12] in (b"ftypavif", b"ftypavis"):
+    if headers.is_avif(data):
         return "AVIF", ByPillow
     for signature, named, opener in _SIGNATURES:
         if data.startswith(signature) and (named != "WEBP" or data[8:12] == b"WEBP"):
@@ -269,7 +287,7 @@ def _looks_like(data: bytes) -> str:
         brand = data[8:12]
         if brand == b"crx ":
             return "a camera's raw file (CR3), which is not read"
-        return "HEIC, which is not read" if brand in (b"heic", b"heix", b"mif1", b"msf1") else "a video (MP4 or QuickTime)"
+        return "HEIC, which is not read" if brand[:3] in (b"hei", b"hev", b"mif", b"msf") else "a video (MP4 or QuickTime)"
     if is_web_page(data):
         return "an HTML page"
     start = _start(data)

@@ -179,7 +179,7 @@ def _jpeg(data: bytes) -> Header:
     first = 4.1 + max(3.3, stored) if inks else max(3.2 if plain else 6.5, 3.2 + stored)
     kept = 0 if plain else min(int(stored * width * height), 16 * _MEBI)  # by the allocator, of small pictures
     extra = 8 * _MEBI + kept + (0 if data.endswith(b"\xff\xd9") else len(data))
-    return Header("jpeg", width, height, first, extra, odd, second_try=4.1 + max(3.3, stored))
+    return Header("jpeg", width, height, first, extra, odd, second_try=4.1 + max(3.3, 4.1 + stored))
 
 
 def _may_be_turned(exif: bytes) -> bool:
@@ -244,7 +244,7 @@ def _png(data: bytes) -> Header:
         else:
             metadata += length
             transparent |= kind == b"tRNS"
-            foreign |= kind in (b"iCCP", b"eXIf", b"tEXt", b"zTXt")  # texts may be EXIF
+            foreign |= kind in (b"iCCP", b"gAMA", b"cHRM", b"cICP", b"eXIf", b"tEXt", b"zTXt")  # texts may be EXIF
             if kind == b"iCCP":
                 profile += length
         at += length + 12
@@ -253,8 +253,8 @@ def _png(data: bytes) -> Header:
     # A copy of the file; its samples, which are the result where nothing is to be done to them.
     extra = len(data) + min(1000 * profile, _UNFOLDED_PROFILE) + 8 * _MEBI
     per_pixel = samples + (0.2 if samples == 3 and not foreign else 3.2)
-    if interlaced:  # by Pillow
-        per_pixel = 8.2
+    if interlaced:  # the last pass, half of the picture, is packed anew, and decoded beside the others
+        per_pixel = max(samples + 3.2, 4.4 * samples)
     return Header("png", width, height, per_pixel, extra, _odd_chunks(chunks, metadata))
 
 
@@ -299,7 +299,7 @@ def _bmp(data: bytes) -> Header:
         width, height, _, bits, compression = unpack_from("<iiHHI", data, 18)
     runs = compression in (1, 2)
     odd = f"run lengths of {len(data):,} bytes" if runs and len(data) > _ODD_RLE_BYTES else ""
-    return Header("bmp", abs(width), abs(height), 7.2 if bits > 8 else 6.6 if runs else 4.2, 6 * _MEBI, odd)
+    return Header("bmp", abs(width), abs(height), 7.2 if bits > 8 or runs else 4.2, 6 * _MEBI, odd)
 
 
 # -- TIFF -----------------------------------------------------------------------------------------------------------------
@@ -342,7 +342,8 @@ def _tiff(data: bytes) -> Header:
     pillow = 1 if samples == 1 else 4
     twice = pillow if tags.get(274, 1) != 1 else 0
     by_pillow = int((pillow + twice) * width * height) + max(int((3.2 - twice) * width * height), unit)
-    most = by_tifffile if bits > 8 or stretched else max(by_pillow, by_tifffile) if tags.get(284) == 2 else by_pillow
+    odd_planes = tags.get(284) == 2 or tags.get(262) == 3 or samples == 5
+    most = by_tifffile if bits > 8 or stretched else max(by_pillow, by_tifffile) if odd_planes else by_pillow
     odd = f"a tag of {values:,} values" if values > _ODD_VALUES else ""
     if compression not in _PLAIN_COMPRESSIONS:
         odd = odd or f"a TIFF of compression {compression}"
@@ -418,8 +419,10 @@ def _avif(data: bytes) -> Header:
     return Header("avif", width, height, per_pixel, 14 * _MEBI)
 
 
-def _is_avif(data: bytes) -> bool:
-    return data[4:8] == b"ftyp" and any(brand in data[8:128] for brand in (b"avif", b"avis"))
+def is_avif(data: bytes) -> bool:
+    """By any of its brands: the first may be that of HEIF's family."""
+    brands = data[8 : min(128, int.from_bytes(data[:4], "big"))]
+    return data[4:8] == b"ftyp" and (b"avif" in brands or b"avis" in brands)
 
 
 _LOOKS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes], Header]], ...] = (
@@ -428,6 +431,6 @@ _LOOKS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes], Header]], ...] = 
     (lambda data: data.startswith(b"RIFF") and data[8:12] == b"WEBP", _webp),
     (lambda data: data.startswith((b"GIF87a", b"GIF89a")), _gif),
     (lambda data: data.startswith((b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"II+\0", b"MM\0+")), _tiff),
-    (_is_avif, _avif),
+    (is_avif, _avif),
     (lambda data: data.startswith(b"BM"), _bmp),
 )

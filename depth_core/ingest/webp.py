@@ -19,7 +19,7 @@ class WebP:
         """Raises ImageError: TRUNCATED_IMAGE."""
         self._data = data
         self._icc: bytes | None = None
-        self._animated = False
+        self._first: tuple[int, int, int, int] | None = None  # of an animation: where the first frame lies
         size, camera, at = None, b"", 12
         while at + 8 <= len(data):
             kind, start = data[at : at + 4], at + 8
@@ -38,8 +38,9 @@ class WebP:
                 self._icc = data[start:end]
             elif kind == b"EXIF":
                 camera = data[start:end]
-            elif kind == b"ANMF":
-                self._animated = True
+            elif kind == b"ANMF" and self._first is None:
+                left, top, wide, high = (int.from_bytes(data[start + n : start + n + 3], "little") for n in (0, 3, 6, 9))
+                self._first = 2 * left, 2 * top, 2 * left + wide + 1, 2 * top + high + 1
             at = end + (end & 1)
         if size is None or not all(size):
             raise ImageError(ErrorKind.TRUNCATED_IMAGE, "starts like WEBP, but is damaged or of a variety that is not read")
@@ -49,10 +50,12 @@ class WebP:
         self.focal_px = exif.focal_px(read, *size)
 
     def read(self) -> tuple[pixels.RGB, str]:
-        if self._animated:
+        if self._first is not None:
             with Image.open(BytesIO(self._data), formats=("WEBP",)) as image:  # which lays the first frame on its canvas
                 image.load()
-                return pixels.from_image(image, self._icc, self.orientation), ""
+                rgb = pixels.from_image(image, self._icc, self.orientation)
+            pixels.whiten_around(rgb, self._first, self.orientation)
+            return rgb, ""
         import imagecodecs
 
         samples = imagecodecs.webp_decode(self._data)

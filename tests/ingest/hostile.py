@@ -23,13 +23,18 @@ def chunk(kind: bytes, data: bytes = b"") -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(size: tuple[int, int], bits: int, colour: int, *, before: bytes = b"") -> bytes:
+# Adam7: first row and column, step of rows and columns.
+PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+
+
+def png(size: tuple[int, int], bits: int, colour: int, *, before: bytes = b"", interlaced: bool = False) -> bytes:
     """A PNG of zeros. `colour` as in its header: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA. `before`: chunks."""
     width, height = size
     samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
-    rows = zlib.compress(bytes(1 + (width * bits * samples + 7) // 8) * height)
+    parts = [(len(range(x, width, dx)), len(range(y, height, dy))) for y, x, dy, dx in PASSES] if interlaced else [size]
+    rows = zlib.compress(b"".join(bytes(1 + (wide * bits * samples + 7) // 8) * high for wide, high in parts))
     palette = chunk(b"PLTE", bytes(768)) if colour == 3 else b""
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlaced))
     return b"\x89PNG\r\n\x1a\n" + head + palette + before + chunk(b"IDAT", rows) + chunk(b"IEND")
 
 
@@ -100,6 +105,7 @@ def varieties(size: tuple[int, int]) -> dict[str, bytes]:
     made = {f"png {bits} bits colour {colour}": png(size, bits, colour) for bits, colour in PNGS}
     made |= {f"tiff {mode}": encoded(mode, size, "TIFF", compression="tiff_lzw") for mode in TIFFS}
     made |= {
+        **{f"png interlaced {bits} {colour}": png(size, bits, colour, interlaced=True) for bits, colour in PNGS},
         "png transparent": png(size, 8, 3, before=chunk(b"tRNS", bytes(9))),
         "jpeg": encoded("RGB", size, "JPEG"),
         "jpeg turned": encoded("RGB", size, "JPEG", exif=upright.tobytes()),

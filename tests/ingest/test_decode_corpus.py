@@ -23,6 +23,7 @@ from PIL import ExifTags, Image
 
 from depth_core.errors import ImageError
 from depth_core.ingest.decode import decode
+from depth_core.ingest.exif import TURNS
 from depth_core.settings import Settings
 
 WIDTH, HEIGHT = 61, 47
@@ -326,6 +327,44 @@ def webs() -> Iterator[File]:
     yield File("GIF animated", saved(limited, "GIF", save_all=True, append_images=[limited.transpose(0)]))
 
 
+def canvas(frame: Array) -> Array:
+    """What a first frame at 6, 4 shows on the canvas: what was never painted is transparent, so white."""
+    shown = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
+    shown[4 : 4 + frame.shape[0], 6 : 6 + frame.shape[1]] = frame
+    return shown
+
+
+def small_frames() -> Iterator[File]:
+    frame = Image.fromarray(eight(RGB)).crop((0, 0, 30, 20))
+    limited = frame.quantize(200)
+    gif = bytearray(saved(limited, "GIF"))
+    struct.pack_into("<HH", gif, 6, WIDTH, HEIGHT)
+    struct.pack_into("<HH", gif, gif.rindex(b"\x2c\0\0\0\0\x1e\0\x14\0") + 1, 6, 4)
+    yield File("GIF whose first frame is small", bytes(gif), canvas(np.asarray(limited.convert("RGB"))), within=0)
+    pixels = saved(frame, "WEBP", lossless=True)[12:]
+    sides = (WIDTH - 1).to_bytes(3, "little") + (HEIGHT - 1).to_bytes(3, "little")
+    where = b"".join(number.to_bytes(3, "little") for number in (3, 2, 29, 19, 100))
+    chunks = ((b"VP8X", b"\2\0\0\0" + sides), (b"ANIM", b"\0\0\xff\xff\0\0"), (b"ANMF", where + b"\0" + pixels))
+    body = b"WEBP" + b"".join(kind + struct.pack("<I", len(part)) + part + bytes(len(part) % 2) for kind, part in chunks)
+    shown = canvas(np.asarray(frame))
+    yield File("WEBP whose first frame is small", b"RIFF" + struct.pack("<I", len(body)) + body, shown, within=0)
+
+
+def avifs() -> Iterator[File]:
+    picture = Image.fromarray(eight(RGB))
+    exact: dict[str, Any] = {"quality": 100, "subsampling": "4:4:4"}
+    data = saved(picture, "AVIF", **exact)
+    yield File("AVIF that calls itself of HEIF's family", data.replace(b"ftypavif", b"ftypmif1"), eight(RGB), within=4)
+    for turn in range(2, 9):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = turn
+        yield File(f"AVIF turned {turn}", saved(picture, "AVIF", exif=exif, **exact), TURNS[turn](eight(RGB)), within=4)
+    at = data.index(b"colrnclx") + 8
+    linear = eight(RGB) / 255
+    curved = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)
+    yield File("AVIF of linear light", data[:at] + b"\0\1\0\x08" + data[at + 4 :], np.uint8(np.round(255 * curved)), within=40)
+
+
 # -- the comparison -----------------------------------------------------------------------------------------------------
 
 
@@ -345,7 +384,7 @@ def shown_by_magick(files: list[File], folder: Path) -> dict[str, Array]:
     }
 
 
-@pytest.mark.parametrize("files", [pngs, tiffs, packed_tiffs, jpegs, bmps, webs])
+@pytest.mark.parametrize("files", [pngs, tiffs, packed_tiffs, jpegs, bmps, webs, small_frames, avifs])
 def test_files_are_decoded_as_another_reader_shows_them(
     files: Callable[[], Iterator[File]], tmp_path: Path, settings: Settings
 ) -> None:

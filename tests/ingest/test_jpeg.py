@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
@@ -60,10 +61,18 @@ def test_a_large_jpeg_without_its_end_is_decoded_smaller_all_the_same(settings: 
         assert (image.scaled, image.rgb.shape[:2]) == (True, (30, 40))
 
 
-@given(kind=st.sampled_from(sorted(KINDS)), lost=st.floats(0.001, 1), mended=st.sampled_from([b"", END, bytes(700)]))
+@given(
+    kind=st.sampled_from(sorted(KINDS)),
+    lost=st.floats(0.001, 1),
+    mended=st.sampled_from([b"", END, bytes(700)]),
+    junk=st.sampled_from([b"", b"junk"]),
+)
 @hypothesis_settings(max_examples=150)
-def test_a_jpeg_that_lacks_pixels_never_gives_another_picture(settings: Settings, kind: str, lost: float, mended: bytes) -> None:
-    data = photo(kind)
+def test_a_jpeg_that_lacks_pixels_never_gives_another_picture(
+    settings: Settings, kind: str, lost: float, mended: bytes, junk: bytes
+) -> None:
+    table = photo(kind).index(b"\xff\xdb")  # of what libjpeg warns, it says the first alone
+    data = photo(kind)[:table] + junk + photo(kind)[table:]
     start = data.rindex(b"\xff\xda") if "progressive" not in kind else data.index(b"\xff\xda")
     cut = len(data) - 2 - max(3, int(lost * (len(data) - 2 - start)))
     with suppress(ImageError):
@@ -72,8 +81,10 @@ def test_a_jpeg_that_lacks_pixels_never_gives_another_picture(settings: Settings
 
 
 @pytest.mark.parametrize("end", [b"", END])
-def test_a_progressive_jpeg_that_lacks_whole_scans_is_damaged(end: bytes, settings: Settings) -> None:
+@pytest.mark.parametrize("junk", [b"", b"junk"])
+def test_a_progressive_jpeg_that_lacks_whole_scans_is_damaged(end: bytes, junk: bytes, settings: Settings) -> None:
     data = photo("progressive")
+    data = data[: data.index(b"\xff\xdb")] + junk + data[data.index(b"\xff\xdb") :]
     starts = [at for at in range(len(data)) if data.startswith(b"\xff\xda", at)]
     assert len(starts) > 5
     for start in starts[1:]:
@@ -82,6 +93,24 @@ def test_a_progressive_jpeg_that_lacks_whole_scans_is_damaged(end: bytes, settin
         cut = table if int.from_bytes(data[table + 2 : table + 4], "big") + table + 2 == start else start
         with pytest.raises(ImageError) as caught:
             decode(data[:cut] + end, settings=settings)
+        assert caught.value.kind is ErrorKind.TRUNCATED_IMAGE
+
+
+@pytest.mark.parametrize("junk", [b"", b"junk"])
+def test_lost_or_mixed_up_restarts_are_damage(junk: bytes, settings: Settings) -> None:
+    data = photo("restarts")
+    table = data.index(b"\xff\xdb")
+    data = data[:table] + junk + data[table:]
+    at = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", data)]
+    np.testing.assert_array_equal(decode(data, settings=settings).rgb, decode(photo("restarts"), settings=settings).rgb)
+    for damaged in (
+        data[: at[3]] + data[at[4] :],
+        data[: at[3]] + data[at[4] : at[5]] + data[at[3] : at[4]] + data[at[5] :],
+        data[: at[3]] + data[at[11] :],
+        data[: at[-3]] + END,
+    ):
+        with pytest.raises(ImageError) as caught:
+            decode(damaged, settings=settings)
         assert caught.value.kind is ErrorKind.TRUNCATED_IMAGE
 
 
@@ -98,12 +127,16 @@ def test_a_lossless_jpeg_of_eight_bits_is_read(settings: Settings) -> None:
     np.testing.assert_array_equal(decode(imagecodecs.jpeg8_encode(picture, lossless=True), settings=settings).rgb, picture)
 
 
-def test_bytes_between_segments_are_no_damage(settings: Settings) -> None:
-    data = photo("baseline")
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_between_segments_are_no_damage(kind: str, settings: Settings) -> None:
+    data = photo(kind)
     table = data.index(b"\xff\xc4")
-    odd = data[:table] + b"\0\0\0" + data[table:]
-    image = decode(odd, settings=settings)
-    np.testing.assert_array_equal(image.rgb, decode(data, settings=settings).rgb)
+    right = decode(data, settings=settings).rgb
+    for odd in (data[:table] + b"\0\0\0" + data[table:], data[:-2] + b"\0\0junk" + END):
+        image = decode(odd, settings=settings)
+        np.testing.assert_array_equal(image.rgb, right)
+        assert image.note == ""
+    assert decode(data[:table] + b"junk" + data[table:-2], settings=settings).note == jpeg.NOTE
 
 
 def test_pictures_and_videos_behind_the_first_picture_do_not_matter(settings: Settings, encode: Encode) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from depth_core.errors import ErrorKind, ImageError
-from depth_core.ingest import png as png_module
+from depth_core.ingest import png as png_reader
 from depth_core.ingest.decode import decode
 from depth_core.settings import Settings
 
@@ -156,9 +156,101 @@ def test_orientation_in_xmp_alone_turns_nothing_as_in_browsers(settings: Setting
         assert decode(picture, settings=settings).rgb.shape == (HEIGHT, WIDTH, 3), form
 
 
+def chunks_of(data: bytes) -> list[bytes]:
+    found, at = [], 8
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        found.append(data[at:end])
+        at = end
+    return found
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_damage_is_found_however_the_rows_are_ordered(interlaced: bool, settings: Settings) -> None:
+    header, pixels, end = chunks_of(png(zlib.compress(rows(interlaced)), interlaced=interlaced))
+    of_palette = chunk(b"IHDR", struct.pack(">2I5B", WIDTH, HEIGHT, 8, 3, 0, 0, interlaced))
+    palette = chunk(b"PLTE", bytes(range(30)))
+    indices = np.zeros((HEIGHT, WIDTH), np.uint8)
+    parts = [indices[y::dy, x::dx] for y, x, dy, dx in PASSES] if interlaced else [indices]
+    of_indices = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for part in parts for row in part)))
+    wrong = bytes([header[-1] ^ 1])
+    for damaged in (
+        (header, pixels[:-1] + wrong, end),
+        (header[:-1] + wrong, pixels, end),
+        (header, chunk(b"IDAT", pixels[8:-8]), end),  # without the stream's own checksum
+        (of_palette, of_indices, end),
+        (of_palette, of_indices, palette, end),
+    ):
+        assert kind_of_failure(SIGNATURE + b"".join(damaged), settings) is ErrorKind.TRUNCATED_IMAGE
+    decode(SIGNATURE + of_palette + palette + of_indices + end, settings=settings)
+
+
+def of_level(level: int, *extra: bytes, colour: int = 2, bits: int = 8) -> bytes:
+    """A picture of one level, opaque."""
+    sample = level.to_bytes(bits // 8, "big")
+    samples = {0: sample, 2: 3 * sample, 4: sample + b"\xff" * (bits // 8), 6: 3 * sample + b"\xff" * (bits // 8)}[colour]
+    header = chunk(b"IHDR", struct.pack(">2I5B", 20, 20, bits, colour, 0, 0, 0))
+    stream = zlib.compress((b"\0" + samples * 20) * 20)
+    return SIGNATURE + header + b"".join(extra) + chunk(b"IDAT", stream) + chunk(b"IEND", b"")
+
+
+def gama(gamma: float) -> bytes:
+    return chunk(b"gAMA", struct.pack(">I", round(gamma * 100_000)))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("colour", [0, 2, 4, 6])
+def test_gamma_counts_as_in_browsers(colour: int, bits: int, settings: Settings) -> None:
+    level = 55 if bits == 8 else 55 * 257
+
+    def shown(*extra: bytes) -> int:
+        return int(decode(of_level(level, *extra, colour=colour, bits=bits), settings=settings).rgb[9, 9, 1])
+
+    assert abs(shown(gama(1)) - 128) <= 1
+    assert abs(shown(gama(1 / 1.8)) - 71) <= 1
+    for same in ((), (gama(0.45455),), (gama(0.46),), (gama(0),), (chunk(b"gAMA", b"\1"),), (chunk(b"sRGB", b"\0"), gama(1))):
+        assert shown(*same) == 55, same
+    assert shown(gama(1), chunk(b"cICP", b"\1\x0d\0\1")) == 55
+
+
+P3 = (0.3127, 0.329, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"cHRM", struct.pack(">8I", *(round(part * 100_000) for part in P3))) + gama(0.45455),
+        chunk(b"cICP", b"\x0c\x0d\0\1"),
+        chunk(b"iCCP", b"wrong\0\0" + zlib.compress(b"no profile")) + chunk(b"cICP", b"\x0c\x0d\0\1"),
+    ],
+)
+def test_primaries_count(extra: bytes, settings: Settings) -> None:
+    def light(level: float) -> float:
+        return float(((level / 255 + 0.055) / 1.055) ** 2.4)
+
+    def level(light: float) -> float:
+        return float(255 * (1.055 * light ** (1 / 2.4) - 0.055))
+
+    header, pixels, end = chunks_of(png(zlib.compress(b"".join(b"\0" + bytes([100, 150, 150]) * WIDTH for _ in range(HEIGHT)))))
+    rgb = decode(SIGNATURE + header + extra + pixels + end, settings=settings).rgb[5, 5]
+    # Display P3's red in sRGB's primaries is 1.2249 of red and -0.2249 of green (and of blue, nearly).
+    assert abs(rgb[0] - level(1.2249 * light(100) - 0.2249 * light(150))) <= 2
+    assert rgb[0] < 85
+
+
+def test_high_dynamic_range_has_its_reference_white_as_white(settings: Settings) -> None:
+    pq, hlg = (chunk(b"cICP", bytes([9, transfer, 0, 1])) for transfer in (16, 18))
+    for tag, signal, level in (
+        *((pq, 0.0, 0), (pq, 0.4403, 136), (pq, 0.59, 255), (pq, 1.0, 255)),  # 50 cd/m2, 203
+        *((hlg, 0.0, 0), (hlg, 0.5, 137), (hlg, 0.75, 255), (hlg, 1.0, 255)),
+    ):
+        rgb = decode(of_level(round(signal * 65535), tag, bits=16), settings=settings).rgb[9, 9].astype(int)
+        assert np.abs(rgb - level).max() <= 3, (tag, signal, rgb)
+
+
 def test_of_many_packed_profiles_one_is_unfolded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(png_module, "_profile", lambda body: seen.append(body))
+    monkeypatch.setattr(png_reader, "_profile", lambda body: seen.append(body))
     bomb = hostile.chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1 << 16)))
     assert decode(hostile.png((64, 64), 8, 2, before=bomb * 500), settings=settings).rgb.shape == (64, 64, 3)
     assert len(seen) == 1
