@@ -130,7 +130,7 @@ def materialize(
                 instance.delete_dynamic_partition(MANIFEST, slug)
             raise
         index = manifest.read_index(store, slug)
-        rows = {} if index is None else index["chunk"].value_counts().to_dict()
+        rows = {} if index is None else index.rows_by_chunk()
         report = Report(uri, sorted(rows))
         for number, chunk in enumerate(report.chunks, 1):
 

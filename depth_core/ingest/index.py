@@ -45,6 +45,10 @@ class Index:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def rows_by_chunk(self) -> dict[str, int]:
+        """How many rows each chunk has, those that are gone among them."""
+        return dict(zip(self.names, np.bincount(self.chunks, minlength=len(self.names)).tolist(), strict=True))
+
     def places_of(self, keys: pa.Array, hashes: Integers) -> Integers:
         """Where in the index each key is, by its hash; -1 for a key that is not there."""
         if not len(self):

@@ -10,16 +10,18 @@ import io
 import json
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from depth_core.catalog import DepthKind, ModelSpec
 from depth_core.contract import DepthParameters, NormalizationMode
 from depth_core.storage import Store
+
+if TYPE_CHECKING:  # the HTTP door reads sidecars alone, and starts faster without
+    import numpy as np
+    import numpy.typing as npt
 
 # Raise by hand when the same parameters and weights give other pixels or other files than before. It is part of every folder's
 # name, so raising it recomputes everything: it is not the release's number, and a release alone must never change it.
@@ -38,22 +40,23 @@ def png8(gray: npt.NDArray[np.uint8], level: int = 1) -> bytes:
 
     The GIL is released while it works.
     """
-    return _png(gray, np.uint8, level)
+    return _png(gray, "uint8", level)
 
 
 def png16(gray: npt.NDArray[np.uint16], level: int = 1) -> bytes:
     """A 16-bit grayscale PNG of a picture, uint16 (H, W). `level` as in `png8`."""
-    return _png(gray, np.uint16, level)
+    return _png(gray, "uint16", level)
 
 
-def _png(gray: npt.NDArray[Any], dtype: type, level: int) -> bytes:
+def _png(gray: npt.NDArray[Any], dtype: str, level: int) -> bytes:
     import imagecodecs
+    import numpy as np
 
     if gray.ndim != 2 or gray.dtype != dtype:
-        raise ValueError(f"expected {np.dtype(dtype)} (H, W), got {gray.dtype} {gray.shape}")
+        raise ValueError(f"expected {dtype} (H, W), got {gray.dtype} {gray.shape}")
     # Depth is smooth: a row is nearly the one above (filter UP), and what is left in 8 bits is long runs of one value, which
     # run-length coding packs twice as fast and smaller than deflate's fast levels. 16 bits hold no runs.
-    runs = level == 1 and dtype is np.uint8
+    runs = level == 1 and dtype == "uint8"
     return cast(
         bytes,
         imagecodecs.png_encode(
@@ -69,7 +72,7 @@ def tiff32(depth: npt.NDArray[np.float32]) -> bytes:
     """A TIFF of one float32 page (H, W), lossless: deflate with the floating-point predictor, which every reader knows."""
     import tifffile
 
-    if depth.ndim != 2 or depth.dtype != np.float32:
+    if depth.ndim != 2 or depth.dtype != "float32":
         raise ValueError(f"expected float32 (H, W), got {depth.dtype} {depth.shape}")
     file = io.BytesIO()
     tifffile.imwrite(

@@ -39,11 +39,11 @@ def made_of(name: str, store: Store) -> dict[str, Any]:
             manifest.write_chunks(store, SLUG, assignment, rows, run_id="run")
             index = manifest.read_index(store, SLUG)
             assert index is not None
-            chunks = {chunk: plain(manifest.read_chunk(store, chunk)) for chunk in sorted(set(index["chunk"]))}
+            chunks = {chunk: plain(manifest.read_chunk(store, chunk)) for chunk in sorted(index.names)}
             result[version] = {
                 "sha256": rows.sha256,
                 "rows": plain(rows.frame),
-                "index": plain(index),
+                "index": plain(index.frame()),
                 "changed": list(assignment.changed),
                 "chunks": chunks,
             }
