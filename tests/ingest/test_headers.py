@@ -79,12 +79,12 @@ def measured(folder: Path) -> dict[str, tuple[int, int]]:
 def test_a_header_tells_the_memory_that_decoding_takes_and_hardly_more(tmp_path: Path) -> None:
     for name, data in textured.files(SIZE):
         (tmp_path / f"{name}.decode").write_bytes(data)
-    loaded = 3 * MEBI  # a decoder's own code and tables, when it is used for the first time
+    loaded = 6 * MEBI  # a decoder's own code and tables, when it is used for the first time, and what an allocator rounds up
     sizes = measured(tmp_path)
     assert len(sizes) == len(list(tmp_path.iterdir()))
     assert {name: size for name, size in sizes.items() if not 0 < size[0] <= size[1] + loaded} == {}, "takes more"
     # Beside what grows with the pixels, pieces of files and pictures are counted that not every file needs.
-    pieces = {name: 40 * MEBI if name.startswith("tiff") else 12 * MEBI for name in sizes}
+    pieces = {name: 44 * MEBI if name.startswith("tiff") else 16 * MEBI for name in sizes}
     assert {name: size for name, size in sizes.items() if size[1] > 1.3 * size[0] + pieces[name]} == {}, "takes far less"
 
 
@@ -94,7 +94,7 @@ def test_the_whole_way_of_a_photo_to_the_network_takes_what_its_header_tells(tmp
         (tmp_path / f"{size}.whole").write_bytes(hostile.encoded("RGB", size, "JPEG"))
     sizes = measured(tmp_path)
     assert len(sizes) == 9
-    assert {name: size for name, size in sizes.items() if not 0 < size[0] <= size[1] + 3 * MEBI} == {}, "takes more"
+    assert {name: size for name, size in sizes.items() if not 0 < size[0] <= size[1] + 6 * MEBI} == {}, "takes more"
     assert {name: size for name, size in sizes.items() if size[1] > 1.3 * size[0] + 24 * MEBI} == {}, "takes far less"
 
 
