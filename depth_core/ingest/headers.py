@@ -74,7 +74,7 @@ class Header:
         strip = min(12 * 64 * self.pixels // max(1, short), 12 * self.pixels)
         resizing = rows + max(rows, strip) + 48 * long * short
         # The allocator keeps small blocks that lie between others.
-        return max(self.decode_bytes, 3 * self.pixels + resizing + min(rows, 32 << 20))
+        return max(self.decode_bytes, 3 * self.pixels + resizing + min(rows, 64 << 20))
 
 
 class LargerError(Exception):
