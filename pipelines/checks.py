@@ -11,7 +11,7 @@ from PIL import Image
 
 from depth_core.display import shown_text
 from depth_core.ingest import manifest
-from depth_core.output import records
+from depth_core.output import large, records
 from depth_core.storage import Store
 from pipelines.failures import plainly
 from pipelines.partitions import Partitions, chunk_and_profile
@@ -51,7 +51,8 @@ def pictures_are_sound(frame: pd.DataFrame, store: Store) -> tuple[dg.AssetCheck
         """What is wrong with a picture as a file, and whether it has one gray everywhere."""
         try:
             with Image.open(BytesIO(store.read(f"{folder}/depth.png"))) as picture:
-                low, high = picture.getextrema()  # decodes all of it
+                with large.one_at_a_time(picture):
+                    low, high = picture.getextrema()  # decodes all of it
                 if picture.size != (width, height):
                     return f"{folder}: {picture.width} x {picture.height}, the record says {width} x {height}", low == high
         except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError on damaged chunks

@@ -20,13 +20,13 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from depth_core.display import MASK, printable, shown_field, shown_text, shown_url
-from depth_core.output import encode
+from depth_core.output import encode, large
 from depth_core.output.records import FAILED, SUCCEEDED, Summary, summarize
 from depth_core.storage import Store
 
 THUMBNAIL_SIDE = 360  # pixels of the longer side
 PAGE_LIMIT = 5_000  # cards on a page; a browser scrolls through so many
-_THREADS = 8  # so many decoded images are in memory at once, no more
+_THREADS = 8  # so many decoded images are in memory at once, no more, and of large ones one
 
 
 # -- thumbnails ---------------------------------------------------------------------------------------------------------------
@@ -49,8 +49,11 @@ def _picture(store: Store, key: str, side: int) -> Image.Image | None:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.draft("RGB", (side, side))  # JPEGs are decoded small
-            upright = ImageOps.exif_transpose(_eight_bits(image))
-            upright.thumbnail((side, side), Image.Resampling.BOX, reducing_gap=2.0)
+            if large.bytes_to_look_at(image) > large.MOST_BYTES:
+                return None
+            with large.one_at_a_time(image):
+                upright = ImageOps.exif_transpose(_eight_bits(image))
+                upright.thumbnail((side, side), Image.Resampling.BOX, reducing_gap=2.0)
             return _on_white(upright)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
