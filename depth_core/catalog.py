@@ -106,7 +106,7 @@ def _v3(name: str, kind: DepthKind, millions: float, licence: str, repository: s
 _RELATIVE, _METRIC = DepthKind.RELATIVE_DEPTH, DepthKind.METRIC_DEPTH
 
 MODELS: tuple[ModelSpec, ...] = (
-    ModelSpec(Family.TINY, "tiny", DepthKind.DISPARITY, APACHE, 32, 3.41, None),
+    ModelSpec(Family.TINY, "tiny", DepthKind.DISPARITY, APACHE, 32, 4.54, None),
     _v2("small", 24.79, APACHE, "depth-anything/Depth-Anything-V2-Small-hf"),
     _v2("base", 97.47, NON_COMMERCIAL, "depth-anything/Depth-Anything-V2-Base-hf"),
     _v2("large", 335.32, NON_COMMERCIAL, "depth-anything/Depth-Anything-V2-Large-hf"),

@@ -1,7 +1,9 @@
 """Options of the whole suite."""
 
+import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import HealthCheck, settings
 
 # Before torch is imported: its threads sleep while they wait, or those of two workers would take each other's cores by waiting.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-sys.path.insert(0, str(Path(__file__).parent))  # for odd_calls.py and ports.py
+sys.path.insert(0, str(Path(__file__).parent))  # for odd_calls.py, ports.py, small_network.py
 
 # No example fails because the machine is busy, and every run has the same ones. --hypothesis-profile=search looks for others.
 _PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
@@ -21,3 +23,15 @@ settings.load_profile("same")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--oracle", type=Path, help="a folder of reference fixtures: compare all of them, large networks included")
     parser.addoption("--device", default="cpu", help="where the networks of the reference fixtures run: cuda, mps")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_small_network_in_the_place_of_the_bundled_one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Most tests need a network and no good one; programs that tests start take it too."""
+    import small_network
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(
+            "DEPTH_CHECKPOINTS", json.dumps({"tiny": str(small_network.write(tmp_path_factory.mktemp("small") / "tiny"))})
+        )
+        yield

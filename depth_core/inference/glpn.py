@@ -1,4 +1,4 @@
-"""GLPN, the network of the bundled `tiny`: the numbers and the names of weights of transformers' GLPNForDepthEstimation.
+"""GLPN, the coarse network of the bundled `tiny`: the numbers and the names of weights of transformers' GLPNForDepthEstimation.
 
 It is here because importing transformers' takes longer than the first fifty depth maps of so small a network. Imports torch:
 load it inside functions only. What does not belong here: preprocessing, other networks (transformers_checkpoint.py).
@@ -6,20 +6,16 @@ load it inside functions only. What does not belong here: preprocessing, other n
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import cast
+from typing import Literal, Self, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from depth_core.inference import weights
-
-_FIXED = {"model_type": "glpn", "hidden_act": "gelu", "head_in_index": -1, "num_channels": 3}
 
 
 class Sizes(BaseModel, strict=True):
@@ -34,30 +30,32 @@ class Sizes(BaseModel, strict=True):
     strides: list[int]
     decoder_hidden_size: int
     max_depth: int | float
+    model_type: Literal["glpn"]
+    hidden_act: Literal["gelu"]
+    head_in_index: Literal[-1]
+    num_channels: Literal[3]
+
+    @model_validator(mode="after")
+    def _one_number_a_level(self) -> Self:
+        levels = [self.hidden_sizes, self.num_attention_heads, self.sr_ratios, self.mlp_ratios, self.patch_sizes, self.strides]
+        if any(len(level) != len(self.depths) for level in levels):
+            raise ValueError(f"not every list has {len(self.depths)} numbers, as depths has")
+        return self
 
 
-def sizes(config: Path) -> Sizes | None:
-    """Of a network that this module computes; None for every other file."""
+def sizes(config: Mapping[str, object]) -> Sizes | None:
+    """Of a network that this module computes; None for what every other config.json says."""
     try:
-        said = json.loads(config.read_text("utf-8"))
-        if not isinstance(said, dict) or any(said.get(key) != value for key, value in _FIXED.items()):
-            return None
-        found = Sizes.model_validate(said)
-    except (OSError, ValueError, RecursionError, ValidationError):
+        return Sizes.model_validate(config)
+    except ValidationError:
         return None
-    levels = [found.hidden_sizes, found.num_attention_heads, found.sr_ratios, found.mlp_ratios, found.patch_sizes, found.strides]
-    return found if all(len(level) == len(found.depths) for level in levels) else None
 
 
 def build(sizes: Sizes, tensors: Mapping[str, Tensor], *, origin: str, model: str) -> Glpn:
     """The network in float32 with these weights. Raises ModelUnavailableError as weights.check_against does."""
     with torch.device("meta"):
         network = Glpn(sizes)
-    state = network.state_dict()
-    counters = {key: torch.tensor(0) for key, tensor in state.items() if not tensor.is_floating_point()}  # of training
-    wanted = {key: tuple(tensor.shape) for key, tensor in state.items() if key not in counters}
-    used = weights.check_against(tensors, wanted, origin=origin, model=model)
-    network.load_state_dict(used | counters, assign=True)
+    weights.fill(network, tensors, origin=origin, model=model)
     return network.eval().requires_grad_(False)
 
 

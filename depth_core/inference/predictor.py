@@ -243,9 +243,9 @@ def choose_precision(settings: Settings, device: str) -> str:
 
 def _network_class(spec: ModelSpec) -> Callable[..., Network]:
     if spec.family is Family.TINY:
-        from depth_core.inference.transformers_checkpoint import TransformersCheckpoint
+        from depth_core.inference.checkpoint_folder import CheckpointFolder
 
-        return TransformersCheckpoint
+        return CheckpointFolder
     if spec.family is Family.V2:
         from depth_core.inference.depth_anything_2 import DepthAnything2
 

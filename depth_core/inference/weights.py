@@ -320,6 +320,16 @@ def check_against(
     return used
 
 
+def fill(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], *, origin: str, model: str) -> None:
+    """Gives a network that was made on the device "meta" its numbers, by the names of its parts. Raises as check_against does."""
+    import torch
+
+    state = network.state_dict()
+    counters = {key: torch.tensor(0) for key, tensor in state.items() if not tensor.is_floating_point()}  # of training
+    wanted = {key: tuple(tensor.shape) for key, tensor in state.items() if key not in counters}
+    network.load_state_dict(check_against(tensors, wanted, origin=origin, model=model) | counters, assign=True)
+
+
 def _fault(tensor: torch.Tensor) -> str:
     """What is wrong with the form of a tensor, "" if nothing is. 8 bits want scales, in keys that nobody asks for."""
     import torch

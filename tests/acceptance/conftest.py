@@ -41,6 +41,7 @@ class Place:
         mine = {
             "DAGSTER_HOME": str(self.folder / "dagster"),
             "DEPTH_DATA": str(self.folder),
+            "DEPTH_CHECKPOINTS": os.environ["DEPTH_CHECKPOINTS"],  # the small network
             "DEPTH_DEVICE": "cpu",
             "OMP_NUM_THREADS": "1",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

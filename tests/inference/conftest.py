@@ -16,6 +16,12 @@ from depth_core import settings
 sys.path.insert(0, str(Path(__file__).parent))  # for oracle.py
 
 
+@pytest.fixture(autouse=True)
+def _the_bundled_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the small one that stands in its place elsewhere."""
+    monkeypatch.delenv("DEPTH_CHECKPOINTS")
+
+
 @pytest.fixture
 def configured(tmp_path: Path) -> Callable[..., settings.Settings]:
     """Makes settings: a cache of their own, on the CPU, plus what is asked for."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import oracle
 import pytest
+import small_network
 import torch
 import transformers
 from safetensors.torch import save_file
@@ -35,10 +36,15 @@ def loaded(key: str, settings: Settings, path: Path | str = "") -> Predictor:
     return predictor.load(checkpoints.resolve(BY_KEY[key], settings, str(path)), settings)
 
 
-@pytest.fixture(params=["tiny", "v2/small", "v3/small"])
-def model(request: pytest.FixtureRequest, configured: Configured, v2_file: Path, v3_file: Path) -> Iterator[Predictor]:
-    files = {"tiny": "", "v2/small": v2_file, "v3/small": v3_file}
-    made = loaded(request.param, configured(), files[request.param])
+@pytest.fixture(params=["tiny", "tiny of one's own", "v2/small", "v3/small"])
+def model(
+    request: pytest.FixtureRequest, configured: Configured, v2_file: Path, v3_file: Path, tmp_path: Path
+) -> Iterator[Predictor]:
+    if request.param == "tiny of one's own":
+        made = loaded("tiny", configured(), tiny_folder(tmp_path, "transformers"))
+    else:
+        files = {"tiny": "", "v2/small": v2_file, "v3/small": v3_file}
+        made = loaded(request.param, configured(), files[request.param])
     yield made
     made.close()
 
@@ -219,22 +225,26 @@ def test_a_v3_file_that_lacks_a_key_is_refused_and_one_with_more_is_not(
         loaded("v3/small", configured(), tmp_path / "less.safetensors")
 
 
-def tiny_folder(tmp_path: Path, **tensors: torch.Tensor | None) -> Path:
-    """A copy of tiny with other tensors; None: without."""
-    folder = Path(shutil.copytree(checkpoints.BUNDLED, tmp_path / "tiny"))
+def tiny_folder(tmp_path: Path, network: str = "bundled", **tensors: torch.Tensor | None) -> Path:
+    """What may stand in the place of tiny, with other tensors (None: without): "bundled", "GLPN", or one by "transformers"."""
+    folder = tmp_path / "tiny"
+    if network == "bundled":
+        shutil.copytree(checkpoints.BUNDLED, folder)
+    else:
+        small_network.write(folder)
+    if network == "transformers":  # our own code knows "gelu" alone
+        (folder / "config.json").write_text(json.dumps(small_network.CONFIG | {"hidden_act": "relu"}))
     held = weights.read(folder / "model.safetensors") | tensors
     save_file({key: value for key, value in held.items() if value is not None}, folder / "model.safetensors")
     return folder
 
 
-@pytest.mark.parametrize("activation", ["gelu", "relu"], ids=["our own code", "code of transformers"])
+@pytest.mark.parametrize("network", ["bundled", "GLPN", "transformers"])
 def test_tiny_is_refused_without_a_key_with_a_misshapen_one_and_with_numbers_that_are_none(
-    configured: Configured, tmp_path: Path, activation: str
+    configured: Configured, tmp_path: Path, network: str
 ) -> None:
-    key = next(
-        key for key in weights.read(checkpoints.BUNDLED / "model.safetensors") if key.startswith("head") and "weight" in key
-    )
-    shape = tuple(weights.read(checkpoints.BUNDLED / "model.safetensors")[key].shape)
+    key = ("coarse." if network == "bundled" else "") + "head.head.2.weight"
+    shape = tuple(weights.read(tiny_folder(tmp_path / "whole", network) / "model.safetensors")[key].shape)
     for number, (tensor, message) in enumerate(
         (
             (None, f"1 keys missing: {key}"),
@@ -243,19 +253,10 @@ def test_tiny_is_refused_without_a_key_with_a_misshapen_one_and_with_numbers_tha
             (torch.full(shape, torch.nan), f"{key} holds NaN or infinity"),
         )
     ):
-        folder = tiny_folder(tmp_path / str(number), **{key: tensor})
-        activate(folder, activation)
         with pytest.raises(ModelUnavailableError, match=re.escape(message)):
-            loaded("tiny", configured(), folder)
-    folder = tiny_folder(tmp_path, more=torch.ones(2, dtype=torch.int8))  # that nobody asks for
-    activate(folder, activation)
-    loaded("tiny", configured(), folder)
-
-
-def activate(folder: Path, by: str) -> None:
-    """Changes what a GLPN is activated by: our own code knows "gelu" alone."""
-    file = folder / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_act": by}))
+            loaded("tiny", configured(), tiny_folder(tmp_path / str(number), network, **{key: tensor}))
+    # that nobody asks for
+    loaded("tiny", configured(), tiny_folder(tmp_path / "more", network, more=torch.ones(2, dtype=torch.int8)))
 
 
 @pytest.mark.parametrize(

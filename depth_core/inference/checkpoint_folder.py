@@ -1,0 +1,79 @@
+"""A folder with config.json, preprocessor_config.json and weights: the bundled `tiny`, or a checkpoint of one's own in its place.
+
+Which network it is, config.json says: `tiny`'s own (tiny_network.py), a GLPN (glpn.py), or any that transformers knows
+(transformers_checkpoint.py). Imports torch: load it inside functions only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+from pydantic import ValidationError
+
+from depth_core.errors import ModelUnavailableError
+from depth_core.inference import glpn, tiny_network, weights
+from depth_core.inference.checkpoints import Checkpoint
+from depth_core.inference.image_processor import ImageProcessor
+from depth_core.inference.prediction import Prediction
+
+
+class CheckpointFolder:
+    """A loaded network. What it answers is taken for what the catalogue says the model's numbers mean."""
+
+    def __init__(self, checkpoint: Checkpoint, *, device: str, autocast: bool) -> None:
+        folder = checkpoint.path
+        self._images = ImageProcessor.read(folder / "preprocessor_config.json")
+        if self._images.multiple != checkpoint.spec.patch:
+            raise ModelUnavailableError(
+                f"{folder} wants multiples of {self._images.multiple} pixels, the catalogue says {checkpoint.spec.patch}"
+            )
+        self._depth = _network(folder, checkpoint.spec.key, device)
+
+    def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+        return self._images.prepare(rgb, size)
+
+    def predict(self, batch: torch.Tensor) -> Prediction:
+        depth = self._depth(batch)
+        if depth.shape[-2:] != batch.shape[-2:]:
+            depth = F.interpolate(depth[:, None], batch.shape[-2:], mode="bilinear")[:, 0]
+        return Prediction(depth)
+
+
+def _network(folder: Path, model: str, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """(N, 3, H, W) to (N, h, w). Raises ModelUnavailableError."""
+    file = weights.find(folder)
+    tensors = weights.read(file)
+    config = _config(folder / "config.json")
+    if config.get("model_type") == tiny_network.MODEL_TYPE:
+        return tiny_network.build(_of_tiny(config, folder), tensors, origin=str(file), model=model).to(device)
+    if (sizes := glpn.sizes(config)) is not None:
+        return glpn.build(sizes, tensors, origin=str(file), model=model).to(device)
+    from depth_core.inference import transformers_checkpoint
+
+    return transformers_checkpoint.build(folder, tensors, origin=str(file), model=model, device=device)
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """Empty for what is no JSON object: transformers says what it lacks."""
+    try:
+        config = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _of_tiny(config: dict[str, Any], folder: Path) -> tiny_network.Config:
+    try:
+        return tiny_network.Config.model_validate(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ModelUnavailableError(
+            f"{folder / 'config.json'} cannot be followed: {where}: {first['msg']}; get the checkpoint's own again"
+        ) from None
