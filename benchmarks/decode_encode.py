@@ -23,16 +23,15 @@ import tifffile
 from PIL import Image
 
 from benchmarks.photos import make_photos
+from depth_core import catalog
+from depth_core.inference import checkpoints, predictor
 from depth_core.ingest import decode
 from depth_core.output import encode
 from depth_core.settings import Settings
 
 ROUNDS = 15
 LARGE = (6000, 4000)
-NETWORK = (770, 518)
 SETTINGS = Settings()
-
-TINY = Path(encode.__file__).parents[1] / "inference" / "tiny"
 
 Decoder = Callable[[bytes], object]
 Picture = npt.NDArray[np.generic]
@@ -60,23 +59,16 @@ def with_ours(data: bytes) -> object:
     return decode.decode(data, settings=SETTINGS)
 
 
-def with_ours_for_a_network(data: bytes) -> object:
-    return decode.decode(data, settings=SETTINGS, wanted=lambda width, height: NETWORK)
-
-
 def depth_maps(photos: list[bytes]) -> list[npt.NDArray[np.float32]]:
     """What the bundled model makes of photos at 256, resized to the photos' sizes as a depth map is: 0..1, float32."""
     import torch
-    from transformers import AutoModelForDepthEstimation
 
-    model = AutoModelForDepthEstimation.from_pretrained(TINY).eval()
+    model = predictor.load(checkpoints.resolve(catalog.BY_KEY["tiny"], SETTINGS), SETTINGS)
     maps = []
     for photo in photos:
-        rgb = torch.from_numpy(decode.decode(photo, settings=SETTINGS).rgb).permute(2, 0, 1)[None].float() / 255
-        small = torch.nn.functional.interpolate(rgb, (256, 352), mode="bicubic", antialias=True)
-        with torch.inference_mode():
-            depth = model(pixel_values=(small - 0.45) / 0.225).predicted_depth[:, None]
-        full = torch.nn.functional.interpolate(depth, rgb.shape[2:], mode="bilinear")[0, 0].numpy()
+        rgb = decode.decode(photo, settings=SETTINGS).rgb
+        depth = model.predict(model.prepare(rgb, (352, 256))[None]).depth[:, None].cpu()
+        full = torch.nn.functional.interpolate(depth, rgb.shape[:2], mode="bilinear")[0, 0].numpy()
         maps.append((full - full.min()) / np.ptp(full))
     return maps
 
@@ -149,7 +141,7 @@ def main() -> None:
         large = [path.read_bytes() for path in make_photos(Path(folder) / "large", 2, sizes=(LARGE,))]
     decoders = [with_pillow, with_simplejpeg, with_simplejpeg_fast_dct, with_imagecodecs, with_ours]
     measure_decoding("JPEG, 1 to 2 megapixels", photos, decoders)
-    measure_decoding("JPEG, 24 megapixels", large, [*decoders, with_ours_for_a_network])
+    measure_decoding("JPEG, 24 megapixels", large, decoders)
     maps = depth_maps(photos)
     pngs = [png_with_pillow, png_with_spng, png_with_imagecodecs_defaults, png_with_ours, png_with_ours_level_6]
     measure_encoding("depth.png, 1 to 2 megapixels", [np.uint8(255 * depth + 0.5) for depth in maps], pngs)

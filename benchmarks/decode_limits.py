@@ -39,7 +39,7 @@ def look(data: bytes) -> None:
 
 
 def without(data: bytes) -> object:
-    return decode.here(data, name="", settings=SETTINGS, wanted=None, reduce=True)
+    return decode.here(data, name="", settings=SETTINGS, check=None)
 
 
 def progressive(path: Path) -> bytes:

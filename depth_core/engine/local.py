@@ -37,6 +37,15 @@ MOST_UNEXPLAINED = 3  # images in a row that the network fails on, each alone: t
 
 
 @dataclass(frozen=True)
+class _Unexplained:
+    """An image, alone, that the network raised something unforeseen on."""
+
+    prepared: Prepared
+    error: Exception
+    handed: int  # batches to the network when this came to light
+
+
+@dataclass(frozen=True)
 class Steps:
     """What is done with each image: three stages, the first and last in threads, the middle one on the device."""
 
@@ -162,8 +171,9 @@ class _Run:
         self.ready: deque[list[Prepared]] = deque()  # batches for the next free lane
         self.predicting = 0  # batches
         self.writing = 0
+        self.handed = 0  # batches to the network so far
         self.worked = False  # the network, on any image of this run
-        self.unexplained: list[tuple[Prepared, Exception]] = []  # images it failed on since it last worked, each alone
+        self.unexplained: list[_Unexplained] = []  # since the network last worked
 
     def outcomes(self) -> Iterator[tuple[Item, Outcome]]:
         while True:
@@ -172,7 +182,9 @@ class _Run:
             if not (self.decoding or self.predicting or self.writing):
                 if self.more or self.waiting or self.ready:
                     raise AssertionError("images are left and nothing is under way")
-                yield from self._explained()
+                if self.unexplained and not self.worked:
+                    raise self.unexplained[0].error
+                yield from self._explained(self.handed + 1)  # those at the end: it worked on what came before them
                 return
             yield from self.events.get()()
 
@@ -235,9 +247,13 @@ class _Run:
                 self.holding = True
             batch = self._next_batch()
             self.predicting += 1
+            self.handed += 1
             busy = min(self.predictor.lanes, self.predicting + self._held() + self.decoding)
             future = self.pools.predict.submit(self._in_lane, batch, busy)
-            future.add_done_callback(lambda done, batch=batch: self.events.put(lambda: self._predicted(batch, done)))  # type: ignore[misc]
+            number = self.handed
+            future.add_done_callback(
+                lambda done, batch=batch, number=number: self.events.put(lambda: self._predicted(batch, number, done))  # type: ignore[misc]
+            )
         if not self.predicting:
             self.give_turn_back()
 
@@ -269,7 +285,7 @@ class _Run:
             self.holding = False
             self.turn.give_back()
 
-    def _predicted(self, batch: list[Prepared], future: Future[Sequence[Any]]) -> Iterator[tuple[Item, Outcome]]:
+    def _predicted(self, batch: list[Prepared], number: int, future: Future[Sequence[Any]]) -> Iterator[tuple[Item, Outcome]]:
         self.predicting -= 1
         try:
             results = future.result()
@@ -291,7 +307,7 @@ class _Run:
             yield batch[0].item, stages.failed(batch[0].item, full, self.predictor, batch[0])
             return
         self.worked = True
-        yield from self._explained()
+        yield from self._explained(number)
         for prepared, result in zip(batch, results, strict=True):
             self.writing += 1
             written = self.pools.encode.submit(self._write, prepared, result)
@@ -303,17 +319,20 @@ class _Run:
         if len(batch) > 1:
             self.ready.extendleft([prepared] for prepared in reversed(batch))
             return
-        self.unexplained.append((batch[0], error))
+        self.unexplained.append(_Unexplained(batch[0], error, self.handed))
         if len(self.unexplained) >= MOST_UNEXPLAINED:
             raise error
 
-    def _explained(self) -> Iterator[tuple[Item, Outcome]]:
-        """The failures of images that the network failed on, now that it works on others."""
-        for prepared, error in self.unexplained:
-            if not self.worked:
-                raise error
-            yield prepared.item, stages.failed(prepared.item, _failure(prepared.item, error), self.predictor, prepared)
-        self.unexplained.clear()
+    def _explained(self, number: int) -> Iterator[tuple[Item, Outcome]]:
+        """The failures of images that the network failed on, now that it works on others.
+
+        Only on what it was handed after it had failed: what it worked on before says nothing of a network that is gone since.
+        """
+        explained = [each for each in self.unexplained if number > each.handed]
+        self.unexplained = [each for each in self.unexplained if number <= each.handed]
+        for each in explained:
+            item = each.prepared.item
+            yield item, stages.failed(item, _failure(item, each.error), self.predictor, each.prepared)
 
     # -- encode and write -------------------------------------------------------------------------------------------------
 

@@ -111,8 +111,7 @@ def prepare(item: Item, predictor: Predictor, plan: Plan, settings: Settings) ->
             data,
             name=item.name,
             settings=settings,
-            wanted=lambda width, height: predictor.network_size(width, height, limit),
-            reduce=predictor.takes_reduced_jpegs,
+            check=lambda width, height: predictor.network_size(width, height, limit),
             careful=item.careful,
             header=header,
         )

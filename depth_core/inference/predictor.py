@@ -53,11 +53,6 @@ class Predictor:
         with _intra_op_threads(1):
             return self._loaded.prepare(rgb, size)
 
-    @property
-    def takes_reduced_jpegs(self) -> bool:
-        """Whether a JPEG decoded at a fraction is near enough: where an official network defines its input, it is not."""
-        return self.spec.family is Family.TINY
-
     def batch_size(self, size: tuple[int, int]) -> int:
         """How many images of `size` to predict at once: at least 1.
 

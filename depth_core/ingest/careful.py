@@ -43,11 +43,11 @@ _PATIENCE = 4  # seconds by the clock for each of the processor's, on a machine 
 _AT_ONCE = threading.BoundedSemaphore(max(1, min(4, os.cpu_count() or 1)))  # pictures
 _MINE = threading.local()  # the process that this thread keeps
 
-Wanted = Callable[[int, int], tuple[int, int]]
+Check = Callable[[int, int], object]
 Decoded = tuple[dict[str, Any], npt.NDArray[np.uint8]]
 
 
-def decode(data: bytes, header: Header, *, name: str, settings: Settings, wanted: Wanted | None, reduce: bool) -> Decoded:
+def decode(data: bytes, header: Header, *, name: str, settings: Settings, check: Check | None) -> Decoded:
     """The fields of decode.DecodedImage but for its pixels, and these: the same that decode.decode gives here.
 
     Raises ImageError as that does, and OUT_OF_MEMORY, or WORKER_LOST when the process crashed or took longer than
@@ -58,18 +58,17 @@ def decode(data: bytes, header: Header, *, name: str, settings: Settings, wanted
         "bytes": len(data),
         "name": name,
         "settings": {key: getattr(settings, key) for key in _SETTINGS},
-        "asks": wanted is not None,
-        "reduce": reduce,
+        "asks": check is not None,
         "memory": memory,
         "address_space": len(data) + memory + _SLACK,
         "seconds": settings.decode_seconds,
     }
     with _AT_ONCE:
         process = _Process() if header.odd else _mine()
-        answer = process.ask(request, data, wanted)
+        answer = process.ask(request, data, check)
         if process.died and process.pictures > 1:  # pictures before this one may have done the harm
             process = _Process()
-            answer = process.ask(request, data, wanted)
+            answer = process.ask(request, data, check)
         if header.odd:
             process.end()
         elif process.end.alive:
@@ -96,8 +95,8 @@ class _Process:
         self._running = _started(self._messages)
         self.end = weakref.finalize(self, _end, self._running, self._messages, self.parent)
 
-    def ask(self, request: dict[str, Any], data: bytes, wanted: Wanted | None) -> Decoded | ImageError:
-        """What it answers, or why it does not: then it has ended, as it has when this raises what `wanted` raises."""
+    def ask(self, request: dict[str, Any], data: bytes, check: Check | None) -> Decoded | ImageError:
+        """What it answers, or why it does not: then it has ended, as it has when this raises what `check` raises."""
         self.pictures += 1
         self._messages.seek(0)  # it writes where this is
         self._messages.truncate()
@@ -112,7 +111,7 @@ class _Process:
         clock.start()
         answer = None
         try:
-            answer = _talk(running, request, data, wanted)
+            answer = _talk(running, request, data, check)
             if answer is None:
                 code = running.wait()  # how it ended says why; the clock is still there
                 self.died = not late.is_set()
@@ -146,9 +145,9 @@ def _end(process: subprocess.Popen[bytes], messages: IO[bytes], parent: int) -> 
 
 
 def _talk(
-    process: subprocess.Popen[bytes], request: dict[str, Any], data: bytes, wanted: Wanted | None
+    process: subprocess.Popen[bytes], request: dict[str, Any], data: bytes, check: Check | None
 ) -> Decoded | ImageError | None:
-    """What the process answers; None when it ended without. Raises what `wanted` raises."""
+    """What the process answers; None when it ended without. Raises what `check` raises."""
     assert process.stdin is not None
     assert process.stdout is not None
     with suppress(BrokenPipeError):
@@ -161,17 +160,17 @@ def _talk(
         except ValueError:  # it ended while it spoke
             return None
         if "size" in answer:
-            assert wanted is not None
-            width, height = answer["size"]
+            assert check is not None
+            check(*answer["size"])
             with suppress(BrokenPipeError):
-                process.stdin.write(_line(wanted(width, height)))
+                process.stdin.write(b"\n")
                 process.stdin.flush()
         elif "error" in answer:
             kind, message = answer["error"]
             return ImageError(ErrorKind(kind), message)
         else:
             height, width = answer["shape"]
-            if width * height > answer["image"]["width"] * answer["image"]["height"]:
+            if width * height != answer["image"]["width"] * answer["image"]["height"]:
                 return None
             pixels = np.empty((height, width, 3), np.uint8)
             left = pixels.reshape(-1).data
@@ -226,19 +225,16 @@ def main() -> None:
 def _answer(request: dict[str, Any], out: IO[bytes]) -> None:
     from depth_core.ingest import decode
 
-    def ask(width: int, height: int) -> tuple[int, int]:
+    def ask(width: int, height: int) -> None:
         out.write(_line({"size": (width, height)}))
         out.flush()
-        network_width, network_height = json.loads(sys.stdin.buffer.readline())
-        return network_width, network_height
+        sys.stdin.buffer.readline()
 
     _limit(request["address_space"], request["seconds"])
     data = sys.stdin.buffer.read(request["bytes"])
     settings = cast("Settings", SimpleNamespace(**request["settings"]))
     try:
-        image = decode.here(
-            data, name=request["name"], settings=settings, wanted=ask if request["asks"] else None, reduce=request["reduce"]
-        )
+        image = decode.here(data, name=request["name"], settings=settings, check=ask if request["asks"] else None)
     except MemoryError:
         out.write(_line({"error": (ErrorKind.OUT_OF_MEMORY, "no memory left to decode it")}))
     except Exception as error:  # noqa: BLE001 - the parent judges

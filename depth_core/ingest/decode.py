@@ -103,14 +103,13 @@ _OTHERS = (
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """One picture. `rgb` is upright sRGB; it is smaller than width x height when `scaled`."""
+    """One picture. `rgb` is upright sRGB."""
 
     rgb: pixels.RGB  # H x W x 3, C-contiguous, writable
     width: int  # of the source, upright, from its header
     height: int
     format: str  # "jpeg", "png", "webp", "gif", "bmp", "tiff", "avif"
     focal_px: float | None  # focal length in pixels of the full-size source, where EXIF says it
-    scaled: bool
     note: str = ""  # what was odd about a file of which no pixel is missing
 
 
@@ -119,18 +118,15 @@ def decode(
     *,
     name: str = "",
     settings: Settings,
-    wanted: Callable[[int, int], tuple[int, int]] | None = None,
-    reduce: bool = True,
+    check: Callable[[int, int], object] | None = None,
     careful: bool = False,
     header: headers.Header | None = None,
 ) -> DecodedImage:
     """The first picture of a file.
 
-    `wanted` maps the source's width and height to the size that the network will see, before anything is decoded. With `reduce` a
-    JPEG far larger than that is decoded at 1/2, 1/4 or 1/8, which is cheaper, as long as both sides stay at least twice the
-    network's: not quite the pixels that resizing the whole picture gives. `name` is the file's path or URL, for
-    strict_extension. Transparency is laid over white, as most pages that show such pictures do. 16-bit samples span 0 to 65535;
-    other integers and floats span what the picture has, floats between 0 and 1 that.
+    `check` is called with the upright width and height before anything is decoded, and raises ImageError where they cannot be
+    used. `name` is the file's path or URL, for strict_extension. Transparency is laid over white, as most pages that show such
+    pictures do. 16-bit samples span 0 to 65535; other integers and floats span what the picture has, floats between 0 and 1 that.
 
     A file that lacks pixels is damaged, whatever its checksums say; a JPEG that lacks only its end marker is read, with a note.
 
@@ -138,14 +134,14 @@ def decode(
     ordinary, and everything with `careful`, is decoded in a process of its own. `header`: of `data`, where it is known already.
 
     Raises ImageError: EMPTY_FILE, NOT_AN_IMAGE, EXTENSION_MISMATCH, TRUNCATED_IMAGE, TOO_SMALL, TOO_MANY_PIXELS, OUT_OF_MEMORY,
-    WORKER_LOST, and whatever `wanted` raises.
+    WORKER_LOST, and whatever `check` raises.
     """
     header = header or headers.inspect(data)
     careful = careful or settings.decode_apart == "always"
     try:
-        return _within(data, header, name=name, settings=settings, wanted=wanted, reduce=reduce, careful=careful)
+        return _within(data, header, name=name, settings=settings, check=check, careful=careful)
     except headers.LargerError as error:
-        return _within(data, error.header, name=name, settings=settings, wanted=wanted, reduce=reduce, careful=True)
+        return _within(data, error.header, name=name, settings=settings, check=check, careful=True)
 
 
 def _within(
@@ -154,8 +150,7 @@ def _within(
     *,
     name: str,
     settings: Settings,
-    wanted: Callable[[int, int], tuple[int, int]] | None,
-    reduce: bool,
+    check: Callable[[int, int], object] | None,
     careful: bool,
 ) -> DecodedImage:
     """Decodes in the memory that the header tells of, here or in a process of its own."""
@@ -163,10 +158,10 @@ def _within(
     memory = budget.of(settings)
     if not careful and not header.odd:
         with memory.room(header.decode_bytes):
-            return here(data, header, name=name, settings=settings, wanted=wanted, reduce=reduce)
+            return here(data, header, name=name, settings=settings, check=check)
     # The other process's, and what comes back. It cannot ask for more.
     with memory.room(header.second_try_bytes + 3 * header.pixels + len(data)):
-        facts, pixels = apart.decode(data, header, name=name, settings=settings, wanted=wanted, reduce=reduce)
+        facts, pixels = apart.decode(data, header, name=name, settings=settings, check=check)
     return DecodedImage(rgb=pixels, **facts)
 
 
@@ -184,8 +179,7 @@ def here(
     *,
     name: str,
     settings: Settings,
-    wanted: Callable[[int, int], tuple[int, int]] | None,
-    reduce: bool,
+    check: Callable[[int, int], object] | None,
 ) -> DecodedImage:
     """As `decode`, in this process and without counting memory. Raises LargerError when the picture is larger than `header`."""
     if not data:
@@ -197,11 +191,8 @@ def here(
         headers.agree(header, picture.size)
     turned = picture.orientation >= 5
     width, height = picture.size[::-1] if turned else picture.size
-    scaled = False
-    if wanted is not None:
-        network = wanted(width, height)
-        if reduce and isinstance(picture, Jpeg):
-            scaled = picture.shrink(*(network[::-1] if turned else network))
+    if check is not None:
+        check(width, height)
     try:
         rgb, note = picture.read()
     except ImageError:
@@ -210,7 +201,7 @@ def here(
         raise _no_memory() from None
     except Exception as error:
         raise _damaged(error) from error
-    return DecodedImage(rgb, width, height, picture.form, picture.focal_px, scaled, note)
+    return DecodedImage(rgb, width, height, picture.form, picture.focal_px, note)
 
 
 def _opened(data: bytes) -> pixels.Picture:

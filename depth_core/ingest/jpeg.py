@@ -9,12 +9,11 @@ import re
 import struct
 from collections.abc import Iterator
 from io import BytesIO
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, JpegImagePlugin
+from PIL import Image
 
 from depth_core.errors import ErrorKind, ImageError
 from depth_core.ingest import budget, exif, headers, pixels
@@ -51,20 +50,11 @@ class Jpeg:
         self._progressive = frame is not None and frame[0] in _PROGRESSIVE
         self._arithmetic = frame is not None and frame[0] in _ARITHMETIC
         # MPO files are found through JPEG.
-        self._image = cast(JpegImagePlugin.JpegImageFile, Image.open(BytesIO(data), formats=("JPEG",)))
+        self._image = Image.open(BytesIO(data), formats=("JPEG",))
         self.size = self._image.size
         read = exif.of_image(self._image)
         self.orientation = exif.orientation(read)
         self.focal_px = exif.focal_px(read, *self.size)
-
-    def shrink(self, network_width: int, network_height: int) -> bool:
-        """Has it decoded at 1/2, 1/4 or 1/8 where that leaves twice a size, both as stored. True when it will be."""
-        width, height = self.size
-        for fraction in (8, 4, 2):
-            if width // fraction >= 2 * network_width and height // fraction >= 2 * network_height:
-                self._image.draft(None, (width // fraction, height // fraction))
-                return self._image.size != (width, height)
-        return False
 
     def read(self) -> tuple[pixels.RGB, str]:
         image, icc = self._image, self._image.info.get("icc_profile")
@@ -90,8 +80,8 @@ class Jpeg:
 
     def _decoded(self, data: bytes, space: str) -> npt.NDArray[np.uint8]:
         """Bit for bit what Pillow gives, in half the time and without holding the GIL. Raises ValueError for any warning."""
-        width, height = self._image.size
-        decoded: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, space, min_width=width, min_height=height)
+        width, height = self.size
+        decoded: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, space)
         if decoded.shape[:2] != (height, width):
             raise ValueError(f"has {decoded.shape[1]} x {decoded.shape[0]} pixels")
         return decoded
@@ -109,8 +99,7 @@ class Jpeg:
         return pixels.from_image(image, icc, self.orientation)
 
     def _loaded(self, data: bytes) -> Image.Image:
-        image = cast(JpegImagePlugin.JpegImageFile, Image.open(BytesIO(data), formats=("JPEG",)))
-        image.draft(None, self._image.size)
+        image = Image.open(BytesIO(data), formats=("JPEG",))
         image.load()
         return image
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -26,8 +27,8 @@ class OddError(Exception):
 class Sick:
     """The tiny network, which fails on images that `on` says; `calls` counts."""
 
-    def __init__(self, network: Predictor, on: Callable[[Any], bool], batch: int = 4) -> None:
-        self.network, self.on, self.batch = network, on, batch
+    def __init__(self, network: Predictor, on: Callable[[Any], bool], batch: int = 4, lanes: int = 0) -> None:
+        self.network, self.on, self.batch, self.lanes = network, on, batch, lanes or network.lanes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.network, name)
@@ -135,6 +136,28 @@ def test_a_network_that_goes_away_in_the_middle_ends_the_run(
     with pytest.raises(OddError):
         done.extend(outcome for _, outcome in run)
     assert {outcome.status for outcome in done} <= {"succeeded"}
+
+
+def test_what_the_network_worked_on_before_it_went_away_does_not_make_that_an_images_fault(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+) -> None:
+    calls, failure_is_known, one_is_done = iter(range(100)), threading.Event(), threading.Event()
+
+    def gone(pixels: Any) -> bool:
+        call = next(calls)
+        if call == 0:  # ends when the other lane has failed, and was given the next image
+            return not failure_is_known.wait(60)
+        if call >= 2:
+            failure_is_known.set()
+            assert one_is_done.wait(60)
+        return True
+
+    sick = Sick(tiny, gone, batch=1, lanes=2)
+    run = local.run(items_of(*(photo(seed=n) for n in range(6))), predictor=sick, plan=plan, store=store, settings=settings)
+    assert next(run)[1].status == "succeeded"
+    one_is_done.set()
+    with pytest.raises(OddError):
+        list(run)
 
 
 def test_a_fault_of_the_store_is_nobodys_failure(

@@ -55,17 +55,14 @@ def test_it_is_the_same_picture(name: str, settings: Settings) -> None:
     assert there.rgb.flags.writeable
 
 
-def test_it_is_asked_of_a_jpeg_how_small_it_may_be(settings: Settings) -> None:
-    data = hostile.encoded("RGB", (800, 600), "JPEG")
-    asked = []
+def test_it_is_asked_whether_a_size_can_be_used(settings: Settings) -> None:
+    data, asked = hostile.encoded("RGB", (800, 600), "JPEG"), []
 
-    def wanted(width: int, height: int) -> tuple[int, int]:
+    def check(width: int, height: int) -> None:
         asked.append((width, height))
-        return 80, 60
 
-    here, there = (decode(data, settings=settings, wanted=wanted, careful=apart) for apart in (False, True))
-    assert there.scaled
-    assert here.rgb.shape == there.rgb.shape
+    here, there = (decode(data, settings=settings, check=check, careful=apart) for apart in (False, True))
+    np.testing.assert_array_equal(here.rgb, there.rgb)
     assert asked == [(800, 600), (800, 600)]
 
 
@@ -74,7 +71,7 @@ def test_a_size_that_is_refused_is_that_failure(settings: Settings) -> None:
         raise ImageError(ErrorKind.NETWORK_TOO_LARGE, "too thin")
 
     with pytest.raises(ImageError, match="too thin"):
-        decode(hostile.encoded("RGB", (800, 600), "JPEG"), settings=settings, wanted=refuse, careful=True)
+        decode(hostile.encoded("RGB", (800, 600), "JPEG"), settings=settings, check=refuse, careful=True)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +102,7 @@ def test_what_sleeps_is_ended_too(settings: Settings, monkeypatch: pytest.Monkey
 def test_what_takes_more_memory_than_was_counted_on_fails_alone(settings: Settings) -> None:
     lying = headers.Header("png", 100, 100, 14)
     with pytest.raises(ImageError) as caught:
-        careful.decode(hostile.png((7_000, 7_000), 16, 6), lying, name="", settings=settings, wanted=None, reduce=True)
+        careful.decode(hostile.png((7_000, 7_000), 16, 6), lying, name="", settings=settings, check=None)
     assert caught.value.kind is ErrorKind.OUT_OF_MEMORY
 
 
@@ -191,7 +188,7 @@ def test_the_limit_of_memory_is_each_pictures_own(settings: Settings, monkeypatc
 
     def kind(header: headers.Header) -> ErrorKind | None:
         try:
-            careful.decode(data, header, name="", settings=settings, wanted=None, reduce=True)
+            careful.decode(data, header, name="", settings=settings, check=None)
         except ImageError as error:
             return error.kind
         return None
@@ -214,7 +211,7 @@ def test_a_size_that_is_refused_leaves_no_process_that_waits_for_an_answer(setti
 
     data = hostile.encoded("RGB", (800, 600), "JPEG")
     with pytest.raises(ImageError, match="too thin"):
-        decode(data, settings=settings, wanted=refuse, careful=True)
+        decode(data, settings=settings, check=refuse, careful=True)
     assert decode(data, settings=settings, careful=True).rgb.shape == (600, 800, 3)
     assert [process.poll() for process in started] == [-signal.SIGKILL, None]
 

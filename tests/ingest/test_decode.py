@@ -50,7 +50,7 @@ def failure(data: bytes, settings: Settings, **options: Any) -> ImageError:
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_becomes_rgb(form: str, quarters: Image.Image, encode: Encode, settings: Settings) -> None:
     image = decode(encode(quarters, form), settings=settings)
-    assert (image.format, image.width, image.height, image.scaled, image.focal_px) == (form.lower(), 60, 40, False, None)
+    assert (image.format, image.width, image.height, image.focal_px) == (form.lower(), 60, 40, None)
     assert (image.rgb.dtype, image.rgb.shape) == (np.uint8, (40, 60, 3))
     assert image.rgb.flags.c_contiguous
     assert image.rgb.flags.writeable
@@ -251,7 +251,7 @@ def test_focal_length_comes_from_exif_in_pixels_of_the_source(
     tags: dict[str, Any], focal_px: float | None, encode: Encode, settings: Settings
 ) -> None:
     data = with_camera(encode, (400, 300), **tags)
-    found = decode(data, settings=settings, wanted=lambda width, height: (20, 20)).focal_px
+    found = decode(data, settings=settings).focal_px
     assert found == (None if focal_px is None else pytest.approx(focal_px))
 
 
@@ -262,58 +262,20 @@ def test_a_focal_length_is_scaled_by_the_side_that_is_recorded_when_it_is_only_o
         assert decode(upright, settings=settings).focal_px == pytest.approx(500)
 
 
-# -- reduced decoding ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("network", "shape"),
-    [((60, 40), (100, 150)), ((76, 40), (200, 300)), ((150, 100), (200, 300)), ((151, 100), (400, 600)), ((37, 25), (50, 75))],
-)
-def test_a_large_jpeg_is_decoded_smaller_but_never_under_twice_the_network(
-    network: tuple[int, int], shape: tuple[int, int], quarters: Image.Image, encode: Encode, settings: Settings
-) -> None:
-    data = encode(quarters.resize((600, 400), Image.Resampling.NEAREST), "JPEG")
-    image = decode(data, settings=settings, wanted=lambda width, height: network)
-    assert image.rgb.shape[:2] == shape
-    assert (image.width, image.height, image.scaled) == (600, 400, shape != (400, 600))
-    assert_close(image.rgb, [RED, GREEN, BLUE, WHITE])
-
-
-def test_a_large_jpeg_is_decoded_whole_where_its_pixels_matter(quarters: Image.Image, encode: Encode, settings: Settings) -> None:
-    data = encode(quarters.resize((600, 400), Image.Resampling.NEAREST), "JPEG")
-    image = decode(data, settings=settings, wanted=lambda width, height: (37, 25), reduce=False)
-    assert (image.rgb.shape[:2], image.scaled) == ((400, 600), False)
-
-
-def test_a_turned_jpeg_is_decoded_smaller_by_its_upright_size(quarters: Image.Image, encode: Encode, settings: Settings) -> None:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    data = encode(quarters.resize((640, 320), Image.Resampling.NEAREST), "JPEG", exif=exif)
-    image = decode(data, settings=settings, wanted=lambda width, height: (40, 80))
-    assert (image.width, image.height, image.rgb.shape) == (320, 640, (160, 80, 3))
-    assert decode(data, settings=settings, wanted=lambda width, height: (80, 40)).rgb.shape == (320, 160, 3)
-
-
-@pytest.mark.parametrize("fraction", [1, 2, 4, 8])
 @pytest.mark.parametrize("size", [(400, 300), (401, 303)])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_the_fast_jpeg_path_gives_what_pillow_gives(
-    fraction: int, size: tuple[int, int], mode: str, encode: Encode, settings: Settings
-) -> None:
+def test_the_fast_jpeg_path_gives_what_pillow_gives(size: tuple[int, int], mode: str, encode: Encode, settings: Settings) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (size[1] // 8 + 1, size[0] // 8 + 1, 3), dtype=np.uint8)
     data = encode(Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).convert(mode), "JPEG", quality=90)
-    network = (size[0] // fraction // 2, size[1] // fraction // 2)
-    ours = decode(data, settings=settings, wanted=lambda width, height: network)
-    pillow = Image.open(BytesIO(data))
-    pillow.draft(None, (size[0] // fraction, size[1] // fraction))
-    np.testing.assert_array_equal(ours.rgb, np.asarray(pillow.convert("RGB")))
+    ours = decode(data, settings=settings)
+    np.testing.assert_array_equal(ours.rgb, np.asarray(Image.open(BytesIO(data)).convert("RGB")))
 
 
-def test_errors_of_the_size_that_is_wanted_pass_through(quarters: Image.Image, encode: Encode, settings: Settings) -> None:
-    def too_thin(width: int, height: int) -> tuple[int, int]:
+def test_errors_of_the_check_pass_through(quarters: Image.Image, encode: Encode, settings: Settings) -> None:
+    def too_thin(width: int, height: int) -> None:
         raise ImageError(ErrorKind.NETWORK_TOO_LARGE, "a thin panorama")
 
-    assert failure(encode(quarters, "JPEG"), settings, wanted=too_thin).kind is ErrorKind.NETWORK_TOO_LARGE
+    assert failure(encode(quarters, "JPEG"), settings, check=too_thin).kind is ErrorKind.NETWORK_TOO_LARGE
 
 
 # -- what is no image ---------------------------------------------------------------------------------------------------
@@ -460,7 +422,7 @@ def test_damaged_files_give_a_picture_or_an_image_error(
         damaged[min(int(place * len(damaged)), len(damaged) - 1)] = value
     now = settings.model_copy(update={"max_image_pixels": 1_000_000})
     try:
-        image = decode(bytes(damaged[: int(cut * len(damaged))]) + tail, settings=now, wanted=lambda width, height: (5, 5))
+        image = decode(bytes(damaged[: int(cut * len(damaged))]) + tail, settings=now)
     except ImageError:
         return
     assert isinstance(image, DecodedImage)

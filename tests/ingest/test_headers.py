@@ -55,7 +55,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
             ctypes.CDLL(None).malloc_trim(0)  # what is free already is taken without being seen
             Path("/proc/self/clear_refs").write_text("5")
             before = most("VmRSS")
-            image = decode.here(data, header, name="", settings=settings, wanted=None, reduce=True)
+            image = decode.here(data, header, name="", settings=settings, check=None)
             if resize is not None:
                 normalised(resize(image.rgb, network))
             told = header.decode_bytes if resize is None else header.prepare_bytes(network)

@@ -55,12 +55,6 @@ def test_a_jpeg_without_its_end_is_read_whole_and_that_is_noted(kind: str, trail
     assert lacking.note == jpeg.NOTE
 
 
-def test_a_large_jpeg_without_its_end_is_decoded_smaller_all_the_same(settings: Settings) -> None:
-    for trailer in (b"", TRAILER):
-        image = decode(photo("baseline")[:-2] + trailer, settings=settings, wanted=lambda width, height: (20, 15))
-        assert (image.scaled, image.rgb.shape[:2]) == (True, (30, 40))
-
-
 @given(
     kind=st.sampled_from(sorted(KINDS)),
     lost=st.floats(0.001, 1),
