@@ -256,6 +256,25 @@ def test_what_has_the_name_of_a_photo_and_cannot_be_one_is_counted_too(place, he
     assert done.stdout.splitlines()[-1] == "skipped: 1 link that leads nowhere: not read"
 
 
+def test_files_that_may_be_photos_by_another_name_are_told_with_their_names(place, here) -> None:
+    photos = place.photos(6)
+    folder = photos[0].parent
+    here("map", photos[0], "--out", folder)
+    own = "named like a depth map"
+    photos[1].rename(folder / "x.depth.png")
+    for photo, name in zip(photos[2:], ("a", "b", "c", "d"), strict=True):
+        photo.rename(folder / name)
+    done = here("map", folder, "--out", "out")
+    assert done.exit_code == 0, done.output
+    told = f"4 without suffix (a, b, c, ...), 1 {own} (x.depth.png)"
+    assert done.stdout.splitlines()[-2:] == ["1 depth map made in out", f"skipped: {told}: not read"]
+    assert f"skipped: 1 {own} (x.depth.png): not read" in here("map", folder / "*.*", "--out", "out").stdout
+    named = here("map", folder / "x.depth.png", folder / "a", "--out", "out")
+    assert "2 depth maps made" in named.stdout, "a file that is named itself is taken"
+    photos[0].unlink()
+    assert here("map", folder, "--out", "out").stderr == f"error no photo at {folder}; what is there is not read: {told}\n"
+
+
 def test_names_of_any_length_become_depth_maps_and_what_cannot_be_named_fails_alone(place, here) -> None:
     photos = place.photos(5)
     longest, twin, long = "写" * 83 + "ab", "写" * 83 + "ac", "写" * 76
