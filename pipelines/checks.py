@@ -4,6 +4,7 @@ its records and its gallery."""
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -22,7 +23,7 @@ READS_AT_ONCE = 16
 READABLE, NOT_FLAT = "every_depth_map_is_readable", "no_depth_map_is_flat"
 
 
-def _result(passed: bool, description: str, *, check_name: str | None = None, **metadata: object) -> dg.AssetCheckResult:
+def _result(passed: bool, description: str, *, check_name: str | None = None, **metadata: Any) -> dg.AssetCheckResult:
     """A result; lists in its metadata are shown as Dagster's database may keep them, without secrets of URLs."""
     shown = {name: [shown_text(str(each)) for each in it] if isinstance(it, list) else it for name, it in metadata.items()}
     return dg.AssetCheckResult(

@@ -1,6 +1,7 @@
 """Named selections of assets, each one line: what people launch, backfill and schedule."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -88,4 +89,4 @@ retry_all_failed_rows = dg.define_asset_job(
     description="Fetch and compute again every failed row of a chunk x profile, whatever the reason: for what was mended.",
 )
 
-JOBS = [index_manifest, ingest_chunk, depth_maps_for_chunk, retry_failed_rows, retry_all_failed_rows, prune_event_log]
+JOBS: list[Any] = [index_manifest, ingest_chunk, depth_maps_for_chunk, retry_failed_rows, retry_all_failed_rows, prune_event_log]

@@ -290,7 +290,7 @@ def show(report: Report, profile: str, installation: Installation, console: Cons
     listed = failed.head(LISTED).astype(object)
     for row in listed.where(listed.notna(), None).itertuples(index=False):
         called = row.row_id or row.image_url or f"line {row.line}"
-        table.add_row("", f"[red]{row.error_kind}[/red] {name(shown_url(called))}: {message(row.error_message)}")
+        table.add_row("", f"[red]{row.error_kind}[/red] {name(shown_url(str(called)))}: {message(row.error_message)}")
     if len(failed) > LISTED:
         table.add_row("", f"and {len(failed) - LISTED:,} more; the table has them all")
     if report.made:

@@ -29,7 +29,7 @@ def preview(frame: pd.DataFrame, columns: Sequence[str], rows: int = PREVIEW_ROW
     """The first rows of a table, as Dagster's UI shows it."""
     head = frame.loc[:, list(columns)].head(rows)
     return dg.MetadataValue.table(
-        [dg.TableRecord({name: _cell(value) for name, value in row.items()}) for row in head.to_dict("records")],
+        [dg.TableRecord({str(name): _cell(value) for name, value in row.items()}) for row in head.to_dict("records")],
         schema=dg.TableSchema([dg.TableColumn(name) for name in columns]),
     )
 

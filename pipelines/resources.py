@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from depth_core.inference.predictor import Predictor
 
 
-class Installation(dg.ConfigurableResource):
+class Installation(dg.ConfigurableResource[Any]):
     """Settings and store of this installation: environment variables DEPTH_*, overridden by `overrides`."""
 
     overrides: dict[str, Any] = Field(default_factory=dict, description="Settings by name, in place of DEPTH_* variables.")
@@ -39,13 +39,13 @@ class Installation(dg.ConfigurableResource):
         return profiles.find(self.settings(), name)
 
 
-class DepthModelResource(dg.ConfigurableResource):
+class DepthModelResource(dg.ConfigurableResource[Any]):
     """The network. Set-up stores configuration only: a run that waits for its pool slot must not hold a model, so the op loads it
     after it has the slot, and it is unloaded however the op ends."""
 
-    device: str = Field("", description="cuda, cuda:1, mps, cpu or auto; empty: as DEPTH_DEVICE says.")
-    precision: str = Field("", description="auto, fp32 or bf16; empty: as DEPTH_PRECISION says.")
-    batch_pixels: int = Field(0, description="Network pixels of a batch; 0: as DEPTH_BATCH_PIXELS says.")
+    device: str = Field(default="", description="cuda, cuda:1, mps, cpu or auto; empty: as DEPTH_DEVICE says.")
+    precision: str = Field(default="", description="auto, fp32 or bf16; empty: as DEPTH_PRECISION says.")
+    batch_pixels: int = Field(default=0, description="Network pixels of a batch; 0: as DEPTH_BATCH_PIXELS says.")
 
     def configure(self, base: Settings) -> Settings:
         """The settings with this resource's own wishes in place."""

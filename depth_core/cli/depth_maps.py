@@ -98,7 +98,7 @@ def map_photos(
         soft_wrap=True,
     )
     if found.skipped:
-        console.print(f"skipped: {terminal.name(found.note)}: not read", soft_wrap=True)
+        console.print(f"skipped: {terminal.name(arguments.note(found.skipped))}: not read", soft_wrap=True)
     raise typer.Exit(1 if failures else 0)
 
 

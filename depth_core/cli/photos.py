@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,8 @@ from depth_core.ingest import decode
 from depth_core.output import encode
 
 RESULTS = tuple(f".{name}" for name in encode.RESULT_ORDER)
+LISTED = 3  # names of files that may be photos by another name
+_LIKE_RESULT, _WITHOUT_SUFFIX = "named like a depth map", "without suffix"
 
 # What people call pictures and we do not read. They are told how many of each a folder has.
 _IMAGE_LIKE = frozenset(
@@ -37,13 +39,23 @@ class Found:
     photos: dict[Path, str] = field(
         default_factory=dict
     )  # each file, and the folder of its results below --out, "" for --out itself
-    skipped: Counter[str] = field(default_factory=Counter)  # files of folders that are not read, by what they are: "HEIC"
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # files that are not read: what each is, "HEIC", and its name
     unreadable: list[tuple[Path, str]] = field(default_factory=list)  # folders below those named, and why
 
-    @property
-    def note(self) -> str:
-        """ "12 HEIC, 3 CR2"; "" when nothing was skipped."""
-        return ", ".join(f"{count:,} {what}" for what, count in self.skipped.most_common())
+
+def note(skipped: Sequence[tuple[str, str]]) -> str:
+    """ "12 HEIC, 1 named like a depth map (x.depth.png)"; "" when nothing was skipped."""
+    names = defaultdict[str, list[str]](list)
+    for what, name in skipped:
+        names[what].append(name)
+    most_first = sorted(names.items(), key=lambda each: -len(each[1]))
+    return ", ".join(f"{len(of):,} {what}{_first(of, what)}" for what, of in most_first)
+
+
+def _first(names: Sequence[str], what: str) -> str:
+    if what not in (_LIKE_RESULT, _WITHOUT_SUFFIX):
+        return ""
+    return f" ({', '.join(names[:LISTED])}{', ...' if len(names) > LISTED else ''})"
 
 
 def find(patterns: Sequence[str], out: str) -> Found:
@@ -62,7 +74,7 @@ def find(patterns: Sequence[str], out: str) -> Found:
             found.photos[file] = folder
 
     for pattern in patterns:
-        named, skipped_before = 0, found.skipped.copy()
+        named, skipped_before = 0, len(found.skipped)
         if os.path.isdir(pattern):
             for file, folder in _below(Path(pattern), out, found):
                 named += 1
@@ -72,12 +84,15 @@ def find(patterns: Sequence[str], out: str) -> Found:
             add(Path(pattern))
         else:
             for match in sorted(glob.glob(pattern, recursive=True)):
-                if os.path.isfile(match) and not match.endswith(RESULTS):
+                if not os.path.isfile(match):
+                    continue
+                if not match.endswith(RESULTS):
                     named += 1
                     add(Path(match))
+                elif not _is_result(Path(match)):
+                    found.skipped.append((_LIKE_RESULT, Path(match).name))
         if not named:
-            skipped = Found(skipped=found.skipped - skipped_before).note
-            raise ConfigurationError(f"no photo at {pattern}" + _why_none(pattern, skipped))
+            raise ConfigurationError(f"no photo at {pattern}" + _why_none(pattern, note(found.skipped[skipped_before:])))
     return found
 
 
@@ -112,23 +127,33 @@ def _below(top: Path, out: str, found: Found) -> Iterator[tuple[Path, str]]:
             folders.sort()
             below = Path(place).relative_to(top).as_posix()
             for name in sorted(files):
-                if _is_photo(Path(place, name), found):
+                why = _why_not_read(Path(place, name))
+                if why is None:
                     yield Path(place, name), "" if below == "." else below
+                elif why:
+                    found.skipped.append((why, name))
 
 
-def _is_photo(file: Path, found: Found) -> bool:
+def _why_not_read(file: Path) -> str | None:
+    """What a file of a folder is that is not read, for people; "" when nobody needs to hear of it, None for a photo."""
     kind = file.suffix.lower()
-    if file.name.startswith(".") or file.name.endswith(RESULTS) or not (kind in decode.EXTENSIONS or kind in _IMAGE_LIKE):
-        return False
+    if file.name.startswith(".") or (kind and kind not in decode.EXTENSIONS | _IMAGE_LIKE) or _is_result(file):
+        return ""
     if not os.path.exists(file):
-        found.skipped["link that leads nowhere"] += 1
-        return False
+        return "link that leads nowhere"
     if not os.path.isfile(file):
-        return False
-    if kind not in decode.EXTENSIONS:
-        found.skipped[kind[1:].upper()] += 1
-        return False
-    return True
+        return ""
+    if file.name.endswith(RESULTS):
+        return _LIKE_RESULT
+    if kind in decode.EXTENSIONS:
+        return None
+    return kind[1:].upper() if kind else _WITHOUT_SUFFIX
+
+
+def _is_result(file: Path) -> bool:
+    """Whether a file is of an earlier run: its name says so, and the sidecar lies beside it or is the file itself."""
+    ending = next((each for each in RESULTS if file.name.endswith(each)), None)
+    return ending is not None and os.path.exists(f"{str(file).removesuffix(ending)}.{encode.SIDECAR}")
 
 
 def _cannot_read(error: OSError, found: Found) -> None:

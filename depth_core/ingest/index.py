@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -68,12 +67,8 @@ class Index:
         found = ((keys[part], pa.array(places[part], mask=places[part] < 0)) for part in slices)
         return all(pc.all(pc.equal(wanted, self.keys.take(there))).as_py() is not False for wanted, there in found)
 
-    def frame(self) -> pd.DataFrame:
-        """row_key, chunk, digest (16 hex digits, "" for a row that is gone), as the store has them."""
-        frame: pd.DataFrame = pa.Table.from_batches(self._batches(), _SCHEMA).to_pandas()
-        return frame
-
     def to_parquet(self) -> memoryview:
+        """The file that the store has: row_key, chunk, digest (16 hex digits, "" for a row that is gone)."""
         buffer = BytesIO()
         with pq.ParquetWriter(buffer, _SCHEMA) as writer:
             for batch in self._batches():

@@ -300,18 +300,24 @@ def _revision(database: Database) -> str | None:
 def _engine(url: str, connect_args: dict[str, Any]) -> Engine:
     try:
         parsed = sa.make_url(url)
-    except ArgumentError:
+        if parsed.drivername == "sqlite":
+            return _sqlite(parsed)
+        if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+            return _postgresql(parsed, connect_args)
+    except (ArgumentError, ValueError):  # nothing is quoted: of what cannot be read, any part may be the password
         raise ConfigurationError(
-            f"DEPTH_DATABASE_URL {shown_url(url)!r} is no database URL; e.g. sqlite:///data/depthline.db"
+            "DEPTH_DATABASE_URL is no database URL, and not shown as it may have a password; e.g. sqlite:///data/depthline.db"
         ) from None
-    if parsed.drivername == "sqlite":
-        return _sqlite(parsed)
-    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
-        address = parsed.set(drivername="postgresql+psycopg")
-        return sa.create_engine(address, connect_args=connect_args, pool_pre_ping=True, pool_size=10, max_overflow=20)
     raise ConfigurationError(
         f"DEPTH_DATABASE_URL: {parsed.drivername} is not supported; sqlite:///file or postgresql://host/name"
     )
+
+
+def _postgresql(url: URL, connect_args: dict[str, Any]) -> Engine:
+    if "@" in f"{url.host}{url.database}":  # the rest of the password, and errors quote the host
+        raise ConfigurationError("DEPTH_DATABASE_URL has more than one @: an @ of a password is written %40")
+    address = url.set(drivername="postgresql+psycopg")
+    return sa.create_engine(address, connect_args=connect_args, pool_pre_ping=True, pool_size=10, max_overflow=20)
 
 
 def _sqlite(url: URL) -> Engine:

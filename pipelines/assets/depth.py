@@ -185,7 +185,7 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition | dg.AssetSpec]:
         ),
     )
     def depth_maps(source_images: None, profile: None) -> None:
-        return generate_depth_maps(source_images=source_images, profile=profile)
+        return generate_depth_maps(source_images=source_images, profile=profile)  # type: ignore[no-any-return]
 
     @dg.asset(
         partitions_def=parts.pairs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def made_of(name: str, store: Store) -> dict[str, Any]:
             result[version] = {
                 "sha256": rows.sha256,
                 "rows": plain(rows.frame),
-                "index": plain(index.frame()),
+                "index": plain(pd.read_parquet(BytesIO(index.to_parquet()))),
                 "changed": list(assignment.changed),
                 "chunks": chunks,
             }

@@ -1,6 +1,7 @@
 """Opening and migrating, on both databases."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,15 +60,25 @@ def test_a_database_of_a_newer_program_is_refused(empty_database_url: str) -> No
 @pytest.mark.parametrize(
     ("url", "cure"),
     [
-        ("nonsense", "no database URL"),
+        ("nonsense:secret", "no database URL"),
+        ("host=127.0.0.1 password=secret", "no database URL"),
+        ("postgresql//ann:secret@127.0.0.1/none", "no database URL"),
+        ("postgresql://ann:secret@127.0.0.1:port/none", "no database URL"),
+        ("postgresql://ann:secret@127.0.0.1/none?port=secret", "no database URL"),
+        ("sqlite://ann:secret@127.0.0.1/none", "no database URL"),
+        ("postgresql://ann:a@secret@127.0.0.1:9/none", "an @ of a password is written %40"),
+        ("postgresql://ann:a@b/secret@127.0.0.1:9/none", "an @ of a password is written %40"),
         ("mysql://host/name", "not supported"),
         ("sqlite://", "needs a file"),
         ("postgresql://nobody:secret@127.0.0.1:9/none", "cannot open the database"),
     ],
 )
-def test_a_database_that_cannot_be_opened_is_a_configuration_error(url: str, cure: str) -> None:
+@pytest.mark.parametrize("look", [db.open_database, db.look_at])
+def test_a_database_that_cannot_be_opened_is_a_configuration_error_without_its_password(
+    look: Callable[[str], object], url: str, cure: str
+) -> None:
     with pytest.raises(ConfigurationError, match=cure) as caught:
-        db.open_database(url)
+        look(url)
     assert "secret" not in str(caught.value)
 
 
