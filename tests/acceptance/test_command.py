@@ -355,9 +355,9 @@ def test_an_interrupt_is_one_line_and_what_is_made_stays(place, number: signal.S
     (photo,) = place.photos(1, (1600, 1200))
     for n in range(1, 150):
         shutil.copy(photo, photo.with_name(f"{n:04d}.jpg"))
-    folder = photo.parent
+    folder, out = photo.parent, place.folder / "out"
+    out.mkdir()
     process = place.start("depthline", "map", folder, "--out", "out")
-    out = place.folder / "out"
     deadline = time.monotonic() + 120
     while not list(out.glob("*.depth.json")):
         assert process.poll() is None, process.stdout.read()
@@ -478,6 +478,7 @@ def test_a_model_whose_weights_are_not_here_is_never_answered_with_another(place
 
 
 def test_the_doctor_of_a_sound_installation_shows_it_and_is_content(place) -> None:
+    place.settings["DEPTH_CHECKPOINTS"] = "{}"  # the bundled network
     done = place.run("depthline", "doctor")
     assert done.returncode == 0, done.stdout + done.stderr
     for words in ("depthline", "torch", "cpu (DEPTH_DEVICE=cpu)", "writable", "preview", "here: bundled"):
@@ -489,6 +490,7 @@ def test_the_doctor_names_profiles_that_cannot_run_and_what_gets_their_weights(p
     place.settings["HF_HOME"] = str(place.folder / "empty")
     with (place.folder / "profiles.toml").open("a") as file:
         file.write('[standard.parameters]\nmodel = "small"\n[mono.parameters]\nuseVersion3 = true\nmodel = "mono_large"\n')
+    place.settings["DEPTH_CHECKPOINTS"] = "{}"  # the bundled network
     done = place.run("depthline", "doctor")
     assert done.returncode == 1
     words = " ".join(done.stdout.split())
@@ -580,6 +582,7 @@ def test_the_doctor_of_people_without_a_pipeline_is_content_and_leaves_nothing_b
 
 
 def test_models_lists_every_model_with_its_licence_and_where_its_weights_are(place) -> None:
+    place.settings["DEPTH_CHECKPOINTS"] = "{}"  # the bundled network
     done = place.run("depthline", "models")
     assert done.returncode == 0
     for spec in MODELS:
