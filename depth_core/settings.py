@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     # the network
     device: str = Field("auto", description="auto (cuda, then mps, then cpu), or cpu, cuda, cuda:1, mps.")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it, fp32 elsewhere.")
+    runtime: Literal["auto", "torch", "openvino"] = Field(
+        "auto", description="What computes `tiny` on a CPU. auto: OpenVINO where it is installed. The others: torch."
+    )
     batch_pixels: int = Field(0, ge=0, description="Network pixels of a batch; 0: chosen from the device.")
     max_network_pixels: int = Field(13_000_000, ge=65_536, description="Thin panoramas that need more are failed records.")
     checkpoints_url: str = Field("", description="Folder or fsspec URL with one subfolder per model (v2/large, ...).")

@@ -30,8 +30,8 @@ def _a_small_network_in_the_place_of_the_bundled_one(tmp_path_factory: pytest.Te
     """Most tests need a network and no good one; programs that tests start take it too."""
     import small_network
 
+    folder = small_network.write(tmp_path_factory.mktemp("small") / "tiny")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(
-            "DEPTH_CHECKPOINTS", json.dumps({"tiny": str(small_network.write(tmp_path_factory.mktemp("small") / "tiny"))})
-        )
+        patch.setenv("DEPTH_CHECKPOINTS", json.dumps({"tiny": str(folder)}))
+        patch.setenv("DEPTH_RUNTIME", "torch")  # converting a network for OpenVINO takes seconds
         yield

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from depth_core.inference.checkpoints import Checkpoint
 from depth_core.inference.image_processor import ImageProcessor
 from depth_core.inference.prediction import Prediction
 
+if TYPE_CHECKING:
+    from depth_core.inference.openvino_runtime import Runtime
+
 
 class CheckpointFolder:
     """A loaded network. What it answers is taken for what the catalogue says the model's numbers mean."""
@@ -33,7 +36,16 @@ class CheckpointFolder:
             raise ModelUnavailableError(
                 f"{folder} wants multiples of {self._images.multiple} pixels, the catalogue says {checkpoint.spec.patch}"
             )
-        self._depth = _network(folder, checkpoint.spec.key, device)
+        self._depth: Callable[[torch.Tensor], torch.Tensor] = _network(folder, checkpoint.spec.key, device)
+
+    def run_by_openvino(self, runtime: Runtime, name: str) -> None:
+        """Hands the network's convolutions to OpenVINO. `name` tells the weights. Raises what OpenVINO raises."""
+        if isinstance(self._depth, tiny_network.Tiny):
+            self._depth.hand_over(runtime, name)
+        elif isinstance(self._depth, glpn.Glpn):
+            self._depth = glpn.handed_over(self._depth, runtime, name)
+        else:
+            raise TypeError("this network is transformers' own")
 
     def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
         return self._images.prepare(rgb, size)

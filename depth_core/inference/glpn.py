@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, Self, cast
+from typing import TYPE_CHECKING, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
@@ -16,6 +16,9 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from depth_core.inference import weights
+
+if TYPE_CHECKING:
+    from depth_core.inference.openvino_runtime import Runtime
 
 
 class Sizes(BaseModel, strict=True):
@@ -59,6 +62,11 @@ def build(sizes: Sizes, tensors: Mapping[str, Tensor], *, origin: str, model: st
     return network.eval().requires_grad_(False)
 
 
+def handed_over(network: nn.Module, runtime: Runtime, name: str) -> nn.Module:
+    """A Glpn, run by OpenVINO at any size."""
+    return runtime.compiled(network, f"{name} glpn", example=(1, 3, 64, 96), shape=(1, 3, -1, -1))
+
+
 class Glpn(nn.Module):
     """(N, 3, H, W) normalised to (N, H, W), from 0 to max_depth, where H and W are multiples of all strides together."""
 
@@ -99,7 +107,7 @@ class _Encoder(nn.Module):
             tokens, height, width = embed(features)
             for layer in cast("nn.ModuleList", block):
                 tokens = layer(tokens, height, width)
-            features = norm(tokens).reshape(len(batch), height, width, -1).permute(0, 3, 1, 2).contiguous()
+            features = norm(tokens).reshape(batch.shape[0], height, width, -1).permute(0, 3, 1, 2).contiguous()
             levels.append(features)
         return levels
 
@@ -174,7 +182,7 @@ class _Mixing(nn.Module):
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
         tokens = self.dense1(tokens)
-        picture = tokens.transpose(1, 2).view(len(tokens), -1, height, width)
+        picture = tokens.transpose(1, 2).view(tokens.shape[0], -1, height, width)
         tokens = self.dwconv["dwconv"](picture).flatten(2).transpose(1, 2)
         return cast("Tensor", self.dense2(F.gelu(tokens)))
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib.util
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from depth_core.catalog import DepthKind, Family, ModelSpec
 from depth_core.errors import ConfigurationError
@@ -24,15 +26,27 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+log = logging.getLogger(__name__)
+
 FOCAL_OF_METRIC = 300.0  # metric_large answers in metres for a focal length of so many pixels of the network's input
 
 
 class Predictor:
     """One model on one device. prepare() is safe from many threads at once, predict() from as many as there are lanes."""
 
-    def __init__(self, checkpoint: Checkpoint, network: Network, settings: Settings, *, device: str, precision: str) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        network: Network,
+        settings: Settings,
+        *,
+        device: str,
+        precision: str,
+        runtime: str = "torch",
+    ) -> None:
         self.checkpoint = checkpoint
         self.device = device
+        self.runtime = runtime  # "torch" or "openvino"
         self.precision = precision  # "fp32", or "bf16": the backbone in bfloat16, the head in float32
         self._network: Network | None = network
         self._settings = settings
@@ -177,13 +191,11 @@ def load(checkpoint: Checkpoint, settings: Settings) -> Predictor:
 
         # float32 means float32; beside a bfloat16 backbone the head's convolutions may round to TF32, as the official code's do
         torch.backends.cudnn.allow_tf32 = precision == "bf16"
-    return Predictor(
-        checkpoint,
-        _network_class(checkpoint.spec)(checkpoint, device=device, autocast=precision == "bf16"),
-        settings,
-        device=device,
-        precision=precision,
-    )
+    network = _network_class(checkpoint.spec)(checkpoint, device=device, autocast=precision == "bf16")
+    runtime = choose_runtime(settings, checkpoint.spec, device)
+    if runtime == "openvino" and not _run_by_openvino(network, checkpoint, settings):
+        runtime = "torch"
+    return Predictor(checkpoint, network, settings, device=device, precision=precision, runtime=runtime)
 
 
 def choose_device(settings: Settings) -> str:
@@ -234,6 +246,35 @@ def choose_precision(settings: Settings, device: str) -> str:
     if settings.precision == "bf16" and not has_bf16:
         raise ConfigurationError(f"DEPTH_PRECISION=bf16: {device} has no bfloat16; use auto or fp32")
     return settings.precision
+
+
+def choose_runtime(settings: Settings, spec: ModelSpec, device: str) -> str:
+    """ "torch" or "openvino". Raises ConfigurationError when OpenVINO is asked for where it cannot be had."""
+    possible = spec.family is Family.TINY and device == "cpu"
+    installed = importlib.util.find_spec("openvino") is not None
+    if settings.runtime == "auto":
+        return "openvino" if possible and installed else "torch"
+    if settings.runtime == "openvino" and not possible:
+        raise ConfigurationError(f"DEPTH_RUNTIME=openvino runs tiny on a CPU, not {spec.key} on {device}: use auto")
+    if settings.runtime == "openvino" and not installed:
+        raise ConfigurationError("DEPTH_RUNTIME=openvino: it is not installed: `pip install 'depthline[openvino]'`, or use auto")
+    return settings.runtime
+
+
+def _run_by_openvino(network: Any, checkpoint: Checkpoint, settings: Settings) -> bool:
+    """False, and a warning, where it cannot and the setting leaves the choice: torch computes the same numbers."""
+    from depth_core.inference.openvino_runtime import Runtime
+
+    try:
+        runtime = Runtime(settings.checkpoint_cache.expanduser() / "openvino", threads=threads_at_start())
+        network.run_by_openvino(runtime, checkpoint.revision)
+    except Exception as error:
+        why = f"OpenVINO cannot run {checkpoint.spec.key} ({type(error).__name__}: {error})"
+        if settings.runtime == "openvino":
+            raise ConfigurationError(f"{why}: use DEPTH_RUNTIME=auto") from error
+        log.warning("%s: torch does", why)
+        return False
+    return True
 
 
 def _network_class(spec: ModelSpec) -> Callable[..., Network]:

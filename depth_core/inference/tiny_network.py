@@ -9,7 +9,7 @@ here: preprocessing (image_processor.py), the coarse network (glpn.py).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
@@ -17,6 +17,9 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from depth_core.inference import glpn, weights
+
+if TYPE_CHECKING:
+    from depth_core.inference.openvino_runtime import Runtime
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -86,11 +89,17 @@ class Tiny(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.coarse = glpn.Glpn(config.coarse)
-        self.silhouette = Silhouette(config.silhouette)
+        self.coarse: nn.Module = glpn.Glpn(config.coarse)
+        self.silhouette: nn.Module = Silhouette(config.silhouette)
         self.square = config.silhouette.square
         self.input = config.input
         self.fusion = config.fusion
+
+    def hand_over(self, runtime: Runtime, name: str) -> None:
+        """Both branches to OpenVINO. `name` tells the weights."""
+        seen = (1, 3, self.square, self.square)
+        silhouette = runtime.compiled(self.silhouette, f"{name} silhouette", example=seen, shape=seen)
+        self.coarse, self.silhouette = glpn.handed_over(self.coarse, runtime, name), silhouette
 
     def forward(self, batch: Tensor) -> Tensor:
         return fuse(*self.branches(batch), self.brightness(batch), self.fusion)

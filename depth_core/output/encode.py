@@ -144,6 +144,7 @@ class Sidecar(_Words):
     focal_px: float | None = None  # of the source's full width, where its EXIF says so
     source_note: str = ""  # what was odd about the source; the file has it in `note`
     files: tuple[str, ...] = ()  # in the order of the API's `results`; `write` fills it in
+    runtime: str = "torch"  # or "openvino": what computed the network
     seconds: Mapping[str, float] = Field(default_factory=dict)  # by stage, as far as known when this was written
     finished_at: str = ""  # RFC 3339, UTC
     versions: Versions = Field(default_factory=versions)

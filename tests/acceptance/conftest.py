@@ -45,6 +45,7 @@ class Place:
             "DEPTH_DATA": str(self.folder),
             "DEPTH_CHECKPOINTS": os.environ["DEPTH_CHECKPOINTS"],  # the small network
             "DEPTH_DEVICE": "cpu",
+            "DEPTH_RUNTIME": os.environ["DEPTH_RUNTIME"],
             "OMP_NUM_THREADS": "1",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }

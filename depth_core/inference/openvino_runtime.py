@@ -1,0 +1,90 @@
+"""OpenVINO in torch's place: the same network and the same numbers to rounding, on CPUs in less time. An extra, `[openvino]`.
+
+A network is converted once, which takes seconds, and kept below DEPTH_CHECKPOINT_CACHE. Imports torch: load it inside functions
+only. What does not belong here: which runtime is used (predictor.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import shutil
+import sys
+import threading
+import uuid
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # or it tells its makers of every import
+import openvino  # noqa: E402
+
+_FILE = "network.xml"  # beside it network.bin
+
+
+class Runtime:
+    """Compiles networks for this machine's CPU, with `threads` threads for one image. `folder` keeps what was converted."""
+
+    def __init__(self, folder: Path, *, threads: int) -> None:
+        self._folder = folder
+        self._core = openvino.Core()
+        self._how = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",  # some CPUs would take bfloat16
+            "INFERENCE_NUM_THREADS": threads,
+            "CACHE_DIR": str(folder / "compiled"),
+        }
+
+    def compiled(self, network: nn.Module, name: str, *, example: Sequence[int], shape: Sequence[int]) -> Compiled:
+        """`network` for one image of `shape`, where -1 is any size; traced at the size `example`. `name` tells its weights.
+
+        Raises what OpenVINO raises for a network that it cannot convert.
+        """
+        words = [name, *shape, *(importlib.metadata.version(package) for package in ("depthline", "openvino", "torch"))]
+        kept = self._folder / hashlib.sha256(repr(words).encode()).hexdigest()[:32]
+        if not (kept / _FILE).is_file():
+            self._keep(_converted(network, example, shape), kept)
+        return Compiled(self._core.compile_model(str(kept / _FILE), "CPU", self._how))
+
+    @staticmethod
+    def _keep(model: openvino.Model, folder: Path) -> None:
+        """Whole or not at all, whoever else keeps the same."""
+        part = folder.with_name(f".{uuid.uuid4().hex[:12]}.part")
+        part.mkdir(parents=True)
+        try:
+            openvino.save_model(model, str(part / _FILE), compress_to_fp16=False)
+            try:
+                part.rename(folder)
+            except OSError:
+                if not (folder / _FILE).is_file():
+                    raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _converted(network: nn.Module, example: Sequence[int], shape: Sequence[int]) -> openvino.Model:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes that are the same in each call, and that tracing gets old
+        return openvino.convert_model(network, example_input=torch.zeros(tuple(example)), input=[tuple(shape)])
+
+
+class Compiled(nn.Module):
+    """In the place of a network: (N, ...) to (N, ...), float32 on the host, one image after the other. Safe in many threads."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self._model = model
+        self._mine = threading.local()  # .request: OpenVINO wants one for each thread
+
+    def forward(self, batch: Tensor) -> Tensor:
+        if not hasattr(self._mine, "request"):
+            self._mine.request = self._model.create_infer_request()
+        return torch.cat([self._one(image[None].contiguous()) for image in batch])
+
+    def _one(self, image: Tensor) -> Tensor:
+        (output,) = self._mine.request.infer([image.numpy()], share_inputs=True).values()
+        return torch.from_numpy(output)
