@@ -34,6 +34,7 @@ class Runtime:
         self._core = openvino.Core()
         self._how = {
             "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,  # decoders and encoders work on the same cores
             "INFERENCE_PRECISION_HINT": "f32",  # some CPUs would take bfloat16
             "INFERENCE_NUM_THREADS": threads,
             "CACHE_DIR": str(folder / "compiled"),
