@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto (cuda, then mps, then cpu), or cpu, cuda, cuda:1, mps.")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it, fp32 elsewhere.")
     runtime: Literal["auto", "torch", "openvino"] = Field(
-        "auto", description="What computes `tiny` on a CPU. auto: OpenVINO where it is installed. The others: torch."
+        "auto", description="What computes `tiny` on a CPU; auto: OpenVINO where it is installed. Other models: torch."
     )
     batch_pixels: int = Field(0, ge=0, description="Network pixels of a batch; 0: chosen from the device.")
     max_network_pixels: int = Field(13_000_000, ge=65_536, description="Thin panoramas that need more are failed records.")
@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     )
     checkpoint_cache: Path = Field(
         Path("~/.cache/depthline"),
-        description="Where weights that were fetched from fsspec URLs are kept. The Hub has its own (HF_HOME).",
+        description="Where weights that were fetched from fsspec URLs, and networks converted for OpenVINO, are kept. The Hub has its own (HF_HOME).",
     )
     hub_revisions: dict[str, str] = Field(
         default_factory=dict, description='JSON, model -> commit, tag or branch of its Hub repository: {"v2/small": "<commit>"}.'

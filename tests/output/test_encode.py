@@ -137,6 +137,7 @@ def test_the_sidecar_says_everything_in_the_spelling_of_the_api(local_store: Sto
     assert sidecar.pop("versions").keys() == {"depthline", "output", "torch"}
     assert sidecar == {
         "model": "v2/small",
+        "runtime": "torch",
         "checkpoint": {"source": "weights/small", "revision": "r1"},
         "licence": "Apache-2.0",
         "kind": "disparity",
