@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     )
     checkpoint_cache: Path = Field(
         Path("~/.cache/depthline"),
-        description="Where weights that were fetched from fsspec URLs, and networks converted for OpenVINO, are kept. The Hub has its own (HF_HOME).",
+        description="Keeps weights from fsspec URLs and networks converted for OpenVINO. The Hub has its own (HF_HOME).",
     )
     hub_revisions: dict[str, str] = Field(
         default_factory=dict, description='JSON, model -> commit, tag or branch of its Hub repository: {"v2/small": "<commit>"}.'

@@ -12,8 +12,8 @@ from depth_core.errors import ErrorKind, ImageError
 
 MAX_BATCH_PIXELS = 32 * 1036 * 1036  # more at once makes no GPU faster
 
-# device memory while a network runs, bytes a pixel of its input beside the weights, float32, as measured at 1036 x 1036; tiny's at
-# 256 x 352, where half of it is its silhouettes', which are found at one size
+# device memory while a network runs, bytes a pixel of its input beside the weights, float32, as measured at 1036 x 1036; tiny's
+# at 256 x 352, where half of it is its silhouettes', which are found at one size
 _BYTES_PER_PIXEL = {"tiny": 1300, "small": 850, "base": 1120, "large": 2060, "giant": 2000, "v2/giant": 3400}
 
 
