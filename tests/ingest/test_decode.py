@@ -194,11 +194,10 @@ def test_orientation_is_applied(form: str, orientation: int, quarters: Image.Ima
     exif[ExifTags.Base.Orientation] = orientation
     seen: list[tuple[int, int]] = []
 
-    def wanted(width: int, height: int) -> tuple[int, int]:
+    def check(width: int, height: int) -> None:
         seen.append((width, height))
-        return (100, 100)
 
-    image = decode(encode(quarters, form, exif=exif), settings=settings, wanted=wanted)
+    image = decode(encode(quarters, form, exif=exif), settings=settings, check=check)
     assert_close(image.rgb, UPRIGHT[orientation])
     assert image.rgb.shape[:2] == (image.height, image.width) == ((40, 60) if orientation < 5 else (60, 40))
     assert image.rgb.flags.c_contiguous
