@@ -1,6 +1,8 @@
 """The bundled model over a folder of photos, by torch and by OpenVINO: seconds a photo from files to written PNGs, in turns.
 
-python -m benchmarks.tiny           also: the first version's share, which is the coarse network alone
+    python -m benchmarks.tiny           also: the first version's share, which is the coarse network alone
+
+Wants the extra openvino.
 """
 
 from __future__ import annotations

@@ -249,16 +249,17 @@ def choose_precision(settings: Settings, device: str) -> str:
 
 
 def choose_runtime(settings: Settings, spec: ModelSpec, device: str) -> str:
-    """ "torch" or "openvino". Raises ConfigurationError when OpenVINO is asked for where it cannot be had."""
-    possible = spec.family is Family.TINY and device == "cpu"
-    installed = importlib.util.find_spec("openvino") is not None
-    if settings.runtime == "auto":
-        return "openvino" if possible and installed else "torch"
-    if settings.runtime == "openvino" and not possible:
-        raise ConfigurationError(f"DEPTH_RUNTIME=openvino runs tiny on a CPU, not {spec.key} on {device}: use auto")
-    if settings.runtime == "openvino" and not installed:
+    """ "torch" or "openvino", which computes tiny on a CPU and nothing else.
+
+    Raises ConfigurationError when OpenVINO is asked for and not installed.
+    """
+    if settings.runtime == "torch" or spec.family is not Family.TINY or device != "cpu":
+        return "torch"
+    if importlib.util.find_spec("openvino") is not None:
+        return "openvino"
+    if settings.runtime == "openvino":
         raise ConfigurationError("DEPTH_RUNTIME=openvino: it is not installed: `pip install 'depthline[openvino]'`, or use auto")
-    return settings.runtime
+    return "torch"
 
 
 def _run_by_openvino(network: Any, checkpoint: Checkpoint, settings: Settings) -> bool:
