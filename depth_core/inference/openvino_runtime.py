@@ -6,6 +6,7 @@ only. What does not belong here: which runtime is used (predictor.py).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import shutil
@@ -31,7 +32,6 @@ class Runtime:
 
     def __init__(self, folder: Path, *, threads: int) -> None:
         self._folder = folder
-        self._core = openvino.Core()
         self._how = {
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,  # decoders and encoders work on the same cores
@@ -49,7 +49,7 @@ class Runtime:
         kept = self._folder / hashlib.sha256(repr(words).encode()).hexdigest()[:32]
         if not (kept / _FILE).is_file():
             self._keep(_converted(network, example, shape), kept)
-        return Compiled(self._core.compile_model(str(kept / _FILE), "CPU", self._how))
+        return Compiled(_core().compile_model(str(kept / _FILE), "CPU", self._how))
 
     @staticmethod
     def _keep(model: openvino.Model, folder: Path) -> None:
@@ -71,6 +71,12 @@ def _converted(network: nn.Module, example: Sequence[int], shape: Sequence[int])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of sizes that are the same in each call, and that tracing gets old
         return openvino.convert_model(network, example_input=torch.zeros(tuple(example)), input=[tuple(shape)])
+
+
+@functools.cache
+def _core() -> openvino.Core:
+    """One for as long as the process lives: one that is freed leaves a thread without its stack for signals, and the next kills."""
+    return openvino.Core()
 
 
 class Compiled(nn.Module):

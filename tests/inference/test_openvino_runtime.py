@@ -121,3 +121,23 @@ def test_it_tells_its_makers_nothing(tmp_path: Path) -> None:
     home = {"HOME": str(tmp_path), "DEPTH_CHECKPOINTS": json.dumps({"tiny": str(small_network.write(tmp_path / "small"))})}
     subprocess.run([sys.executable, "-c", program], env=os.environ | home, check=True, timeout=240)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".cache", "small"], "it leaves no id of its own for statistics"
+
+
+def test_a_signal_is_taken_after_models_were_closed_in_whatever_thread(tmp_path: Path) -> None:
+    """In a process of its own, which a freed core of OpenVINO's would end."""
+    program = (
+        "import gc, signal, threading\n"
+        "from depth_core import catalog, settings\n"
+        "from depth_core.inference import checkpoints, predictor\n"
+        "now = settings.load(device='cpu', runtime='openvino')\n"
+        "def load(): return predictor.load(checkpoints.resolve(catalog.BY_KEY['tiny'], now), now)\n"
+        "models = [load(), load()]\n"
+        "def close(): [models.pop().close() for _ in range(2)]; gc.collect()\n"
+        "closing = threading.Thread(target=close)\n"
+        "closing.start(); closing.join()\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('taken'))\n"
+        "signal.raise_signal(signal.SIGINT)\n"
+    )
+    home = {"HOME": str(tmp_path), "DEPTH_CHECKPOINTS": json.dumps({"tiny": str(small_network.write(tmp_path / "small"))})}
+    told = subprocess.run([sys.executable, "-c", program], env=os.environ | home, capture_output=True, text=True, timeout=240)
+    assert (told.returncode, told.stdout) == (0, "taken\n"), told.stderr
