@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from depth_core.storage import Store
@@ -90,6 +92,15 @@ class Place:
         return self.run(sys.executable, "-m", "pipelines.materialize", manifest, "--profile", "preview")
 
 
+@dataclass(frozen=True)
+class Said:
+    """What a program came to that ran in the test's own process."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
 def furnish(folder: Path) -> Place:
     (folder / "dagster").mkdir()
     (folder / "dagster" / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
@@ -100,6 +111,26 @@ def furnish(folder: Path) -> Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return furnish(tmp_path)
+
+
+@pytest.fixture
+def materialize(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """`python -m pipelines.materialize` without a process of its own, where the process is not what matters."""
+    from pipelines.materialize import main
+
+    def run(manifest: str | Path, profile: str = "preview") -> Said:
+        monkeypatch.chdir(place.folder)
+        for name, value in place.environment.items():
+            monkeypatch.setenv(name, value)
+        capsys.readouterr()
+        status = 0
+        try:
+            main(str(manifest), profile)
+        except (SystemExit, typer.Exit) as end:
+            status = end.exit_code if isinstance(end, typer.Exit) else end.code
+        return Said(status, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -17,8 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def wide(place) -> None:
+def wide_and_quick(place) -> None:
     place.settings["COLUMNS"] = "300"  # so that no line is broken
+    place.settings["DEPTH_BACKOFF_SECONDS"] = "0.01"
 
 
 @pytest.fixture
@@ -30,7 +30,9 @@ def sample(place) -> Path:
     return place.folder / "manifests" / "sample.csv"
 
 
-def test_the_demo_makes_the_depth_maps_of_the_sample_and_a_second_run_has_nothing_left_to_do(place, sample: Path) -> None:
+def test_the_demo_makes_the_depth_maps_of_the_sample_and_a_second_run_has_nothing_left_to_do(
+    place, materialize, sample: Path
+) -> None:
     place.settings["DEPTH_ALLOW_PRIVATE_HOSTS"] = "true"
 
     first = place.materialize(sample)
@@ -54,9 +56,9 @@ def test_the_demo_makes_the_depth_maps_of_the_sample_and_a_second_run_has_nothin
         assert place.store.url(key) in first.stdout
     made = {key: Path(place.store.path(key)).stat().st_mtime_ns for key in place.store.keys("depth")}
 
-    again = place.materialize(sample)
+    again = materialize(sample)
 
-    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.status == 0, again.stdout + again.stderr
     assert "nothing was left to do" in again.stdout
     assert re.search(r"made before +9 depth maps; not made again", again.stdout)
     assert re.search(r"succeeded +10 *\n", again.stdout)
@@ -67,13 +69,15 @@ def test_the_demo_makes_the_depth_maps_of_the_sample_and_a_second_run_has_nothin
     ("arguments", "words"),
     [
         (["nowhere.csv"], ["nowhere.csv", "not there"]),
-        (["manifests/sample.csv", "--profile", "colourful"], ["colourful", "preview, standard, quality"]),
+        (["manifests/sample.csv", "colourful"], ["colourful", "preview, standard, quality"]),
     ],
     ids=["unknown manifest", "unknown profile"],
 )
-def test_what_does_not_exist_is_one_line_and_no_traceback(place, sample: Path, arguments: list[str], words: list[str]) -> None:
-    done = place.run(sys.executable, "-m", "pipelines.materialize", *arguments)
-    assert done.returncode == 1
+def test_what_does_not_exist_is_one_line_and_no_traceback(
+    materialize, sample: Path, arguments: list[str], words: list[str]
+) -> None:
+    done = materialize(*arguments)
+    assert done.status == 1
     assert done.stderr.startswith("error ")
     assert done.stderr.count("\n") == 1
     for word in words:
@@ -81,20 +85,20 @@ def test_what_does_not_exist_is_one_line_and_no_traceback(place, sample: Path, a
     assert "Traceback" not in done.stdout
 
 
-def test_rows_without_an_id_or_a_url_are_named_all_the_same(place) -> None:
+def test_rows_without_an_id_or_a_url_are_named_all_the_same(place, materialize) -> None:
     manifest = place.manifest([])
     manifest.write_text("image_url,title\n,no address\ngone.jpg,no file\n")
-    done = place.materialize(manifest)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = materialize(manifest)
+    assert done.status == 0, done.stdout + done.stderr
     assert "missing_url line 2:" in done.stdout
     assert "not_found" in done.stdout
     assert "gone.jpg" in done.stdout
 
 
-def test_without_a_dagster_home_the_cure_is_named(place) -> None:
+def test_without_a_dagster_home_the_cure_is_named(place, materialize) -> None:
     place.settings["DAGSTER_HOME"] = ""
-    done = place.materialize(place.manifest([]))
-    assert done.returncode == 2
+    done = materialize(place.manifest([]))
+    assert done.status == 2
     assert "DAGSTER_HOME" in done.stderr
 
 

@@ -56,7 +56,7 @@ def wait_for(condition, process, seconds: float = 120) -> None:
         time.sleep(0.01)
 
 
-def test_a_run_that_is_killed_again_and_again_is_finished_by_the_next(place) -> None:
+def test_a_run_that_is_killed_again_and_again_is_finished_by_the_next(place, materialize) -> None:
     manifest = place.manifest(place.photos(COUNT))
     draw = random.Random()
     done = 0
@@ -77,9 +77,9 @@ def test_a_run_that_is_killed_again_and_again_is_finished_by_the_next(place) -> 
     for part in left:
         os.utime(part, (time.time() - 2 * DAY,) * 2)
 
-    last = place.materialize(manifest)
+    last = materialize(manifest)
 
-    assert last.returncode == 0, last.stdout[-3000:] + last.stderr[-3000:]
+    assert last.status == 0, last.stdout[-3000:] + last.stderr[-3000:]
     assert not list(Path(place.store.root).rglob(f"*{PART_SUFFIX}")), "what killed writes left goes after a day"
     assert_one_record_per_row(place, COUNT)
     assert_every_file_is_whole(place)
@@ -88,7 +88,7 @@ def test_a_run_that_is_killed_again_and_again_is_finished_by_the_next(place) -> 
     assert not list(place.store.keys("journal"))
 
 
-def test_an_interrupted_run_ends_with_one_line_holds_nothing_and_is_finished_by_the_next(place) -> None:
+def test_an_interrupted_run_ends_with_one_line_holds_nothing_and_is_finished_by_the_next(place, materialize) -> None:
     manifest = place.manifest(place.photos(COUNT))
     process = place.start(sys.executable, "-m", "pipelines.materialize", manifest)
     wait_for(lambda: sidecars(place), process)
@@ -103,15 +103,15 @@ def test_an_interrupted_run_ends_with_one_line_holds_nothing_and_is_finished_by_
     assert list((place.folder / "dagster" / "alive").iterdir()) == []
     made = {key: Path(place.store.path(key)).stat().st_mtime_ns for key in sidecars(place)}
     assert 0 < len(made) < COUNT
-    assert place.materialize(manifest).returncode == 0
+    assert materialize(manifest).status == 0
     assert_one_record_per_row(place, COUNT)
     assert {key: Path(place.store.path(key)).stat().st_mtime_ns for key in made} == made
 
 
-def test_what_an_index_run_changed_before_it_was_killed_is_told_by_the_next(place) -> None:
+def test_what_an_index_run_changed_before_it_was_killed_is_told_by_the_next(place, materialize) -> None:
     photos = place.photos(2)
     manifest = place.manifest(photos[:1])
-    assert place.materialize(manifest).returncode == 0
+    assert materialize(manifest).status == 0
     place.manifest(photos)
     killed = place.run(
         sys.executable,
@@ -124,7 +124,7 @@ def test_what_an_index_run_changed_before_it_was_killed_is_told_by_the_next(plac
     )
     assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
 
-    assert place.materialize(manifest).returncode == 0
+    assert materialize(manifest).status == 0
 
     with dg.DagsterInstance.from_config(str(place.folder / "dagster")) as instance:
         told = instance.fetch_materializations(dg.AssetKey("manifest_index"), limit=10, ascending=True).records
@@ -146,7 +146,7 @@ def test_two_runs_of_one_chunk_at_once_leave_valid_files_and_one_complete_table(
     assert_one_record_per_row(place, 24)
 
 
-def test_a_full_disk_fails_the_run_with_a_clear_error_and_the_next_run_goes_on(place) -> None:
+def test_a_full_disk_fails_the_run_with_a_clear_error_and_the_next_run_goes_on(place, materialize) -> None:
     """The limit on a file's size stands in for a full disk: the system refuses the write in the middle of a file.
 
     It leaves room for Dagster's own database and for all but the 16 bits of a large photo's depth map.
@@ -162,18 +162,18 @@ def test_a_full_disk_fails_the_run_with_a_clear_error_and_the_next_run_goes_on(p
     assert limited.returncode == 1, limited.stdout[-3000:]
     assert re.search(r"cannot write \S*/store/depth/\S*: OSError: \S+ \S+ File too large", limited.stderr), limited.stderr[-3000:]
     assert_every_file_is_whole(place)
-    assert place.materialize(manifest).returncode == 0
+    assert materialize(manifest).status == 0
     assert_one_record_per_row(place, 2)
     assert_every_file_is_whole(place)
 
 
-def test_a_store_that_cannot_be_used_is_one_clear_error(place) -> None:
+def test_a_store_that_cannot_be_used_is_one_clear_error(place, materialize) -> None:
     if os.geteuid() == 0:
         blocked = place.folder / "store"
         blocked.write_text("a file where the store's folder should be")
     else:
         (place.folder / "store").mkdir(mode=0o500)
-    failed = place.materialize(place.manifest(place.photos(1)))
-    assert failed.returncode == 1
+    failed = materialize(place.manifest(place.photos(1)))
+    assert failed.status == 1
     assert re.search(r"cannot (read|write) .*/store", failed.stderr)
     assert "Traceback" not in failed.stdout + failed.stderr
