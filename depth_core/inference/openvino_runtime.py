@@ -75,7 +75,7 @@ def _converted(network: nn.Module, example: Sequence[int], shape: Sequence[int])
 
 @functools.cache
 def _core() -> openvino.Core:
-    """One for as long as the process lives: one that is freed leaves a thread without its stack for signals, and the next kills."""
+    """One for as long as the process lives: freed, it takes the stack for signals along, and the next signal kills."""
     return openvino.Core()
 
 

@@ -6,12 +6,9 @@ import base64
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -198,41 +195,33 @@ def until(condition: Callable[[], Any]) -> Any:
     return found
 
 
-# In a process of its own, as runs have it: a signal that comes when nobody takes it ends the tests.
-DRAIN = """
-import json, sys
-import dagster as dg
-from pipelines import requests
-from pipelines.definitions import build_defs
-from pipelines.resources import Installation
-folder, overrides, requests.SUMMARY_SECONDS = sys.argv[1], json.loads(sys.argv[2]), float(sys.argv[3])
-with dg.DagsterInstance.local_temp(folder + "/dagster") as instance:
-    job = build_defs(Installation(overrides=overrides), {}).resolve_job_def("serve_inbox")
-    try:
-        job.execute_in_process(instance=instance, run_config={"ops": {"drain_inbox": {"config": {"device": "cpu"}}}})
-    except dg.DagsterExecutionInterruptedError:
-        sys.exit(7)
-"""
-
-
 @pytest.mark.parametrize("overrides", [{"linger_seconds": 300.0, "drain_devices": ["cpu"]}])
 @pytest.mark.parametrize("pause", [0.0, 300.0])
-def test_a_drain_shows_what_it_has_done_while_it_runs_and_when_it_is_cancelled(house, artworks, pause: float) -> None:
+def test_a_drain_shows_what_it_has_done_while_it_runs_and_when_it_is_cancelled(
+    house, artworks, monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
+    monkeypatch.setattr(requests, "SUMMARY_SECONDS", pause)
     served = ask(artworks)
-    (house.folder / "dagster").mkdir()
-    words = [str(house.folder), json.dumps(house.installation.overrides), str(pause)]
-    with dg.DagsterInstance.local_temp(str(house.folder / "dagster")) as instance:
-        there = replace(house, instance=instance)
-        process = subprocess.Popen([sys.executable, "-c", DRAIN, *words])
+    before: list[dict[str, Any]] = []
+
+    def cancel() -> None:
         try:
-            (run,) = until(instance.get_runs)
-            assert until(lambda: f"{served} unreachable" in "".join(entry.message for entry in instance.all_logs(run.run_id)))
-            before = [] if pause else until(lambda: shown(there, run.run_id))
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 7
+            until(lambda: artworks.get(served).status.final)
+            (run,) = house.instance.get_runs()
+            until(lambda: f"{served} unreachable" in "".join(entry.message for entry in house.instance.all_logs(run.run_id)))
+            if not pause:
+                before.extend(until(lambda: shown(house, run.run_id)))
         finally:
-            process.kill()
-        *so_far, last = shown(there, run.run_id)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    with pytest.raises(dg.DagsterExecutionInterruptedError):
+        house.run("serve_inbox", None, {"ops": {"drain_inbox": {"config": {"device": "cpu"}}}})
+    thread.join()
+
+    (run,) = house.instance.get_runs()
+    *so_far, last = shown(house, run.run_id)
     assert so_far == before
     assert [summary["ids since the last summary"] for summary in so_far] == ([] if pause else [[str(served)]])
     assert last["all ids"] == [str(served)]
