@@ -41,10 +41,10 @@ maps: $(VENV)/.installed home ## a manifest of your own: make maps MANIFEST=phot
 ui: $(VENV)/.installed home ## Dagster's UI and daemon at http://127.0.0.1:3000 (UI_PORT)
 	@$(BIN)/python -m pipelines.up --no-api -p $(UI_PORT)
 
-api: $(VENV)/.installed ## the HTTP door at http://127.0.0.1:8000
+api: $(VENV)/.installed ## the HTTP API at http://127.0.0.1:8000
 	@$(BIN)/python -m depth_api
 
-up: $(VENV)/.installed home ## door, Dagster's UI and daemon together; one Ctrl-C ends all
+up: $(VENV)/.installed home ## the API, Dagster's UI and daemon together; one Ctrl-C ends all
 	@$(BIN)/python -m pipelines.up -p $(UI_PORT)
 
 test: lint unit ## everything that continuous integration runs

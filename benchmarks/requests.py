@@ -1,7 +1,7 @@
-"""Single requests as clients see them: door, Dagster and drains as `make up` starts them, images and webhooks on loopback.
+"""Single requests as clients see them: the API, Dagster and workers as `make up` starts them, images and webhooks on loopback.
 
-First latencies: of a POST, of a first request after idle, with a drain alive. Then 500 requests from 20 clients while a bulk
-chunk runs on the same device and a drain is killed (-9): nothing may be lost, nothing done twice, every webhook delivered.
+First latencies: of a POST, of a first request after idle, with a worker alive. Then 500 requests from 20 clients while a bulk
+chunk runs on the same device and a worker is killed (-9): nothing may be lost, nothing done twice, every webhook delivered.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from PIL import Image
 
 from benchmarks.photos import make_photos
 from depth_core.contract import ArtworkStatus
-from depth_core.requests.artworks import ArtworkStore
-from depth_core.requests.database import open_database
+from depth_core.serving.artworks import ArtworkStore
+from depth_core.serving.database import open_database
 
 ROOT = Path(__file__).parent.parent
 PROFILES = '[bulk]\n[bulk.parameters]\nmodel = "tiny"\nresolutionLowerLimit = 256\n'
@@ -78,7 +78,7 @@ class World:
             request_queue_size = 128
 
             def handle_error(self, request: object, client_address: object) -> None:
-                """A killed drain resets its connections."""
+                """A killed worker resets its connections."""
 
         self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -101,8 +101,8 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 @contextmanager
 def programs(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """What `make up` starts, in a folder of its own; yields the door's URL and the environment of its programs."""
-    door = free_port()
+    """What `make up` starts, in a folder of its own; yields the API's URL and the environment of its programs."""
+    port = free_port()
     (folder / "dagster").mkdir()
     shutil.copy(ROOT / "dagster.yaml", folder / "dagster")
     shutil.copy(ROOT / "workspace.yaml", folder)
@@ -110,17 +110,17 @@ def programs(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DEPTH_")} | {
         "DAGSTER_HOME": str(folder / "dagster"),
         "DEPTH_DATA": str(folder),
-        "DEPTH_API_PORT": str(door),
+        "DEPTH_API_PORT": str(port),
         "DEPTH_ALLOW_PRIVATE_HOSTS": "true",
-        "DEPTH_LINGER_SECONDS": str(LINGER_SECONDS),
+        "DEPTH_IDLE_TIMEOUT_SECONDS": str(LINGER_SECONDS),
         "DEPTH_RATE_LIMIT": "0",
-        # Door, Dagster, clients, bulk and drain share the cores: threads that wait for each other within a layer would crawl.
+        # API, Dagster, clients, bulk and worker share the cores: threads that wait for each other within a layer would crawl.
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "pipelines.up", "-h", "127.0.0.1", "-p", str(free_port())]
     with (folder / "up.log").open("wb") as log:
         up = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
-    url = f"http://127.0.0.1:{door}"
+    url = f"http://127.0.0.1:{port}"
     try:
 
         def ready() -> bool:
@@ -131,7 +131,7 @@ def programs(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
             except httpx.TransportError:
                 return False
 
-        wait_until(ready, "the door")
+        wait_until(ready, "the API")
         yield url, environment
     finally:
         up.terminate()
@@ -188,19 +188,19 @@ def measure_latencies(url: str, world: World, artworks: ArtworkStore, *, idle_ro
     client.seconds_until_done()  # Dagster has started when this is done
     first, warm = [], []
     for _ in range(idle_rounds):
-        wait_until(lambda: not artworks.drains(fresh_seconds=60), "the drain's end")
+        wait_until(lambda: not artworks.workers(fresh_seconds=60), "the worker's end")
         time.sleep(5 * np.random.default_rng().random())  # anywhere in the sensor's round
         first.append(client.seconds_until_done())
         warm += [client.seconds_until_done() for _ in range(warm_rounds)]
     show("POST", client.post_seconds)
     show("POST to succeeded, first after idle", first)
-    show("POST to succeeded, with a drain alive", warm)
+    show("POST to succeeded, with a worker alive", warm)
 
 
 def load(
     url: str, world: World, artworks: ArtworkStore, folder: Path, environment: dict[str, str], *, requests: int, clients: int
 ) -> bool:
-    """The load while a chunk runs and a drain is killed. Prints what was counted; True when nothing is wrong."""
+    """The load while a chunk runs and a worker is killed. Prints what was counted; True when nothing is wrong."""
     requests -= requests % clients  # each client sends as many
     photos = make_photos(folder / "photos", 60, sizes=((640, 480),))
     for number in range(60, 1500):  # the same pictures, other bytes: other images to everybody who looks at the bytes
@@ -241,11 +241,11 @@ def load(
         with ThreadPoolExecutor(clients) as pool:
             futures = [pool.submit(work, client) for client in crowd]
             wait_until(lambda: len(world.webhooks) - webhooks_before > requests // 4, "a quarter of the work")
-            victim = artworks.drains(fresh_seconds=10)[0]
+            victim = artworks.workers(fresh_seconds=10)[0]
             os.kill(victim.pid, signal.SIGKILL)
             killed = time.perf_counter()
             done = len(world.webhooks)
-            wait_until(lambda: len(world.webhooks) > done + clients, "the next drain")
+            wait_until(lambda: len(world.webhooks) > done + clients, "the next worker")
             gap = time.perf_counter() - killed
             results = [future.result() for future in futures]
         seconds = time.perf_counter() - started
@@ -273,7 +273,7 @@ def load(
     show(f"POST to succeeded, {clients} clients at once", [second for _, mine in results for second in mine])
     print(f"{len(ids)} requests in {seconds:.1f} s beside a bulk chunk ({'still running' if bulk_alive else 'done'}), which made")
     print(
-        f"{bulk_made} depth maps meanwhile; a drain was killed: {taken_back} artworks taken back, {gap:.1f} s until others ended"
+        f"{bulk_made} depth maps meanwhile; a worker was killed: {taken_back} artworks taken back, {gap:.1f} s until others ended"
     )
     print(f"ended: {dict(ends)}, twice: {twice}; webhooks: {len(messages)} artworks told, {repeated} told again")
     return ends == {"succeeded": len(ids)} and twice == 0 and len(messages) == len(ids) == requests and repeated == 0

@@ -1,1 +1,1 @@
-"""The HTTP door: validates a request, writes an artwork, answers. Runs no model and knows no Dagster."""
+"""The HTTP API: validates a request, writes an artwork, answers. Runs no model and knows no Dagster."""

@@ -1,4 +1,4 @@
-"""`python -m depth_api`: the HTTP door on uvicorn, as the settings have it."""
+"""`python -m depth_api`: the HTTP API on uvicorn, as the settings have it."""
 
 import argparse
 import sys
@@ -6,19 +6,19 @@ import sys
 import uvicorn
 
 from depth_api import connections
-from depth_api.access import check_bind, read_keys
 from depth_api.app import create_app
-from depth_api.observation import configure_logs
+from depth_api.auth import check_bind, read_keys
+from depth_api.telemetry import configure_logs
 from depth_core import ports
 from depth_core import settings as settings_module
 from depth_core.errors import ConfigurationError
-from depth_core.requests.artworks import open_store
+from depth_core.serving.artworks import open_store
 
 
 def main() -> None:
     argparse.ArgumentParser(
         prog="python -m depth_api",
-        description="The HTTP door. Settings say what it does: DEPTH_API_HOST, DEPTH_API_PORT, DEPTH_API_KEYS and the others of "
+        description="The HTTP API. Settings say what it does: DEPTH_API_HOST, DEPTH_API_PORT, DEPTH_API_KEYS and the others of "
         "docs/operations.md.",
     ).parse_args()
     try:

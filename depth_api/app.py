@@ -1,7 +1,7 @@
-"""The HTTP door's routes, as docs/api.md has them, and the application that carries them.
+"""The HTTP API's routes, as docs/api.md has them, and the application that carries them.
 
-A request is validated, written and answered. What does not belong here: the rules of a body (depth_core.requests.body), the
-life of an artwork (depth_core.requests.artworks), and any model.
+A request is validated, written and answered. What does not belong here: what a request may say (serving.request_schema), the
+life of an artwork (serving.artworks), and any model.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from sqlalchemy.exc import TimeoutError as NoConnectionError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from depth_api.access import LOCAL, ApiKeys, LoopbackOnly, RateLimit, WithoutSlash, read_keys
-from depth_api.observation import FRESH_SECONDS, DatabaseMetrics, Observed, RequestMetrics, log
-from depth_api.waiting import Waiting
+from depth_api.auth import LOCAL, ApiKeys, LoopbackOnly, RateLimit, WithoutSlash, read_keys
+from depth_api.long_polling import Waiting
+from depth_api.telemetry import FRESH_SECONDS, DatabaseMetrics, Observed, RequestMetrics, log
 from depth_api.wrong_keys import WrongKeys
 from depth_core import settings as settings_module
 from depth_core.contract import Artwork, ArtworkStatus, absent_not_null
 from depth_core.display import shown_text
 from depth_core.errors import StoreError
 from depth_core.output import encode
-from depth_core.requests import body, webhooks
-from depth_core.requests.artworks import (
+from depth_core.serving import request_schema, webhooks
+from depth_core.serving.artworks import (
     ACCEPTED,
     CURSOR_PATTERN,
     ArtworkStore,
@@ -95,14 +95,14 @@ class Readiness(BaseModel):
     status: Literal["ready", "not ready"]
     database: Check
     store: Check
-    last_drain_seconds: float | None = Field(description="Age of the last sign of life of any drain; null when there was none.")
-    live_drains: int
+    last_worker_seconds: float | None = Field(description="Age of the last sign of life of any worker; null: there was none.")
+    live_workers: int
     waiting: int
 
 
 @dataclass
-class Door:
-    """What the routes work with, on `app.state.door` while the application runs."""
+class ApiState:
+    """What the routes work with, on `app.state.api` while the application runs."""
 
     settings: Settings
     keys: ApiKeys
@@ -145,11 +145,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         database_metrics = DatabaseMetrics(artworks)
         metrics.registry.register(database_metrics)
         limit, wrong_keys = RateLimit(settings.rate_limit), WrongKeys(settings.wrong_keys)
-        app.state.door = Door(settings, keys, limit, metrics, artworks, store, Waiting(artworks), wrong_keys)
+        app.state.api = ApiState(settings, keys, limit, metrics, artworks, store, Waiting(artworks), wrong_keys)
         if not keys:
-            log.warning("no DEPTH_API_KEYS: the door answers on loopback only, and whoever is there needs no key")
+            log.warning("no DEPTH_API_KEYS: the API answers on loopback only, and whoever is there needs no key")
         stop = asyncio.Event()
-        loop = asyncio.create_task(webhooks.deliver_loop(artworks, settings, stop)) if settings.webhooks_in_door else None
+        loop = asyncio.create_task(webhooks.deliver_loop(artworks, settings, stop)) if settings.webhooks_in_api else None
         if loop is not None:
             loop.add_done_callback(_tell_when_dead)
         try:
@@ -185,7 +185,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def _tell_when_dead(loop: asyncio.Task[None]) -> None:
     if not loop.cancelled() and (error := loop.exception()):
-        log.critical("webhooks are no longer delivered; restart the door", exc_info=error)
+        log.critical("webhooks are no longer delivered; restart the API", exc_info=error)
 
 
 # -- errors -------------------------------------------------------------------------------------------------------------------
@@ -244,33 +244,33 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 # -- who calls ----------------------------------------------------------------------------------------------------------------
 
 
-async def _door(request: Request) -> Door:
-    door: Door = request.app.state.door
-    return door
+async def _state(request: Request) -> ApiState:
+    state: ApiState = request.app.state.api
+    return state
 
 
 async def _caller(
     request: Request,
-    door: Annotated[Door, Depends(_door)],
+    state: Annotated[ApiState, Depends(_state)],
 ) -> str:
     """The name of the caller's API key, once its rate limit lets it through."""
     name: str | None = LOCAL
-    if door.keys:
+    if state.keys:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         key = key.strip() if scheme.lower() == "bearer" else ""
         address = request.client.host if request.client else ""
-        if key and (wait := door.wrong_keys.wait(address, key)):
+        if key and (wait := state.wrong_keys.wait(address, key)):
             raise HTTPException(429, "too many wrong API keys from this address", {"Retry-After": str(wait)})
-        name = door.keys.owner(key)
+        name = state.keys.owner(key)
         if name is not None:
-            door.wrong_keys.right(address, key)
+            state.wrong_keys.right(address, key)
         else:
             if key:
-                door.wrong_keys.wrong(address)
+                state.wrong_keys.wrong(address)
             raise HTTPException(401, "an API key is needed: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
     assert name is not None
     request.state.api_key = name
-    if wait := door.limit.take(name):
+    if wait := state.limit.take(name):
         raise HTTPException(429, "too many requests", {"Retry-After": str(wait)})
     return name
 
@@ -278,12 +278,12 @@ async def _caller(
 async def _artwork(
     artwork_id: Annotated[UUID, Path()],
     request: Request,
-    door: Annotated[Door, Depends(_door)],
+    state: Annotated[ApiState, Depends(_state)],
     caller: Annotated[str, Depends(_caller)],
 ) -> StoredArtwork:
     """The artwork of the path, if it is the caller's."""
     request.state.artwork_id = str(artwork_id)
-    artwork = await run_in_threadpool(door.artworks.get, artwork_id, api_key_id=caller)
+    artwork = await run_in_threadpool(state.artworks.get, artwork_id, api_key_id=caller)
     if artwork is None:
         raise _not_found(artwork_id)
     return artwork
@@ -299,7 +299,7 @@ def _not_found(artwork_id: UUID) -> HTTPException:
 async def _create(
     request: Request,
     response: Response,
-    door: Annotated[Door, Depends(_door)],
+    state: Annotated[ApiState, Depends(_state)],
     caller: Annotated[str, Depends(_caller)],
     idempotency_key: Annotated[
         str | None,
@@ -316,25 +316,25 @@ async def _create(
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":  # also keeps pages of other sites from posting here through a browser
         raise HTTPException(415, "the body must be application/json")
-    limit = door.settings.max_body_bytes
+    limit = state.settings.max_body_bytes
     if "expect" in request.headers and int(request.headers.get("content-length", 0)) > limit:  # told before it is sent
         raise _too_large(limit)
-    text = await _read_body(request, limit, door.settings.request_seconds)
+    text = await _read_body(request, limit, state.settings.request_seconds)
     faults = []
     if idempotency_key is not None and not re.fullmatch(_IDEMPOTENCY_KEY, idempotency_key):
         message = "1 to 255 printable ASCII characters are wanted"
         faults.append({"loc": ["header", "Idempotency-Key"], "msg": message, "type": "idempotency_key"})
     try:
-        new = body.parse(text, door.settings)
+        new = request_schema.parse(text, state.settings)
     except ValidationError as error:
-        faults += body.faults(error)
+        faults += request_schema.faults(error)
     if faults:
         return _refused(faults)
 
     wait = _wait_seconds(request.headers.getlist("prefer"))
     try:
         created = await run_in_threadpool(
-            door.artworks.create,
+            state.artworks.create,
             new,
             api_key_id=caller,
             idempotency_key=idempotency_key,
@@ -347,18 +347,18 @@ async def _create(
     if status_code is None:  # a replay that comes while the first request still waits is answered for itself
         status_code = ACCEPTED
         if wait:
-            await _unless_hung_up(request, door.waiting.until_final(artwork.id, wait))
-            now: StoredArtwork | None = await run_in_threadpool(door.artworks.get, artwork.id)
+            await _unless_hung_up(request, state.waiting.until_final(artwork.id, wait))
+            now: StoredArtwork | None = await run_in_threadpool(state.artworks.get, artwork.id)
             artwork = now or artwork
             status_code = 200 if artwork.status.final else ACCEPTED
             response.headers["Preference-Applied"] = f"wait={wait}"
         if idempotency_key is not None and not created.replayed:
-            await run_in_threadpool(door.artworks.answered, caller, idempotency_key, status_code)
+            await run_in_threadpool(state.artworks.answered, caller, idempotency_key, status_code)
     response.status_code = status_code
     response.headers["Location"] = f"{_PREFIX}/{artwork.id}"
     if created.replayed:
         response.headers["Idempotent-Replayed"] = "true"
-    return door.answer(artwork)
+    return state.answer(artwork)
 
 
 async def _read_body(request: Request, limit: int, seconds: float) -> bytes:
@@ -407,34 +407,34 @@ def _wait_seconds(prefer: list[str]) -> int:
 
 
 async def _list(
-    door: Annotated[Door, Depends(_door)],
+    state: Annotated[ApiState, Depends(_state)],
     caller: Annotated[str, Depends(_caller)],
     status: Annotated[ArtworkStatus | None, Query(description="Only artworks that have this status.")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(pattern=CURSOR_PATTERN, description="`nextCursor` of the page before.")] = None,
 ) -> Any:
     """Your artworks, newest first."""
-    page = await run_in_threadpool(door.artworks.page, api_key_id=caller, status=status, limit=limit, cursor=cursor)
-    return ArtworkPage(artworks=[door.answer(artwork) for artwork in page.artworks], next_cursor=page.next_cursor)
+    page = await run_in_threadpool(state.artworks.page, api_key_id=caller, status=status, limit=limit, cursor=cursor)
+    return ArtworkPage(artworks=[state.answer(artwork) for artwork in page.artworks], next_cursor=page.next_cursor)
 
 
-async def _get(artwork: Annotated[StoredArtwork, Depends(_artwork)], door: Annotated[Door, Depends(_door)]) -> Any:
+async def _get(artwork: Annotated[StoredArtwork, Depends(_artwork)], state: Annotated[ApiState, Depends(_state)]) -> Any:
     """One artwork as it is now."""
-    return door.answer(artwork)
+    return state.answer(artwork)
 
 
 async def _cancel(
     artwork_id: Annotated[UUID, Path()],
     request: Request,
-    door: Annotated[Door, Depends(_door)],
+    state: Annotated[ApiState, Depends(_state)],
     caller: Annotated[str, Depends(_caller)],
 ) -> Any:
     """Cancels an artwork that waits or is being worked on. One that is final stays as it is; the answer says how that is."""
     request.state.artwork_id = str(artwork_id)
-    artwork = await run_in_threadpool(door.artworks.cancel, artwork_id, api_key_id=caller)
+    artwork = await run_in_threadpool(state.artworks.cancel, artwork_id, api_key_id=caller)
     if artwork is None:
         raise _not_found(artwork_id)
-    return door.answer(artwork)
+    return state.answer(artwork)
 
 
 async def _result(
@@ -443,25 +443,25 @@ async def _result(
     ],
     request: Request,
     artwork: Annotated[StoredArtwork, Depends(_artwork)],
-    door: Annotated[Door, Depends(_door)],
+    state: Annotated[ApiState, Depends(_state)],
 ) -> Response:
     """A file of a finished artwork: its bytes, or part of them (`Range`), or a redirect to where they are."""
     if name not in artwork.results:
         raise HTTPException(404, f"artwork {artwork.id} has no result {name!r}")
     key = f"{artwork.folder}/{name}"
-    if name == encode.SIDECAR and (facts := await run_in_threadpool(_of_somebody_else, door.store, artwork.folder)):
+    if name == encode.SIDECAR and (facts := await run_in_threadpool(_of_somebody_else, state.store, artwork.folder)):
         return JSONResponse(facts, headers={"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"})
-    if not door.store.local:
-        seconds = door.settings.presigned_seconds
+    if not state.store.local:
+        seconds = state.settings.presigned_seconds
         method = "head_object" if request.method == "HEAD" else "get_object"  # a signature is for one of them
-        url = await run_in_threadpool(door.store.fs.sign, door.store.path(key), expiration=seconds, client_method=method)
+        url = await run_in_threadpool(state.store.fs.sign, state.store.path(key), expiration=seconds, client_method=method)
         return RedirectResponse(url, 307, {"Cache-Control": "private, no-store"})
     try:
-        status = await run_in_threadpool(os.stat, door.store.path(key))
+        status = await run_in_threadpool(os.stat, state.store.path(key))
     except FileNotFoundError:
         raise HTTPException(404, f"result {name!r} of artwork {artwork.id} is no longer in the store") from None
     headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
-    response = FileResponse(door.store.path(key), headers=headers, stat_result=status)
+    response = FileResponse(state.store.path(key), headers=headers, stat_result=status)
     known = request.headers.get("if-none-match", "")
     if known.strip() == "*" or response.headers["etag"] in re.findall(r'"[^"]*"', known):
         return Response(status_code=304, headers=headers | {"ETag": response.headers["etag"]})
@@ -480,7 +480,7 @@ def _of_somebody_else(store: Store, folder: str | None) -> dict[str, Any] | None
 
 def _artworks_router(settings: Settings) -> APIRouter:
     calls = (401, 429, 503) if settings.api_keys.get_secret_value() else (429, 503)
-    schema = body.json_schema(settings)
+    schema = request_schema.json_schema(settings)
     router = APIRouter()
     router.add_api_route(
         f"{_PREFIX}/depth-map",
@@ -590,29 +590,29 @@ async def _live() -> dict[Literal["status"], Literal["live"]]:
     summary="Can requests be taken?",
     responses={503: {"model": Readiness, "description": "Not ready; the checks say why."}},
 )
-async def _ready(response: Response, door: Annotated[Door, Depends(_door)]) -> Readiness:
-    """Database and store must answer. How long ago a drain gave a sign of life is told, and refuses nothing."""
+async def _ready(response: Response, state: Annotated[ApiState, Depends(_state)]) -> Readiness:
+    """Database and store must answer. How long ago a worker gave a sign of life is told, and refuses nothing."""
     pulse, database = None, Check(ok=True)
     try:
-        pulse = await run_in_threadpool(door.artworks.pulse, fresh_seconds=FRESH_SECONDS)
+        pulse = await run_in_threadpool(state.artworks.pulse, fresh_seconds=FRESH_SECONDS)
     except _NO_DATABASE as error:
         database = Check(ok=False, detail=type(error).__name__)
-    store = await run_in_threadpool(door.check_store)
+    store = await run_in_threadpool(state.check_store)
     ready = database.ok and store.ok
     response.status_code = 200 if ready else 503
     return Readiness(
         status="ready" if ready else "not ready",
         database=database,
         store=store,
-        last_drain_seconds=pulse.last_drain_seconds if pulse else None,
-        live_drains=pulse.live_drains if pulse else 0,
+        last_worker_seconds=pulse.last_worker_seconds if pulse else None,
+        live_workers=pulse.live_workers if pulse else 0,
         waiting=pulse.waiting if pulse else 0,
     )
 
 
 @_operations.get("/metrics", operation_id="metrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
-async def _metrics(door: Annotated[Door, Depends(_door)]) -> Response:
-    text = await run_in_threadpool(generate_latest, door.metrics.registry)
+async def _metrics(state: Annotated[ApiState, Depends(_state)]) -> Response:
+    text = await run_in_threadpool(generate_latest, state.metrics.registry)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 

@@ -1,6 +1,6 @@
-"""How the door's server listens: uvicorn as the settings have it, and a deadline for requests that do not arrive.
+"""How the API's server listens: uvicorn as the settings have it, and a deadline for requests that do not arrive.
 
-What does not belong here: the deadline of a body, which the application keeps (app.py), and who may call (access.py).
+What does not belong here: the deadline of a body, which the application keeps (app.py), and who may call (auth.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from depth_api.observation import log
+from depth_api.telemetry import log
 from depth_core.settings import Settings
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Slows down who tries one wrong API key after the other, by the address they come from.
 
-What does not belong here: which keys are right (access.py).
+What does not belong here: which keys are right (auth.py).
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Settings(BaseSettings):
         default_factory=dict, description="JSON, handed to fsspec for s3 manifests, images and checkpoints."
     )
     profiles: str = Field("", description="Path or fsspec URL of profiles.toml. Default: <data>/profiles.toml.")
-    public_url: str = Field("http://127.0.0.1:8000", description="Where clients reach the HTTP door; results carry it.")
+    public_url: str = Field("http://127.0.0.1:8000", description="Where clients reach the HTTP API; results carry it.")
 
     # manifests
     rows_per_chunk: int = Field(1000, ge=1, le=100_000, description="Rows of a partition; 5,000 and more for tens of millions.")
@@ -126,9 +126,9 @@ class Settings(BaseSettings):
 
     # single requests
     database_url: str = Field("", description="sqlite:///file or postgresql://... for artworks. Default: <data>/depthline.db.")
-    lease_seconds: float = Field(30.0, gt=0, description="A claim whose drain gives no sign of life for this long goes back.")
+    lease_seconds: float = Field(30.0, gt=0, description="A claim whose worker gives no sign of life for this long goes back.")
     max_attempts: int = Field(
-        3, ge=1, description="An artwork whose drain, or an image of a chunk whose run, died this often fails with worker_lost."
+        3, ge=1, description="An artwork whose worker, or an image of a chunk whose run, died this often fails with worker_lost."
     )
     api_depth16: bool = Field(False, description="Single requests also get depth16.png.")
     keep_artworks_days: int = Field(
@@ -136,9 +136,9 @@ class Settings(BaseSettings):
     )
     image_buckets: list[str] = Field(default_factory=list, description='JSON, s3 buckets that requests may name: ["photos"].')
 
-    # the HTTP door
-    api_host: str = Field("127.0.0.1", description="Address the door listens on; without api_keys only loopback is allowed.")
-    api_port: int = Field(8000, ge=0, le=65535, description="Port the door listens on.")
+    # the HTTP API
+    api_host: str = Field("127.0.0.1", description="Address the API listens on; without api_keys only loopback is allowed.")
+    api_port: int = Field(8000, ge=0, le=65535, description="Port the API listens on.")
     api_keys: SecretStr = Field(SecretStr(""), description="name:key pairs, by comma. One name may have several keys (rotation).")
     rate_limit: float = Field(50.0, ge=0, description="Requests a second of one API key, four seconds' worth at once; 0: any.")
     wrong_keys: int = Field(
@@ -155,7 +155,7 @@ class Settings(BaseSettings):
     presigned_seconds: int = Field(3600, ge=1, description="How long a presigned result URL is valid (s3 stores).")
 
     # webhooks
-    webhooks_in_door: bool = Field(True, description="The door delivers webhooks; false: `depthline webhooks deliver` does.")
+    webhooks_in_api: bool = Field(True, description="The API delivers webhooks; false: `depthline webhooks deliver` does.")
     webhook_schedule: list[float] = Field(
         default_factory=lambda: [5.0, 30.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 36_000.0],
         description="JSON, seconds between attempts (up to a fifth more, at random); when they are used up, delivery has failed.",
@@ -179,18 +179,18 @@ class Settings(BaseSettings):
         description="How long Dagster's link to a gallery opens (s3 stores; a week at most). 0: no link.",
     )
 
-    # drains of the inbox
-    drain_devices: list[str] = Field(
+    # workers of the inbox
+    worker_devices: list[str] = Field(
         default_factory=lambda: ["auto"],
-        description='JSON, one drain runs for each: ["cuda:0", "cuda:1"]; "auto" is DEPTH_DEVICE.',
+        description='JSON, one worker runs for each: ["cuda:0", "cuda:1"]; "auto" is DEPTH_DEVICE.',
     )
-    linger_seconds: float = Field(30.0, ge=0, description="A drain ends when nothing has come for this long.")
-    max_drain_seconds: float = Field(1800.0, gt=0, description="A drain takes nothing new after this long; the next one goes on.")
-    drain_claims: int = Field(32, ge=1, description="Artworks that one drain has at work at once; four times as many downloads.")
+    idle_timeout_seconds: float = Field(30.0, ge=0, description="A worker ends when nothing has come for this long.")
+    max_worker_seconds: float = Field(1800.0, gt=0, description="A worker takes nothing new after this long; the next goes on.")
+    worker_claims: int = Field(32, ge=1, description="Artworks that a worker has at work at once; four times as many downloads.")
     request_fetch_seconds: float = Field(
         60.0, gt=0, description="Seconds that the image of a single request has to arrive, in all."
     )
-    model_memory_gib: float = Field(8.0, gt=0, description="Weights that a drain keeps loaded; the least recently used go first.")
+    model_memory_gib: float = Field(8.0, gt=0, description="Weights a worker keeps loaded; the least recently used go first.")
 
     @field_validator("checkpoints", "hub_revisions")
     @classmethod

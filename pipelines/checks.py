@@ -16,7 +16,7 @@ from depth_core.output import large, records
 from depth_core.storage import Store
 from pipelines.failures import plainly
 from pipelines.partitions import Partitions, chunk_and_profile
-from pipelines.resources import Installation
+from pipelines.resources import DepthlineResource
 
 SAMPLES = 5  # keys named in a failed check
 READS_AT_ONCE = 16
@@ -97,8 +97,8 @@ def failure_rate_is_bounded(frame: pd.DataFrame, bound: float) -> dg.AssetCheckR
 def build(parts: Partitions) -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(asset="artwork_records", partitions_def=parts.pairs, description=every_row_has_a_record.__doc__)
     @plainly
-    def every_row_has_one_record(context: dg.AssetCheckExecutionContext, installation: Installation) -> dg.AssetCheckResult:
-        store = installation.store()
+    def every_row_has_one_record(context: dg.AssetCheckExecutionContext, depthline: DepthlineResource) -> dg.AssetCheckResult:
+        store = depthline.store()
         chunk, profile = chunk_and_profile(context)
         return every_row_has_a_record(manifest.read_rows(store, chunk), records.read_chunk(store, profile, chunk))
 
@@ -113,16 +113,18 @@ def build(parts: Partitions) -> list[dg.AssetChecksDefinition]:
             for name, text in described.items()
         ]
     )
-    def depth_maps_are_sound(context: dg.AssetCheckExecutionContext, installation: Installation) -> Iterator[dg.AssetCheckResult]:
-        store = installation.store()
+    def depth_maps_are_sound(
+        context: dg.AssetCheckExecutionContext, depthline: DepthlineResource
+    ) -> Iterator[dg.AssetCheckResult]:
+        store = depthline.store()
         chunk, profile = chunk_and_profile(context)
         yield from plainly(pictures_are_sound)(records.read_chunk(store, profile, chunk), store)
 
     @dg.asset_check(asset="artwork_records", partitions_def=parts.pairs, description=failure_rate_is_bounded.__doc__)
     @plainly
-    def failure_rate(context: dg.AssetCheckExecutionContext, installation: Installation) -> dg.AssetCheckResult:
+    def failure_rate(context: dg.AssetCheckExecutionContext, depthline: DepthlineResource) -> dg.AssetCheckResult:
         chunk, profile = chunk_and_profile(context)
-        frame = records.read_chunk(installation.store(), profile, chunk)
-        return failure_rate_is_bounded(frame, installation.profile(profile).max_failure_rate)
+        frame = records.read_chunk(depthline.store(), profile, chunk)
+        return failure_rate_is_bounded(frame, depthline.profile(profile).max_failure_rate)
 
     return [every_row_has_one_record, depth_maps_are_sound, failure_rate]

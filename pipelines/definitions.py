@@ -10,23 +10,23 @@ import dagster as dg
 from pipelines import checks, jobs, requests, schedules, sensors
 from pipelines.assets import depth, manifests
 from pipelines.partitions import Partitions
-from pipelines.resources import DepthModelResource, Installation
+from pipelines.resources import DepthlineResource, DepthModelResource
 
 
-def build_defs(installation: Installation | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
+def build_defs(depthline: DepthlineResource | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
     """The definitions of one installation. `resources` replaces resources by name.
 
     Raises ConfigurationError when a setting or profiles.toml is wrong.
     """
-    installation = installation or Installation()
-    parts = Partitions.of(list(installation.profiles()))
+    depthline = depthline or DepthlineResource()
+    parts = Partitions.of(list(depthline.profiles()))
     return dg.Definitions(
         assets=[*manifests.build(parts), *depth.build(parts), *requests.build()],
         asset_checks=checks.build(parts),
         jobs=[*jobs.JOBS, requests.serve_inbox, requests.prune_requests],
         sensors=[*sensors.build(), requests.inbox_sensor],
         schedules=[*schedules.build(), *requests.build_schedules()],
-        resources={"installation": installation, "depth_model": DepthModelResource(), **(resources or {})},
+        resources={"depthline": depthline, "depth_model": DepthModelResource(), **(resources or {})},
         # One process a run: the multiprocess executor would import torch and load the model once per step.
         executor=dg.in_process_executor,
     )

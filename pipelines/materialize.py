@@ -38,7 +38,7 @@ from pipelines import progress
 from pipelines.assets.manifests import index_config
 from pipelines.definitions import build_defs
 from pipelines.partitions import MANIFEST, pair
-from pipelines.resources import Installation
+from pipelines.resources import DepthlineResource
 
 ALIVE_TAG = "depthline/alive"  # names the lock file that the process of a run holds for as long as it lives
 
@@ -96,7 +96,7 @@ class RunFailedError(DepthlineError):
 def materialize(
     uri: str,
     profile: str,
-    installation: Installation,
+    depthline: DepthlineResource,
     instance: dg.DagsterInstance,
     tell: Callable[[str], None] = lambda step: None,
     meter: Meter | None = None,
@@ -109,10 +109,10 @@ def materialize(
     counts, and the next one goes on.
     """
     started = time.monotonic()
-    profile_now, store = installation.profile(profile), installation.store()
+    profile_now, store = depthline.profile(profile), depthline.store()
     # Weights that cannot be had are told now, and not when every image is fetched.
-    checkpoints.resolve(profile_now.parameters.spec, installation.settings(), profile_now.checkpoint)
-    defs = build_defs(installation)
+    checkpoints.resolve(profile_now.parameters.spec, depthline.settings(), profile_now.checkpoint)
+    defs = build_defs(depthline)
     slug, meter = manifest.slug(uri), meter or NoMeter()
     with _sign_of_life(instance) as tags:
 
@@ -140,7 +140,7 @@ def materialize(
                 tell(f"{where}: {what}")
                 return _on_meter(meter, f"{where}: {label}", rows)
 
-            earlier = _complete_since(chunk, profile_now, installation, instance)
+            earlier = _complete_since(chunk, profile_now, depthline, instance)
             if earlier is not None:
                 report.left_alone.append(chunk)
                 report.add_checks(_checks_of(earlier, instance))
@@ -166,13 +166,13 @@ _OF_ITS_RUN = {"run_id", "created_at", "reused"}  # what a record says of the ru
 _LASTING = pa.schema([column for column in records.SCHEMA if column.name not in _OF_ITS_RUN])
 
 
-def _complete_since(chunk: str, profile: Profile, installation: Installation, instance: dg.DagsterInstance) -> str | None:
+def _complete_since(chunk: str, profile: Profile, depthline: DepthlineResource, instance: dg.DagsterInstance) -> str | None:
     """The run that completed a chunk under a profile, if another one would find nothing to do and change nothing; else None.
 
     Judged by what is in the store: the rows as the manifest has them, the images, the depth maps, and the table of records, which
     must be what all these come to now.
     """
-    settings, store = installation.settings(), installation.store()
+    settings, store = depthline.settings(), depthline.store()
     try:
         rows, frame = manifest.read_rows(store, chunk), records.read_chunk(store, profile.name, chunk)
     except (ManifestError, FileNotFoundError):
@@ -180,9 +180,9 @@ def _complete_since(chunk: str, profile: Profile, installation: Installation, in
     table, facts = sources.read_table(store, chunk), manifest.read_facts(store, manifest.slug_of_chunk(chunk))
     if table is None or facts is None or not manifest.validate(manifest.read_chunk(store, chunk), settings).equals(rows):
         return None
-    if not sources.settled(table, rows.loc[rows["error_kind"].isna(), "image_url"], store):
+    if not sources.is_up_to_date(table, rows.loc[rows["error_kind"].isna(), "image_url"], store):
         return None
-    if not chunk_engine.stands(
+    if not chunk_engine.is_up_to_date(
         [chunk_engine.Source(sha) for sha in table["sha256"].dropna()],
         profile=profile,
         chunk=chunk,
@@ -279,9 +279,9 @@ def _sign_of_life(instance: dg.DagsterInstance) -> Iterator[dict[str, str]]:
 LISTED = 10  # failures, and chunks' galleries, that are printed
 
 
-def show(report: Report, profile: str, installation: Installation, console: Console) -> None:
+def show(report: Report, profile: str, depthline: DepthlineResource, console: Console) -> None:
     """Prints the short table and where everything lies."""
-    store, frame = installation.store(), report.records
+    store, frame = depthline.store(), report.records
     failed = frame[frame["status"] == records.FAILED]
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_row("rows", f"{len(frame):,} of {message(report.uri)} under profile {profile}")
@@ -333,17 +333,17 @@ def main(
         )
         raise typer.Exit(2)
     with terminal.plain_end(errors, 1):
-        installation = Installation()
+        depthline = DepthlineResource()
         with dg.DagsterInstance.get() as instance, terminal.meter(console, "rows") as meter:
             report = materialize(
                 uri,
                 profile,
-                installation,
+                depthline,
                 instance,
                 tell=lambda step: console.print(f"[dim]{message(step)}[/dim]", soft_wrap=True),
                 meter=meter,
             )
-        show(report, profile, installation, console)
+        show(report, profile, depthline, console)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Single requests: the sensor that notices waiting artworks, the job that drains them, their daily table, their retention.
+"""Single requests: the sensor that notices waiting artworks, the job that serves them, their daily table, their retention.
 
-What an artwork is, how it is claimed and what a drain does lives in depth_core.requests.
+What an artwork is, how it is claimed and what a worker does lives in depth_core.serving.
 """
 
 import json
@@ -16,47 +16,47 @@ from pydantic import Field
 from depth_core.display import shown_text
 from depth_core.errors import StoreError
 from depth_core.output import gallery
-from depth_core.requests import inbox
-from depth_core.requests.artworks import ArtworkStore, open_store
+from depth_core.serving import inbox
+from depth_core.serving.artworks import ArtworkStore, open_store
 from depth_core.settings import Settings
 from pipelines.failures import plainly
 from pipelines.metadata import OWNERS, counts, picture, preview
-from pipelines.resources import Installation
+from pipelines.resources import DepthlineResource
 
 if TYPE_CHECKING:
-    from depth_core.requests.drain import Report
+    from depth_core.serving.worker import Report
 
 POOL = "gpu_requests"
 FIRST_DAY = "2026-01-01"
 POLL_SECONDS = 0.5
 TICK_SECONDS = 4.5  # the daemon evaluates a sensor every 5 s; within a tick the sensor looks more often
-FRESH_SECONDS = 10.0  # a drain that gave no sign of life for so long does not count as one
+FRESH_SECONDS = 10.0  # a worker that gave no sign of life for so long does not count as one
 STARTING_SECONDS = 60.0  # how long Dagster may take to make a run of a request for one
-LONGEST_PAUSE_SECONDS = 60.0  # between drains that fail one after the other
+LONGEST_PAUSE_SECONDS = 60.0  # between workers that fail one after the other
 LISTED = 50  # artworks in a run's table
-SUMMARY_SECONDS = 30.0  # between the summaries of a drain that goes on
+SUMMARY_SECONDS = 30.0  # between the summaries of a worker that goes on
 
 _FAULTS = inbox.Faults()  # the sensor's: a tick lasts seconds, and what one has told the next one need not
 
 
-class DrainConfig(dg.Config):
+class WorkerConfig(dg.Config):
     device: str = Field("auto", description="auto (as DEPTH_DEVICE says), cpu, cuda, cuda:1, mps.")
 
 
 @dg.op(
     pool=POOL,
     out=dg.Out(dg.Nothing),
-    description="Drains the inbox: claims waiting artworks, runs them, finishes them, and lingers for more.",
+    description="Serves the inbox: claims waiting artworks, runs them, finishes them, and lingers for more.",
 )
 @plainly
-def drain_inbox(context: dg.OpExecutionContext, config: DrainConfig, installation: Installation) -> None:
+def run_worker(context: dg.OpExecutionContext, config: WorkerConfig, depthline: DepthlineResource) -> None:
     from depth_core.engine import device
-    from depth_core.requests.drain import Drain
+    from depth_core.serving.worker import Worker
 
-    settings = installation.settings()
+    settings = depthline.settings()
     if config.device != "auto":
         settings = settings.model_copy(update={"device": config.device})
-    store, artworks = installation.store(), open_store(settings)
+    store, artworks = depthline.store(), open_store(settings)
     watch = inbox.Watch(artworks, settings)
 
     started = shown_at = time.monotonic()
@@ -68,8 +68,8 @@ def drain_inbox(context: dg.OpExecutionContext, config: DrainConfig, installatio
         context.log.info(f"{len(report.new)} ended: {ended}")
 
     def show(words: dict[str, Any]) -> None:
-        metadata = _summary(drain.report, time.monotonic() - started) | words
-        context.log_event(dg.AssetObservation("request_records", description="What a drain has done so far", metadata=metadata))
+        metadata = _summary(worker.report, time.monotonic() - started) | words
+        context.log_event(dg.AssetObservation("request_records", description="What a worker has done so far", metadata=metadata))
 
     def look() -> None:
         """Every second. What stands in the run's log by then is there however the run ends."""
@@ -80,24 +80,24 @@ def drain_inbox(context: dg.OpExecutionContext, config: DrainConfig, installatio
             unshown.clear()
             shown_at = time.monotonic()
 
-    drain = Drain(
+    worker = Worker(
         artworks,
         store,
         settings,
-        worker=f"drain-{config.device}-{context.run_id}-{uuid.uuid4().hex[:4]}",
+        name=f"worker-{config.device}-{context.run_id}-{uuid.uuid4().hex[:4]}",
         device=config.device,
         run_id=context.run_id,
-        turn_at=device.RequestTurn,
+        device_lock=device.PriorityDeviceLock,
         collect=look,
         on_progress=tell,
     )
-    context.log.info(f"draining the inbox on device {config.device} as {drain.worker}")
+    context.log.info(f"serving the inbox on device {config.device} as {worker.name}")
     try:
-        report = drain.serve()
+        report = worker.serve()
     except BaseException as error:  # a cancelled run too
-        if drain.report.new:
-            tell(drain.report)
-        show({"ended by": type(error).__name__, "all ids": _ids(drain.report)})
+        if worker.report.new:
+            tell(worker.report)
+        show({"ended by": type(error).__name__, "all ids": _ids(worker.report)})
         raise
     finally:
         artworks.close()
@@ -154,24 +154,24 @@ def _look(log: Any, watch: inbox.Watch) -> None:
 
 
 @dg.job(
-    description="Serves single requests: drains the inbox until nothing has come for a while.",
+    description="Serves single requests: serves the inbox until nothing has come for a while.",
     tags={
         "dagster/priority": "10",  # before bulk runs that stand in the queue
-        "dagster/max_retries": "0",  # the sensor starts the next drain; a retry beside it would only wait for the pool
+        "dagster/max_retries": "0",  # the sensor starts the next worker; a retry beside it would only wait for the pool
     },
 )
 def serve_inbox() -> None:
-    drain_inbox()
+    run_worker()
 
 
 @dg.sensor(
     job=serve_inbox,
     minimum_interval_seconds=1,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Starts a drain on each device when artworks wait and no drain there is alive; picks up inbox files.",
+    description="Starts a worker on each device when artworks wait and no worker there is alive; picks up inbox files.",
 )
-def inbox_sensor(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SensorResult | dg.SkipReason:
-    settings = installation.settings()
+def inbox_sensor(context: dg.SensorEvaluationContext, depthline: DepthlineResource) -> dg.SensorResult | dg.SkipReason:
+    settings = depthline.settings()
     artworks = open_store(settings)
     watch = inbox.Watch(artworks, settings, _FAULTS)
     try:
@@ -184,13 +184,13 @@ def inbox_sensor(context: dg.SensorEvaluationContext, installation: Installation
                 launched: dict[str, Launched] = json.loads(context.cursor) if context.cursor else {}
                 requests = [
                     request
-                    for name in settings.drain_devices
+                    for name in settings.worker_devices
                     if (request := _launch(context.instance, artworks, name, launched)) is not None
                 ]
                 if requests:
                     return dg.SensorResult(run_requests=requests, cursor=json.dumps(launched))
             if time.monotonic() > deadline:
-                return dg.SkipReason(f"{waiting} artworks wait; drains are alive or starting" if waiting else "nothing waits")
+                return dg.SkipReason(f"{waiting} artworks wait; workers are alive or starting" if waiting else "nothing waits")
             time.sleep(POLL_SECONDS)
     finally:
         artworks.close()
@@ -199,7 +199,7 @@ def inbox_sensor(context: dg.SensorEvaluationContext, installation: Installation
 class Launched(TypedDict):
     """What the sensor's cursor keeps of a device."""
 
-    n: int  # drains asked for so far
+    n: int  # workers asked for so far
     at: float  # when the last of them was
     failures: int  # how many of them failed, one after the other, up to the last
 
@@ -207,17 +207,17 @@ class Launched(TypedDict):
 def _launch(
     instance: dg.DagsterInstance, artworks: ArtworkStore, device: str, launched: dict[str, Launched]
 ) -> dg.RunRequest | None:
-    """A request for a drain on a device, unless one is alive there or on its way. Counts in `launched`.
+    """A request for a worker on a device, unless one is alive there or on its way. Counts in `launched`.
 
-    A run key de-duplicates for ever, so it carries a number. A run that is under way and has announced no drain yet is waited
-    for: it is starting, or stands in line for the pool. One whose drain has stopped giving signs of life is not.
+    A run key de-duplicates for ever, so it carries a number. A run that is under way and has announced no worker yet is waited
+    for: it is starting, or stands in line for the pool. One whose worker has stopped giving signs of life is not.
     """
-    alive = artworks.drains(fresh_seconds=FRESH_SECONDS, device=device)
-    if any(not drain.run_id or instance.has_run(drain.run_id) for drain in alive):  # not those of another machine's Dagster
+    alive = artworks.workers(fresh_seconds=FRESH_SECONDS, device=device)
+    if any(not worker.run_id or instance.has_run(worker.run_id) for worker in alive):  # not those of another machine's Dagster
         return None
     last = launched.get(device) or Launched(n=0, at=0.0, failures=0)
     age = time.time() - last["at"]
-    run = next(iter(instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": f"drain-{device}-{last['n']}"}), limit=1)), None)
+    run = next(iter(instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": f"worker-{device}-{last['n']}"}), limit=1)), None)
     failures = 0
     if run is None:
         if age < STARTING_SECONDS:
@@ -226,23 +226,23 @@ def _launch(
         failures = last["failures"] + 1 if run.status == dg.DagsterRunStatus.FAILURE else 0
         if failures > 1 and age < min(LONGEST_PAUSE_SECONDS, 2.0**failures):
             return None
-    elif all(drain.run_id != run.run_id for drain in artworks.drains(device=device)):
+    elif all(worker.run_id != run.run_id for worker in artworks.workers(device=device)):
         return None
     number = last["n"] + 1
     launched[device] = Launched(n=number, at=time.time(), failures=failures)
     return dg.RunRequest(
-        run_key=f"drain-{device}-{number}",
-        run_config={"ops": {"drain_inbox": {"config": {"device": device}}}},
+        run_key=f"worker-{device}-{number}",
+        run_config={"ops": {"run_worker": {"config": {"device": device}}}},
         tags={"depthline/device": device},
     )
 
 
 def _dead_workers(instance: dg.DagsterInstance, artworks: ArtworkStore) -> list[str]:
-    """Drains that say they are alive but whose run has ended: their claims need not wait for the lease to run out.
+    """Workers that say they are alive but whose run has ended: their claims need not wait for the lease to run out.
 
     A run that this instance does not know may be another instance's; its lease decides.
     """
-    alive = {drain.run_id: drain.worker for drain in artworks.drains(limit=20) if drain.ended_at is None and drain.run_id}
+    alive = {worker.run_id: worker.name for worker in artworks.workers(limit=20) if worker.ended_at is None and worker.run_id}
     runs = instance.get_runs(dg.RunsFilter(run_ids=list(alive))) if alive else []
     return [alive[run.run_id] for run in runs if run.is_finished]
 
@@ -253,8 +253,8 @@ def _pruned_before(settings: Settings) -> datetime:
 
 @dg.op(description="Forgets artworks older than DEPTH_KEEP_ARTWORKS_DAYS, with their histories and webhooks. Files stay.")
 @plainly
-def prune_artworks(context: dg.OpExecutionContext, installation: Installation) -> None:
-    settings = installation.settings()
+def prune_artworks(context: dg.OpExecutionContext, depthline: DepthlineResource) -> None:
+    settings = depthline.settings()
     if not settings.keep_artworks_days:
         context.log.info("DEPTH_KEEP_ARTWORKS_DAYS is 0: every artwork is kept")
         return
@@ -282,16 +282,16 @@ def build() -> list[dg.AssetsDefinition]:
         description="The artworks of single requests that ended on a day, as artwork_records has them, under profile api.",
     )
     @plainly
-    def request_records(context: dg.AssetExecutionContext, installation: Installation) -> dg.MaterializeResult[None]:
-        from depth_core.requests import tables
+    def request_records(context: dg.AssetExecutionContext, depthline: DepthlineResource) -> dg.MaterializeResult[None]:
+        from depth_core.serving import request_records
 
         day = date.fromisoformat(context.partition_key)
-        settings = installation.settings()
+        settings = depthline.settings()
         if settings.keep_artworks_days and datetime.combine(day, time_of_day.min, UTC) < _pruned_before(settings):
             raise dg.Failure(f"artworks of {day} may have been pruned (DEPTH_KEEP_ARTWORKS_DAYS); the table that is there stands")
         artworks = open_store(settings)
         try:
-            frame = tables.write_day(artworks, installation.store(), day, run_id=context.run.run_id)
+            frame = request_records.write_day(artworks, depthline.store(), day, run_id=context.run.run_id)
         finally:
             artworks.close()
         return dg.MaterializeResult(

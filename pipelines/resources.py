@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from depth_core.inference.predictor import Predictor
 
 
-class Installation(dg.ConfigurableResource[Any]):
+class DepthlineResource(dg.ConfigurableResource[Any]):
     """Settings and store of this installation: environment variables DEPTH_*, overridden by `overrides`."""
 
     overrides: dict[str, Any] = Field(default_factory=dict, description="Settings by name, in place of DEPTH_* variables.")

@@ -9,7 +9,7 @@ from depth_core.errors import ErrorKind
 from depth_core.output import records
 from pipelines.jobs import prune_event_log, retry_failed_rows
 from pipelines.partitions import pair
-from pipelines.resources import Installation
+from pipelines.resources import DepthlineResource
 
 RUNS_PER_MORNING = 500
 
@@ -21,12 +21,12 @@ RUNS_PER_MORNING = 500
     description="Every morning: one run for each chunk x profile that has rows whose failure may have passed.",
 )
 def retry_failed_rows_schedule(
-    context: dg.ScheduleEvaluationContext, installation: Installation
+    context: dg.ScheduleEvaluationContext, depthline: DepthlineResource
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
     passing = {kind.value for kind in ErrorKind if kind.retryable}
-    failed = records.read(installation.store(), status="failed", columns=["chunk", "profile", "error_kind"])
+    failed = records.read(depthline.store(), status="failed", columns=["chunk", "profile", "error_kind"])
     # Single requests and profiles that were taken out have records too, and no partitions.
-    there = failed["profile"].isin(installation.profiles())
+    there = failed["profile"].isin(depthline.profiles())
     pairs = failed.loc[failed["error_kind"].isin(passing) & there, ["chunk", "profile"]].drop_duplicates()
     if pairs.empty:
         yield dg.SkipReason("no failed row that may get better")

@@ -13,7 +13,7 @@ from pipelines import jobs
 from pipelines.assets.manifests import index_config
 from pipelines.metadata import RETRIED
 from pipelines.partitions import MANIFEST, PROFILE, pair
-from pipelines.resources import Installation
+from pipelines.resources import DepthlineResource
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -28,9 +28,9 @@ EVENTS_AT_ONCE = 20  # an event of manifest_index can name tens of thousands of 
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Notices new and changed manifests in the manifests folder and indexes them.",
 )
-def manifest_sensor(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SensorResult | dg.SkipReason:
+def manifest_sensor(context: dg.SensorEvaluationContext, depthline: DepthlineResource) -> dg.SensorResult | dg.SkipReason:
     seen = _seen_states(context.cursor)
-    found = {_state(file.slug, file.fingerprint): file for file in manifest.discover(installation.settings())}
+    found = {_state(file.slug, file.fingerprint): file for file in manifest.discover(depthline.settings())}
     news = [state for state in found if state not in seen]
     if not news:
         return dg.SkipReason(f"{len(found)} manifests, none new or changed")
@@ -85,10 +85,10 @@ class Place:
         "ingested chunks under the profiles that say on_arrival."
     ),
 )
-def arrival_sensor(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SensorResult:
+def arrival_sensor(context: dg.SensorEvaluationContext, depthline: DepthlineResource) -> dg.SensorResult:
     kept = json.loads(context.cursor) if context.cursor else {}
     places = {asset: Place.of(kept.get(asset)) for asset in ("manifest_index", "source_images")}
-    at_once = [profile.name for profile in installation.profiles().values() if profile.on_arrival and _has(context, profile.name)]
+    at_once = [profile.name for profile in depthline.profiles().values() if profile.on_arrival and _has(context, profile.name)]
 
     def pairs(event: dg.EventLogRecord) -> list[tuple[str, str]]:
         retried = event.asset_materialization is None or RETRIED in event.asset_materialization.metadata
@@ -167,11 +167,11 @@ def _next(
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Reports profiles whose parameters have changed, so that the nightly backfill asks for their depth maps again.",
 )
-def profile_sensor(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SensorResult | dg.SkipReason:
+def profile_sensor(context: dg.SensorEvaluationContext, depthline: DepthlineResource) -> dg.SensorResult | dg.SkipReason:
     seen: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
     now = {
         name: hashlib.sha256(json.dumps(profile.pixel_words(), sort_keys=True).encode()).hexdigest()[:16]
-        for name, profile in installation.profiles().items()
+        for name, profile in depthline.profiles().items()
     }
     changed = [name for name, digest in now.items() if seen.get(name) != digest]
     if not changed:

@@ -1,4 +1,4 @@
-"""`make up`: the HTTP door, Dagster's web server and its daemon side by side; `make ui`: the last two. When one ends, all end."""
+"""`make up`: the HTTP API, Dagster's web server and its daemon side by side; `make ui`: the last two. When one ends, all end."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.up",
         add_help=False,
-        description="Runs the HTTP door, Dagster's web server and its daemon side by side, until one ends or Ctrl-C.",
+        description="Runs the HTTP API, Dagster's web server and its daemon side by side, until one ends or Ctrl-C.",
         epilog="Any other words go to `dagster dev`.",
     )
     parser.add_argument("--help", action="help", help="show this and end")
     parser.add_argument("-h", "--host", default="127.0.0.1", help="address of Dagster's web server (default: %(default)s)")
     parser.add_argument("-p", "--port", type=int, default=3000, help="its port (default: %(default)s)")
-    parser.add_argument("--no-api", action="store_true", help="without the HTTP door")
+    parser.add_argument("--no-api", action="store_true", help="without the HTTP API")
     asked, more = parser.parse_known_args(argv)
     dagster = ["dev", "-w", "workspace.yaml", "-h", asked.host, "-p", str(asked.port), *more]
     commands = {"Dagster": [sys.executable, "-m", "dagster", *dagster]}
     if not asked.no_api:
-        commands = {"the door": [sys.executable, "-m", "depth_api"]} | commands
+        commands = {"the API": [sys.executable, "-m", "depth_api"]} | commands
     try:
         _check_ports(asked)
         with _alone():

@@ -29,7 +29,7 @@ def test_every_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         settings.load()
 
 
-@pytest.mark.parametrize("variable", ["DEPTH_STORE_OPTIONS", "DEPTH_CHECKPOINTS", "DEPTH_DRAIN_DEVICES"])
+@pytest.mark.parametrize("variable", ["DEPTH_STORE_OPTIONS", "DEPTH_CHECKPOINTS", "DEPTH_WORKER_DEVICES"])
 def test_json_that_is_none_is_a_clear_error_with_the_variables_name(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "{no json")
     with pytest.raises(ConfigurationError) as wrong:

@@ -17,13 +17,13 @@ from depth_core.errors import DepthlineError
 from depth_core.terminal import message
 
 if TYPE_CHECKING:
-    from depth_core.requests.artworks import ArtworkStore
+    from depth_core.serving.artworks import ArtworkStore
 
 webhooks_app = typer.Typer(no_args_is_help=True, help="Deliver webhooks, send one again, show the secret that signs them.")
 
 
 def artwork(artwork_id: Annotated[UUID, typer.Argument(help="Of an artwork.")]) -> None:
-    """Shows an artwork of the HTTP door or the inbox: what it is now, what it went through, the Dagster runs that had it."""
+    """Shows an artwork of the HTTP API or the inbox: what it is now, what it went through, the Dagster runs that had it."""
     with clear_errors(), _artworks() as (store, now):
         from depth_core.storage import Store
 
@@ -35,8 +35,8 @@ def artwork(artwork_id: Annotated[UUID, typer.Argument(help="Of an artwork.")]) 
         facts = [("asked by", f"{stored.api_key_id}, {stored.source}"), ("attempts", str(stored.attempts))]
         if stored.folder:
             facts.append(("files", Store.from_settings(now).url(stored.folder)))
-        for drain in store.drains_of(artwork_id):
-            facts.append(("run", f"{drain.run_id or 'none'} ({drain.worker} on {drain.host}, device {drain.device})"))
+        for worker in store.workers_of(artwork_id):
+            facts.append(("run", f"{worker.run_id or 'none'} ({worker.name} on {worker.host}, device {worker.device})"))
         for step in store.history(artwork_id):
             facts.append((f"{step.at:%Y-%m-%d %H:%M:%S}Z", " ".join(filter(None, (step.status.value, step.worker, step.note)))))
     for name, words in facts:
@@ -47,9 +47,9 @@ def artwork(artwork_id: Annotated[UUID, typer.Argument(help="Of an artwork.")]) 
 def deliver(
     once: Annotated[bool, typer.Option("--once", help="Try what is due now, then end.")] = False,
 ) -> None:
-    """Delivers webhooks until it is interrupted, as the HTTP door does by itself unless DEPTH_WEBHOOKS_IN_DOOR is false."""
+    """Delivers webhooks until it is interrupted, as the HTTP API does by itself unless DEPTH_WEBHOOKS_IN_API is false."""
     with clear_errors(), _artworks() as (store, now):
-        from depth_core.requests import webhooks
+        from depth_core.serving import webhooks
 
         if once:
             console.print(f"{asyncio.run(webhooks.deliver_once(store, now)):,} attempts")
@@ -58,7 +58,7 @@ def deliver(
 
 
 async def _deliver_until_stopped(store: ArtworkStore, now: settings.Settings) -> None:
-    from depth_core.requests import webhooks
+    from depth_core.serving import webhooks
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -70,7 +70,7 @@ async def _deliver_until_stopped(store: ArtworkStore, now: settings.Settings) ->
 def replay(id: Annotated[UUID, typer.Argument(help="Of an artwork or of a delivery.")]) -> None:
     """Sends an artwork's webhook again, whatever became of it before."""
     with clear_errors(), _artworks() as (store, _):
-        from depth_core.requests import webhooks
+        from depth_core.serving import webhooks
 
         console.print(f"{webhooks.replay(store, id):,} deliveries are due again")
 
@@ -79,7 +79,7 @@ def replay(id: Annotated[UUID, typer.Argument(help="Of an artwork or of a delive
 def attempts(artwork_id: Annotated[UUID, typer.Argument(help="Of an artwork.")]) -> None:
     """Lists every attempt at an artwork's webhook."""
     with clear_errors(), _artworks() as (store, _):
-        from depth_core.requests import webhooks
+        from depth_core.serving import webhooks
 
         for delivery, tried in webhooks.deliveries(store, artwork_id):
             console.print(f"{delivery.id} {delivery.state} {message(delivery.url)}", soft_wrap=True)
@@ -94,7 +94,7 @@ def secret(
 ) -> None:
     """Prints the secret with which a receiver verifies the webhooks of an API key; makes it when there is none."""
     with clear_errors(), _artworks() as (store, now):
-        from depth_core.requests import webhooks
+        from depth_core.serving import webhooks
 
         webhooks.check_api_key_id(store, now, name)
         console.print(webhooks.secret(store, now, name), soft_wrap=True)
@@ -102,7 +102,7 @@ def secret(
 
 @contextmanager
 def _artworks() -> Iterator[tuple[ArtworkStore, settings.Settings]]:
-    from depth_core.requests.artworks import open_store
+    from depth_core.serving.artworks import open_store
 
     now = settings.load()
     store = open_store(now)

@@ -122,7 +122,7 @@ def _store(now: Settings) -> str:
 
 
 def _database(now: Settings) -> str:
-    from depth_core.requests import database
+    from depth_core.serving import database
 
     return database.look_at(now.database_location)
 

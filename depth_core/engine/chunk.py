@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NoReturn
 
 from depth_core.engine import local, stages
-from depth_core.engine.device import NO_TURNS, Turn
+from depth_core.engine.device import NO_DEVICE_LOCK, DeviceLock
 from depth_core.engine.stages import Item, Plan
 from depth_core.errors import ErrorKind, ImageError
 from depth_core.inference.checkpoints import Checkpoint
@@ -106,20 +106,20 @@ def run(
     settings: Settings,
     redo: Redo | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
-    turn_at: Callable[[str], Turn] = lambda device: NO_TURNS,
+    device_lock: Callable[[str], DeviceLock] = lambda device: NO_DEVICE_LOCK,
 ) -> Result:
     """Makes the depth maps of a chunk that are not there yet.
 
     `images` may name a content hash more than once; it is done once. `load` is entered only when there is work. Every outcome
     goes to a journal, so that a run that is killed leaves to the next one only what was in flight. The next one does that first,
-    image by image and decoded in a process of its own, so that no image can end run after run. `turn_at`: given the network's
+    image by image and decoded in a process of its own, so that no image can end run after run. `device_lock`: given the network's
     device, the turn to take there.
 
     Raises StoreError, ModelUnavailableError or ConfigurationError; what was written until then stays valid and counts.
     """
     started = time.monotonic()
     names = {image.sha256: image.name for image in reversed(images)}
-    work = _Work(profile, chunk, run_id, checkpoint, load, store, settings, redo or Redo(), on_progress, turn_at, names)
+    work = _Work(profile, chunk, run_id, checkpoint, load, store, settings, redo or Redo(), on_progress, device_lock, names)
     wanted = list(dict.fromkeys(image.sha256 for image in images))
     outcomes, progress = work.over_one_range(wanted) if profile.range == "chunk" else work.each(wanted, _fixed_range(profile))
     ordered = {sha: outcomes[sha] for sha in wanted}
@@ -129,7 +129,7 @@ def run(
     return Result(ordered, progress, time.monotonic() - started)
 
 
-def stands(
+def is_up_to_date(
     images: Sequence[Source], *, profile: Profile, chunk: str, checkpoint: Checkpoint, store: Store, settings: Settings
 ) -> bool:
     """Whether `run` would find nothing to do, and every outcome as the last run left it. Looks at the files too.
@@ -140,7 +140,17 @@ def stands(
         return False  # a run did not come to its end
     redo = Redo(verify=True)
     work = _Work(
-        profile, chunk, "", checkpoint, _no_network, store, settings, redo, lambda progress: None, lambda device: NO_TURNS, {}
+        profile,
+        chunk,
+        "",
+        checkpoint,
+        _no_network,
+        store,
+        settings,
+        redo,
+        lambda progress: None,
+        lambda device: NO_DEVICE_LOCK,
+        {},
     )
     wanted = list(dict.fromkeys(image.sha256 for image in images))
     if profile.range == "chunk":
@@ -171,7 +181,7 @@ class _Work:
     settings: Settings
     redo: Redo
     on_progress: Callable[[Progress], None]
-    turn_at: Callable[[str], Turn]
+    device_lock: Callable[[str], DeviceLock]
     names: Mapping[str, str]  # of the images, by content hash
 
     def __post_init__(self) -> None:
@@ -365,7 +375,7 @@ class _Work:
                 plan=plan,
                 store=self.store,
                 settings=self.settings,
-                turn=self.turn_at(predictor.device),
+                turn=self.device_lock(predictor.device),
                 steps=steps,
                 alone=alone,
             )

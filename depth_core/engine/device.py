@@ -48,7 +48,7 @@ def free_device(devices: Sequence[str], folder: Path | None = None) -> Iterator[
         time.sleep(FREE_SECONDS)
 
 
-class Turn(Protocol):
+class DeviceLock(Protocol):
     """A right to use a device: taken before batches go there, given back when somebody else wants it or nothing is to do."""
 
     def take(self) -> None:
@@ -60,7 +60,7 @@ class Turn(Protocol):
         """Whether who holds the turn should finish what is under way and give it back before sending more."""
 
 
-class NoTurns:
+class NoDeviceLock:
     """For a device that nobody else uses."""
 
     def take(self) -> None: ...
@@ -71,10 +71,10 @@ class NoTurns:
         return False
 
 
-NO_TURNS = NoTurns()
+NO_DEVICE_LOCK = NoDeviceLock()
 
 
-class BulkTurn:
+class BulkDeviceLock:
     """Bulk work's turn: goes on batch after batch until a request waits.
 
     `device` as a predictor names it ("cuda:0"); `folder` holds the lock files, by default one for all processes of this user.
@@ -82,11 +82,11 @@ class BulkTurn:
     """
 
     def __init__(self, device: str, folder: Path | None = None) -> None:
-        self._gate, self._device = _lock(device, "gate", folder), _lock(device, "device", folder)
+        self._priority, self._device = _lock(device, "priority", folder), _lock(device, "device", folder)
 
     def take(self) -> None:
-        self._gate.acquire(poll_interval=POLL_SECONDS)
-        self._gate.release()
+        self._priority.acquire(poll_interval=POLL_SECONDS)
+        self._priority.release()
         self._device.acquire(poll_interval=POLL_SECONDS)
 
     def give_back(self) -> None:
@@ -94,18 +94,18 @@ class BulkTurn:
 
     def wanted(self) -> bool:
         try:
-            self._gate.acquire(timeout=0)
+            self._priority.acquire(timeout=0)
         except Timeout:
             return True
-        self._gate.release()
+        self._priority.release()
         return False
 
 
-class RequestTurn(BulkTurn):
+class PriorityDeviceLock(BulkDeviceLock):
     """A single request's turn: while it waits, bulk sends no further batch."""
 
     def take(self) -> None:
-        with self._gate.acquire(poll_interval=POLL_SECONDS):
+        with self._priority.acquire(poll_interval=POLL_SECONDS):
             self._device.acquire(poll_interval=POLL_SECONDS)
 
     def wanted(self) -> bool:

@@ -1,7 +1,7 @@
 """Runs the stages on one machine: threads around one device, bounded everywhere, so memory does not grow with the manifest.
 
 read and decode (threads) -> batches of one network size (no padding: a network reads padding as geometry) -> predict and
-render (lanes) -> encode and write (threads). What a step does is in stages.py; whose turn the device is, in device.py.
+render (streams) -> encode and write (threads). What a step does is in stages.py; whose turn the device is, in device.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from depth_core.display import shown_url
 from depth_core.engine import stages
-from depth_core.engine.device import NO_TURNS, Turn
+from depth_core.engine.device import NO_DEVICE_LOCK, DeviceLock
 from depth_core.engine.stages import Item, Plan, Prepared
 from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation, row_failure
 from depth_core.ingest import budget
@@ -61,7 +61,7 @@ def run(
     plan: Plan,
     store: Store,
     settings: Settings,
-    turn: Turn = NO_TURNS,
+    turn: DeviceLock = NO_DEVICE_LOCK,
     steps: Steps | None = None,
     alone: bool = False,
 ) -> Generator[tuple[Item, Outcome], None, None]:
@@ -78,7 +78,7 @@ def run(
     try:
         with (
             ThreadPoolExecutor(decoders, thread_name_prefix="decode") as decode_pool,
-            ThreadPoolExecutor(predictor.lanes, thread_name_prefix="predict") as predict_pool,
+            ThreadPoolExecutor(predictor.streams, thread_name_prefix="predict") as predict_pool,
             ThreadPoolExecutor(encoders, thread_name_prefix="encode") as encode_pool,
         ):
             pools = _Pools(decode_pool, predict_pool, encode_pool, decoders, 2 * encoders + 2, rooms)
@@ -148,7 +148,7 @@ class _Run:
         plan: Plan,
         store: Store,
         settings: Settings,
-        turn: Turn,
+        turn: DeviceLock,
         steps: Steps,
         *,
         alone: bool,
@@ -168,7 +168,7 @@ class _Run:
         self.events: queue.SimpleQueue[Callable[[], Iterator[tuple[Item, Outcome]]]] = queue.SimpleQueue()
         self.decoding = 0
         self.waiting: dict[tuple[int, int], list[Prepared]] = {}  # by network size; insertion order is age
-        self.ready: deque[list[Prepared]] = deque()  # batches for the next free lane
+        self.ready: deque[list[Prepared]] = deque()  # batches for the next free stream
         self.predicting = 0  # batches
         self.writing = 0
         self.handed = 0  # batches to the network so far
@@ -210,9 +210,9 @@ class _Run:
         return sum(map(len, self.waiting.values())) + sum(map(len, self.ready))
 
     def _most_held(self) -> int:
-        """How many decoded images may wait: a batch for each lane and one more, of the size that has waited longest."""
+        """How many decoded images may wait: a batch for each stream and one more, of the size that has waited longest."""
         size = next(iter(self.waiting), None)
-        return (self.predictor.lanes + 1) * (self.batch_size(size) if size else 1)
+        return (self.predictor.streams + 1) * (self.batch_size(size) if size else 1)
 
     def _decoded(self, item: Item, future: Future[Prepared]) -> Iterator[tuple[Item, Outcome]]:
         self.decoding -= 1
@@ -231,7 +231,7 @@ class _Run:
     # -- predict ----------------------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        """Hands ready batches to free lanes, unless writing lags behind or somebody else wants the device."""
+        """Hands ready batches to free streams, unless writing lags behind or somebody else wants the device."""
         if (self.alone or not self.more) and not self.decoding:
             self.ready.extend(self.waiting.values())
             self.waiting.clear()
@@ -241,14 +241,14 @@ class _Run:
             if self.predicting:
                 return
             self.give_turn_back()
-        while self.ready and self.predicting < self.predictor.lanes and self.writing < self.pools.most_writing:
+        while self.ready and self.predicting < self.predictor.streams and self.writing < self.pools.most_writing:
             if not self.holding:
                 self.turn.take()
                 self.holding = True
             batch = self._next_batch()
             self.predicting += 1
             self.handed += 1
-            busy = min(self.predictor.lanes, self.predicting + self._held() + self.decoding)
+            busy = min(self.predictor.streams, self.predicting + self._held() + self.decoding)
             future = self.pools.predict.submit(self._in_lane, batch, busy)
             number = self.handed
             future.add_done_callback(
@@ -274,7 +274,7 @@ class _Run:
         needed = _picture_bytes(batch)
         self.pools.rooms.take(needed)
         try:
-            with self.predictor.lane(busy):
+            with self.predictor.stream(busy):
                 return self.steps.predict(batch, self.predictor, self.plan)
         except BaseException:
             self.pools.rooms.give(needed)

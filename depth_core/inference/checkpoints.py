@@ -2,7 +2,7 @@
 
 In this order: a setting or profile that names a path or URL, the checkpoint folder, the Hub, the package itself (tiny). Never
 imports torch: output keys need the revision long before a network. What does not belong here: copies of what URLs name
-(copies.py), reading weights (weights.py).
+(weights_cache.py), reading weights (weights.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from depth_core.catalog import MODELS, Family, ModelSpec
 from depth_core.errors import ModelAbsentError, ModelUnavailableError
-from depth_core.inference import copies, sizing, weights
+from depth_core.inference import sizing, weights, weights_cache
 from depth_core.settings import Settings
 
 BUNDLED = Path(__file__).parent / "tiny"
@@ -38,7 +38,7 @@ class Checkpoint:
     """One model's weights on this machine."""
 
     spec: ModelSpec
-    source: str  # for people: "bundled", a path, a URL as copies.shown() tells it, "hub:repository@commit"
+    source: str  # for people: "bundled", a path, a URL as weights_cache.shown() tells it, "hub:repository@commit"
     path: Path  # a folder or a file
     revision: str  # names the weights: the Hub's commit, else the first 16 hex digits of the weights file's sha256 (digest_of)
     licence: str
@@ -89,13 +89,13 @@ def resolve(
     named = override or settings.checkpoints.get(spec.key, "")
     folder = f"{settings.checkpoints_url.rstrip('/')}/{spec.key}" if settings.checkpoints_url else ""
     if named:
-        source, path = named, copies.local(named, settings, spec.key, download=download, refresh=refresh)
+        source, path = named, weights_cache.local(named, settings, spec.key, download=download, refresh=refresh)
         if path is None:
             raise ModelUnavailableError(
-                f"{spec.key}: no weights at {copies.shown(named)}: correct DEPTH_CHECKPOINTS or the profile's `checkpoint`"
+                f"{spec.key}: no weights at {weights_cache.shown(named)}: correct DEPTH_CHECKPOINTS or the profile's `checkpoint`"
                 + ("; DEPTH_SOURCE_OPTIONS names the server and its keys" if "://" in named else "")
             )
-    elif folder and (found := copies.local(folder, settings, spec.key, download=download, refresh=refresh, outage=outage)):
+    elif folder and (found := weights_cache.local(folder, settings, spec.key, download=download, refresh=refresh, outage=outage)):
         source, path = folder, found
     elif spec.family is Family.TINY:
         source, path = "bundled", BUNDLED
@@ -109,7 +109,7 @@ def resolve(
         )
     file = weights.find(path)
     weights.inspect(file)
-    return Checkpoint(spec, copies.shown(source), path, digest_of(file, settings)[:16], spec.licence)
+    return Checkpoint(spec, weights_cache.shown(source), path, digest_of(file, settings)[:16], spec.licence)
 
 
 def checked(checkpoint: Checkpoint) -> Checkpoint:
@@ -146,7 +146,7 @@ _WIDTHS = {"small": 384, "base": 768, "large": 1024, "giant": 1536}
 
 def describe_models(settings: Settings) -> list[ModelRow]:
     """Every model: what it is, where its weights would come from and whether they are there. Downloads nothing."""
-    outage = copies.find_outage(settings.checkpoints_url, settings) if settings.checkpoints_url else None
+    outage = weights_cache.find_outage(settings.checkpoints_url, settings) if settings.checkpoints_url else None
     return [_describe(spec, settings, outage) for spec in MODELS]
 
 
@@ -298,9 +298,12 @@ def _download_from_hub(spec: ModelSpec, repository: str, revision: str | None, *
         errors.RevisionNotFoundError,
         errors.RemoteEntryNotFoundError,
     ) as error:
-        cure, reason = "check DEPTH_HUB_REVISIONS and HF_ENDPOINT, set HF_TOKEN if the mirror wants one", copies.reason(error)
+        cure, reason = (
+            "check DEPTH_HUB_REVISIONS and HF_ENDPOINT, set HF_TOKEN if the mirror needs one",
+            weights_cache.reason(error),
+        )
     except (OSError, ValueError, errors.HfHubHTTPError) as error:  # ValueError: told to be offline, and to download
-        cure, reason = "is HF_HUB_OFFLINE set, can the Hub be reached, is there room on the disk?", copies.reason(error)
+        cure, reason = "is HF_HUB_OFFLINE set, can the Hub be reached, is there room on the disk?", weights_cache.reason(error)
     raise ModelUnavailableError(
         f"{spec.key}: cannot fetch {repository}@{revision} from the Hub: {cure} ({reason}). Without the Hub: put "
         f'{HUB_FILE} somewhere and set DEPTH_CHECKPOINTS=\'{{"{spec.key}": "/path/{HUB_FILE}"}}\', or DEPTH_CHECKPOINTS_URL'

@@ -160,7 +160,7 @@ class _Place(NamedTuple):
     parts: int = 1
 
 
-_GATE = ("gate", "up")
+_GATE = ("priority", "up")
 _QKV = ("query", "key", "value")
 
 

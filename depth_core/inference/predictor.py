@@ -32,7 +32,7 @@ FOCAL_OF_METRIC = 300.0  # metric_large answers in metres for a focal length of 
 
 
 class Predictor:
-    """One model on one device. prepare() is safe from many threads at once, predict() from as many as there are lanes."""
+    """One model on one device. prepare() is safe from many threads at once, predict() from as many as there are streams."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Predictor:
         return max(1, pixels // (size[0] * size[1]))
 
     @property
-    def lanes(self) -> int:
+    def streams(self) -> int:
         """How many batches to predict at once, in threads of their own: one on a GPU, up to four on a CPU.
 
         A CPU's cores are better used by several images than by several threads on one image: threads that share an image wait for
@@ -86,14 +86,14 @@ class Predictor:
         return min(4, threads_at_start()) if self.device == "cpu" else 1
 
     @contextmanager
-    def lane(self, busy: int) -> Iterator[None]:
-        """For what this thread asks of torch: its share of the cores while `busy` lanes are at work."""
-        _lane.threads = max(1, threads_at_start() // busy)
+    def stream(self, busy: int) -> Iterator[None]:
+        """For what this thread asks of torch: its share of the cores while `busy` streams are at work."""
+        _stream.threads = max(1, threads_at_start() // busy)
         try:
-            with _intra_op_threads(_lane.threads):
+            with _intra_op_threads(_stream.threads):
                 yield
         finally:
-            del _lane.threads
+            del _stream.threads
 
     def predict(self, batch: torch.Tensor) -> Prediction:
         """Runs float32 (N, 3, H, W) through the network: fields (N, H, W), float32, on the device.
@@ -103,7 +103,7 @@ class Predictor:
         import torch
 
         network = self._loaded
-        with torch.inference_mode(), _intra_op_threads(getattr(_lane, "threads", None) or threads_at_start()):
+        with torch.inference_mode(), _intra_op_threads(getattr(_stream, "threads", None) or threads_at_start()):
             return network.predict(batch.to(self.device, non_blocking=True))
 
     def metres_per_number(
@@ -292,7 +292,7 @@ def _network_class(spec: ModelSpec) -> Callable[..., Network]:
     return DepthAnything3
 
 
-_lane = threading.local()  # .threads: the cores of this thread's lane
+_stream = threading.local()  # .threads: the cores of this thread's stream
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """What a server's answer says: the file, a part, nothing, elsewhere, later, packed, not for machines that learn.
 
 Decides from status and headers alone. What does not belong here: bytes (received.py), asking (download.py), which hosts may be
-called (addresses.py).
+called (ssrf_guard.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import httpx
 
 from depth_core.display import printable, shown_text
 from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation
-from depth_core.ingest import addresses
+from depth_core.ingest import ssrf_guard
 
 LONGEST_HEADER = 200  # characters of a header that are kept or shown
 
@@ -124,14 +124,14 @@ def _first_cause(error: BaseException) -> str:
 def next_url(response: httpx.Response) -> httpx.URL | None:
     """Where an answer says the file is now; None when it says nothing of the kind. Raises ImageError (BAD_URL).
 
-    For answers that came through `addresses.hold_redirect`.
+    For answers that came through `ssrf_guard.hold_redirect`.
     """
-    location = _as_browsers_read(response.extensions.get(addresses.LOCATION, ""))
+    location = _as_browsers_read(response.extensions.get(ssrf_guard.LOCATION, ""))
     if response.status_code not in _REDIRECTS or not location:
         return None
     here = response.request.url
     try:
-        url = addresses.parse_url(location)
+        url = ssrf_guard.parse_url(location)
         if url.scheme in ("http", "https") and not url.raw_host:  # http:/path, as some write it
             url = url.copy_with(host=here.raw_host.decode("ascii"), port=here.port)
         there = here.join(url)

@@ -1,6 +1,6 @@
 """One question over HTTP, and its answer behind all redirects. Images, manifests and what stands behind pointers are asked so.
 
-What does not belong here: which hosts may be called (addresses.py), what an answer says (answers.py), attempts and bodies
+What does not belong here: which hosts may be called (ssrf_guard.py), what an answer says (answers.py), attempts and bodies
 (download.py).
 """
 
@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 import httpx
 
 from depth_core.errors import ErrorKind, ImageError
-from depth_core.ingest import addresses, answers
-from depth_core.ingest.addresses import Resolver
+from depth_core.ingest import answers, ssrf_guard
+from depth_core.ingest.ssrf_guard import Resolver
 from depth_core.settings import Settings
 
 
@@ -22,11 +22,11 @@ def client(settings: Settings, *, allow_private: bool, resolve: Resolver | None 
     # No limit on connections: callers count what they ask, and waiting for a connection must not use up a deadline.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=settings.download_concurrency)
     return httpx.AsyncClient(
-        transport=addresses.async_transport(allow_private, limits=limits, resolve=resolve),
+        transport=ssrf_guard.async_transport(allow_private, limits=limits, resolve=resolve),
         headers={"User-Agent": settings.user_agent, "Accept": "image/*, */*;q=0.5", "Accept-Encoding": "identity"},
         timeout=httpx.Timeout(settings.read_timeout, connect=settings.connect_timeout, pool=None),
         follow_redirects=False,
-        event_hooks={"response": [addresses.hold_redirect]},
+        event_hooks={"response": [ssrf_guard.hold_redirect]},
         trust_env=False,
     )
 
@@ -39,10 +39,10 @@ async def answered(
     the body is read as well."""
     cookies = httpx.Cookies()  # of this one question: some hosts send a visitor round until a cookie comes back
     try:
-        target = addresses.parse_url(url)
+        target = ssrf_guard.parse_url(url)
         for _ in range(settings.max_redirects + 1):
             # Redirects are followed here, since httpx would read their bodies without a limit.
-            request = client.build_request(method, target, headers={**(headers or {}), **addresses.host_header(target)})
+            request = client.build_request(method, target, headers={**(headers or {}), **ssrf_guard.host_header(target)})
             if cookies:
                 cookies.set_cookie_header(request)
             response = await client.send(request, stream=True)
@@ -52,7 +52,7 @@ async def answered(
                     yield response
                     return
                 target = moved
-                addresses.take_cookies(response, cookies)
+                ssrf_guard.take_cookies(response, cookies)
             finally:
                 await response.aclose()
     except (httpx.HTTPError, httpx.InvalidURL) as error:

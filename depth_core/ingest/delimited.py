@@ -1,7 +1,7 @@
 """CSV and TSV: a header of one or more lines, then rows, read in batches.
 
 A quote that is never closed, odd quotes and rows of another width cost their own row. What does not belong here: bytes and lines
-(tables.py), what the cells mean (judging.py).
+(manifest_formats.py), what the cells mean (judging.py).
 """
 
 from __future__ import annotations

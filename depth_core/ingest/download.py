@@ -1,6 +1,6 @@
 """From a URL to bytes: http(s), s3 and local files, many at once, with deadlines, a byte limit and retries.
 
-What does not belong here: which hosts may be called (addresses.py), asking one of them (asking.py), what an answer says
+What does not belong here: which hosts may be called (ssrf_guard.py), asking one of them (asking.py), what an answer says
 (answers.py), the bytes while they arrive (received.py), where they are kept (sources.py), whether they are an image (decode.py).
 """
 
@@ -30,9 +30,9 @@ from fsspec.spec import AbstractFileSystem
 from depth_core.display import printable, shown_text, shown_url
 from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation, row_failure
 from depth_core.ingest import answers, asking
-from depth_core.ingest.addresses import Resolver
 from depth_core.ingest.buckets import bucket, clear_errors
 from depth_core.ingest.received import PIECE, Body, inflate
+from depth_core.ingest.ssrf_guard import Resolver
 from depth_core.settings import Settings
 
 T = TypeVar("T")

@@ -18,8 +18,8 @@ import pandas as pd
 
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import ErrorKind, ImageError, row_failure
-from depth_core.ingest.addresses import check_url, parse_url
 from depth_core.ingest.download import is_local, local_path
+from depth_core.ingest.ssrf_guard import check_url, parse_url
 from depth_core.settings import Settings
 
 _PLAIN_URL = r"https?://[A-Za-z0-9.-]{1,253}(?::\d{1,4})?(?:[/?][A-Za-z0-9\-._~:/?#@!$&'()*+,;=%]*)?"

@@ -1,7 +1,7 @@
 """Reading manifests, wherever they lie; and what else belongs to them, by one name: `manifest.discover`, `manifest.validate`, ...
 
-From a manifest to chunks of rows: discovery.py finds, tables.py reads the formats, chunks.py gives every row its chunk for ever,
-judging.py says what each row names. What does not belong here: fetching the images that the rows name (sources.py).
+From a manifest to chunks of rows: discovery.py finds, manifest_formats.py reads the formats, chunks.py gives every row its chunk
+for ever, judging.py says what each row names. What does not belong here: fetching the images that the rows name (sources.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import ErrorKind, ImageError, ManifestError, is_fault_of_installation
-from depth_core.ingest import tables
+from depth_core.ingest import manifest_formats
 from depth_core.ingest.buckets import bucket, clear_errors
 from depth_core.ingest.chunks import (
     CHUNK_COLUMNS,
@@ -100,7 +100,7 @@ def read(uri: str, settings: Settings) -> ManifestRows:
         try:
             digest = hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
             file.seek(0)
-            frame = tables.read(file if kind == ".parquet" else _unpacked(file, uri, settings), kind, name, limits)
+            frame = manifest_formats.read(file if kind == ".parquet" else _unpacked(file, uri, settings), kind, name, limits)
         except OSError as error:
             raise _unreadable(name, error) from error
     return ManifestRows(uri, digest, frame)

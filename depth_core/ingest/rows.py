@@ -1,7 +1,7 @@
 """What all formats of a manifest share: columns of rows as they are being read, names of columns, cells as JSON.
 
 Rows are held as Arrow columns, a batch at a time, since a million of them as Python objects take over a gigabyte. What does not
-belong here: how a format is read (tables.py, delimited.py, parquet.py).
+belong here: how a format is read (manifest_formats.py, delimited.py, parquet.py).
 """
 
 from __future__ import annotations

@@ -22,10 +22,10 @@ from io import BytesIO
 import pandas as pd
 
 from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation
-from depth_core.ingest.addresses import BlockedAddressError
 from depth_core.ingest.decode import is_web_page
 from depth_core.ingest.download import Downloader, Fetched, failure_of, is_local, local_etag, local_path
 from depth_core.ingest.manifest import slug_of_chunk
+from depth_core.ingest.ssrf_guard import BlockedAddressError
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -188,7 +188,7 @@ def _failed(url: str, error: ImageError) -> SourceOutcome:
     return SourceOutcome(url, attempts=error.attempts, error_kind=error.kind.value, error_message=error.message + cure)
 
 
-def settled(prior: pd.DataFrame, urls: Iterable[str], store: Store) -> bool:
+def is_up_to_date(prior: pd.DataFrame, urls: Iterable[str], store: Store) -> bool:
     """Whether `ingest` of these URLs would find every image as the table of the last time has it, and ask nobody.
 
     Raises StoreError.

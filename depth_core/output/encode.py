@@ -19,7 +19,7 @@ from depth_core.catalog import DepthKind, ModelSpec
 from depth_core.contract import DepthParameters, NormalizationMode
 from depth_core.storage import Store
 
-if TYPE_CHECKING:  # the HTTP door reads sidecars alone, and starts faster without
+if TYPE_CHECKING:  # the HTTP API reads sidecars alone, and starts faster without
     import numpy as np
     import numpy.typing as npt
 

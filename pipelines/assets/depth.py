@@ -24,7 +24,7 @@ from pipelines.assets.manifests import fetch_sources, sources_metadata
 from pipelines.failures import plainly
 from pipelines.metadata import OWNERS, PREVIEW_ROWS, RETRIED, counts, picture, preview, progress_logger, record_schema
 from pipelines.partitions import Partitions, chunk_and_profile
-from pipelines.resources import DepthModelResource, Installation
+from pipelines.resources import DepthlineResource, DepthModelResource
 
 GROUP = "depth"
 POOL = "gpu"
@@ -52,11 +52,11 @@ class DepthMapsConfig(dg.Config):
 )
 @plainly
 def generate_depth_maps(
-    context: dg.OpExecutionContext, config: DepthMapsConfig, installation: Installation, depth_model: DepthModelResource
+    context: dg.OpExecutionContext, config: DepthMapsConfig, depthline: DepthlineResource, depth_model: DepthModelResource
 ) -> None:
-    settings, store = installation.settings(), installation.store()
+    settings, store = depthline.settings(), depthline.store()
     chunk, profile_name = chunk_and_profile(context)
-    profile = installation.profile(profile_name)
+    profile = depthline.profile(profile_name)
     checkpoint = depth_model.resolve(profile, settings)  # before anything that takes its time
     if config.retry_sources:
         _fetch_again(context, chunk, profile_name, permanent=config.retry_permanent, store=store, settings=settings)
@@ -88,7 +88,7 @@ def generate_depth_maps(
         settings=settings,
         redo=Redo(everything=config.force, permanent_failures=config.retry_permanent, verify=config.verify),
         on_progress=report,
-        turn_at=device.BulkTurn,
+        device_lock=device.BulkDeviceLock,
     )
     outcomes = list(result.outcomes.values())
     progress = result.progress
@@ -198,8 +198,8 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition | dg.AssetSpec]:
         description="The table: one record per manifest row, succeeded or failed, with every field of the API's artwork.",
     )
     @plainly
-    def artwork_records(context: dg.AssetExecutionContext, installation: Installation) -> dg.MaterializeResult[None]:
-        store = installation.store()
+    def artwork_records(context: dg.AssetExecutionContext, depthline: DepthlineResource) -> dg.MaterializeResult[None]:
+        store = depthline.store()
         chunk, profile_name = chunk_and_profile(context)
         table = sources.read_table(store, chunk)
         outcomes = records.read_outcomes(store, profile_name, chunk)
@@ -244,8 +244,8 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition | dg.AssetSpec]:
         description="Photo beside depth map: a contact sheet for this page, and an HTML page to scroll through.",
     )
     @plainly
-    def depth_gallery(context: dg.AssetExecutionContext, installation: Installation) -> dg.MaterializeResult[None]:
-        settings, store = installation.settings(), installation.store()
+    def depth_gallery(context: dg.AssetExecutionContext, depthline: DepthlineResource) -> dg.MaterializeResult[None]:
+        settings, store = depthline.settings(), depthline.store()
         chunk, profile_name = chunk_and_profile(context)
         started = time.monotonic()
         frame = records.read_chunk(store, profile_name, chunk)

@@ -19,7 +19,7 @@ from pipelines import automation, partitions
 from pipelines.failures import plainly
 from pipelines.metadata import OWNERS, counts, preview, progress_logger
 from pipelines.partitions import Partitions
-from pipelines.resources import Installation
+from pipelines.resources import DepthlineResource
 
 GROUP = "ingest"
 
@@ -63,9 +63,9 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition]:
     )
     @plainly
     def manifest_index(
-        context: dg.AssetExecutionContext, config: ManifestConfig, installation: Installation
+        context: dg.AssetExecutionContext, config: ManifestConfig, depthline: DepthlineResource
     ) -> dg.MaterializeResult[None]:
-        settings, store, slug = installation.settings(), installation.store(), context.partition_key
+        settings, store, slug = depthline.settings(), depthline.store(), context.partition_key
         uri = config.uri or _asked.get() or _uri_of(slug, settings, store)
         if manifest.slug(uri) != slug:
             raise ManifestError(f"{shown_url(uri)} belongs to partition {manifest.slug(uri)}, not to {slug}")
@@ -115,8 +115,8 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition]:
         description="Validates the rows of a chunk. A bad row becomes a failed record that names its file and line.",
     )
     @plainly
-    def image_manifest(context: dg.AssetExecutionContext, installation: Installation) -> dg.MaterializeResult[None]:
-        settings, store, chunk = installation.settings(), installation.store(), context.partition_key
+    def image_manifest(context: dg.AssetExecutionContext, depthline: DepthlineResource) -> dg.MaterializeResult[None]:
+        settings, store, chunk = depthline.settings(), depthline.store(), context.partition_key
         rows = manifest.validate(manifest.read_chunk(store, chunk), settings)
         manifest.write_rows(store, chunk, rows)
         return dg.MaterializeResult(
@@ -140,9 +140,9 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition]:
     )
     @plainly
     def source_images(
-        context: dg.AssetExecutionContext, config: SourcesConfig, installation: Installation
+        context: dg.AssetExecutionContext, config: SourcesConfig, depthline: DepthlineResource
     ) -> dg.MaterializeResult[None]:
-        settings, store, chunk = installation.settings(), installation.store(), context.partition_key
+        settings, store, chunk = depthline.settings(), depthline.store(), context.partition_key
         table, seconds = fetch_sources(
             context.log,
             chunk=chunk,

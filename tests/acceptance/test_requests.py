@@ -26,8 +26,8 @@ from PIL import Image
 from ports import free_port
 from standardwebhooks import Webhook
 
-from depth_core.requests.artworks import ArtworkStore
-from depth_core.requests.database import open_database
+from depth_core.serving.artworks import ArtworkStore
+from depth_core.serving.database import open_database
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-key-of-sixteen-and-more"
@@ -95,16 +95,16 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 100) ->
 
 @pytest.fixture(scope="module")
 def running(shared_place) -> Iterator[httpx.Client]:
-    """The door, Dagster's web server and its daemon, and a client with a key."""
+    """The API, Dagster's web server and its daemon, and a client with a key."""
     place = shared_place
     shutil.copy(ROOT / "workspace.yaml", place.folder)
-    door = free_port()
+    port = free_port()
     place.settings = {
-        "DEPTH_API_PORT": str(door),
+        "DEPTH_API_PORT": str(port),
         "DEPTH_API_KEYS": f"ann:{TOKEN}",
-        "DEPTH_PUBLIC_URL": f"http://127.0.0.1:{door}",
+        "DEPTH_PUBLIC_URL": f"http://127.0.0.1:{port}",
         "DEPTH_ALLOW_PRIVATE_HOSTS": "true",
-        "DEPTH_LINGER_SECONDS": str(LINGER_SECONDS),
+        "DEPTH_IDLE_TIMEOUT_SECONDS": str(LINGER_SECONDS),
         "DEPTH_INBOX_SETTLE_SECONDS": "0.5",
     }
     log = place.folder / "up.log"
@@ -115,9 +115,9 @@ def running(shared_place) -> Iterator[httpx.Client]:
         )
     try:
         with httpx.Client(
-            base_url=f"http://127.0.0.1:{door}", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=100
+            base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=100
         ) as client:
-            wait_until(lambda: up.poll() is not None or answers(client), "the door does not answer")
+            wait_until(lambda: up.poll() is not None or answers(client), "the API does not answer")
             assert up.poll() is None, log.read_text()
             yield client
     except BaseException:
@@ -185,7 +185,7 @@ def test_a_post_becomes_a_depth_map_a_signed_webhook_and_an_entry_in_its_dagster
     (run_id,) = [line.split()[1] for line in shown.splitlines() if line.startswith("run ")]
     with dg.DagsterInstance.from_config(str(shared_place.folder / "dagster")) as instance:
         assert instance.get_run_by_id(run_id).job_name == "serve_inbox"
-        wait_until(lambda: instance.get_run_by_id(run_id).is_finished, "the drain lingers for ever")
+        wait_until(lambda: instance.get_run_by_id(run_id).is_finished, "the worker lingers for ever")
         (output,) = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_OUTPUT).records
         said = output.event_log_entry.dagster_event.event_specific_data.metadata
     assert said["all ids"].value == [artwork_id]
@@ -195,9 +195,9 @@ def test_a_post_becomes_a_depth_map_a_signed_webhook_and_an_entry_in_its_dagster
 def test_a_killed_drain_loses_nothing_and_repeats_nothing(running, world, ask, artworks) -> None:
     ids = [ask(f"slow/{n}.jpg").json()["id"] for n in range(5)]
     wait_until(lambda: {status(running, each) for each in ids} == {"processing"}, "not claimed")
-    (drain,) = artworks.drains(fresh_seconds=10)
+    (worker,) = artworks.workers(fresh_seconds=10)
 
-    os.kill(drain.pid, signal.SIGKILL)
+    os.kill(worker.pid, signal.SIGKILL)
     world.let_go.set()
 
     wait_until(lambda: {status(running, each) for each in ids} == {"succeeded"}, "not all done")
@@ -205,7 +205,7 @@ def test_a_killed_drain_loses_nothing_and_repeats_nothing(running, world, ask, a
     for each in ids:
         steps = artworks.history(UUID(each))
         assert [step.status for step in steps] == ["starting", "processing", "starting", "processing", "succeeded"]
-        assert [step.worker == drain.worker for step in steps if step.status == "processing"] == [True, False]
+        assert [step.worker == worker.worker for step in steps if step.status == "processing"] == [True, False]
     time.sleep(1)  # for webhooks that should not come
     assert len({headers["webhook-id"] for each in ids for headers, _ in world.messages(each)}) == len(ids)
     assert [len(world.messages(each)) for each in ids] == [1] * len(ids)
@@ -238,4 +238,4 @@ def test_make_up_ends_all_and_says_so_when_the_door_cannot_start(place) -> None:
     ended = place.run(sys.executable, "-m", "pipelines.up", "-h", "127.0.0.1", "-p", str(free_port()), timeout=90)
     assert ended.returncode == 1
     assert "DEPTH_API_KEYS" in ended.stderr
-    assert "the door has ended" in ended.stderr
+    assert "the API has ended" in ended.stderr

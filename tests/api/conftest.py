@@ -1,4 +1,4 @@
-"""The door on a real port of loopback, and a client that holds a key."""
+"""The API on a real port of loopback, and a client that holds a key."""
 
 import shutil
 import threading
@@ -15,8 +15,8 @@ import uvicorn
 from depth_api.app import create_app
 from depth_api.connections import configured
 from depth_core import settings as settings_module
-from depth_core.requests.artworks import ArtworkStore, open_store
-from depth_core.requests.database import open_database
+from depth_core.serving.artworks import ArtworkStore, open_store
+from depth_core.serving.database import open_database
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -33,7 +33,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def configure(tmp_path: Path, migrated: Path) -> Callable[..., Settings]:
-    """Settings of a door of its own: two keys, its database and store in the test's folder."""
+    """Settings of an API of its own: two keys, its database and store in the test's folder."""
     shutil.copy(migrated, tmp_path)
 
     def settings(**changes: Any) -> Settings:
@@ -42,7 +42,7 @@ def configure(tmp_path: Path, migrated: Path) -> Callable[..., Settings]:
             "api_keys": f"ann:{ANN},bob:{BOB}",
             "allow_private_hosts": True,
             "rate_limit": 0,
-            "webhooks_in_door": False,
+            "webhooks_in_api": False,
         }
         return settings_module.load(**words | changes)
 
@@ -56,7 +56,7 @@ def _serving(settings: Settings) -> Iterator[str]:
     thread.start()
     while not server.started and thread.is_alive():
         time.sleep(0.01)
-    assert thread.is_alive(), "the door did not start"
+    assert thread.is_alive(), "the API did not start"
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
@@ -66,7 +66,7 @@ def _serving(settings: Settings) -> Iterator[str]:
 
 @pytest.fixture
 def serving() -> Callable[[Settings], Any]:
-    """A context manager: the door with these settings, as its URL."""
+    """A context manager: the API with these settings, as its URL."""
     return _serving
 
 
@@ -90,7 +90,7 @@ def client(url: str) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def artworks(settings: Settings) -> Iterator[ArtworkStore]:
-    """The database behind the door, as a drain sees it."""
+    """The database behind the API, as a worker sees it."""
     artworks = open_store(settings)
     yield artworks
     artworks.close()
@@ -98,7 +98,7 @@ def artworks(settings: Settings) -> Iterator[ArtworkStore]:
 
 @pytest.fixture
 def finish(artworks: ArtworkStore, settings: Settings) -> Callable[..., dict[str, bytes]]:
-    """Does a drain's work: claims what waits and writes its files."""
+    """Does a worker's work: claims what waits and writes its files."""
 
     def done(**files: bytes) -> dict[str, bytes]:
         written = files or {"depth.png": bytes(range(256)) * 4, "depth.json": b'{"model": "tiny"}'}

@@ -1,4 +1,4 @@
-"""The door as a client sees it, over a real connection."""
+"""The API as a client sees it, over a real connection."""
 
 import base64
 import socket
@@ -22,8 +22,8 @@ from moto.server import ThreadedMotoServer
 
 from depth_core.contract import ArtworkStatus
 from depth_core.errors import ConfigurationError, ErrorKind
-from depth_core.requests import webhooks
-from depth_core.requests.artworks import ArtworkStore
+from depth_core.serving import webhooks
+from depth_core.serving.artworks import ArtworkStore
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -538,7 +538,7 @@ def test_health_says_what_works(client: httpx.Client, artworks: ArtworkStore) ->
         "waiting": 0,
     }
     post(client)
-    artworks.start_drain("w", "cpu")
+    artworks.start_worker("w", "cpu")
     ready = client.get("/health/ready").json()
     assert ready["liveDrains"] == 1
     assert ready["waiting"] == 1
@@ -636,8 +636,8 @@ def test_the_door_loads_neither_torch_nor_dagster_nor_pandas() -> None:
 def test_the_door_delivers_webhooks_by_itself(
     configure: Callable[..., Settings], serving: Callable[[Settings], Any], artworks: ArtworkStore
 ) -> None:
-    with serving(configure(webhooks_in_door=True)) as url, httpx.Client(base_url=url, headers=BOB) as client:
-        # The door itself is the receiver: it refuses the message, and that is an attempt with an answer.
+    with serving(configure(webhooks_in_api=True)) as url, httpx.Client(base_url=url, headers=BOB) as client:
+        # The API itself is the receiver: it refuses the message, and that is an attempt with an answer.
         path = post(client, {**BODY, "webhook": f"{url}/health/live"}).headers["location"]
         client.post(f"{path}/cancel")
         deadline = time.monotonic() + 30

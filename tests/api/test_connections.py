@@ -11,7 +11,7 @@ import httpx
 import pytest
 import structlog
 
-from depth_core.requests.artworks import ArtworkStore
+from depth_core.serving.artworks import ArtworkStore
 from depth_core.settings import Settings
 
 KEY = "Authorization: Bearer ann-key-0123456789"

@@ -25,7 +25,7 @@ def example(language: str) -> str:
 
 @pytest.fixture
 def working(finish: Callable[..., Any]) -> Iterator[None]:
-    """A drain's work, done as requests come."""
+    """A worker's work, done as requests come."""
     stop = threading.Event()
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""Strangers' proof: schemathesis calls the door as its OpenAPI document says, and as it does not."""
+"""Strangers' proof: schemathesis calls the API as its OpenAPI document says, and as it does not."""
 
 import subprocess
 import sysconfig

@@ -27,8 +27,8 @@ class OddError(Exception):
 class Sick:
     """The tiny network, which fails on images that `on` says; `calls` counts."""
 
-    def __init__(self, network: Predictor, on: Callable[[Any], bool], batch: int = 4, lanes: int = 0) -> None:
-        self.network, self.on, self.batch, self.lanes = network, on, batch, lanes or network.lanes
+    def __init__(self, network: Predictor, on: Callable[[Any], bool], batch: int = 4, streams: int = 0) -> None:
+        self.network, self.on, self.batch, self.streams = network, on, batch, streams or network.streams
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.network, name)
@@ -145,14 +145,14 @@ def test_what_the_network_worked_on_before_it_went_away_does_not_make_that_an_im
 
     def gone(pixels: Any) -> bool:
         call = next(calls)
-        if call == 0:  # ends when the other lane has failed, and was given the next image
+        if call == 0:  # ends when the other stream has failed, and was given the next image
             return not failure_is_known.wait(60)
         if call >= 2:
             failure_is_known.set()
             assert one_is_done.wait(60)
         return True
 
-    sick = Sick(tiny, gone, batch=1, lanes=2)
+    sick = Sick(tiny, gone, batch=1, streams=2)
     run = local.run(items_of(*(photo(seed=n) for n in range(6))), predictor=sick, plan=plan, store=store, settings=settings)
     assert next(run)[1].status == "succeeded"
     one_is_done.set()

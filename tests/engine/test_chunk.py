@@ -411,7 +411,7 @@ def test_a_chunk_stands_until_something_about_it_changes(
     def stands(images: list[Source], profile: Profile = now) -> bool:
         checkpoint = checkpoints.resolve(catalog.BY_KEY["tiny"], settings)
         words = {"chunk": "photos-00000000-00000", "checkpoint": checkpoint, "store": store, "settings": settings}
-        return chunk.stands(images, profile=profile, **words)
+        return chunk.is_up_to_date(images, profile=profile, **words)
 
     assert not stands([good])
     outcomes = run([good, broken, good], profile=now).outcomes
@@ -432,9 +432,9 @@ def test_a_chunk_with_a_failure_that_may_pass_or_a_run_that_was_killed_does_not_
     (outcome,) = run(images).outcomes.values()
     with records.Journal(store, profile.name, "photos-00000000-00000", "killed") as journal:
         journal.append(outcome)
-    assert not chunk.stands(images, **words)
+    assert not chunk.is_up_to_date(images, **words)
     run(images)
-    assert chunk.stands(images, **words)
+    assert chunk.is_up_to_date(images, **words)
     failed = replace(outcome, status="failed", error_kind="out_of_memory")
     records.write_outcomes(store, profile, "photos-00000000-00000", [failed])
-    assert not chunk.stands(images, **words)
+    assert not chunk.is_up_to_date(images, **words)

@@ -18,7 +18,7 @@ def test_a_waiting_request_goes_before_the_next_batch_of_bulk(tmp_path: Path) ->
     begun, asked = threading.Event(), threading.Event()
 
     def chunk() -> None:
-        bulk = device.BulkTurn("cuda:0", tmp_path)
+        bulk = device.BulkDeviceLock("cuda:0", tmp_path)
         bulk.take()
         for n in range(3):
             if bulk.wanted():
@@ -35,7 +35,7 @@ def test_a_waiting_request_goes_before_the_next_batch_of_bulk(tmp_path: Path) ->
     def single() -> None:
         begun.wait()
         asked.set()
-        request = device.RequestTurn("cuda:0", tmp_path)
+        request = device.PriorityDeviceLock("cuda:0", tmp_path)
         request.take()
         order.append("request")
         request.give_back()
@@ -49,7 +49,7 @@ def test_a_waiting_request_goes_before_the_next_batch_of_bulk(tmp_path: Path) ->
 
 
 def test_two_devices_do_not_wait_for_each_other(tmp_path: Path) -> None:
-    turns = [device.BulkTurn(name, tmp_path) for name in ("cuda:0", "cuda:1")]
+    turns = [device.BulkDeviceLock(name, tmp_path) for name in ("cuda:0", "cuda:1")]
     for turn in turns:
         turn.take()
     for turn in turns:
@@ -59,7 +59,7 @@ def test_two_devices_do_not_wait_for_each_other(tmp_path: Path) -> None:
 def test_one_device_has_one_name(tmp_path: Path) -> None:
     names = set()
     for name in ("cuda", "cuda:0"):
-        turn = device.BulkTurn(name, tmp_path)
+        turn = device.BulkDeviceLock(name, tmp_path)
         turn.take()
         names |= {file.name for file in tmp_path.iterdir()}
         turn.give_back()
@@ -69,7 +69,7 @@ def test_one_device_has_one_name(tmp_path: Path) -> None:
 def test_a_process_that_is_killed_gives_its_turn_back(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; from depth_core.engine import device\n"
-        "device.RequestTurn('cpu', Path(sys.argv[1])).take()\n"
+        "device.PriorityDeviceLock('cpu', Path(sys.argv[1])).take()\n"
         "print('mine', flush=True); time.sleep(600)"
     )
     holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
@@ -77,7 +77,7 @@ def test_a_process_that_is_killed_gives_its_turn_back(tmp_path: Path) -> None:
     assert holder.stdout.readline() == b"mine\n"
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
-    turn = device.BulkTurn("cpu", tmp_path)
+    turn = device.BulkDeviceLock("cpu", tmp_path)
     turn.take()
     turn.give_back()
 
@@ -102,11 +102,11 @@ def test_bulk_runs_spread_over_the_devices_and_wait_when_all_are_taken(tmp_path:
 
 
 def test_bulk_keeps_its_turn_while_nobody_waits(tmp_path: Path) -> None:
-    turn = device.BulkTurn("cpu", tmp_path)
+    turn = device.BulkDeviceLock("cpu", tmp_path)
     turn.take()
     assert not turn.wanted()
     turn.give_back()
 
 
 def test_a_request_gives_its_turn_back_after_every_batch(tmp_path: Path) -> None:
-    assert device.RequestTurn("cpu", tmp_path).wanted()
+    assert device.PriorityDeviceLock("cpu", tmp_path).wanted()

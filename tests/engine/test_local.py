@@ -205,11 +205,11 @@ class Watched:
 def test_a_turn_that_others_want_is_given_back_between_batches(
     tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
 ) -> None:
-    turn, images = Watched(wanted=True), 4 * tiny.lanes
+    turn, images = Watched(wanted=True), 4 * tiny.streams
     items = items_of(*(photo(seed=n) for n in range(images)))
     assert len(list(local.run(items, predictor=tiny, plan=plan, store=store, settings=settings, turn=turn))) == images
     assert turn.notes == ["taken", "given back"] * (len(turn.notes) // 2)
-    assert len(turn.notes) // 2 >= images // tiny.lanes
+    assert len(turn.notes) // 2 >= images // tiny.streams
 
 
 def test_a_turn_is_given_back_when_the_run_breaks_off(
@@ -237,20 +237,20 @@ def test_a_network_that_breaks_ends_the_run(tiny: Predictor, plan: Plan, store: 
 @given(
     widths=st.lists(st.integers(18, 72), max_size=120),
     batch_pixels=st.sampled_from([1, 2_000_000, 8_000_000, 34_000_000]),
-    lanes=st.integers(1, 3),
+    streams=st.integers(1, 3),
 )
-def test_whatever_sizes_come_in_whatever_order_every_image_ends_once(widths: list[int], batch_pixels: int, lanes: int) -> None:
+def test_whatever_sizes_come_in_whatever_order_every_image_ends_once(widths: list[int], batch_pixels: int, streams: int) -> None:
     """The engine alone: stages that do nothing, batches sized as a GPU sizes them."""
 
     class Device:
         def __init__(self) -> None:
-            self.lanes = lanes
+            self.streams = streams
 
         def batch_size(self, size: tuple[int, int]) -> int:
             return max(1, batch_pixels // (size[0] * size[1]))
 
         @contextmanager
-        def lane(self, busy: int) -> Iterator[None]:
+        def stream(self, busy: int) -> Iterator[None]:
             yield
 
     def prepare(item: Item, *_: object) -> Prepared:

@@ -32,7 +32,7 @@ from safetensors.torch import save, save_file
 
 from depth_core.catalog import BY_KEY, MODELS
 from depth_core.errors import ModelUnavailableError
-from depth_core.inference import checkpoints, copies, depth_anything_3
+from depth_core.inference import checkpoints, depth_anything_3, weights_cache
 from depth_core.inference.checkpoints import Presence
 from depth_core.settings import Settings
 
@@ -568,7 +568,7 @@ def test_a_change_is_noticed_in_whatever_words_a_store_tells_it(configured: Conf
 def test_a_store_that_refuses_or_is_asked_with_wrong_keys_is_not_taken_for_one_that_does_not_answer(
     error: Exception, outage: bool
 ) -> None:
-    assert copies._is_outage(error) == outage
+    assert weights_cache._is_outage(error) == outage
 
 
 def test_what_a_killed_process_left_of_a_download_is_removed_by_the_next(files: Files, configured: Configured) -> None:
@@ -635,7 +635,7 @@ def test_a_url_is_shown_without_what_may_be_secret() -> None:
         "simplecache::https://token@host/a": "simplecache::https://host/a",
         "/data/what?.safetensors": "/data/what?.safetensors",
     }.items():
-        assert copies.shown(url) == expected
+        assert weights_cache.shown(url) == expected
 
 
 @pytest.mark.parametrize("cache", ["/proc/nope", "a file"])

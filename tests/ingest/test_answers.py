@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from depth_core.display import shown_text
 from depth_core.errors import ErrorKind, ImageError
-from depth_core.ingest import addresses, sources
+from depth_core.ingest import sources, ssrf_guard
 from depth_core.ingest.answers import opt_outs, retry_after
 from depth_core.ingest.download import Downloader, Fetched
 from depth_core.ingest.sources import SourceOutcome
@@ -429,7 +429,7 @@ _WORDS = (
 def test_whatever_bytes_servers_send_each_row_has_its_outcome(
     site: Any, store: Store, make_settings: Make, monkeypatch: pytest.MonkeyPatch, answers: list[bytes]
 ) -> None:
-    monkeypatch.setattr(addresses, "_system_resolver", lambda host, port: ["127.0.0.1"])  # nobody else is asked
+    monkeypatch.setattr(ssrf_guard, "_system_resolver", lambda host, port: ["127.0.0.1"])  # nobody else is asked
     settings = make_settings(download_attempts=1)
     good = site.on("/good", site.answer(200, BODY))
 
@@ -458,7 +458,7 @@ def test_whatever_the_text_it_is_a_url_or_a_bad_one(text: str, start: str) -> No
     kinds, messages = [], []
     for allow_private in (False, True):
         try:
-            addresses.check_url(start + text, allow_private=allow_private)
+            ssrf_guard.check_url(start + text, allow_private=allow_private)
         except ImageError as error:
             kinds.append(error.kind)
             messages.append(error.message)

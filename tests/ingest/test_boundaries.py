@@ -15,7 +15,7 @@ import odd_calls
 import pytest
 
 from depth_core.errors import StoreError
-from depth_core.ingest import addresses, download, received, sources
+from depth_core.ingest import download, received, sources, ssrf_guard
 from depth_core.ingest.sources import SourceOutcome
 from depth_core.settings import Settings
 from depth_core.storage import Store
@@ -24,7 +24,7 @@ Make = Callable[..., Settings]
 
 FILES = (
     "ingest/answers.py",
-    "ingest/addresses.py",
+    "ingest/ssrf_guard.py",
     "ingest/download.py",
     "ingest/asking.py",
     "ingest/leniency.py",
@@ -59,7 +59,7 @@ def once(tmp_path: Path, make_settings: Make, monkeypatch: pytest.MonkeyPatch) -
     ):
         is_marked = lambda *args, url_of=url_of: url_of(*args) == marked  # noqa: E731
         monkeypatch.setattr(place, name, odd_calls.marking(getattr(place, name), is_marked))
-    monkeypatch.setattr(addresses, "_system_resolver", odd_calls.following(addresses._system_resolver))
+    monkeypatch.setattr(ssrf_guard, "_system_resolver", odd_calls.following(ssrf_guard._system_resolver))
 
     def ingest(urls: list[str], *, before: list[str] | None = None, **options: Any) -> dict[str, SourceOutcome]:
         nonlocal marked

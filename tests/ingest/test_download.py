@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from depth_core.errors import ErrorKind, ImageError
-from depth_core.ingest import addresses
+from depth_core.ingest import ssrf_guard
 from depth_core.ingest.answers import retry_after
 from depth_core.ingest.download import Downloader, Fetched
 from depth_core.settings import Settings
@@ -235,8 +235,8 @@ def test_private_hosts_are_called_only_where_allowed(site: Any, settings: Settin
 def test_a_redirect_into_the_private_network_is_a_blocked_address(
     site: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(addresses, "is_public", lambda ip: ip == "127.0.0.1")
-    monkeypatch.setattr(addresses, "STRANGERS_PORTS", frozenset({80, site.server_port}))
+    monkeypatch.setattr(ssrf_guard, "is_public", lambda ip: ip == "127.0.0.1")
+    monkeypatch.setattr(ssrf_guard, "STRANGERS_PORTS", frozenset({80, site.server_port}))
     url = site.on("/a", site.answer(302, Location="http://127.0.0.2/latest/meta-data/"))
     assert failure(url, settings, private=False).kind is ErrorKind.BLOCKED_ADDRESS
 

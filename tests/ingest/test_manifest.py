@@ -26,7 +26,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from depth_core.errors import ImageError, ManifestError, StoreError
-from depth_core.ingest import delimited, manifest, parquet, tables
+from depth_core.ingest import delimited, manifest, manifest_formats, parquet
 from depth_core.ingest.index import Index
 from depth_core.ingest.rows import Limits
 from depth_core.settings import Settings
@@ -1072,8 +1072,8 @@ def test_quotes_that_open_in_every_line_cost_each_line_and_nothing_more(read: Re
 
 @pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.jsonl"])
 def test_a_line_that_never_ends_fails_alone(read: Reader, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr("depth_core.ingest.tables._LONGEST_LINE", 100_000)
-    monkeypatch.setattr("depth_core.ingest.tables._PIECE", 10_000)
+    monkeypatch.setattr("depth_core.ingest.manifest_formats._LONGEST_LINE", 100_000)
+    monkeypatch.setattr("depth_core.ingest.manifest_formats._PIECE", 10_000)
     line = {"a.csv": "%s,1", "a.txt": "%s", "a.jsonl": '{"url": "%s"}'}[name]
     header = "url,n\n" if name == "a.csv" else ""
     frame = read(name, header + "\n".join(line % url for url in ("a", "x" * 300_000, "b")))
@@ -1133,7 +1133,7 @@ def test_whatever_converting_a_cell_raises_is_its_rows_failure(
         return convert
 
     monkeypatch.setattr(delimited, "encode_basestring", fails_for("odd", delimited.encode_basestring))
-    monkeypatch.setattr(tables, "to_json", fails_for("odd", tables.to_json))
+    monkeypatch.setattr(manifest_formats, "to_json", fails_for("odd", manifest_formats.to_json))
     monkeypatch.setattr(parquet, "to_json", fails_for("odd", parquet.to_json))
     contents: dict[str, Any] = {
         "a.csv": "url,t\na,1\nb,odd\nc,3\n",

@@ -214,24 +214,24 @@ def test_a_table_is_settled_until_a_url_a_file_or_an_entry_changes(
 
     prior = table()
     hits = site.hits.copy()
-    assert sources.settled(prior, urls, store)
+    assert sources.is_up_to_date(prior, urls, store)
     assert site.hits == hits, "a look asks nobody"
-    assert not sources.settled(prior, urls[1:], store)
-    assert not sources.settled(prior, [*urls, "/b.jpg"], store)
+    assert not sources.is_up_to_date(prior, urls[1:], store)
+    assert not sources.is_up_to_date(prior, [*urls, "/b.jpg"], store)
     missing.write_bytes(b"put there")
-    assert not sources.settled(prior, urls, store)
+    assert not sources.is_up_to_date(prior, urls, store)
     prior = table(prior=prior)
-    assert sources.settled(prior, urls, store)
+    assert sources.is_up_to_date(prior, urls, store)
     os.utime(file, ns=(1, 1))
-    assert not sources.settled(prior, urls, store)
+    assert not sources.is_up_to_date(prior, urls, store)
     prior = table(prior=prior)
     ingest(urls[2:3], store, settings, refetch=True)
-    assert not sources.settled(prior, urls, store), "another chunk has fetched other bytes since"
+    assert not sources.is_up_to_date(prior, urls, store), "another chunk has fetched other bytes since"
 
 
 def test_a_failure_that_may_pass_is_not_settled(site: Any, store: Store, settings: Settings) -> None:
     url = site.on("/a", site.answer(500))
-    assert not sources.settled(sources.table(ingest([url], store, settings).values()), [url], store)
+    assert not sources.is_up_to_date(sources.table(ingest([url], store, settings).values()), [url], store)
 
 
 # -- the table ----------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from depth_core.ingest import manifest
 from depth_core.output import records
 from pipelines.definitions import build_defs
 from pipelines.partitions import MANIFEST, pair
-from pipelines.resources import Installation
+from pipelines.resources import DepthlineResource
 
 PROFILES = """
 [preview]
@@ -41,15 +41,15 @@ class House:
     """One installation and what tests do with it."""
 
     folder: Path
-    installation: Installation
+    depthline: DepthlineResource
     instance: dg.DagsterInstance
 
     @property
     def store(self) -> Any:
-        return self.installation.store()
+        return self.depthline.store()
 
     def defs(self, **resources: Any) -> dg.Definitions:
-        return build_defs(self.installation, resources)
+        return build_defs(self.depthline, resources)
 
     def photo(self, name: str, seed: int = 0, size: tuple[int, int] = (160, 120)) -> Path:
         coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
@@ -127,7 +127,7 @@ def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]
 
 @pytest.fixture
 def overrides() -> dict[str, Any]:
-    """Settings of this module's installation, beside its folder."""
+    """Settings of this module's depthline, beside its folder."""
     return {}
 
 
@@ -136,7 +136,7 @@ def furnished(folder: Path, overrides: dict[str, Any]) -> Iterator[House]:
     (folder / "profiles.toml").write_text(PROFILES, "utf-8")
     settings = {"data": str(folder), "device": "cpu", "backoff_seconds": 0.01, "allow_private_hosts": True}
     with dg.DagsterInstance.ephemeral() as instance:
-        yield House(folder, Installation(overrides=settings | overrides), instance)
+        yield House(folder, DepthlineResource(overrides=settings | overrides), instance)
 
 
 @pytest.fixture

@@ -37,9 +37,9 @@ def evaluate(house, chunk: str, profile: str = "preview") -> dict[str, bool]:
     verdicts = {}
     for check in checks.build(Partitions.of(["preview", "inverted"])):
         context = dg.build_op_context(
-            instance=house.instance, partition_key=pair(chunk, profile), resources={"installation": house.installation}
+            instance=house.instance, partition_key=pair(chunk, profile), resources={"depthline": house.depthline}
         )
-        found = check.op.compute_fn.decorated_fn(context, installation=house.installation)
+        found = check.op.compute_fn.decorated_fn(context, depthline=house.depthline)
         (first, *others) = (spec.name for spec in check.check_specs)
         results = list(found) if others else [found]
         verdicts |= {result.check_name or first: result.passed for result in results}

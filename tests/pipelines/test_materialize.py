@@ -51,7 +51,7 @@ def two_chunks(house) -> Path:
 
 
 def bring_up_to_date(house, path: Path) -> Report:
-    return materialize.materialize(str(path), "preview", house.installation, house.instance)
+    return materialize.materialize(str(path), "preview", house.depthline, house.instance)
 
 
 def worked_on(house, path: Path) -> list[int]:
@@ -69,7 +69,7 @@ def worked_on(house, path: Path) -> list[int]:
 def shown(house, report: Report) -> dict[str, str]:
     """The printed table, by the names of its rows."""
     console = Console(file=io.StringIO(), width=300)
-    materialize.show(report, "preview", house.installation, console)
+    materialize.show(report, "preview", house.depthline, console)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return {name: rest.strip() for name, _, rest in (line.partition("  ") for line in lines) if name.strip()}
 
@@ -246,7 +246,7 @@ def test_a_manifest_that_was_read_before_keeps_its_partition(house) -> None:
 
 def test_a_profile_that_is_not_there_is_said_before_anything_is_done(house, photos: Path) -> None:
     with pytest.raises(ConfigurationError, match="colourful"):
-        materialize.materialize(str(photos), "colourful", house.installation, house.instance)
+        materialize.materialize(str(photos), "colourful", house.depthline, house.instance)
     assert house.instance.get_runs_count() == 0
 
 
@@ -272,7 +272,7 @@ class Watch:
 
 def test_each_step_shows_how_many_rows_are_done(house, two_chunks: Path) -> None:
     watch = Watch()
-    materialize.materialize(str(two_chunks), "preview", house.installation, house.instance, meter=watch)
+    materialize.materialize(str(two_chunks), "preview", house.depthline, house.instance, meter=watch)
     assert [(label, rows) for label, rows, _ in watch.shown] == [
         (f"chunk {number} of 2: {what}", rows) for number, rows in ((1, 2), (2, 1)) for what in ("fetching", "depth maps")
     ]
@@ -285,7 +285,7 @@ def test_names_and_messages_of_strangers_cannot_speak_to_the_terminal(house) -> 
         "shots.csv", "id,image_url", "\x1b[31mred,http://me:secret@127.0.0.1:9/a?token=abc", "[bold],\x1b]0;x\x07.jpg"
     )
     console = Console(file=io.StringIO(), width=300)
-    materialize.show(bring_up_to_date(house, path), "preview", house.installation, console)
+    materialize.show(bring_up_to_date(house, path), "preview", house.depthline, console)
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", said)
     assert r"\x1b[31mred" in said
@@ -307,13 +307,13 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def test_the_secrets_of_a_manifests_url_are_in_no_run_and_no_record(house) -> None:
-    house.installation.overrides["allow_private_hosts"] = True
+    house.depthline.overrides["allow_private_hosts"] = True
     photo = house.photo("a.jpg")
     house.manifest("shots.csv", "image_url", photo.name)
     photo.rename(house.folder / "manifests" / photo.name)
     with served(house.folder / "manifests") as origin:
         url = f"{origin}/shots.csv?token=hunter3"
-        report = materialize.materialize(url, "preview", house.installation, house.instance)
+        report = materialize.materialize(url, "preview", house.depthline, house.instance)
     assert report.records["status"].tolist() == ["succeeded"]
     for run in house.instance.get_runs():
         assert "hunter" not in dg.serialize_value(run)

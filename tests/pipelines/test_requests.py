@@ -1,4 +1,4 @@
-"""The sensor starts a drain when artworks wait and none is alive; the drain's run says what it did."""
+"""The sensor starts a worker when artworks wait and none is alive; the worker's run says what it did."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from PIL import Image
 
 from depth_core.contract import DepthParameters
 from depth_core.output import records
-from depth_core.requests.artworks import ArtworkStore, NewArtwork, open_store
+from depth_core.serving.artworks import ArtworkStore, NewArtwork, open_store
 from pipelines import requests
 
 
 @pytest.fixture
 def overrides() -> dict[str, Any]:
-    return {"linger_seconds": 0.2, "drain_devices": ["cpu"]}
+    return {"idle_timeout_seconds": 0.2, "worker_devices": ["cpu"]}
 
 
 @pytest.fixture
 def artworks(house):
-    store = open_store(house.installation.settings())
+    store = open_store(house.depthline.settings())
     yield store
     store.close()
 
@@ -47,7 +47,7 @@ def ask(artworks: ArtworkStore, url: str = "http://127.0.0.1:9/a.jpg") -> Any:
 
 
 def tick(house, cursor: str | None = None) -> dg.SensorResult | dg.SkipReason:
-    context = dg.build_sensor_context(instance=house.instance, cursor=cursor, resources={"installation": house.installation})
+    context = dg.build_sensor_context(instance=house.instance, cursor=cursor, resources={"depthline": house.depthline})
     return requests.inbox_sensor(context)
 
 
@@ -59,13 +59,13 @@ def test_a_waiting_artwork_launches_one_drain(house, artworks) -> None:
     ask(artworks)
     first = tick(house)
     (request,) = first.run_requests
-    assert request.run_key == "drain-cpu-1"
-    assert request.run_config == {"ops": {"drain_inbox": {"config": {"device": "cpu"}}}}
+    assert request.run_key == "worker-cpu-1"
+    assert request.run_config == {"ops": {"run_worker": {"config": {"device": "cpu"}}}}
     assert isinstance(tick(house, first.cursor), dg.SkipReason), "the first is still starting"
 
 
 def test_a_drain_that_is_alive_is_not_joined_by_another(house, artworks) -> None:
-    artworks.start_drain("drain-cpu-alive", "cpu")
+    artworks.start_worker("worker-cpu-alive", "cpu")
     ask(artworks)
     assert isinstance(tick(house), dg.SkipReason)
 
@@ -74,22 +74,22 @@ def test_a_drain_that_gives_no_sign_of_life_is_replaced_under_a_new_key(house, a
     ask(artworks)
     cursor = json.dumps({"cpu": {"n": 7, "at": time.time() - requests.STARTING_SECONDS - 1, "failures": 0}})
     (request,) = tick(house, cursor).run_requests
-    assert request.run_key == "drain-cpu-8"
+    assert request.run_key == "worker-cpu-8"
 
 
 def test_a_launched_run_that_has_ended_without_draining_is_replaced_at_once(house, artworks) -> None:
     ask(artworks)
     first = tick(house)
     house.instance.create_run_for_job(
-        house.defs().resolve_job_def("serve_inbox"), tags={"dagster/run_key": "drain-cpu-1"}, status=dg.DagsterRunStatus.FAILURE
+        house.defs().resolve_job_def("serve_inbox"), tags={"dagster/run_key": "worker-cpu-1"}, status=dg.DagsterRunStatus.FAILURE
     )
     (request,) = tick(house, first.cursor).run_requests
-    assert request.run_key == "drain-cpu-2"
+    assert request.run_key == "worker-cpu-2"
 
 
 def fail_run(house, number: int) -> None:
     job = house.defs().resolve_job_def("serve_inbox")
-    tags = {"dagster/run_key": f"drain-cpu-{number}"}
+    tags = {"dagster/run_key": f"worker-cpu-{number}"}
     house.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.FAILURE)
 
 
@@ -103,14 +103,14 @@ def test_drains_that_fail_one_after_the_other_come_ever_more_slowly(house, artwo
     later = json.loads(second.cursor)
     later["cpu"]["at"] -= 5
     (request,) = tick(house, json.dumps(later)).run_requests
-    assert request.run_key == "drain-cpu-3"
+    assert request.run_key == "worker-cpu-3"
 
 
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED])
 def test_a_run_that_stands_in_line_is_waited_for_however_long(house, artworks, status: dg.DagsterRunStatus) -> None:
     ask(artworks)
     job = house.defs().resolve_job_def("serve_inbox")
-    house.instance.create_run_for_job(job, tags={"dagster/run_key": "drain-cpu-4"}, status=status)
+    house.instance.create_run_for_job(job, tags={"dagster/run_key": "worker-cpu-4"}, status=status)
     cursor = json.dumps({"cpu": {"n": 4, "at": time.time() - 3600, "failures": 0}})
     assert isinstance(tick(house, cursor), dg.SkipReason)
 
@@ -118,17 +118,17 @@ def test_a_run_that_stands_in_line_is_waited_for_however_long(house, artworks, s
 def test_a_run_whose_drain_hangs_is_replaced(house, artworks) -> None:
     ask(artworks)
     job = house.defs().resolve_job_def("serve_inbox")
-    tags = {"dagster/run_key": "drain-cpu-4"}
+    tags = {"dagster/run_key": "worker-cpu-4"}
     run = house.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
     artworks.clock = lambda: datetime.now(UTC) - timedelta(minutes=5)
-    artworks.start_drain("hangs", "cpu", run_id=run.run_id)
+    artworks.start_worker("hangs", "cpu", run_id=run.run_id)
     artworks.clock = lambda: datetime.now(UTC)
     (request,) = tick(house, json.dumps({"cpu": {"n": 4, "at": time.time() - 400, "failures": 0}})).run_requests
-    assert request.run_key == "drain-cpu-5"
+    assert request.run_key == "worker-cpu-5"
 
 
 def test_a_drain_of_another_dagster_is_not_taken_for_dead(house, artworks) -> None:
-    artworks.start_drain("elsewhere", "cpu", run_id="a-run-that-this-instance-does-not-know")
+    artworks.start_worker("elsewhere", "cpu", run_id="a-run-that-this-instance-does-not-know")
     theirs = ask(artworks)
     artworks.claim("elsewhere", limit=1, lease_seconds=3600)
     ask(artworks)
@@ -136,19 +136,19 @@ def test_a_drain_of_another_dagster_is_not_taken_for_dead(house, artworks) -> No
     assert artworks.get(theirs).status.value == "processing"
 
 
-@pytest.mark.parametrize("overrides", [{"drain_devices": ["cuda:0", "cuda:1"]}])
+@pytest.mark.parametrize("overrides", [{"worker_devices": ["cuda:0", "cuda:1"]}])
 def test_every_device_gets_a_drain_of_its_own(house, artworks) -> None:
     ask(artworks)
     first = tick(house)
-    assert [request.run_key for request in first.run_requests] == ["drain-cuda:0-1", "drain-cuda:1-1"]
+    assert [request.run_key for request in first.run_requests] == ["worker-cuda:0-1", "worker-cuda:1-1"]
     assert isinstance(tick(house, first.cursor), dg.SkipReason)
 
 
 def test_the_claims_of_a_drain_whose_run_has_failed_go_back_at_once(house, artworks) -> None:
     run = house.instance.create_run_for_job(house.defs().resolve_job_def("serve_inbox"), status=dg.DagsterRunStatus.FAILURE)
-    artworks.start_drain("drain-cpu-dead", "cpu", run_id=run.run_id)
+    artworks.start_worker("worker-cpu-dead", "cpu", run_id=run.run_id)
     lost = ask(artworks)
-    artworks.claim("drain-cpu-dead", limit=1, lease_seconds=3600)
+    artworks.claim("worker-cpu-dead", limit=1, lease_seconds=3600)
     result = tick(house)
     assert artworks.get(lost).status.value == "starting"
     assert len(result.run_requests) == 1
@@ -167,7 +167,7 @@ def test_a_drain_run_serves_answers_the_inbox_and_names_its_artworks(house, artw
     inbox.mkdir()
     (inbox / "one.json").write_text(json.dumps({"imageUrl": "http://127.0.0.1:9/a.jpg", "model": "tiny"}))
     tick(house)
-    result = house.run("serve_inbox", None, {"ops": {"drain_inbox": {"config": {"device": "cpu"}}}})
+    result = house.run("serve_inbox", None, {"ops": {"run_worker": {"config": {"device": "cpu"}}}})
     (artwork,) = artworks.page().artworks
     assert artwork.status.value == "failed"
     answer = json.loads((inbox / "one.artwork.json").read_text())
@@ -195,7 +195,7 @@ def until(condition: Callable[[], Any]) -> Any:
     return found
 
 
-@pytest.mark.parametrize("overrides", [{"linger_seconds": 300.0, "drain_devices": ["cpu"]}])
+@pytest.mark.parametrize("overrides", [{"idle_timeout_seconds": 300.0, "worker_devices": ["cpu"]}])
 @pytest.mark.parametrize("pause", [0.0, 300.0])
 def test_a_drain_shows_what_it_has_done_while_it_runs_and_when_it_is_cancelled(
     house, artworks, monkeypatch: pytest.MonkeyPatch, pause: float
@@ -217,7 +217,7 @@ def test_a_drain_shows_what_it_has_done_while_it_runs_and_when_it_is_cancelled(
     thread = threading.Thread(target=cancel)
     thread.start()
     with pytest.raises(dg.DagsterExecutionInterruptedError):
-        house.run("serve_inbox", None, {"ops": {"drain_inbox": {"config": {"device": "cpu"}}}})
+        house.run("serve_inbox", None, {"ops": {"run_worker": {"config": {"device": "cpu"}}}})
     thread.join()
 
     (run,) = house.instance.get_runs()
@@ -231,7 +231,7 @@ def test_a_drain_shows_what_it_has_done_while_it_runs_and_when_it_is_cancelled(
 
 def test_a_drain_that_has_served_nothing_new_shows_no_summary(house, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "SUMMARY_SECONDS", 0.0)
-    result = house.run("serve_inbox", None, {"ops": {"drain_inbox": {"config": {"device": "cpu"}}}})
+    result = house.run("serve_inbox", None, {"ops": {"run_worker": {"config": {"device": "cpu"}}}})
     assert shown(house, result.run_id) == []
 
 
@@ -244,7 +244,7 @@ def test_a_file_whose_name_is_no_utf_8_stops_neither_the_sensor_nor_the_drain(ho
     assert len(tick(house).run_requests) == 1
     with open(os.path.join(os.fsencode(inbox), b"th\xe9.json"), "w") as file:
         file.write("{}")
-    assert house.run("serve_inbox", None, {"ops": {"drain_inbox": {"config": {"device": "cpu"}}}}).success
+    assert house.run("serve_inbox", None, {"ops": {"run_worker": {"config": {"device": "cpu"}}}}).success
     assert (inbox / "a.artwork.json").exists()
     assert len(list((inbox / "quarantine").glob("*.reason.json"))) == 2
 
@@ -255,7 +255,7 @@ def test_a_drain_run_shows_its_last_depth_maps(house, artworks) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), folder) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         ask(artworks, f"http://127.0.0.1:{server.server_port}/a.png")
-        result = house.run("serve_inbox", None, {"ops": {"drain_inbox": {"config": {"device": "cpu"}}}})
+        result = house.run("serve_inbox", None, {"ops": {"run_worker": {"config": {"device": "cpu"}}}})
         server.shutdown()
     (output,) = [event for event in result.all_events if event.is_successful_output]
     shown = output.event_specific_data.metadata["last depth maps"].value

@@ -23,7 +23,7 @@ from depth_core.output import records
 from depth_core.storage import Store
 from pipelines import checks
 from pipelines.partitions import pair
-from pipelines.resources import Installation
+from pipelines.resources import DepthlineResource
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
 
@@ -110,8 +110,8 @@ def test_the_gallery_opens_by_a_link_that_needs_no_credentials_with_all_that_it_
 
 
 def test_without_seconds_there_is_no_link(house, metadata) -> None:
-    off = Installation(overrides=house.installation.overrides | {"gallery_link_seconds": 0})
-    elsewhere = replace(house, installation=off)
+    off = DepthlineResource(overrides=house.depthline.overrides | {"gallery_link_seconds": 0})
+    elsewhere = replace(house, depthline=off)
     path = house.manifest("unlinked.txt", "")
     path.write_text("nowhere.jpg\n")
     elsewhere.index(path)
@@ -124,7 +124,7 @@ def test_without_seconds_there_is_no_link(house, metadata) -> None:
 
 class TestProfilesInABucket:
     def found(self, house, url: str, **overrides: Any) -> Any:
-        return Installation(overrides=house.installation.overrides | {"profiles": url} | overrides).profiles()
+        return DepthlineResource(overrides=house.depthline.overrides | {"profiles": url} | overrides).profiles()
 
     def test_they_are_read_with_the_options_of_the_sources_or_else_of_the_store(self, house, endpoint: str) -> None:
         client = boto3.client("s3", endpoint_url=endpoint, **KEYS)
@@ -143,7 +143,7 @@ class TestProfilesInABucket:
 
 def test_the_store_of_the_environment_has_its_options(house, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEPTH_STORE_URL", "s3://results/environment")
-    monkeypatch.setenv("DEPTH_STORE_OPTIONS", json.dumps(house.installation.overrides["store_options"]))
+    monkeypatch.setenv("DEPTH_STORE_OPTIONS", json.dumps(house.depthline.overrides["store_options"]))
     Store.from_settings().write("a", b"b")
     client = boto3.client("s3", endpoint_url=endpoint, **KEYS)
     assert client.get_object(Bucket="results", Key="environment/a")["Body"].read() == b"b"
@@ -182,7 +182,7 @@ def test_a_bucket_that_is_asked_too_often_is_named_with_its_cure() -> None:
 
 
 def test_a_bucket_that_does_not_exist_is_one_clear_error(house) -> None:
-    elsewhere = Installation(overrides=house.installation.overrides | {"store_url": "s3://nobody-made-this/x"})
+    elsewhere = DepthlineResource(overrides=house.depthline.overrides | {"store_url": "s3://nobody-made-this/x"})
     path = house.manifest("one.txt", str(house.photo("a.jpg")))
     with pytest.raises(Exception, match=r"cannot write s3://nobody-made-this.*no such bucket"):
-        replace(house, installation=elsewhere).index(path)
+        replace(house, depthline=elsewhere).index(path)

@@ -16,7 +16,7 @@ from pipelines.partitions import MANIFEST, pair
 
 
 def tick(house, sensor: dg.SensorDefinition, cursor: str | None = None):
-    context = dg.build_sensor_context(instance=house.instance, cursor=cursor, resources={"installation": house.installation})
+    context = dg.build_sensor_context(instance=house.instance, cursor=cursor, resources={"depthline": house.depthline})
     result = sensor(context)
     return result if isinstance(result, dg.SensorResult) else dg.SensorResult(cursor=cursor)
 
@@ -67,7 +67,7 @@ class TestManifests:
 
     def test_the_cursor_of_an_earlier_version_makes_nothing_new(self, house) -> None:
         path = house.manifest("shots.csv", "image_url", "a.jpg")
-        (found,) = manifest.discover(house.installation.settings())
+        (found,) = manifest.discover(house.depthline.settings())
         earlier = json.dumps({found.slug: found.fingerprint})
         assert not tick(house, sensors.manifest_sensor, earlier).run_requests
         path.write_text("image_url\nb.jpg\nc.jpg\n")
@@ -232,7 +232,7 @@ class TestManyArrivals:
         with (house.folder / "profiles.toml").open("a") as profiles:
             profiles.write('\n[late]\non_arrival = true\n[late.parameters]\nmodel = "tiny"\nresolutionLowerLimit = 320\n')
         context = dg.build_sensor_context(
-            instance=house.instance, repository_def=defs.get_repository_def(), resources={"installation": house.installation}
+            instance=house.instance, repository_def=defs.get_repository_def(), resources={"depthline": house.depthline}
         )
         with context, partition_loading_context(dynamic_partitions_store=house.instance):
             found = defs.get_repository_def().get_sensor_def("arrival_sensor").evaluate_tick(context)
@@ -272,7 +272,7 @@ class TestRetrying:
         context = dg.build_schedule_context(
             instance=house.instance,
             scheduled_execution_time=datetime(2026, 1, day, 7, tzinfo=UTC),
-            resources={"installation": house.installation},
+            resources={"depthline": house.depthline},
         )
         return [r for r in schedules.retry_failed_rows_schedule(context) if isinstance(r, dg.RunRequest)]
 

@@ -1,4 +1,4 @@
-"""`make up` with stand-ins for the door and Dagster: what is told to stop stops, with all that it has started."""
+"""`make up` with stand-ins for the API and Dagster: what is told to stop stops, with all that it has started."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from depth_core.requests.database import metadata
+from depth_core.serving.database import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

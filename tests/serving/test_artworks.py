@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from depth_core.contract import ArtworkStatus
 from depth_core.errors import ErrorKind
-from depth_core.requests import database as db
-from depth_core.requests.artworks import (
+from depth_core.serving import database as db
+from depth_core.serving.artworks import (
     ArtworkStore,
     CursorError,
     IdempotencyConflictError,
@@ -27,7 +27,7 @@ from depth_core.requests.artworks import (
     Reconciled,
     _read_cursor,
 )
-from depth_core.requests.database import open_database
+from depth_core.serving.database import open_database
 
 Ask = Callable[..., NewArtwork]
 
@@ -228,7 +228,7 @@ def test_loaded_models_go_first_until_something_has_waited_too_long(store: Artwo
 
 def test_a_finished_artwork_has_results_and_its_history(store: ArtworkStore, ask: Ask) -> None:
     artwork_id = add(store, ask())
-    store.start_drain("w", "cpu", run_id="run-1")
+    store.start_worker("w", "cpu", run_id="run-1")
     store.claim("w", limit=1, lease_seconds=LEASE)
     assert store.finish(
         artwork_id,
@@ -249,8 +249,8 @@ def test_a_finished_artwork_has_results_and_its_history(store: ArtworkStore, ask
     assert artwork.outcome == {"source_sha256": "abcd"}
     assert statuses(store, artwork_id) == ["starting", "processing", "succeeded"]
     assert [transition.worker for transition in store.history(artwork_id)] == [None, "w", "w"]
-    [drain] = store.drains()
-    assert (drain.run_id, drain.succeeded, drain.failed) == ("run-1", 1, 0)
+    [worker] = store.workers()
+    assert (worker.run_id, worker.succeeded, worker.failed) == ("run-1", 1, 0)
     figures = store.statistics()
     assert figures.by_status["succeeded"] == 1
     assert figures.stage_seconds == {"predict": (0.5, 1), "read": (0.25, 1)}
@@ -291,7 +291,7 @@ def test_cancelling_before_the_work_means_nobody_does_it(store: ArtworkStore, as
 
 def test_cancelling_during_the_work_throws_its_result_away(store: ArtworkStore, ask: Ask) -> None:
     artwork_id, other = add(store, ask()), add(store, ask())
-    store.start_drain("w", "cpu")
+    store.start_worker("w", "cpu")
     store.claim("w", limit=2, lease_seconds=LEASE)
     store.cancel(artwork_id)
     assert store.heartbeat("w", lease_seconds=LEASE) == {other}
@@ -321,7 +321,7 @@ def test_a_claim_without_a_heartbeat_goes_back_and_then_runs_alone(store: Artwor
 
 def test_heartbeats_keep_a_long_piece_of_work(store: ArtworkStore, ask: Ask, clock: Clock) -> None:
     artwork_id = add(store, ask())
-    store.start_drain("w", "cpu")
+    store.start_worker("w", "cpu")
     store.claim("w", limit=1, lease_seconds=LEASE)
     for _ in range(5):
         clock.pass_seconds(LEASE - 1)
@@ -347,11 +347,11 @@ def test_what_kills_its_worker_too_often_fails_with_the_reason(store: ArtworkSto
 def test_a_worker_known_to_be_dead_loses_its_claims_at_once(store: ArtworkStore, ask: Ask) -> None:
     first, second = add(store, ask()), add(store, ask(invertDepth=True))
     for worker in ("dead", "alive"):
-        store.start_drain(worker, "cpu")
+        store.start_worker(worker, "cpu")
         store.claim(worker, limit=1, lease_seconds=LEASE)
     assert store.reconcile(max_attempts=3, dead_workers=["dead"]).released == [first]
     assert store.get(second).worker == "alive"
-    assert [drain.worker for drain in store.drains(fresh_seconds=60)] == ["alive"]
+    assert [worker.worker for worker in store.workers(fresh_seconds=60)] == ["alive"]
 
 
 def test_claims_given_back_untried_do_not_count_as_attempts(store: ArtworkStore, ask: Ask) -> None:
@@ -366,33 +366,33 @@ def test_claims_given_back_untried_do_not_count_as_attempts(store: ArtworkStore,
 
 def test_a_drain_that_ends_gives_back_what_it_did_not_do(store: ArtworkStore, ask: Ask, clock: Clock) -> None:
     artwork_id = add(store, ask())
-    store.start_drain("w", "cpu")
+    store.start_worker("w", "cpu")
     store.claim("w", limit=1, lease_seconds=LEASE)
-    assert store.end_drain("w") == [artwork_id]
-    assert store.drains(fresh_seconds=60) == []
+    assert store.end_worker("w") == [artwork_id]
+    assert store.workers(fresh_seconds=60) == []
     assert store.get(artwork_id).attempts == 0
     clock.pass_seconds(7)
     assert store.waiting() == (1, 7.0)
-    assert store.pulse(fresh_seconds=60) == Pulse(waiting=1, oldest_waiting_seconds=7.0, live_drains=0, last_drain_seconds=7.0)
+    assert store.pulse(fresh_seconds=60) == Pulse(waiting=1, oldest_waiting_seconds=7.0, live_workers=0, last_worker_seconds=7.0)
 
 
 def test_a_drain_is_fresh_while_its_heart_beats(store: ArtworkStore, clock: Clock) -> None:
-    store.start_drain("gpu-drain", "cuda:0")
-    store.start_drain("cpu-drain", "cpu")
-    assert len(store.drains(fresh_seconds=30)) == 2
+    store.start_worker("gpu-worker", "cuda:0")
+    store.start_worker("cpu-worker", "cpu")
+    assert len(store.workers(fresh_seconds=30)) == 2
     clock.pass_seconds(31)
-    store.heartbeat("gpu-drain", lease_seconds=LEASE)
-    assert [drain.worker for drain in store.drains(fresh_seconds=30)] == ["gpu-drain"]
-    assert store.drains(fresh_seconds=30, device="cpu") == []
-    assert store.pulse(fresh_seconds=30).live_drains == 1
+    store.heartbeat("gpu-worker", lease_seconds=LEASE)
+    assert [worker.worker for worker in store.workers(fresh_seconds=30)] == ["gpu-worker"]
+    assert store.workers(fresh_seconds=30, device="cpu") == []
+    assert store.pulse(fresh_seconds=30).live_workers == 1
 
 
 # -- several at once ----------------------------------------------------------------------------------------------------------
 
 
-def drain(store: ArtworkStore, worker: str) -> list[UUID]:
+def worker(store: ArtworkStore, worker: str) -> list[UUID]:
     """Claims and finishes until nothing waits; returns what it did."""
-    store.start_drain(worker, "cpu")
+    store.start_worker(worker, "cpu")
     done = []
     while batch := store.claim(worker, limit=4, lease_seconds=LEASE):
         for claimed in batch:
@@ -411,7 +411,7 @@ def test_ten_drains_do_every_artwork_exactly_once(database_url: str, store: Artw
     for process in processes:
         assert process.stdout.readline() == "ready\n"
     done: list[UUID] = []
-    threads = [threading.Thread(target=lambda index=index: done.extend(drain(store, f"thread-{index}"))) for index in range(7)]
+    threads = [threading.Thread(target=lambda index=index: done.extend(worker(store, f"thread-{index}"))) for index in range(7)]
     for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()
@@ -425,14 +425,14 @@ def test_ten_drains_do_every_artwork_exactly_once(database_url: str, store: Artw
         done += [UUID(line) for line in output.split()]
     assert Counter(done) == Counter(ids)
     assert all(statuses(store, each) == ["starting", "processing", "succeeded"] for each in ids)
-    assert sum(drain.succeeded for drain in store.drains()) == 80
+    assert sum(worker.succeeded for worker in store.workers()) == 80
 
 
 def test_cancels_heartbeats_reconciles_and_finishes_at_once_leave_one_final_state(
     database_url: str, store: ArtworkStore, ask: Ask
 ) -> None:
     ids = [add(store, ask(webhook="https://example.org/hook")) for _ in range(30)]
-    store.start_drain("w", "cpu")
+    store.start_worker("w", "cpu")
     stop = threading.Event()
     faults: list[BaseException] = []
 
@@ -487,15 +487,15 @@ def test_finished_artworks_can_be_read_by_time(store: ArtworkStore, ask: Ask, cl
     assert [artwork.id for artwork in store.finished_between(end, end + timedelta(seconds=1))] == ids[2:]
 
 
-if __name__ == "__main__":  # a drain in a process of its own, for the test of ten
+if __name__ == "__main__":  # a worker in a process of its own, for the test of ten
     process_store = ArtworkStore(open_database(sys.argv[1]))
     print("ready", flush=True)  # noqa: T201
     sys.stdin.readline()
-    print(*drain(process_store, sys.argv[2]), sep="\n")  # noqa: T201
+    print(*worker(process_store, sys.argv[2]), sep="\n")  # noqa: T201
 
 
 def test_old_artworks_are_forgotten_with_all_that_hangs_on_them(store: ArtworkStore, ask: Ask, clock: Clock) -> None:
-    store.start_drain("w", "cpu", run_id="run-1")
+    store.start_worker("w", "cpu", run_id="run-1")
     done, undelivered = add(store, ask()), add(store, ask(webhook="https://example.org/hook"))
     store.claim("w", limit=8, lease_seconds=LEASE)
     for each in (done, undelivered):
@@ -509,7 +509,7 @@ def test_old_artworks_are_forgotten_with_all_that_hangs_on_them(store: ArtworkSt
 
     assert store.get(done) is None
     assert store.history(done) == []
-    assert store.drains() == []
+    assert store.workers() == []
     assert [store.get(each) is not None for each in (undelivered, waiting, young)] == [True] * 3
     assert store.prune(before=clock() - timedelta(hours=1)) == 0
 
@@ -527,12 +527,12 @@ def test_forgetting_goes_in_small_steps_oldest_first(store: ArtworkStore, ask: A
 def test_an_artwork_names_every_drain_that_had_it(store: ArtworkStore, ask: Ask, clock: Clock) -> None:
     mine = add(store, ask())
     for n in range(3):
-        store.start_drain(f"w{n}", "cpu", run_id=f"run-{n}")
+        store.start_worker(f"w{n}", "cpu", run_id=f"run-{n}")
         clock.pass_seconds(1)
     for worker in ("w0", "w2"):
         store.claim(worker, limit=1, lease_seconds=LEASE)
         store.release([mine], worker)
-    assert [drain.run_id for drain in store.drains_of(mine)] == ["run-0", "run-2"]
+    assert [worker.run_id for worker in store.workers_of(mine)] == ["run-0", "run-2"]
 
 
 def test_why_a_model_cannot_be_used_is_told_to_operators_only(store: ArtworkStore, ask: Ask) -> None:

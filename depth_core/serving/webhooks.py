@@ -28,10 +28,10 @@ from standardwebhooks import Webhook
 
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import ConfigurationError, DepthlineError, ImageError, is_fault_of_installation, row_failure
-from depth_core.ingest import addresses, answers
-from depth_core.ingest.addresses import Resolver, async_transport
-from depth_core.requests import database as db
-from depth_core.requests.artworks import ArtworkStore
+from depth_core.ingest import answers, ssrf_guard
+from depth_core.ingest.ssrf_guard import Resolver, async_transport
+from depth_core.serving import database as db
+from depth_core.serving.artworks import ArtworkStore
 from depth_core.settings import Settings
 
 PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
@@ -239,7 +239,7 @@ def _client(settings: Settings, resolve: Resolver | None) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         transport=async_transport(settings.allow_private_hosts, limits=limits, resolve=resolve),
         follow_redirects=False,
-        event_hooks={"response": [addresses.hold_redirect]},
+        event_hooks={"response": [ssrf_guard.hold_redirect]},
         timeout=settings.webhook_timeout,
         headers={"User-Agent": settings.user_agent},
     )
@@ -333,10 +333,10 @@ def _reason(error: Exception) -> str:
 
 async def _send(client: httpx.AsyncClient, settings: Settings, url: str, body: bytes, headers: dict[str, str]) -> _Answer:
     try:
-        target = addresses.parse_url(url)
+        target = ssrf_guard.parse_url(url)
         async with (
             asyncio.timeout(settings.webhook_timeout),
-            client.stream("POST", target, content=body, headers=headers | addresses.host_header(target)) as response,
+            client.stream("POST", target, content=body, headers=headers | ssrf_guard.host_header(target)) as response,
         ):
             # The status is the answer; the body is not read.
             status = response.status_code

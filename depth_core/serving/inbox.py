@@ -1,4 +1,4 @@
-"""The inbox: a folder, local or s3, in which a JSON file with the door's body, one or a list, is a request.
+"""The inbox: a folder, local or s3, in which a JSON file with the API's body, one or a list, is a request.
 
 `NAME.json` is picked up once and answered by `NAME.artwork.json` beside it when all its artworks have ended; what is not valid is
 moved to `quarantine/` with the reason. The claim is a row of the database, by path and content: no file is moved to claim it, and
@@ -26,9 +26,9 @@ from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError, Statement
 from depth_core.contract import ArtworkStatus
 from depth_core.display import printable, shown_text
 from depth_core.errors import StoreError, is_fault_of_installation, row_failure
-from depth_core.requests import body
-from depth_core.requests import database as db
-from depth_core.requests.artworks import ArtworkStore, NewArtwork, insert
+from depth_core.serving import database as db
+from depth_core.serving import request_schema
+from depth_core.serving.artworks import ArtworkStore, NewArtwork, insert
 from depth_core.settings import MEBI, Settings
 from depth_core.storage import PART_SUFFIX, Store
 
@@ -39,7 +39,7 @@ MAX_FILE_BYTES = 4 * MEBI
 MAX_NAME_BYTES = 200  # of 255: the name of the answer, while it is being written, is up to 40 longer
 MAX_ARTWORKS = 1000  # of one file
 REMOTE_SECONDS = 5.0  # between looks at an inbox that is no local folder: every listing is paid for
-MOST_FAULTS = 10  # of single files in one look: when nothing can be read any more, the drain must not wait for every file
+MOST_FAULTS = 10  # of single files in one look: when nothing can be read any more, the worker must not wait for every file
 LONGEST_PAUSE_SECONDS = 60.0  # between attempts at a file that is at fault
 
 CLAIMED, ANSWERED = "claimed", "answered"
@@ -340,11 +340,11 @@ def _requests(data: bytes, settings: Settings) -> tuple[list[NewArtwork], bool]:
     requests, faults = [], []
     for index, item in enumerate(items):
         try:
-            requests.append(body.parse(json.dumps(item, ensure_ascii=False).encode(), settings))
+            requests.append(request_schema.parse(json.dumps(item, ensure_ascii=False).encode(), settings))
         except ValidationError as error:
             faults += [
                 f"{'.'.join(map(str, fault['loc'])) or 'request'}: {fault['msg']}"
-                for fault in body.faults(error, (index,) if is_list else ())
+                for fault in request_schema.faults(error, (index,) if is_list else ())
             ]
         except UnicodeEncodeError:  # lone surrogates: JSON has them, UTF-8 does not
             faults.append(f"{index}: the text is no valid Unicode")

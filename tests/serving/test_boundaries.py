@@ -15,10 +15,10 @@ import odd_calls
 import pytest
 
 from depth_core import settings as settings_module
-from depth_core.requests import inbox, webhooks
-from depth_core.requests.artworks import ArtworkStore, NewArtwork
-from depth_core.requests.database import open_database
-from depth_core.requests.inbox import Faults, open_inbox
+from depth_core.serving import inbox, webhooks
+from depth_core.serving.artworks import ArtworkStore, NewArtwork
+from depth_core.serving.database import open_database
+from depth_core.serving.inbox import Faults, open_inbox
 from depth_core.settings import Settings
 
 Ask = Callable[..., NewArtwork]
@@ -26,8 +26,8 @@ Ask = Callable[..., NewArtwork]
 FILES = (
     "requests/webhooks.py",
     "requests/inbox.py",
-    "requests/body.py",
-    "ingest/addresses.py",
+    "serving/request_schema.py",
+    "ingest/ssrf_guard.py",
     "ingest/answers.py",
     "ingest/asking.py",
     "ingest/leniency.py",

@@ -58,10 +58,10 @@ def read_keys(settings: Settings) -> ApiKeys:
 
 
 def check_bind(host: str, keys: ApiKeys) -> None:
-    """Raises ConfigurationError when the door would be open to others without a key."""
+    """Raises ConfigurationError when the API would be open to others without a key."""
     if not keys and not is_loopback(host):
         raise ConfigurationError(
-            f"without DEPTH_API_KEYS the door listens on loopback only, not on {host}; set keys or DEPTH_API_HOST"
+            f"without DEPTH_API_KEYS the API listens on loopback only, not on {host}; set keys or DEPTH_API_HOST"
         )
 
 
@@ -92,7 +92,7 @@ class LoopbackOnly:
             request = Request(scope)
             caller = request.client.host if request.client else ""
             if not is_loopback(caller) or not is_loopback(_host_name(request.headers.get("host", ""))):
-                detail = "this door has no API keys and answers on loopback only; set DEPTH_API_KEYS to open it"
+                detail = "this API has no API keys and answers on loopback only; set DEPTH_API_KEYS to open it"
                 await JSONResponse({"detail": detail}, 403)(scope, receive, send)
                 return
         await self.app(scope, receive, send)

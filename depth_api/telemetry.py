@@ -1,4 +1,4 @@
-"""What operators see of the door: /metrics, health, and one structured log line a request."""
+"""What operators see of the API: /metrics, health, and one structured log line a request."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from depth_core.display import shown_text
-from depth_core.requests.artworks import ArtworkStore
-from depth_core.requests.webhooks import backlog
+from depth_core.serving.artworks import ArtworkStore
+from depth_core.serving.webhooks import backlog
 
 HUNG_UP = 499  # the status under which a request is noted whose client did not wait for the answer; nobody is sent it
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-FRESH_SECONDS = 60.0  # a drain that gave a sign of life since is alive
+FRESH_SECONDS = 60.0  # a worker that gave a sign of life since is alive
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("depthline.door")
+log: structlog.stdlib.BoundLogger = structlog.get_logger("depthline.api")
 
 
 def configure_logs() -> None:
@@ -71,7 +71,7 @@ def _fit(value: Any) -> Any:
 
 
 class RequestMetrics:
-    """Counts and times of the door's own requests, and the registry that /metrics shows."""
+    """Counts and times of the API's own requests, and the registry that /metrics shows."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -87,7 +87,7 @@ class RequestMetrics:
 
 
 class DatabaseMetrics(Collector):
-    """What the database knows, asked at every scrape: artworks, the queue, drains, stages, webhooks."""
+    """What the database knows, asked at every scrape: artworks, the queue, workers, stages, webhooks."""
 
     def __init__(self, store: ArtworkStore) -> None:
         self._store = store
@@ -98,7 +98,7 @@ class DatabaseMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         try:
             found = list(self._figures())
-        except SQLAlchemyError as error:  # the door's own figures are wanted then more than ever
+        except SQLAlchemyError as error:  # the API's own figures are wanted then more than ever
             log.error("metrics without the database's", exc_info=error)
             found = []
         yield GaugeMetricFamily("depthline_database_up", "1 when the database answers, else 0.", 1 if found else 0)
@@ -114,7 +114,7 @@ class DatabaseMetrics(Collector):
         yield GaugeMetricFamily(
             "depthline_queue_age_seconds", "Seconds the oldest waiting artwork has waited.", pulse.oldest_waiting_seconds
         )
-        yield GaugeMetricFamily("depthline_drains", "Drains alive.", pulse.live_drains)
+        yield GaugeMetricFamily("depthline_workers", "Workers alive.", pulse.live_workers)
         seconds = CounterMetricFamily("depthline_stage_seconds", "Seconds of work by stage.", labels=["stage"])
         counts = CounterMetricFamily("depthline_stage_artworks", "Artworks that went through a stage.", labels=["stage"])
         for stage, (total, artworks) in sorted(figures.stage_seconds.items()):

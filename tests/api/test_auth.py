@@ -10,9 +10,9 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from depth_api.access import RateLimit, check_bind, read_keys
 from depth_api.app import create_app
-from depth_api.waiting import Waiting
+from depth_api.auth import RateLimit, check_bind, read_keys
+from depth_api.long_polling import Waiting
 from depth_core.errors import ConfigurationError
 from depth_core.settings import Settings
 

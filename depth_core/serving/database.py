@@ -22,7 +22,7 @@ from sqlalchemy.types import TypeDecorator
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import ConfigurationError
 
-HEAD = "0001"  # the newest revision in migrations/versions
+HEAD = "0002"  # the newest revision in migrations/versions
 _MIGRATION_LOCK = 0x6465707468  # any number, the same in every process
 _BUSY_SECONDS = 30.0
 
@@ -110,10 +110,10 @@ idempotency_keys = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False, index=True),
 )
 
-drains = sa.Table(
-    "drains",
+workers = sa.Table(
+    "workers",
     metadata,
-    sa.Column("worker", sa.String(128), primary_key=True),
+    sa.Column("name", sa.String(128), primary_key=True),
     sa.Column("device", sa.String(32), nullable=False),
     sa.Column("run_id", sa.String(64), nullable=False),
     sa.Column("host", sa.String(255), nullable=False),

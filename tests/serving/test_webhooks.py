@@ -20,9 +20,9 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from depth_core import settings as settings_module
 from depth_core.errors import ConfigurationError, DepthlineError, ErrorKind
-from depth_core.requests import webhooks
-from depth_core.requests.artworks import ArtworkStore, NewArtwork
-from depth_core.requests.database import now
+from depth_core.serving import webhooks
+from depth_core.serving.artworks import ArtworkStore, NewArtwork
+from depth_core.serving.database import now
 from depth_core.settings import Settings
 
 Ask = Callable[..., NewArtwork]

@@ -1,4 +1,4 @@
-"""Artworks: single requests from `starting` to their final state, and the drains that work on them.
+"""Artworks: single requests from `starting` to their final state, and the workers that work on them.
 
 Every change of state is one transaction whose UPDATE names the state it leaves, so none goes backwards and none happens twice.
 What does not belong here: running a network (engine/), sending webhooks (webhooks.py: the outbox entry alone is written here).
@@ -27,8 +27,8 @@ from sqlalchemy.exc import IntegrityError
 from depth_core.contract import Artwork, ArtworkError, ArtworkStatus, DepthParameters
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import DepthlineError, ErrorKind
-from depth_core.requests import database as db
-from depth_core.requests.database import Database, open_database
+from depth_core.serving import database as db
+from depth_core.serving.database import Database, open_database
 from depth_core.settings import Settings
 
 IDEMPOTENCY_HOURS = 24
@@ -37,7 +37,7 @@ ACCEPTED = 202  # the status code of an answer that does not wait
 _STARTING, _PROCESSING = ArtworkStatus.STARTING, ArtworkStatus.PROCESSING
 _FINAL = [status for status in ArtworkStatus if status.final]
 
-# Lock order, so that no two transactions wait for each other: artworks, drains, stage_seconds.
+# Lock order, so that no two transactions wait for each other: artworks, workers, stage_seconds.
 
 
 class IdempotencyConflictError(DepthlineError):
@@ -156,10 +156,10 @@ class Transition:
 
 
 @dataclass(frozen=True, slots=True)
-class Drain:
+class WorkerInfo:
     """A process that works on artworks, `run_id` of Dagster."""
 
-    worker: str
+    name: str
     device: str
     run_id: str
     host: str
@@ -183,8 +183,8 @@ class Pulse:
 
     waiting: int
     oldest_waiting_seconds: float  # 0 when nothing waits
-    live_drains: int
-    last_drain_seconds: float | None  # since the newest sign of life of any drain; None: there was none
+    live_workers: int
+    last_worker_seconds: float | None  # since the newest sign of life of any worker; None: there was none
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,17 +324,17 @@ class ArtworkStore:
             rows = connection.execute(sa.select(table).where(table.c.artwork_id == artwork_id).order_by(table.c.id)).all()
         return [Transition(ArtworkStatus(row.status), row.at, row.worker, row.note) for row in rows]
 
-    def drains_of(self, artwork_id: UUID) -> list[Drain]:
-        """Every drain that had an artwork, in the order in which they began."""
+    def workers_of(self, artwork_id: UUID) -> list[WorkerInfo]:
+        """Every worker that had an artwork, in the order in which they began."""
         named = sa.select(db.transitions.c.worker).where(db.transitions.c.artwork_id == artwork_id)
-        query = sa.select(db.drains).where(db.drains.c.worker.in_(named)).order_by(db.drains.c.started_at)
+        query = sa.select(db.workers).where(db.workers.c.name.in_(named)).order_by(db.workers.c.started_at)
         with self.database.read() as connection:
-            return [Drain(**row._mapping) for row in connection.execute(query)]
+            return [WorkerInfo(**row._mapping) for row in connection.execute(query)]
 
     def prune(self, *, before: datetime, limit: int = 1000) -> int:
         """Forgets up to `limit` artworks that were asked for before a time and have ended; returns how many.
 
-        Their histories and delivered or failed webhooks go with them, and so do drains from before that time. Files in the store
+        Their histories and delivered or failed webhooks go with them, and so do workers from before that time. Files in the store
         stay: bulk and other requests share them by content. What is still to be delivered stays, and so does the note of which
         inbox files were picked up, so that a file which still lies there is no new request.
         """
@@ -345,7 +345,7 @@ class ArtworkStore:
             ids = list(connection.scalars(old.order_by(table.c.created_at).limit(limit).with_for_update(skip_locked=True)))
             connection.execute(sa.delete(db.inbox_entries).where(db.inbox_entries.c.artwork_id.in_(ids)))
             connection.execute(sa.delete(table).where(table.c.id.in_(ids)))
-            connection.execute(sa.delete(db.drains).where(db.drains.c.heartbeat_at < before))
+            connection.execute(sa.delete(db.workers).where(db.workers.c.heartbeat_at < before))
         return len(ids)
 
     def cancel(self, artwork_id: UUID, *, api_key_id: str | None = None) -> StoredArtwork | None:
@@ -490,15 +490,15 @@ class ArtworkStore:
             _put_back(connection, held, at=self.clock(), note="given back", worker=worker, uncounted=not tried)
         return held
 
-    # -- drains ---------------------------------------------------------------------------------------------------------------
+    # -- workers ---------------------------------------------------------------------------------------------------------------
 
-    def start_drain(self, worker: str, device: str, *, run_id: str = "") -> None:
+    def start_worker(self, name: str, device: str, *, run_id: str = "") -> None:
         """Announces a worker. Its name is never used twice."""
         at = self.clock()
         with self.database.write() as connection:
             connection.execute(
-                sa.insert(db.drains).values(
-                    worker=worker,
+                sa.insert(db.workers).values(
+                    name=name,
                     device=device,
                     run_id=run_id,
                     host=socket.gethostname(),
@@ -517,32 +517,32 @@ class ArtworkStore:
         with self.database.write() as connection:
             connection.execute(sa.update(table).where(mine).values(lease_until=at + timedelta(seconds=lease_seconds)))
             held = set(connection.scalars(sa.select(table.c.id).where(mine)))
-            connection.execute(sa.update(db.drains).where(db.drains.c.worker == worker).values(heartbeat_at=at))
+            connection.execute(sa.update(db.workers).where(db.workers.c.name == worker).values(heartbeat_at=at))
         return held
 
-    def end_drain(self, worker: str) -> list[UUID]:
+    def end_worker(self, worker: str) -> list[UUID]:
         """Marks a worker as ended in good order; what it claimed and did not do goes back. Returns that."""
         table, at = db.artworks, self.clock()
         with self.database.write() as connection:
             mine = sa.select(table.c.id).where(table.c.worker == worker, table.c.status == _PROCESSING).with_for_update()
             held = list(connection.scalars(mine))
-            _put_back(connection, held, at=at, note="the drain ended", worker=worker, uncounted=True)
-            connection.execute(sa.update(db.drains).where(db.drains.c.worker == worker).values(ended_at=at, heartbeat_at=at))
+            _put_back(connection, held, at=at, note="the worker ended", worker=worker, uncounted=True)
+            connection.execute(sa.update(db.workers).where(db.workers.c.name == worker).values(ended_at=at, heartbeat_at=at))
         return held
 
-    def drains(self, *, fresh_seconds: float | None = None, device: str | None = None, limit: int = 100) -> list[Drain]:
-        """Drains, newest first. `fresh_seconds`: only those that have not ended and gave a sign of life since."""
-        table = db.drains
+    def workers(self, *, fresh_seconds: float | None = None, device: str | None = None, limit: int = 100) -> list[WorkerInfo]:
+        """Workers, newest first. `fresh_seconds`: only those that have not ended and gave a sign of life since."""
+        table = db.workers
         query = sa.select(table).order_by(table.c.started_at.desc()).limit(limit)
         if fresh_seconds is not None:
             query = query.where(*self._alive(fresh_seconds))
         if device is not None:
             query = query.where(table.c.device == device)
         with self.database.read() as connection:
-            return [Drain(**row._mapping) for row in connection.execute(query)]
+            return [WorkerInfo(**row._mapping) for row in connection.execute(query)]
 
     def _alive(self, fresh_seconds: float) -> tuple[Any, ...]:
-        table = db.drains
+        table = db.workers
         return (table.c.ended_at.is_(None), table.c.heartbeat_at > self.clock() - timedelta(seconds=fresh_seconds))
 
     def reconcile(self, *, max_attempts: int, dead_workers: Collection[str] = ()) -> Reconciled:
@@ -577,19 +577,19 @@ class ArtworkStore:
                 )
             connection.execute(sa.delete(keys).where(old))
             if dead_workers:
-                gone = db.drains.c.worker.in_(dead_workers) & db.drains.c.ended_at.is_(None)
-                connection.execute(sa.update(db.drains).where(gone).values(ended_at=at))
+                gone = db.workers.c.name.in_(dead_workers) & db.workers.c.ended_at.is_(None)
+                connection.execute(sa.update(db.workers).where(gone).values(ended_at=at))
         return Reconciled(again, [row.id for row in over])
 
     # -- figures --------------------------------------------------------------------------------------------------------------
 
     def pulse(self, *, fresh_seconds: float) -> Pulse:
-        """The queue and its drains, cheap to ask for. `fresh_seconds`: a drain is alive that gave a sign of life since."""
-        drains = db.drains
+        """The queue and its workers, cheap to ask for. `fresh_seconds`: a worker is alive that gave a sign of life since."""
+        workers = db.workers
         with self.database.read() as connection:
             waiting, oldest = self._waiting(connection)
-            live = connection.scalar(sa.select(sa.func.count()).select_from(drains).where(*self._alive(fresh_seconds)))
-            last = connection.scalar(sa.select(sa.func.max(drains.c.heartbeat_at, type_=db.UtcDateTime)))
+            live = connection.scalar(sa.select(sa.func.count()).select_from(workers).where(*self._alive(fresh_seconds)))
+            last = connection.scalar(sa.select(sa.func.max(workers.c.heartbeat_at, type_=db.UtcDateTime)))
         return Pulse(waiting, oldest, live or 0, None if last is None else self._age(last))
 
     def statistics(self) -> Statistics:
@@ -699,8 +699,8 @@ def _note(
 
 
 def _count(connection: Connection, worker: str, outcome: str, seconds: Mapping[str, float]) -> None:
-    column = db.drains.c[outcome]
-    connection.execute(sa.update(db.drains).where(db.drains.c.worker == worker).values({column: column + 1}))
+    column = db.workers.c[outcome]
+    connection.execute(sa.update(db.workers).where(db.workers.c.name == worker).values({column: column + 1}))
     table = db.stage_seconds
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     for stage in sorted(seconds):  # sorted: see the lock order

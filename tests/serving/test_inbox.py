@@ -13,9 +13,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from depth_core import settings as settings_module
-from depth_core.requests import inbox
-from depth_core.requests.artworks import ArtworkStore
-from depth_core.requests.inbox import Faults, PickedUp, answer, open_inbox, pick_up
+from depth_core.serving import inbox
+from depth_core.serving.artworks import ArtworkStore
+from depth_core.serving.inbox import Faults, PickedUp, answer, open_inbox, pick_up
 from depth_core.settings import Settings
 from depth_core.storage import PARTS, Store
 

@@ -1,4 +1,4 @@
-"""The body of a single request, from the HTTP door or an inbox file: its rules, its faults, its JSON schema.
+"""The body of a single request, from the HTTP API or an inbox file: its rules, its faults, its JSON schema.
 
 What does not belong here: headers, files, and what happens to a request afterwards.
 """
@@ -18,8 +18,8 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, t
 from depth_core import catalog
 from depth_core.contract import DepthParameters, NormalizationMode
 from depth_core.errors import ImageError
-from depth_core.ingest import addresses
-from depth_core.requests.artworks import NewArtwork
+from depth_core.ingest import ssrf_guard
+from depth_core.serving.artworks import NewArtwork
 from depth_core.settings import Settings
 
 MAX_URL_CHARS = 8192
@@ -61,7 +61,7 @@ class DepthMapRequest(DepthParameters):
         if url.startswith("s3://") and re.fullmatch(pattern, url):
             return url
         try:
-            addresses.check_url(url, allow_private=settings.allow_private_hosts)
+            ssrf_guard.check_url(url, allow_private=settings.allow_private_hosts)
         except ImageError as error:
             raise PydanticCustomError(error.kind.value, "{message}", {"message": error.message}) from None
         if not re.fullmatch(pattern, url):
@@ -133,7 +133,7 @@ def webhook_pattern(settings: Settings) -> str:
 
 
 def _http(settings: Settings) -> str:
-    ports = _ANY_PORT if settings.allow_private_hosts else f"({'|'.join(map(str, sorted(addresses.STRANGERS_PORTS)))})"
+    ports = _ANY_PORT if settings.allow_private_hosts else f"({'|'.join(map(str, sorted(ssrf_guard.STRANGERS_PORTS)))})"
     return f"[Hh][Tt][Tt][Pp][Ss]?://{_HOST}(:{ports})?{_REST}"
 
 

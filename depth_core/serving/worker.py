@@ -1,7 +1,7 @@
-"""A drain: claims waiting artworks, fetches their images, runs them through the engine and finishes them, until nothing comes.
+"""A worker: claims waiting artworks, fetches their images, runs them through the engine and finishes them, until nothing comes.
 
-One drain has one device. It keeps models loaded within a memory budget, so that only the first request of a model waits for it.
-What does not belong here: when a drain is started (pipelines), what claims and leases are (artworks.py).
+One worker has one device. It keeps models loaded within a memory budget, so that only the first request of a model waits for it.
+What does not belong here: when a worker is started (pipelines), what claims and leases are (artworks.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from depth_core.catalog import ModelSpec
 from depth_core.contract import DepthParameters
 from depth_core.display import shown_text
 from depth_core.engine import local
-from depth_core.engine.device import NO_TURNS, Turn
+from depth_core.engine.device import NO_DEVICE_LOCK, DeviceLock
 from depth_core.engine.stages import Item, Plan
 from depth_core.errors import ErrorKind, ImageError, ModelUnavailableError, StoreError, is_fault_of_installation, row_failure
 from depth_core.inference import checkpoints
@@ -30,7 +30,7 @@ from depth_core.inference.checkpoints import Checkpoint
 from depth_core.ingest.download import Downloader, Fetched, failure_of
 from depth_core.output import encode, records
 from depth_core.output.records import Outcome
-from depth_core.requests.artworks import ArtworkStore, Claimed
+from depth_core.serving.artworks import ArtworkStore, Claimed
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -43,14 +43,14 @@ POLL_SECONDS = 0.05  # between looks at the database while nothing is at hand
 DOWNLOADS_PER_CLAIM = 4
 COLLECT_SECONDS = 1.0
 RECONCILE_SECONDS = 10.0
-STORE_PATIENCE_SECONDS = 120.0  # a store that refuses everything for so long ends the drain
+STORE_PATIENCE_SECONDS = 120.0  # a store that refuses everything for so long ends the worker
 LONGEST_PAUSE_SECONDS = 15.0
 REMEMBERED = 10_000  # artworks named in a report; more are counted
 
 
 @dataclass
 class Report:
-    """What a drain has done so far."""
+    """What a worker has done so far."""
 
     succeeded: list[UUID] = field(default_factory=list)
     failed: dict[UUID, str] = field(default_factory=dict)  # why
@@ -66,7 +66,7 @@ class Report:
         return self.by_error_kind.total()
 
     def add(self, artwork_id: UUID, outcome: Outcome, seconds: Mapping[str, float]) -> None:
-        """`seconds`: what this drain spent, by stage; an outcome that was found done has those of whoever made it."""
+        """`seconds`: what this worker spent, by stage; an outcome that was found done has those of whoever made it."""
         self.new.append((artwork_id, outcome.error_kind or outcome.status))
         self.seconds_by_stage.update(seconds)
         if outcome.status == records.SUCCEEDED:
@@ -126,7 +126,7 @@ class _Fetching:
         self.done: queue.SimpleQueue[tuple[Claimed, Fetched | Exception]] = queue.SimpleQueue()  # not ImageError: of everybody
         self._downloader = Downloader(settings, allow_private=settings.allow_private_hosts, only_http=not settings.image_buckets)
         self._seconds = settings.request_fetch_seconds
-        self.busy = 0  # started and not taken from `done` yet; counted by the drain's thread alone
+        self.busy = 0  # started and not taken from `done` yet; counted by the worker's thread alone
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._main, name="request-downloads", daemon=True)
@@ -168,7 +168,7 @@ class _Fetching:
         except Exception as error:  # noqa: BLE001 - by place: an artwork's download ends here
             try:
                 self.done.put((claimed, failure_of(claimed.image_url, error)))
-            except Exception as fault:  # noqa: BLE001 - of the installation: the drain's thread judges it
+            except Exception as fault:  # noqa: BLE001 - of the installation: the worker's thread judges it
                 self.done.put((claimed, fault))
 
     def close(self) -> None:
@@ -185,8 +185,8 @@ class _Ready:
     seconds: float
 
 
-class Drain:
-    """One drain's work. `serve` runs it to its end."""
+class Worker:
+    """One worker's work. `serve` runs it to its end."""
 
     def __init__(
         self,
@@ -194,22 +194,22 @@ class Drain:
         store: Store,
         settings: Settings,
         *,
-        worker: str,
+        name: str,
         device: str,
         run_id: str = "",
-        turn_at: Callable[[str], Turn] = lambda device: NO_TURNS,
+        device_lock: Callable[[str], DeviceLock] = lambda device: NO_DEVICE_LOCK,
         collect: Callable[[], object] = lambda: None,
         on_progress: Callable[[Report], None] = lambda report: None,
     ) -> None:
-        """`worker`: a name that was never used before. `turn_at`: given a network's device, the turn to take there.
-        `collect`: called every second, to bring in what came by other doors (the inbox) and to answer there."""
+        """`name`: one that was never used before. `device_lock`: given a network's device, the turn to take there.
+        `collect`: called every second, to bring in what came elsewhere (the inbox) and to answer there."""
         self.artworks = artworks
         self.store = store
         self.settings = settings
-        self.worker = worker
+        self.name = name
         self.device = device
         self.run_id = run_id
-        self.turn_at = turn_at
+        self.device_lock = device_lock
         self.collect = collect
         self.on_progress = on_progress
         self.report = Report()
@@ -221,13 +221,13 @@ class Drain:
         self.paused_until = 0.0
 
     def serve(self) -> Report:
-        """Works until nothing has come for `linger_seconds`, or `max_drain_seconds` are over.
+        """Works until nothing has come for `idle_timeout_seconds`, or `max_worker_seconds` are over.
 
         What it had claimed and not done goes back when it ends, also by an exception. What the store refuses waits and is tried
         again; raises StoreError when it has refused everything for STORE_PATIENCE_SECONDS.
         """
         models = Models(self.settings, self.settings.model_memory_gib * 2**30)
-        self.artworks.start_drain(self.worker, self.device, run_id=self.run_id)
+        self.artworks.start_worker(self.name, self.device, run_id=self.run_id)
         try:
             with self._heartbeat():
                 fetching = _Fetching(self.settings)
@@ -237,7 +237,7 @@ class Drain:
                 finally:
                     fetching.close()
         finally:
-            self.artworks.end_drain(self.worker)
+            self.artworks.end_worker(self.name)
             models.close()
         return self.report
 
@@ -249,7 +249,7 @@ class Drain:
         collected = reconciled = -RECONCILE_SECONDS
         while True:
             now = time.monotonic()
-            ending = now - began > settings.max_drain_seconds
+            ending = now - began > settings.max_worker_seconds
             if now - reconciled > RECONCILE_SECONDS:
                 self.artworks.reconcile(max_attempts=settings.max_attempts)
                 reconciled = now
@@ -272,7 +272,7 @@ class Drain:
                 self.report.new.clear()
             if ready or self.held:
                 last_work = time.monotonic()
-            elif ending or now - max(last_work, self.paused_until) > settings.linger_seconds:
+            elif ending or now - max(last_work, self.paused_until) > settings.idle_timeout_seconds:
                 return
 
     def _claim(self, models: Models, fetching: _Fetching) -> None:
@@ -282,11 +282,11 @@ class Drain:
         if self.alone or self.waiting_alone:
             return
         # Downloads have a window of their own, so that slow hosts do not keep the device from what is quick.
-        at_work, most = len(self.held) - fetching.busy, self.settings.drain_claims
+        at_work, most = len(self.held) - fetching.busy, self.settings.worker_claims
         room = min(most - at_work, DOWNLOADS_PER_CLAIM * most - fetching.busy)
         if room <= 0:
             return
-        claims = self.artworks.claim(self.worker, limit=room, lease_seconds=self.settings.lease_seconds, loaded=models.keys)
+        claims = self.artworks.claim(self.name, limit=room, lease_seconds=self.settings.lease_seconds, loaded=models.keys)
         self.held.update(claimed.id for claimed in claims)
         for claimed in claims:
             if claimed.attempt > 1:
@@ -295,17 +295,17 @@ class Drain:
                 fetching.start(claimed)
 
     def _release_waiting(self) -> None:
-        """Gives back what was claimed and never begun, for the next drain."""
+        """Gives back what was claimed and never begun, for the next worker."""
         ids = [claimed.id for claimed in self.waiting_alone]
         if ids:
-            self.artworks.release(ids, self.worker, tried=False)
+            self.artworks.release(ids, self.name, tried=False)
             self.held.difference_update(ids)
             self.waiting_alone.clear()
 
     def _fetched(self, fetching: _Fetching, *, wait: float) -> list[_Ready]:
         """Images that have arrived, up to one round of work; waits a moment for the first. Failed downloads are finished here."""
         ready: list[_Ready] = []
-        while len(ready) < self.settings.drain_claims:
+        while len(ready) < self.settings.worker_claims:
             try:
                 claimed, image = fetching.done.get(timeout=wait if not ready else 0.0)
             except queue.Empty:
@@ -352,8 +352,8 @@ class Drain:
                 raise
 
     def _blame(self, group: list[_Ready], error: Exception) -> None:
-        """Something unforeseen ends the drain. What was at work counts as tried: it runs alone the next time, and in the end
-        fails, so that one artwork cannot end drain after drain."""
+        """Something unforeseen ends the worker. What was at work counts as tried: it runs alone the next time, and in the end
+        fails, so that one artwork cannot end worker after worker."""
         for each in group:
             claimed = each.claimed
             if claimed.id not in self.held:
@@ -361,7 +361,7 @@ class Drain:
             if claimed.attempt >= self.settings.max_attempts:
                 self._finish(claimed, _refused(ErrorKind.INTERNAL, _reason(error)), each.seconds)
             else:
-                self.artworks.release([claimed.id], self.worker)
+                self.artworks.release([claimed.id], self.name)
                 self.held.discard(claimed.id)
 
     def _run_group(self, parameters: DepthParameters, group: list[_Ready], network: Predictor) -> None:
@@ -384,7 +384,7 @@ class Drain:
             else:
                 first[folder] = each
                 items.append(Item(source, each.image.read, folder, each.claimed.image_url, careful=each.claimed.attempt > 1))
-        turn = self.turn_at(network.device)
+        turn = self.device_lock(network.device)
         run = local.run(items, predictor=network, plan=plan, store=self.store, settings=self.settings, turn=turn)
         for item, outcome in run:
             first_one = by_source[item.source]
@@ -413,11 +413,11 @@ class Drain:
             words["seconds"] = {"download": fetch_seconds, **outcome.seconds}
         if outcome.status == records.SUCCEEDED:
             done = self.artworks.finish(
-                claimed.id, self.worker, folder=outcome.folder, results=outcome.results, seconds=seconds, outcome=words
+                claimed.id, self.name, folder=outcome.folder, results=outcome.results, seconds=seconds, outcome=words
             )
         else:
             kind = ErrorKind(outcome.error_kind or ErrorKind.INTERNAL)
-            done = self.artworks.fail(claimed.id, self.worker, kind, outcome.error_message or "", seconds=seconds, outcome=words)
+            done = self.artworks.fail(claimed.id, self.name, kind, outcome.error_message or "", seconds=seconds, outcome=words)
         self.held.discard(claimed.id)
         self.lost.discard(claimed.id)
         self.alone = False
@@ -437,7 +437,7 @@ class Drain:
         self.paused_until = now + pause
         unfinished = [claimed.id for claimed in claims if claimed.id in self.held]
         log.error("%s; %d artworks wait, next attempt in %.0f s", error, len(unfinished), pause)
-        self.artworks.release(unfinished, self.worker, tried=False)
+        self.artworks.release(unfinished, self.name, tried=False)
         for artwork_id in unfinished:
             self.held.discard(artwork_id)
             self.lost.discard(artwork_id)
@@ -447,7 +447,7 @@ class Drain:
         self.held.discard(artwork_id)
         self.lost.discard(artwork_id)
         self.alone = False
-        self.artworks.release([artwork_id], self.worker, tried=False)  # nothing, unless it was thought lost and is not
+        self.artworks.release([artwork_id], self.name, tried=False)  # nothing, unless it was thought lost and is not
         self.report.dropped += 1
 
     @contextmanager
@@ -459,10 +459,10 @@ class Drain:
             while not stop.wait(min(2.0, self.settings.lease_seconds / 4)):
                 try:
                     before = set(self.held)
-                    still = self.artworks.heartbeat(self.worker, lease_seconds=self.settings.lease_seconds)
+                    still = self.artworks.heartbeat(self.name, lease_seconds=self.settings.lease_seconds)
                     self.lost |= before - still  # what has ended in between is not asked for again
                 except Exception:
-                    log.exception("heartbeat of %s failed; trying again", self.worker)
+                    log.exception("heartbeat of %s failed; trying again", self.name)
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from depth_core.output import records
-from depth_core.requests.artworks import ArtworkStore, StoredArtwork
+from depth_core.serving.artworks import ArtworkStore, StoredArtwork
 from depth_core.storage import Store
 
 PROFILE = "api"

@@ -12,7 +12,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from depth_core.errors import ConfigurationError
-from depth_core.requests import database as db
+from depth_core.serving import database as db
 
 
 def test_migrated_tables_are_the_tables_of_the_code(empty_database_url: str) -> None:

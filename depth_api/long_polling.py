@@ -9,8 +9,8 @@ from uuid import UUID
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
-from depth_api.observation import log
-from depth_core.requests.artworks import ArtworkStore
+from depth_api.telemetry import log
+from depth_core.serving.artworks import ArtworkStore
 
 POLL_SECONDS = 0.05
 RETRY_SECONDS = 1.0

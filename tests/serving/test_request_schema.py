@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from depth_core import settings as settings_module
-from depth_core.requests import body
+from depth_core.serving import request_schema
 from depth_core.settings import Settings
 
 
@@ -17,7 +17,7 @@ def settings(tmp_path: Path) -> Settings:
 
 def test_a_host_of_emoji_in_punycode_is_taken(settings: Settings) -> None:
     url = "https://xn--ls8h.example/a.png"
-    new = body.parse({"imageUrl": url, "webhook": url, "model": "tiny"}, settings)
+    new = request_schema.parse({"imageUrl": url, "webhook": url, "model": "tiny"}, settings)
     assert (new.image_url, new.webhook) == (url, url)
 
 
@@ -36,9 +36,9 @@ def test_a_host_of_emoji_in_punycode_is_taken(settings: Settings) -> None:
 )
 def test_what_is_no_url_is_a_bad_url(settings: Settings, url: str) -> None:
     with pytest.raises(ValidationError) as caught:
-        body.parse({"imageUrl": url, "webhook": url, "model": "tiny"}, settings)
-    assert [(fault["loc"], fault["type"]) for fault in body.faults(caught.value)] == [
+        request_schema.parse({"imageUrl": url, "webhook": url, "model": "tiny"}, settings)
+    assert [(fault["loc"], fault["type"]) for fault in request_schema.faults(caught.value)] == [
         (["body", "imageUrl"], "bad_url"),
         (["body", "webhook"], "bad_url"),
     ]
-    assert all(fault["msg"].isprintable() for fault in body.faults(caught.value))
+    assert all(fault["msg"].isprintable() for fault in request_schema.faults(caught.value))

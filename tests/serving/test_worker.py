@@ -1,4 +1,4 @@
-"""A drain serves what waits, keeps its neighbours apart, and leaves nothing claimed behind."""
+"""A worker serves what waits, keeps its neighbours apart, and leaves nothing claimed behind."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from PIL import Image
 from depth_core.contract import ArtworkStatus, DepthParameters
 from depth_core.errors import StoreError
 from depth_core.output import encode, records
-from depth_core.requests import drain as drain_module
-from depth_core.requests import tables
-from depth_core.requests.artworks import ArtworkStore, NewArtwork, open_store
-from depth_core.requests.drain import Drain, Models
+from depth_core.serving import request_records
+from depth_core.serving import worker as worker_module
+from depth_core.serving.artworks import ArtworkStore, NewArtwork, open_store
+from depth_core.serving.worker import Models, Worker
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -46,7 +46,7 @@ def settings(tmp_path: Path) -> Settings:
         data=tmp_path,
         device="cpu",
         allow_private_hosts=True,
-        linger_seconds=0.3,
+        idle_timeout_seconds=0.3,
         backoff_seconds=0.01,
         download_attempts=2,
         read_timeout=5,
@@ -119,8 +119,8 @@ def ask(artworks: ArtworkStore, url: str, parameters: DepthParameters = TINY) ->
     return artworks.create(NewArtwork(url, parameters), api_key_id="somebody").artwork.id
 
 
-def drain(artworks: ArtworkStore, store: Store, settings: Settings, **words: Any) -> Drain:
-    return Drain(artworks, store, settings, worker=f"drain-{time.monotonic_ns()}", device="cpu", **words)
+def worker(artworks: ArtworkStore, store: Store, settings: Settings, **words: Any) -> Worker:
+    return Worker(artworks, store, settings, name=f"worker-{time.monotonic_ns()}", device="cpu", **words)
 
 
 def status(artworks: ArtworkStore, artwork_id: Any) -> str:
@@ -129,7 +129,7 @@ def status(artworks: ArtworkStore, artwork_id: Any) -> str:
 
 def test_what_waits_is_served_and_the_drain_ends(artworks, store, settings, images) -> None:
     ids = [ask(artworks, f"{images.url}/{n}.jpg") for n in range(3)]
-    report = drain(artworks, store, settings).serve()
+    report = worker(artworks, store, settings).serve()
     assert set(report.succeeded) == set(ids)
     for each in ids:
         artwork = artworks.get(each)
@@ -137,12 +137,12 @@ def test_what_waits_is_served_and_the_drain_ends(artworks, store, settings, imag
         assert artwork.duration > 0
         with Image.open(BytesIO(store.read(f"{artwork.folder}/depth.png"))) as picture:
             assert picture.size == (160, 120)
-    assert artworks.drains()[0].ended_at is not None
+    assert artworks.workers()[0].ended_at is not None
 
 
 def test_failures_say_why_and_cost_nobody_else(artworks, store, settings, images) -> None:
     good, gone, text = (ask(artworks, f"{images.url}/{name}") for name in ("a.jpg", "none.jpg", "text.jpg"))
-    drain(artworks, store, settings).serve()
+    worker(artworks, store, settings).serve()
     assert status(artworks, good) == "succeeded"
     assert artworks.get(gone).error_kind == "not_found"
     assert artworks.get(text).error_kind == "not_an_image"
@@ -151,7 +151,7 @@ def test_failures_say_why_and_cost_nobody_else(artworks, store, settings, images
 def test_a_slow_host_delays_nobody_else(artworks, store, settings, images) -> None:
     slow = ask(artworks, f"{images.url}/slow.jpg")
     quick = ask(artworks, f"{images.url}/quick.jpg")
-    work = threading.Thread(target=drain(artworks, store, settings).serve)
+    work = threading.Thread(target=worker(artworks, store, settings).serve)
     work.start()
     deadline = time.monotonic() + 60
     while status(artworks, quick) != "succeeded" and time.monotonic() < deadline:
@@ -180,9 +180,9 @@ def test_an_artwork_on_which_the_network_never_works_fails_in_the_end(
     cursed = ask(artworks, f"{images.url}/cursed.jpg")
     for _ in range(settings.max_attempts):
         with contextlib.suppress(RuntimeError):
-            drain(artworks, store, settings).serve()
+            worker(artworks, store, settings).serve()
     good = ask(artworks, f"{images.url}/good.jpg")
-    drain(artworks, store, settings).serve()
+    worker(artworks, store, settings).serve()
     assert status(artworks, good) == "succeeded"
     artwork = artworks.get(cursed)
     assert (artwork.status.value, artwork.error_kind, artwork.attempts) == ("failed", "internal", settings.max_attempts)
@@ -190,11 +190,11 @@ def test_an_artwork_on_which_the_network_never_works_fails_in_the_end(
 
 
 def test_many_slow_images_do_not_keep_the_device_from_a_quick_one(artworks, store, settings, images) -> None:
-    few = settings.model_copy(update={"drain_claims": 2})
+    few = settings.model_copy(update={"worker_claims": 2})
     for n in range(4):
         ask(artworks, f"{images.url}/slow{n}.jpg")
     quick = ask(artworks, f"{images.url}/quick.jpg")
-    work = threading.Thread(target=drain(artworks, store, few).serve)
+    work = threading.Thread(target=worker(artworks, store, few).serve)
     work.start()
     deadline = time.monotonic() + 60
     while status(artworks, quick) != "succeeded" and time.monotonic() < deadline:
@@ -207,7 +207,7 @@ def test_many_slow_images_do_not_keep_the_device_from_a_quick_one(artworks, stor
 
 def test_an_image_that_does_not_arrive_in_time_fails_as_a_timeout(artworks, store, settings, images) -> None:
     slow = ask(artworks, f"{images.url}/slow.jpg")
-    drain(artworks, store, settings.model_copy(update={"request_fetch_seconds": 0.3})).serve()
+    worker(artworks, store, settings.model_copy(update={"request_fetch_seconds": 0.3})).serve()
     assert artworks.get(slow).error_kind == "timeout"
 
 
@@ -224,21 +224,21 @@ def test_a_model_that_does_not_fit_fails_its_artworks_and_no_others(
 
     monkeypatch.setattr(Models, "get", get)
     first = ask(artworks, f"{images.url}/a.jpg")
-    drain(artworks, store, settings).serve()
+    worker(artworks, store, settings).serve()
     second = ask(artworks, f"{images.url}/b.jpg")
-    drain(artworks, store, settings).serve()
+    worker(artworks, store, settings).serve()
     assert artworks.get(first).error_kind == "out_of_memory"
     assert status(artworks, second) == "succeeded"
 
 
 def test_a_drain_at_its_deadline_gives_back_what_it_has_not_begun(artworks, store, settings, images) -> None:
-    dead = "drain-that-died"
-    artworks.start_drain(dead, "cpu")
+    dead = "worker-that-died"
+    artworks.start_worker(dead, "cpu")
     tried = ask(artworks, f"{images.url}/tried.jpg")
     artworks.claim(dead, limit=1, lease_seconds=60)
     artworks.reconcile(max_attempts=3, dead_workers=[dead])
     slow = ask(artworks, f"{images.url}/slow.jpg")
-    work = drain(artworks, store, settings.model_copy(update={"max_drain_seconds": 1.0}))
+    work = worker(artworks, store, settings.model_copy(update={"max_worker_seconds": 1.0}))
     held_back, begun = work._claim, threading.Event()
 
     def claim_both(models: Any, fetching: Any) -> None:  # the slow one first, so that the tried one has to wait
@@ -262,7 +262,7 @@ def test_a_drain_at_its_deadline_gives_back_what_it_has_not_begun(artworks, stor
 def test_a_model_that_is_not_here_is_a_failed_artwork_with_the_cure(artworks, store, settings, images) -> None:
     giant = ask(artworks, f"{images.url}/a.jpg", DepthParameters(model="giant"))
     small = ask(artworks, f"{images.url}/b.jpg")
-    drain(artworks, store, settings).serve()
+    worker(artworks, store, settings).serve()
     assert artworks.get(giant).error_kind == "model_unavailable"
     assert "DEPTH_CHECKPOINTS" in artworks.get(giant).error_message
     assert status(artworks, small) == "succeeded"
@@ -270,22 +270,22 @@ def test_a_model_that_is_not_here_is_a_failed_artwork_with_the_cure(artworks, st
 
 def test_the_same_image_asked_for_twice_is_computed_once_and_answered_twice(artworks, store, settings, images) -> None:
     first, second = (ask(artworks, f"{images.url}/same.jpg") for _ in range(2))
-    drain(artworks, store, settings).serve()
+    worker(artworks, store, settings).serve()
     assert [status(artworks, each) for each in (first, second)] == ["succeeded"] * 2
     assert artworks.get(first).folder == artworks.get(second).folder
 
 
 def test_an_image_that_bulk_has_made_is_not_made_again(artworks, store, settings, images) -> None:
     ask(artworks, f"{images.url}/a.jpg")
-    drain(artworks, store, settings).serve()
+    worker(artworks, store, settings).serve()
     again = ask(artworks, f"{images.url}/a.jpg")
-    drain(artworks, store, settings).serve()
+    worker(artworks, store, settings).serve()
     assert artworks.get(again).outcome["reused"] is True
 
 
 def test_seconds_by_stage_are_those_of_this_drain_each_spent_once(artworks, store, settings, images) -> None:
     first, twin = (ask(artworks, f"{images.url}/a.jpg") for _ in range(2))
-    made = drain(artworks, store, settings).serve().seconds_by_stage
+    made = worker(artworks, store, settings).serve().seconds_by_stage
     outcome = artworks.get(first).outcome["seconds"]
     # the one that found the files of the other has its seconds from the sidecar, which rounds them
     assert made["predict"] == pytest.approx(outcome["predict"], abs=1e-4), "twins share one pass through the network"
@@ -293,14 +293,14 @@ def test_seconds_by_stage_are_those_of_this_drain_each_spent_once(artworks, stor
     assert made["download"] == pytest.approx(sum(downloads))
 
     again = ask(artworks, f"{images.url}/a.jpg")
-    found = drain(artworks, store, settings).serve().seconds_by_stage
+    found = worker(artworks, store, settings).serve().seconds_by_stage
     assert set(found) == {"download"}, "what was found done was not done here"
     assert found["download"] == artworks.get(again).duration
 
 
 def test_a_report_names_so_many_and_counts_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drain_module, "REMEMBERED", 2)
-    report = drain_module.Report()
+    monkeypatch.setattr(worker_module, "REMEMBERED", 2)
+    report = worker_module.Report()
     for how in (records.SUCCEEDED, records.FAILED):
         for _ in range(3):
             report.add(uuid4(), records.Outcome(source_sha256="", status=how), {})
@@ -311,7 +311,7 @@ def test_a_report_names_so_many_and_counts_all(monkeypatch: pytest.MonkeyPatch) 
 def test_the_sums_of_the_database_count_the_work_of_twins_once(artworks, store, settings, images) -> None:
     for _ in range(2):
         ask(artworks, f"{images.url}/a.jpg")
-    report = drain(artworks, store, settings).serve()
+    report = worker(artworks, store, settings).serve()
     sums = artworks.statistics().stage_seconds
     assert sums["predict"] == (report.seconds_by_stage["predict"], 1)
     assert sums["download"][1] == 2
@@ -319,13 +319,13 @@ def test_the_sums_of_the_database_count_the_work_of_twins_once(artworks, store, 
 
 def test_a_twin_of_an_image_that_is_being_made_counts_as_found_done(artworks, store, settings, images) -> None:
     twins = [ask(artworks, f"{images.url}/a.jpg") for _ in range(2)]
-    drain(artworks, store, settings).serve()
+    worker(artworks, store, settings).serve()
     assert sorted(artworks.get(each).outcome["reused"] for each in twins) == [False, True]
 
 
 def test_a_cancelled_artwork_is_dropped(artworks, store, settings, images) -> None:
     slow = ask(artworks, f"{images.url}/slow.jpg")
-    work = drain(artworks, store, settings)
+    work = worker(artworks, store, settings)
     thread = threading.Thread(target=work.serve)
     thread.start()
     while status(artworks, slow) != "processing":
@@ -338,13 +338,13 @@ def test_a_cancelled_artwork_is_dropped(artworks, store, settings, images) -> No
 
 
 def test_what_was_tried_before_runs_alone(artworks, store, settings, images) -> None:
-    dead = "drain-that-died"
-    artworks.start_drain(dead, "cpu")
+    dead = "worker-that-died"
+    artworks.start_worker(dead, "cpu")
     poison = ask(artworks, f"{images.url}/slow-poison.jpg")
     artworks.claim(dead, limit=1, lease_seconds=60)
     artworks.reconcile(max_attempts=3, dead_workers=[dead])
     other = ask(artworks, f"{images.url}/other.jpg")
-    thread = threading.Thread(target=drain(artworks, store, settings).serve)
+    thread = threading.Thread(target=worker(artworks, store, settings).serve)
     thread.start()
     while "/slow-poison.jpg" not in images.asked:
         time.sleep(0.02)
@@ -357,12 +357,12 @@ def test_what_was_tried_before_runs_alone(artworks, store, settings, images) -> 
 
 PROGRAM = """
 from depth_core import settings
-from depth_core.requests.artworks import open_store
-from depth_core.requests.drain import Drain
+from depth_core.serving.artworks import open_store
+from depth_core.serving.worker import Worker
 from depth_core.storage import Store
 import os
 now = settings.load()
-Drain(open_store(now), Store(now.store_location), now, worker=f"drain-{os.getpid()}", device="cpu").serve()
+Worker(open_store(now), Store(now.store_location), now, name=f"worker-{os.getpid()}", device="cpu").serve()
 """
 
 
@@ -375,11 +375,11 @@ def test_an_image_that_kills_its_process_fails_after_three_deaths_and_its_neighb
         process = subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment)
         images.victim = process.pid
         assert process.wait(60) == -signal.SIGKILL
-        artworks.reconcile(max_attempts=settings.max_attempts, dead_workers=[f"drain-{process.pid}"])
+        artworks.reconcile(max_attempts=settings.max_attempts, dead_workers=[f"worker-{process.pid}"])
     assert artworks.get(poison).error_kind == "worker_lost"
     assert "died 3 times" in artworks.get(poison).error_message
 
-    drain(artworks, store, settings).serve()
+    worker(artworks, store, settings).serve()
     assert [status(artworks, each) for each in others] == ["succeeded"] * 2
     assert max(artworks.get(each).attempts for each in others) == 2, "only the first death was theirs too"
 
@@ -398,7 +398,7 @@ class Failing(Store):
 def test_a_store_that_fails_for_a_while_costs_no_attempt_and_no_drain(artworks, settings, images, caplog) -> None:
     waiting = [ask(artworks, f"{images.url}/{name}.jpg") for name in "ab"]
     full = Failing(settings.store_location)
-    work = drain(artworks, full, settings)
+    work = worker(artworks, full, settings)
     thread = threading.Thread(target=work.serve)
     with caplog.at_level(logging.ERROR):
         thread.start()
@@ -413,10 +413,10 @@ def test_a_store_that_fails_for_a_while_costs_no_attempt_and_no_drain(artworks, 
 def test_a_store_that_fails_for_long_ends_the_drain_and_its_claims_go_back(
     artworks, settings, images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drain_module, "STORE_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(worker_module, "STORE_PATIENCE_SECONDS", 0.5)
     waiting = ask(artworks, f"{images.url}/a.jpg")
     with pytest.raises(StoreError, match="no space left"):
-        drain(artworks, Failing(settings.store_location), settings).serve()
+        worker(artworks, Failing(settings.store_location), settings).serve()
     artwork = artworks.get(waiting)
     assert (artwork.status, artwork.attempts) == (ArtworkStatus.STARTING, 0)
 
@@ -436,7 +436,7 @@ def test_whatever_one_artwork_makes_a_library_raise_is_its_own_failure(
         return real(*args)
 
     monkeypatch.setattr(place, odd)
-    drain(artworks, store, settings).serve()
+    worker(artworks, store, settings).serve()
     assert status(artworks, good) == "succeeded"
     artwork = artworks.get(cursed)
     assert (artwork.error_kind, artwork.attempts) == ("internal", 1)
@@ -449,7 +449,7 @@ def test_a_temporary_folder_without_room_costs_no_attempt(
     monkeypatch.setattr("depth_core.ingest.received.IN_MEMORY", 1)
     monkeypatch.setattr(tempfile, "tempdir", str(settings.data / "nowhere"))
     waiting = ask(artworks, f"{images.url}/a.jpg")
-    thread = threading.Thread(target=drain(artworks, store, settings).serve)
+    thread = threading.Thread(target=worker(artworks, store, settings).serve)
     with caplog.at_level(logging.ERROR):
         thread.start()
         while "TMPDIR" not in caplog.text:
@@ -509,7 +509,7 @@ def test_a_request_waits_for_one_batch_of_bulk_and_not_for_the_chunk(artworks, s
     turns: list[str] = []  # at the device, in their order
     asked, bulk_runs = threading.Event(), threading.Event()
 
-    class Request(device.RequestTurn):
+    class Request(device.PriorityDeviceLock):
         def take(self) -> None:
             turns.append("request waits")
             asked.set()
@@ -532,7 +532,7 @@ def test_a_request_waits_for_one_batch_of_bulk_and_not_for_the_chunk(artworks, s
             if turns.count("bulk") == 3:
                 bulk_runs.set()
                 asked.wait(60)
-                while not device.BulkTurn(network.device, tmp_path).wanted():  # until the request is at the gate
+                while not device.BulkDeviceLock(network.device, tmp_path).wanted():  # until the request is at the gate
                     time.sleep(0.01)
             return predict(batch)
 
@@ -551,27 +551,27 @@ def test_a_request_waits_for_one_batch_of_bulk_and_not_for_the_chunk(artworks, s
             "load": load,
             "store": store,
             "settings": settings,
-            "turn_at": lambda name: device.BulkTurn(name, tmp_path),
+            "device_lock": lambda name: device.BulkDeviceLock(name, tmp_path),
         },
     )
     bulk.start()
     assert bulk_runs.wait(60)
     single = ask(artworks, f"{images.url}/single.jpg")
-    drain(artworks, store, settings, turn_at=lambda name: Request(name, tmp_path)).serve()
+    worker(artworks, store, settings, device_lock=lambda name: Request(name, tmp_path)).serve()
     bulk.join(120)
 
     assert status(artworks, single) == "succeeded"
     between = turns[turns.index("request waits") : turns.index("request")]
-    assert between.count("bulk") <= 4, turns  # what was under way in each lane, and what was sent in that moment
+    assert between.count("bulk") <= 4, turns  # what was under way in each stream, and what was sent in that moment
     assert turns[turns.index("request") :].count("bulk") > len(photos) // 2, "the chunk was over before"
 
 
 def test_artworks_and_bulk_records_share_one_table(artworks, store, settings, images) -> None:
     for name in ("a.jpg", "none.jpg"):
         ask(artworks, f"{images.url}/{name}")
-    drain(artworks, store, settings).serve()
+    worker(artworks, store, settings).serve()
     day = artworks.get(ask(artworks, "http://x.test/y.jpg")).created_at.date()
-    tables.write_day(artworks, store, day)
+    request_records.write_day(artworks, store, day)
     frame = records.read(store, profile="api")
     assert sorted(frame["status"]) == ["failed", "succeeded"]
     assert list(frame.columns) == [column.name for column in records.COLUMNS]

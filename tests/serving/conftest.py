@@ -16,8 +16,8 @@ import pytest
 import sqlalchemy as sa
 
 from depth_core.contract import DepthParameters
-from depth_core.requests.artworks import ArtworkStore, NewArtwork
-from depth_core.requests.database import open_database
+from depth_core.serving.artworks import ArtworkStore, NewArtwork
+from depth_core.serving.database import open_database
 
 
 @pytest.fixture(scope="session")

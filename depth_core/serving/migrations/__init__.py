@@ -1,0 +1,1 @@
+"""Alembic's migrations of the request database; run by `depth_core.serving.database.migrate`."""
