@@ -113,7 +113,7 @@ def run(
     `images` may name a content hash more than once; it is done once. `load` is entered only when there is work. Every outcome
     goes to a journal, so that a run that is killed leaves to the next one only what was in flight. The next one does that first,
     image by image and decoded in a process of its own, so that no image can end run after run. `device_lock`: given the network's
-    device, the turn to take there.
+    device, the lock to hold there.
 
     Raises StoreError, ModelUnavailableError or ConfigurationError; what was written until then stays valid and counts.
     """
@@ -375,7 +375,7 @@ class _Work:
                 plan=plan,
                 store=self.store,
                 settings=self.settings,
-                turn=self.device_lock(predictor.device),
+                device_lock=self.device_lock(predictor.device),
                 steps=steps,
                 alone=alone,
             )

@@ -1,8 +1,8 @@
-"""Sharing one device between bulk chunks and single requests: locks, held batch by batch.
+"""Locks by which bulk chunks and single requests share one device, batch by batch.
 
-Requests go first: who waits for the device with a request holds the gate; bulk looks at the gate before every batch, and lets
-the device go while somebody stands there. The locks are files of this machine, so they end with the process that holds them,
-however it ends.
+Requests have priority: a request that waits for the device holds the priority lock, and bulk releases the device after its batch
+while somebody holds it. The locks are files of this machine: they order the processes of one user on one machine, and end with
+the process that holds them, however it ends.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Protocol
 from filelock import FileLock, Timeout
 
 POLL_SECONDS = 0.005
-FREE_SECONDS = 0.5  # between looks for a free device
+FREE_SECONDS = 0.5  # between two searches for a free device
 
 
-def _lock(device: str, purpose: str, folder: Path | None) -> FileLock:
+def _file_lock(device: str, purpose: str, folder: Path | None) -> FileLock:
     folder = folder or Path(tempfile.gettempdir()) / f"depthline-{getpass.getuser()}"
     folder.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^a-z0-9]+", "-", f"{device}:0" if device == "cuda" else device)
@@ -31,13 +31,13 @@ def _lock(device: str, purpose: str, folder: Path | None) -> FileLock:
 
 @contextmanager
 def free_device(devices: Sequence[str], folder: Path | None = None) -> Iterator[str]:
-    """One of `devices` that no other bulk run of this machine has; waits until there is one.
+    """Waits for one of `devices` that no other bulk run of this machine has, and holds it.
 
-    So that as many runs as the pool lets through spread over the devices by themselves.
+    So bulk runs, as many as the pool allows, spread over the devices by themselves.
     """
     while True:
         for device in devices:
-            lock = _lock(device, "bulk", folder)
+            lock = _file_lock(device, "bulk", folder)
             with suppress(Timeout):
                 lock.acquire(timeout=0)
                 try:
@@ -49,25 +49,25 @@ def free_device(devices: Sequence[str], folder: Path | None = None) -> Iterator[
 
 
 class DeviceLock(Protocol):
-    """A right to use a device: taken before batches go there, given back when somebody else wants it or nothing is to do."""
+    """Exclusive use of a device: acquired before batches go there, released when another should go first or no batch is left."""
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Waits for the device."""
 
-    def give_back(self) -> None: ...
+    def release(self) -> None: ...
 
-    def wanted(self) -> bool:
-        """Whether who holds the turn should finish what is under way and give it back before sending more."""
+    def should_yield(self) -> bool:
+        """Whether the holder should finish what is at the device and release it before sending more."""
 
 
 class NoDeviceLock:
     """For a device that nobody else uses."""
 
-    def take(self) -> None: ...
+    def acquire(self) -> None: ...
 
-    def give_back(self) -> None: ...
+    def release(self) -> None: ...
 
-    def wanted(self) -> bool:
+    def should_yield(self) -> bool:
         return False
 
 
@@ -75,24 +75,24 @@ NO_DEVICE_LOCK = NoDeviceLock()
 
 
 class BulkDeviceLock:
-    """Bulk work's turn: goes on batch after batch until a request waits.
+    """Bulk work's lock: held batch after batch until a request waits.
 
     `device` as a predictor names it ("cuda:0"); `folder` holds the lock files, by default one for all processes of this user.
-    One thread takes it and gives it back.
+    The thread that acquires it must release it.
     """
 
     def __init__(self, device: str, folder: Path | None = None) -> None:
-        self._priority, self._device = _lock(device, "priority", folder), _lock(device, "device", folder)
+        self._priority, self._device = _file_lock(device, "priority", folder), _file_lock(device, "device", folder)
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         self._priority.acquire(poll_interval=POLL_SECONDS)
         self._priority.release()
         self._device.acquire(poll_interval=POLL_SECONDS)
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         self._device.release()
 
-    def wanted(self) -> bool:
+    def should_yield(self) -> bool:
         try:
             self._priority.acquire(timeout=0)
         except Timeout:
@@ -102,11 +102,11 @@ class BulkDeviceLock:
 
 
 class PriorityDeviceLock(BulkDeviceLock):
-    """A single request's turn: while it waits, bulk sends no further batch."""
+    """A single request's lock: while a request waits, bulk sends no further batch."""
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         with self._priority.acquire(poll_interval=POLL_SECONDS):
             self._device.acquire(poll_interval=POLL_SECONDS)
 
-    def wanted(self) -> bool:
-        return True  # given back after every batch, so that bulk goes on between them
+    def should_yield(self) -> bool:
+        return True  # released after every batch, so that bulk goes on between them

@@ -1,7 +1,7 @@
 """Runs the stages on one machine: threads around one device, bounded everywhere, so memory does not grow with the manifest.
 
 read and decode (threads) -> batches of one network size (no padding: a network reads padding as geometry) -> predict and
-render (streams) -> encode and write (threads). What a step does is in stages.py; whose turn the device is, in device.py.
+render (streams) -> encode and write (threads). What a step does is in stages.py; who may use the device, in device.py.
 """
 
 from __future__ import annotations
@@ -61,16 +61,16 @@ def run(
     plan: Plan,
     store: Store,
     settings: Settings,
-    turn: DeviceLock = NO_DEVICE_LOCK,
+    device_lock: DeviceLock = NO_DEVICE_LOCK,
     steps: Steps | None = None,
     alone: bool = False,
 ) -> Generator[tuple[Item, Outcome], None, None]:
     """Makes the depth maps of `items` and yields each with its outcome, in the order in which they end.
 
-    A failed image is an outcome; whatever concerns all images (StoreError, a configuration fault, a device that is gone) is
-    raised, after the threads have stopped. `turn` is held while batches are at the device, and given back when somebody else
-    wants it. `alone`: one image at a time, each to its end. Closing the generator stops the work; what is being written is
-    finished first.
+    A failed image is an outcome. What concerns all images (StoreError, a configuration fault, a device that is gone) is raised,
+    after the threads have stopped. `device_lock` is held while batches are at the device, and released when another should go
+    first. `alone`: one image at a time, each to its end. Closing the generator stops the work; what is being written is finished
+    first.
     """
     decoders = settings.decode_threads or max(2, min(8, (os.cpu_count() or 2) // 2))
     encoders = settings.encode_threads or max(2, min(8, (os.cpu_count() or 2) // 2))
@@ -82,7 +82,7 @@ def run(
             ThreadPoolExecutor(encoders, thread_name_prefix="encode") as encode_pool,
         ):
             pools = _Pools(decode_pool, predict_pool, encode_pool, decoders, 2 * encoders + 2, rooms)
-            engine = _Run(iter(items), pools, predictor, plan, store, settings, turn, steps or Steps(), alone=alone)
+            engine = _Run(iter(items), pools, predictor, plan, store, settings, device_lock, steps or Steps(), alone=alone)
             try:
                 yield from engine.outcomes()
             finally:
@@ -90,7 +90,7 @@ def run(
                 for pool in (decode_pool, predict_pool, encode_pool):
                     pool.shutdown(wait=False, cancel_futures=True)
                 predict_pool.shutdown(wait=True)
-                engine.give_turn_back()
+                engine.release_device()
     finally:
         rooms.close()
 
@@ -148,7 +148,7 @@ class _Run:
         plan: Plan,
         store: Store,
         settings: Settings,
-        turn: DeviceLock,
+        device_lock: DeviceLock,
         steps: Steps,
         *,
         alone: bool,
@@ -160,8 +160,8 @@ class _Run:
         self.plan = plan
         self.store = store
         self.settings = settings
-        self.turn = turn
-        self.holding = False  # the device's turn
+        self.device_lock = device_lock
+        self.locked = False  # the device, by this run
         self.steps = steps
         self.alone = alone
         self.batch_size = functools.cache(predictor.batch_size)  # asking a GPU for its free memory takes a while
@@ -231,31 +231,31 @@ class _Run:
     # -- predict ----------------------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        """Hands ready batches to free streams, unless writing lags behind or somebody else wants the device."""
+        """Hands ready batches to free streams, unless writing lags behind or somebody else waits for the device."""
         if (self.alone or not self.more) and not self.decoding:
             self.ready.extend(self.waiting.values())
             self.waiting.clear()
         elif self.waiting and not self.ready and self._held() >= self._most_held():
             self._hand_over_oldest()
-        if self.holding and self.turn.wanted():
+        if self.locked and self.device_lock.should_yield():
             if self.predicting:
                 return
-            self.give_turn_back()
+            self.release_device()
         while self.ready and self.predicting < self.predictor.streams and self.writing < self.pools.most_writing:
-            if not self.holding:
-                self.turn.take()
-                self.holding = True
+            if not self.locked:
+                self.device_lock.acquire()
+                self.locked = True
             batch = self._next_batch()
             self.predicting += 1
             self.handed += 1
             busy = min(self.predictor.streams, self.predicting + self._held() + self.decoding)
-            future = self.pools.predict.submit(self._in_lane, batch, busy)
+            future = self.pools.predict.submit(self._in_stream, batch, busy)
             number = self.handed
             future.add_done_callback(
                 lambda done, batch=batch, number=number: self.events.put(lambda: self._predicted(batch, number, done))  # type: ignore[misc]
             )
         if not self.predicting:
-            self.give_turn_back()
+            self.release_device()
 
     def _next_batch(self) -> list[Prepared]:
         """The next batch, halved until its pictures have room."""
@@ -270,7 +270,7 @@ class _Run:
         """Many sizes wait, none fills a batch: what has waited longest goes as it is."""
         self.ready.append(self.waiting.pop(next(iter(self.waiting))))
 
-    def _in_lane(self, batch: list[Prepared], busy: int) -> Sequence[Any]:
+    def _in_stream(self, batch: list[Prepared], busy: int) -> Sequence[Any]:
         needed = _picture_bytes(batch)
         self.pools.rooms.take(needed)
         try:
@@ -280,10 +280,10 @@ class _Run:
             self.pools.rooms.give(needed)
             raise
 
-    def give_turn_back(self) -> None:
-        if self.holding:
-            self.holding = False
-            self.turn.give_back()
+    def release_device(self) -> None:
+        if self.locked:
+            self.locked = False
+            self.device_lock.release()
 
     def _predicted(self, batch: list[Prepared], number: int, future: Future[Sequence[Any]]) -> Iterator[tuple[Item, Outcome]]:
         self.predicting -= 1

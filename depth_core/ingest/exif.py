@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
-DeviceLock = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
+View = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
 
 # EXIF orientation -> the view that is upright. All are views of the same memory, so that turning copies nothing.
-TURNS: dict[int, DeviceLock] = {
+TURNS: dict[int, View] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
     4: lambda pixels: pixels[::-1],

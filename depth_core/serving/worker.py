@@ -201,7 +201,7 @@ class Worker:
         collect: Callable[[], object] = lambda: None,
         on_progress: Callable[[Report], None] = lambda report: None,
     ) -> None:
-        """`name`: one that was never used before. `device_lock`: given a network's device, the turn to take there.
+        """`name`: one that was never used before. `device_lock`: given a network's device, the lock to hold there.
         `collect`: called every second, to bring in what came elsewhere (the inbox) and to answer there."""
         self.artworks = artworks
         self.store = store
@@ -384,8 +384,8 @@ class Worker:
             else:
                 first[folder] = each
                 items.append(Item(source, each.image.read, folder, each.claimed.image_url, careful=each.claimed.attempt > 1))
-        turn = self.device_lock(network.device)
-        run = local.run(items, predictor=network, plan=plan, store=self.store, settings=self.settings, turn=turn)
+        lock = self.device_lock(network.device)
+        run = local.run(items, predictor=network, plan=plan, store=self.store, settings=self.settings, device_lock=lock)
         for item, outcome in run:
             first_one = by_source[item.source]
             self._finish(first_one.claimed, outcome, first_one.seconds)

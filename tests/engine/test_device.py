@@ -19,26 +19,26 @@ def test_a_waiting_request_goes_before_the_next_batch_of_bulk(tmp_path: Path) ->
 
     def chunk() -> None:
         bulk = device.BulkDeviceLock("cuda:0", tmp_path)
-        bulk.take()
+        bulk.acquire()
         for n in range(3):
-            if bulk.wanted():
-                bulk.give_back()
-                bulk.take()
+            if bulk.should_yield():
+                bulk.release()
+                bulk.acquire()
             order.append(f"bulk {n}")
             if n == 0:
                 begun.set()
                 asked.wait()
-                while not bulk.wanted():  # until the request is at the gate
+                while not bulk.should_yield():  # until the request waits
                     time.sleep(0.01)
-        bulk.give_back()
+        bulk.release()
 
     def single() -> None:
         begun.wait()
         asked.set()
         request = device.PriorityDeviceLock("cuda:0", tmp_path)
-        request.take()
+        request.acquire()
         order.append("request")
-        request.give_back()
+        request.release()
 
     threads = [threading.Thread(target=chunk), threading.Thread(target=single)]
     for thread in threads:
@@ -49,27 +49,27 @@ def test_a_waiting_request_goes_before_the_next_batch_of_bulk(tmp_path: Path) ->
 
 
 def test_two_devices_do_not_wait_for_each_other(tmp_path: Path) -> None:
-    turns = [device.BulkDeviceLock(name, tmp_path) for name in ("cuda:0", "cuda:1")]
-    for turn in turns:
-        turn.take()
-    for turn in turns:
-        turn.give_back()
+    locks = [device.BulkDeviceLock(name, tmp_path) for name in ("cuda:0", "cuda:1")]
+    for lock in locks:
+        lock.acquire()
+    for lock in locks:
+        lock.release()
 
 
 def test_one_device_has_one_name(tmp_path: Path) -> None:
     names = set()
     for name in ("cuda", "cuda:0"):
-        turn = device.BulkDeviceLock(name, tmp_path)
-        turn.take()
+        lock = device.BulkDeviceLock(name, tmp_path)
+        lock.acquire()
         names |= {file.name for file in tmp_path.iterdir()}
-        turn.give_back()
-    assert names == {"cuda-0.gate", "cuda-0.device"}
+        lock.release()
+    assert names == {"cuda-0.priority", "cuda-0.device"}
 
 
-def test_a_process_that_is_killed_gives_its_turn_back(tmp_path: Path) -> None:
+def test_a_process_that_is_killed_releases_its_lock(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; from depth_core.engine import device\n"
-        "device.PriorityDeviceLock('cpu', Path(sys.argv[1])).take()\n"
+        "device.PriorityDeviceLock('cpu', Path(sys.argv[1])).acquire()\n"
         "print('mine', flush=True); time.sleep(600)"
     )
     holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
@@ -77,9 +77,9 @@ def test_a_process_that_is_killed_gives_its_turn_back(tmp_path: Path) -> None:
     assert holder.stdout.readline() == b"mine\n"
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
-    turn = device.BulkDeviceLock("cpu", tmp_path)
-    turn.take()
-    turn.give_back()
+    lock = device.BulkDeviceLock("cpu", tmp_path)
+    lock.acquire()
+    lock.release()
 
 
 def test_bulk_runs_spread_over_the_devices_and_wait_when_all_are_taken(tmp_path: Path) -> None:
@@ -101,12 +101,12 @@ def test_bulk_runs_spread_over_the_devices_and_wait_when_all_are_taken(tmp_path:
         assert third == ["cuda:1"]
 
 
-def test_bulk_keeps_its_turn_while_nobody_waits(tmp_path: Path) -> None:
-    turn = device.BulkDeviceLock("cpu", tmp_path)
-    turn.take()
-    assert not turn.wanted()
-    turn.give_back()
+def test_bulk_keeps_the_lock_while_nobody_waits(tmp_path: Path) -> None:
+    lock = device.BulkDeviceLock("cpu", tmp_path)
+    lock.acquire()
+    assert not lock.should_yield()
+    lock.release()
 
 
-def test_a_request_gives_its_turn_back_after_every_batch(tmp_path: Path) -> None:
-    assert device.PriorityDeviceLock("cpu", tmp_path).wanted()
+def test_a_request_releases_the_lock_after_every_batch(tmp_path: Path) -> None:
+    assert device.PriorityDeviceLock("cpu", tmp_path).should_yield()

@@ -186,43 +186,43 @@ def test_nothing_runs_far_ahead_of_the_device(
 
 
 class Watched:
-    """A turn that notes what is done with it; somebody wants it always, or never."""
+    """A device lock that notes what is done with it; somebody waits for it always, or never."""
 
-    def __init__(self, *, wanted: bool) -> None:
+    def __init__(self, *, should_yield: bool) -> None:
         self.notes: list[str] = []
-        self._wanted = wanted
+        self._should_yield = should_yield
 
-    def take(self) -> None:
-        self.notes.append("taken")
+    def acquire(self) -> None:
+        self.notes.append("acquired")
 
-    def give_back(self) -> None:
-        self.notes.append("given back")
+    def release(self) -> None:
+        self.notes.append("released")
 
-    def wanted(self) -> bool:
-        return self._wanted
+    def should_yield(self) -> bool:
+        return self._should_yield
 
 
-def test_a_turn_that_others_want_is_given_back_between_batches(
+def test_a_lock_that_others_wait_for_is_released_between_batches(
     tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
 ) -> None:
-    turn, images = Watched(wanted=True), 4 * tiny.streams
+    lock, images = Watched(should_yield=True), 4 * tiny.streams
     items = items_of(*(photo(seed=n) for n in range(images)))
-    assert len(list(local.run(items, predictor=tiny, plan=plan, store=store, settings=settings, turn=turn))) == images
-    assert turn.notes == ["taken", "given back"] * (len(turn.notes) // 2)
-    assert len(turn.notes) // 2 >= images // tiny.streams
+    assert len(list(local.run(items, predictor=tiny, plan=plan, store=store, settings=settings, device_lock=lock))) == images
+    assert lock.notes == ["acquired", "released"] * (len(lock.notes) // 2)
+    assert len(lock.notes) // 2 >= images // tiny.streams
 
 
-def test_a_turn_is_given_back_when_the_run_breaks_off(
+def test_the_lock_is_released_when_the_run_breaks_off(
     tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
 ) -> None:
-    turn = Watched(wanted=False)
+    lock = Watched(should_yield=False)
     run = local.run(
-        items_of(*(photo(seed=n) for n in range(8))), predictor=tiny, plan=plan, store=store, settings=settings, turn=turn
+        items_of(*(photo(seed=n) for n in range(8))), predictor=tiny, plan=plan, store=store, settings=settings, device_lock=lock
     )
     next(run)
     run.close()
-    assert turn.notes[0] == "taken"
-    assert turn.notes[-1] == "given back"
+    assert lock.notes[0] == "acquired"
+    assert lock.notes[-1] == "released"
 
 
 def test_a_network_that_breaks_ends_the_run(tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo) -> None:

@@ -506,15 +506,15 @@ def test_a_request_waits_for_one_batch_of_bulk_and_not_for_the_chunk(artworks, s
     from depth_core.ingest import sources
     from depth_core.profiles import Profile
 
-    turns: list[str] = []  # at the device, in their order
+    order: list[str] = []  # at the device, in their order
     asked, bulk_runs = threading.Event(), threading.Event()
 
     class Request(device.PriorityDeviceLock):
-        def take(self) -> None:
-            turns.append("request waits")
+        def acquire(self) -> None:
+            order.append("request waits")
             asked.set()
-            super().take()
-            turns.append("request")
+            super().acquire()
+            order.append("request")
 
     photos = [images.photo("b" * (n + 1)) for n in range(40)]
     shas = [hashlib.sha256(photo).hexdigest() for photo in photos]
@@ -528,11 +528,11 @@ def test_a_request_waits_for_one_batch_of_bulk_and_not_for_the_chunk(artworks, s
         predict = network.predict
 
         def noted(batch: Any) -> Any:
-            turns.append("bulk")
-            if turns.count("bulk") == 3:
+            order.append("bulk")
+            if order.count("bulk") == 3:
                 bulk_runs.set()
                 asked.wait(60)
-                while not device.BulkDeviceLock(network.device, tmp_path).wanted():  # until the request is at the gate
+                while not device.BulkDeviceLock(network.device, tmp_path).should_yield():  # until the request waits
                     time.sleep(0.01)
             return predict(batch)
 
@@ -561,9 +561,9 @@ def test_a_request_waits_for_one_batch_of_bulk_and_not_for_the_chunk(artworks, s
     bulk.join(120)
 
     assert status(artworks, single) == "succeeded"
-    between = turns[turns.index("request waits") : turns.index("request")]
-    assert between.count("bulk") <= 4, turns  # what was under way in each stream, and what was sent in that moment
-    assert turns[turns.index("request") :].count("bulk") > len(photos) // 2, "the chunk was over before"
+    between = order[order.index("request waits") : order.index("request")]
+    assert between.count("bulk") <= 4, order  # what was under way in each stream, and what was sent in that moment
+    assert order[order.index("request") :].count("bulk") > len(photos) // 2, "the chunk was over before"
 
 
 def test_artworks_and_bulk_records_share_one_table(artworks, store, settings, images) -> None:
