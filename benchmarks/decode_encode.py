@@ -25,7 +25,7 @@ from PIL import Image
 from benchmarks.photos import make_photos
 from depth_core import catalog
 from depth_core.inference import checkpoints, predictor
-from depth_core.ingest import decode
+from depth_core.ingest.images import decode
 from depth_core.output import encode
 from depth_core.settings import Settings
 

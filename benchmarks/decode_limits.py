@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.photos import PHOTOS, make_photos
-from depth_core.ingest import budget, decode, headers
+from depth_core.ingest.images import decode, headers, memory_budget
 from depth_core.settings import Settings
 
 ROUNDS = 9
@@ -31,8 +31,8 @@ def seconds(work: Callable[[], object]) -> float:
 def look(data: bytes) -> None:
     """All that happens before an ordinary photo is decoded in the engine."""
     header = headers.inspect(data)
-    with budget.of(SETTINGS).room(header.prepare_bytes((518, 518))):
-        memory = budget.of(SETTINGS)
+    with memory_budget.of(SETTINGS).room(header.prepare_bytes((518, 518))):
+        memory = memory_budget.of(SETTINGS)
         decode.check_limits(header, SETTINGS)
         with memory.room(header.decode_bytes):
             pass

@@ -1,7 +1,7 @@
 """The store: one place for everything that is made, a local folder by default, s3://bucket/prefix in production.
 
 Keys are relative, with forward slashes. Every write is atomic: a key holds the old bytes or the new ones, never a part. What
-does not belong here: what the keys mean (output/, ingest/), and fetching images of other people (ingest/download.py).
+does not belong here: what the keys mean (output/, ingest/), and fetching images of other people (ingest/fetch/download.py).
 """
 
 from __future__ import annotations

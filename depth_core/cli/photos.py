@@ -1,6 +1,6 @@
 """Which files the arguments of `depthline map` name: photos, folders with all that is below them, patterns.
 
-What does not belong here: what their results are called (names.py), and what is a photo by its bytes (ingest/decode.py).
+What does not belong here: what their results are called (names.py), and what is a photo by its bytes (ingest/images/decode.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from depth_core.errors import ConfigurationError
-from depth_core.ingest import decode
+from depth_core.ingest.images import decode
 from depth_core.output import encode
 
 RESULTS = tuple(f".{name}" for name in encode.RESULT_ORDER)

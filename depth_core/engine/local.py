@@ -22,7 +22,7 @@ from depth_core.engine import stages
 from depth_core.engine.device import NO_DEVICE_LOCK, DeviceLock
 from depth_core.engine.stages import Item, Plan, Prepared
 from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation, row_failure
-from depth_core.ingest import budget
+from depth_core.ingest.images import memory_budget
 from depth_core.output.records import Outcome
 from depth_core.settings import Settings
 from depth_core.storage import Store
@@ -74,7 +74,7 @@ def run(
     """
     decoders = settings.decode_threads or max(2, min(8, (os.cpu_count() or 2) // 2))
     encoders = settings.encode_threads or max(2, min(8, (os.cpu_count() or 2) // 2))
-    rooms = _Rooms(budget.of(settings))
+    rooms = _Rooms(memory_budget.of(settings))
     try:
         with (
             ThreadPoolExecutor(decoders, thread_name_prefix="decode") as decode_pool,
@@ -98,7 +98,7 @@ def run(
 class _Rooms:
     """Memory for pictures on their way from the network to the store, within the budget that decoding has too."""
 
-    def __init__(self, memory: budget.Budget) -> None:
+    def __init__(self, memory: memory_budget.Budget) -> None:
         self.memory = memory
         self._lent = 0
         self._stopped = False

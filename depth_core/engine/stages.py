@@ -19,7 +19,7 @@ import numpy as np
 from depth_core.contract import DepthParameters, NormalizationMode
 from depth_core.display import shown_url
 from depth_core.errors import ErrorKind, ImageError
-from depth_core.ingest import budget, decode, headers
+from depth_core.ingest.images import decode, headers, memory_budget
 from depth_core.output import encode, normalization, records
 from depth_core.output.records import Outcome
 from depth_core.settings import Settings
@@ -106,7 +106,7 @@ def prepare(item: Item, predictor: Predictor, plan: Plan, settings: Settings) ->
     read = time.perf_counter()
     limit = plan.parameters.resolution_lower_limit
     header = headers.inspect(data)
-    with budget.of(settings).room(_memory(header, predictor, plan, settings)):
+    with memory_budget.of(settings).room(_memory(header, predictor, plan, settings)):
         image = decode.decode(
             data,
             name=item.name,
@@ -139,7 +139,7 @@ def _memory(header: headers.Header, predictor: Predictor, plan: Plan, settings: 
         network = predictor.network_size(header.width, header.height, plan.parameters.resolution_lower_limit)
     except ImageError:
         return header.decode_bytes  # decoding will say so, unless it finds something worse
-    memory = budget.of(settings)
+    memory = memory_budget.of(settings)
     decode.check_limits(header, settings)
     what = f"{header.width} x {header.height} pixels of {header.form} need"
     memory.check(header.prepare_bytes(network), what)

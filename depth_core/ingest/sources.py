@@ -22,10 +22,10 @@ from io import BytesIO
 import pandas as pd
 
 from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation
-from depth_core.ingest.decode import is_web_page
-from depth_core.ingest.download import Downloader, Fetched, failure_of, is_local, local_etag, local_path
+from depth_core.ingest.fetch.download import Downloader, Fetched, failure_of, is_local, local_etag, local_path
+from depth_core.ingest.fetch.ssrf_guard import BlockedAddressError
+from depth_core.ingest.images.decode import is_web_page
 from depth_core.ingest.manifest import slug_of_chunk
-from depth_core.ingest.ssrf_guard import BlockedAddressError
 from depth_core.settings import Settings
 from depth_core.storage import Store
 

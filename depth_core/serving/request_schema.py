@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, t
 from depth_core import catalog
 from depth_core.contract import DepthParameters, NormalizationMode
 from depth_core.errors import ImageError
-from depth_core.ingest import ssrf_guard
+from depth_core.ingest.fetch import ssrf_guard
 from depth_core.serving.artworks import NewArtwork
 from depth_core.settings import Settings
 

@@ -28,8 +28,8 @@ from standardwebhooks import Webhook
 
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import ConfigurationError, DepthlineError, ImageError, is_fault_of_installation, row_failure
-from depth_core.ingest import answers, ssrf_guard
-from depth_core.ingest.ssrf_guard import Resolver, async_transport
+from depth_core.ingest.fetch import responses, ssrf_guard
+from depth_core.ingest.fetch.ssrf_guard import Resolver, async_transport
 from depth_core.serving import database as db
 from depth_core.serving.artworks import ArtworkStore
 from depth_core.settings import Settings
@@ -343,7 +343,7 @@ async def _send(client: httpx.AsyncClient, settings: Settings, url: str, body: b
             return _Answer(
                 status,
                 error=None if response.is_success else f"HTTP {status}{_UNFOLLOWED if response.is_redirect else ''}",
-                wait_seconds=answers.retry_after(response.headers.get("retry-after", "")),
+                wait_seconds=responses.retry_after(response.headers.get("retry-after", "")),
                 final=status == _GONE,
             )
     except TimeoutError:
@@ -351,7 +351,7 @@ async def _send(client: httpx.AsyncClient, settings: Settings, url: str, body: b
     except ImageError as error:
         return _Answer(error=shown_text(str(error)), final=not error.kind.retryable)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return _Answer(error=answers.failure(error).message)
+        return _Answer(error=responses.failure(error).message)
 
 
 def _record(store: ArtworkStore, settings: Settings, delivery: Delivery, at: datetime, seconds: float, answer: _Answer) -> None:

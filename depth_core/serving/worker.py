@@ -27,7 +27,7 @@ from depth_core.engine.stages import Item, Plan
 from depth_core.errors import ErrorKind, ImageError, ModelUnavailableError, StoreError, is_fault_of_installation, row_failure
 from depth_core.inference import checkpoints
 from depth_core.inference.checkpoints import Checkpoint
-from depth_core.ingest.download import Downloader, Fetched, failure_of
+from depth_core.ingest.fetch.download import Downloader, Fetched, failure_of
 from depth_core.output import encode, records
 from depth_core.output.records import Outcome
 from depth_core.serving.artworks import ArtworkStore, Claimed

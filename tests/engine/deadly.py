@@ -12,7 +12,7 @@ import sys
 from contextlib import nullcontext
 from typing import Any
 
-from depth_core.ingest import careful, decode
+from depth_core.ingest.images import decode, isolated
 
 
 def kill_when_decoding(marked: str, how: signal.Signals) -> None:
@@ -38,7 +38,7 @@ def main(folder: str, step: str, most: str, *images: str) -> None:
     marked = images[len(images) // 2]
     if step == "decode":
         kill_when_decoding(marked, signal.SIGKILL)
-        careful._PROGRAM = (__file__, "child", marked)
+        isolated._PROGRAM = (__file__, "child", marked)
     else:
         ordinary = stages._render
 
@@ -76,5 +76,5 @@ def main(folder: str, step: str, most: str, *images: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "child":
         kill_when_decoding(sys.argv[2], signal.SIGSEGV)
-        careful.main()
+        isolated.main()
     main(*sys.argv[1:])

@@ -13,7 +13,7 @@ from depth_core.engine import local, stages
 from depth_core.engine.stages import Item, Plan
 from depth_core.errors import StoreError
 from depth_core.inference.predictor import Predictor
-from depth_core.ingest import jpeg
+from depth_core.ingest.images import jpeg
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -175,7 +175,7 @@ def test_pictures_that_do_not_fit_beside_each_other_wait_and_leave_the_memory_as
     tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
 ) -> None:
     little = settings.model_copy(update={"decode_memory": 64 << 20})  # a picture of 2048 x 1536 takes about half of it
-    memory = stages.budget.of(little)
+    memory = stages.memory_budget.of(little)
     items = items_of(*(photo(2048, 1536, seed=n) for n in range(4)))
     kinds = statuses(local.run(items, predictor=Sick(tiny, lambda pixels: False), plan=plan, store=store, settings=little))
     assert kinds == dict.fromkeys("0123")

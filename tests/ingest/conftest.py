@@ -22,7 +22,7 @@ from PIL import Image
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
-sys.path.insert(0, str(Path(__file__).parent))  # for hostile.py
+sys.path.insert(0, str(Path(__file__).parent / "images"))  # for hostile.py
 
 Behaviour = Callable[["Handler"], None]
 

@@ -24,13 +24,13 @@ from depth_core.settings import Settings
 Ask = Callable[..., NewArtwork]
 
 FILES = (
-    "requests/webhooks.py",
-    "requests/inbox.py",
+    "serving/webhooks.py",
+    "serving/inbox.py",
     "serving/request_schema.py",
-    "ingest/ssrf_guard.py",
-    "ingest/answers.py",
-    "ingest/asking.py",
-    "ingest/leniency.py",
+    "ingest/fetch/ssrf_guard.py",
+    "ingest/fetch/responses.py",
+    "ingest/fetch/http_client.py",
+    "ingest/fetch/lenient_http.py",
 )
 ONE = {"imageUrl": "https://example.com/a.jpg", "model": "tiny"}
 

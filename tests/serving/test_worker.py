@@ -421,7 +421,7 @@ def test_a_store_that_fails_for_long_ends_the_drain_and_its_claims_go_back(
     assert (artwork.status, artwork.attempts) == (ArtworkStatus.STARTING, 0)
 
 
-@pytest.mark.parametrize("place", ["depth_core.ingest.download._scheme", "depth_core.output.encode.read_sidecar"])
+@pytest.mark.parametrize("place", ["depth_core.ingest.fetch.download._scheme", "depth_core.output.encode.read_sidecar"])
 def test_whatever_one_artwork_makes_a_library_raise_is_its_own_failure(
     artworks, store, settings, images, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -446,7 +446,7 @@ def test_whatever_one_artwork_makes_a_library_raise_is_its_own_failure(
 def test_a_temporary_folder_without_room_costs_no_attempt(
     artworks, store, settings, images, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
-    monkeypatch.setattr("depth_core.ingest.received.IN_MEMORY", 1)
+    monkeypatch.setattr("depth_core.ingest.fetch.body.IN_MEMORY", 1)
     monkeypatch.setattr(tempfile, "tempdir", str(settings.data / "nowhere"))
     waiting = ask(artworks, f"{images.url}/a.jpg")
     thread = threading.Thread(target=worker(artworks, store, settings).serve)

@@ -1,0 +1,296 @@
+"""Which hosts may be called: httpx transports that resolve a name once and connect to the very address that was judged.
+
+Every HTTP request to an address that somebody else wrote (images, manifests, webhooks) goes through here, each redirect hop
+included. What does not belong here: what is asked of the host, and how often (download.py).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+
+import anyio
+import anyio.to_thread
+import httpcore
+import httpx
+
+from depth_core.display import printable, shown_text, shown_url
+from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation
+from depth_core.ingest.fetch.lenient_http import LenientStream
+
+Resolver = Callable[[str, int], Sequence[str]]
+SocketOptions = Iterable[httpcore.SOCKET_OPTION] | None
+
+STRANGERS_PORTS = frozenset({80, 443, 8080, 8443})
+LOCATION = "depthline.location"  # in an answer's extensions, see `hold_redirect`
+_COOKIES = "depthline.cookies"
+
+log = logging.getLogger(__name__)
+
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
+_NAME = re.compile(r"(\s*(?:https?:)?//(?:[^/\\?#@]*@)?)([^/\\?#@:\[\]]+)", re.IGNORECASE)  # what is before a host, and the host
+_LONGEST_LABEL = 63  # of a name, between two dots
+_CURE = "DEPTH_ALLOW_PRIVATE_HOSTS=true (for manifests only: DEPTH_MANIFEST_PRIVATE_HOSTS=true) allows it"
+
+
+class _WithoutQuery(logging.Filter):
+    """Takes the query and the password off the URLs that httpx logs, and control characters off what servers say."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(map(_loggable, record.args))
+        return True
+
+
+def _loggable(word: object) -> object:
+    if isinstance(word, httpx.URL):
+        return shown_url(str(word.copy_with(query=None)))
+    return printable(word) if isinstance(word, str) else word
+
+
+logging.getLogger("httpx").addFilter(_WithoutQuery())
+
+# The IANA special-purpose registries, written out: `ipaddress.is_global` differs between Python's patch releases.
+_NOT_PUBLIC_V4 = tuple(
+    ipaddress.IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",  # carrier-grade NAT
+        "127.0.0.0/8",
+        "169.254.0.0/16",  # link-local; cloud metadata lives here
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",  # 6to4 relays
+        "192.168.0.0/16",
+        "198.18.0.0/15",  # benchmarking
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, broadcast
+    )
+)
+_GLOBAL_UNICAST_V6 = ipaddress.IPv6Network("2000::/3")
+_NOT_PUBLIC_V6 = tuple(
+    ipaddress.IPv6Network(network)
+    for network in (
+        "2001::/23",  # protocol assignments, Teredo among them
+        "2001:db8::/32",
+        "2002::/16",  # 6to4: wraps an IPv4 address
+        "3fff::/20",
+    )
+)
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class BlockedAddressError(ImageError):
+    """A host that may not be called. `message` is for whoever asked, stranger or not; str() is for operators.
+
+    What a name resolves to inside and how the operator may allow it is no stranger's business: `inside` has it, and so has str().
+    """
+
+    def __init__(self, message: str, inside: str = "") -> None:
+        super().__init__(ErrorKind.BLOCKED_ADDRESS, message)
+        self.inside = inside
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}{self.inside}"
+
+
+def is_public(ip: str) -> bool:
+    """True when an address (an IPv4 or IPv6 literal) is ordinary unicast on the public internet.
+
+    Addresses that wrap another one (IPv4-mapped and -compatible, 6to4, Teredo) are not; NAT64's well-known prefix is judged by
+    the IPv4 address inside it, since IPv6-only networks reach the public IPv4 internet that way.
+    """
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id is not None:
+            return False
+        if address in _NAT64:
+            return is_public(str(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)))
+        return address in _GLOBAL_UNICAST_V6 and not any(address in network for network in _NOT_PUBLIC_V6)
+    return not any(address in network for network in _NOT_PUBLIC_V4)
+
+
+def check_url(url: str | httpx.URL, *, allow_private: bool) -> None:
+    """Judges what can be judged without asking a name server: scheme, host, port, credentials, literal addresses.
+
+    Raises ImageError: BAD_URL when it is no http(s) URL, BLOCKED_ADDRESS when it may not be called.
+    """
+    parsed = parse_url(url)
+    host = parsed.raw_host.decode("ascii", "replace")  # `host` would undo punycode, and fails at names that IDNA 2008 forbids
+    if parsed.scheme not in ("http", "https") or not _HOST.fullmatch(host):
+        raise ImageError(ErrorKind.BAD_URL, f"{_shown(parsed)} is not an http or https URL with a host")
+    if any(not 0 < len(label) <= _LONGEST_LABEL for label in parsed.raw_host.removesuffix(b".").split(b".")):
+        raise ImageError(ErrorKind.BAD_URL, f"{_shown(parsed)} has a host with an empty or over-long part between its dots")
+    port = (443 if parsed.scheme == "https" else 80) if parsed.port is None else parsed.port
+    if not 0 < port <= 65535:
+        raise ImageError(ErrorKind.BAD_URL, f"there is no port {port}")
+    if allow_private:
+        return
+    if parsed.userinfo:
+        raise BlockedAddressError("a URL with a user name or password in it is not called; use a signed URL")
+    if port not in STRANGERS_PORTS:
+        ports = ", ".join(map(str, sorted(STRANGERS_PORTS)))
+        raise BlockedAddressError(f"port {port} is not called, only {ports}", f"; {_CURE}")
+    literal = _literal(host)
+    if literal is not None and not is_public(literal):
+        raise _blocked(host, literal)
+
+
+def parse_url(url: str | httpx.URL) -> httpx.URL:
+    """A URL in its parts, of any scheme. Raises ImageError (BAD_URL), whatever the parser makes of a stranger's text."""
+    try:
+        return httpx.URL(url)
+    except Exception as error:
+        if is_fault_of_installation(error):
+            raise
+        if (older := _by_the_older_rules(str(url))) != str(url):
+            with suppress(Exception):
+                return httpx.URL(older)
+        raise ImageError(ErrorKind.BAD_URL, f"not a URL: {shown_text(str(error)[:300])}") from None
+
+
+def _by_the_older_rules(url: str) -> str:
+    """With its host in punycode by IDNA 2003, which has emoji and which browsers take; as it is where that has no such host."""
+    found = _NAME.match(url)
+    try:
+        return url if found is None else f"{found[1]}{found[2].encode('idna').decode('ascii')}{url[found.end() :]}"
+    except UnicodeError:
+        return url
+
+
+def host_header(url: httpx.URL) -> dict[str, str]:
+    """The Host header for names in punycode: httpx undoes it first, and fails at those that IDNA 2008 forbids (emoji)."""
+    return {"Host": url.netloc.decode("ascii")} if url.raw_host.startswith(b"xn--") else {}
+
+
+def async_transport(
+    allow_private: bool, *, limits: httpx.Limits | None = None, resolve: Resolver | None = None
+) -> httpx.AsyncBaseTransport:
+    """The transport for asynchronous clients. With `allow_private` any host and port may be called.
+
+    The client must not follow redirects on its own with unbounded bodies; every hop that comes through here is judged anew.
+    Proxies of the environment are not used, since a proxy would resolve the name a second time. Cookies are taken off the
+    answers, so a client keeps none and sends none (`take_cookies` puts them into a jar for one file). Raises ImageError
+    (BLOCKED_ADDRESS, BAD_URL) from within the request, httpx's own errors otherwise.
+    """
+    return _AsyncTransport(allow_private, limits or httpx.Limits(), resolve or _system_resolver)
+
+
+class _AsyncTransport(httpx.AsyncHTTPTransport):
+    def __init__(self, allow_private: bool, limits: httpx.Limits, resolve: Resolver) -> None:
+        super().__init__(limits=limits)
+        self._allow_private = allow_private
+        # httpx has no parameter for httpcore's network backend.
+        self._pool._network_backend = _AsyncBackend(allow_private, resolve)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        check_url(request.url, allow_private=self._allow_private)
+        return _without_cookies(await super().handle_async_request(request))
+
+
+def _without_cookies(response: httpx.Response) -> httpx.Response:
+    """A client's jar would send what a host set for one API key with the next key's request; this way it stays empty."""
+    response.extensions[_COOKIES] = response.headers.get_list("set-cookie")
+    response.headers.pop("set-cookie", None)
+    return response
+
+
+def take_cookies(response: httpx.Response, jar: httpx.Cookies) -> None:
+    """Puts the cookies that came with an answer into a jar of the caller's. Never share a jar between files or API keys."""
+    lines = [("set-cookie", line) for line in response.extensions.get(_COOKIES, []) if line.isascii() and line.isprintable()]
+    if lines:
+        jar.extract_cookies(httpx.Response(200, headers=lines, request=response.request))
+
+
+async def hold_redirect(response: httpx.Response) -> None:
+    """A response hook for clients that follow redirects themselves, or not at all.
+
+    Even for them httpx makes the next request, and fails where it cannot read its host (emoji). The place is in `extensions`.
+    """
+    if places := response.headers.get_list("location"):
+        response.extensions[LOCATION] = places[0]
+        response.headers.pop("location")
+
+
+class _AsyncBackend(httpcore.AsyncNetworkBackend):
+    """Opens connections to judged addresses. TLS and the Host header keep the name: httpcore takes them from the URL."""
+
+    def __init__(self, allow_private: bool, resolve: Resolver) -> None:
+        self._inner = httpcore.AnyIOBackend()
+        self._allow_private = allow_private
+        self._resolve = resolve
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: SocketOptions = None,
+    ) -> httpcore.AsyncNetworkStream:
+        failure: Exception | None = None
+        try:
+            with anyio.fail_after(timeout):
+                answers = await anyio.to_thread.run_sync(self._resolve, host, port, abandon_on_cancel=True)
+                for address in _judged(host, answers, self._allow_private):
+                    try:
+                        stream = await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+                        return LenientStream(stream)
+                    except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                        failure = error
+        except TimeoutError:
+            raise httpcore.ConnectTimeout(f"no connection to {host} within {timeout} s") from failure
+        except (OSError, UnicodeError) as error:  # UnicodeError: what Python's codec makes of a name that cannot be one
+            raise httpcore.ConnectError(f"{host}: {error}") from error
+        raise failure or httpcore.ConnectError(f"{host} has no address")
+
+    async def sleep(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+
+def _system_resolver(host: str, port: int) -> list[str]:
+    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+
+
+def _judged(host: str, answers: Sequence[str], allow_private: bool) -> Sequence[str]:
+    """The answers, once each of them is one that may be called: a name with a single private address is refused whole."""
+    for address in answers:
+        if not allow_private and not is_public(address):
+            error = _blocked(host, address)
+            log.info("%s", error)
+            raise error
+    return answers
+
+
+def _literal(host: str) -> str | None:
+    """The address that a host spells, in any spelling the C library takes (127.1, 0x7f000001, 2130706433); None for a name."""
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except (OSError, UnicodeError):
+        pass
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return None
+
+
+def _blocked(host: str, address: str) -> BlockedAddressError:
+    resolved = "" if host == address else f" (it is {address})"
+    return BlockedAddressError(f"{host} is not on the public internet and is not called", f"{resolved}; {_CURE}")
+
+
+def _shown(url: httpx.URL) -> str:
+    text = shown_url(str(url))
+    return repr(text if len(text) <= 200 else f"{text[:200]}...")

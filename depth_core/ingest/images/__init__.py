@@ -1,0 +1,1 @@
+"""From bytes to RGB pixels: headers, limits of memory and time, and a decoder for each format."""

@@ -1,0 +1,50 @@
+"""From a manifest to chunks of rows. Other packages use what `__all__` lists: `manifest.discover`, `manifest.read`, ...
+
+discovery.py finds manifests, reading.py reads one in any of the formats (formats.py), chunks.py gives every row its chunk for
+ever, validation.py says what each row names. What does not belong here: fetching the images that the rows name (sources.py).
+"""
+
+from depth_core.ingest.manifest.chunks import (
+    CHUNK_COLUMNS,
+    Change,
+    ChunkAssignment,
+    ManifestRows,
+    assign_chunks,
+    last_change,
+    read_chunk,
+    read_facts,
+    read_index,
+    read_rows,
+    write_chunks,
+    write_rows,
+)
+from depth_core.ingest.manifest.discovery import ManifestFile, discover
+from depth_core.ingest.manifest.keys import ENDINGS, POINTER, chunk_key, slug, slug_of_chunk
+from depth_core.ingest.manifest.reading import read
+from depth_core.ingest.manifest.validation import absolute, refused, validate
+
+__all__ = [
+    "CHUNK_COLUMNS",
+    "ENDINGS",
+    "POINTER",
+    "Change",
+    "ChunkAssignment",
+    "ManifestFile",
+    "ManifestRows",
+    "absolute",
+    "assign_chunks",
+    "chunk_key",
+    "discover",
+    "last_change",
+    "read",
+    "read_chunk",
+    "read_facts",
+    "read_index",
+    "read_rows",
+    "refused",
+    "slug",
+    "slug_of_chunk",
+    "validate",
+    "write_chunks",
+    "write_rows",
+]

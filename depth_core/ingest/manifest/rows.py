@@ -1,0 +1,208 @@
+"""What all formats of a manifest share: columns of rows as they are being read, names of columns, cells as JSON.
+
+Rows are held as Arrow columns, a batch at a time, since a million of them as Python objects take over a gigabyte. What does not
+belong here: how a format is read (formats.py, delimited.py, parquet.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from depth_core.display import shown_text
+from depth_core.errors import ErrorKind, ManifestError, row_failure
+
+URL_COLUMNS = ("image_url", "imageUrl", "url")  # the first that is there counts
+ID_COLUMN = "id"
+BATCH = 5000  # rows that are Python objects at once
+_UNREADABLE = re.compile("[\0\ud800-\udfff]")  # NUL, and what bytes that are not UTF-8 were decoded to
+_PRIMES = 20  # repeats of a column's name that get a prime each; further ones a number
+_TEXT = pa.large_string()
+
+
+@contextmanager
+def frugal() -> Iterator[None]:
+    """Meanwhile Arrow takes its memory from the system, which gets back what is freed, at the end the small pieces too.
+
+    Arrow's own pools keep a third as much again. A decorator as well.
+    """
+    before, system = pa.default_memory_pool(), pa.system_memory_pool()
+    pa.set_memory_pool(system)
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
+        system.release_unused()
+
+
+to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str).encode
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of a manifest: characters of a field, rows, and bytes that it may unfold to. Text that is kept may be twice as many."""
+
+    field_chars: int
+    rows: int
+    bytes: int
+
+
+class Rows:
+    """Columns as they are being read. A row that could not be read has a fault: why."""
+
+    def __init__(self, uri: str, limits: Limits) -> None:
+        self.uri = uri
+        self.limits = limits
+        self._line: list[int] = []
+        self._row_id: list[str] = []
+        self._image_url: list[str] = []
+        self._carried: list[str] = []
+        self._faults: dict[int, str] = {}
+        self._batches: list[pa.RecordBatch] = []
+        self._nothing = pa.nulls(0, _TEXT)
+        self._rows = 0
+        self._bytes = 0
+
+    def add(self, line: int, row_id: str = "", image_url: str = "", carried: str = "{}", fault: str = "") -> None:
+        """One row; `line` is counted from 1."""
+        if fault:
+            self._faults[len(self._line)] = fault
+        self._line.append(line)
+        self._row_id.append(row_id)
+        self._image_url.append(image_url)
+        self._carried.append(carried)
+        if len(self._line) >= BATCH:
+            self._flush()
+
+    def extend(
+        self,
+        line: Sequence[int],
+        row_id: Sequence[str],
+        image_url: Sequence[str],
+        carried: Sequence[str],
+        faults: Mapping[int, str],
+    ) -> None:
+        """Many rows; `faults` by position in these."""
+        start = len(self._line)
+        self._faults |= {start + n: fault for n, fault in faults.items()}
+        self._line += line
+        self._row_id += row_id
+        self._image_url += image_url
+        self._carried += carried
+        if len(self._line) >= BATCH:
+            self._flush()
+
+    def frame(self) -> pd.DataFrame:
+        """The table, with the columns of ManifestRows.frame."""
+        self._flush()
+        frame: pd.DataFrame = pa.Table.from_batches(self._batches).to_pandas()
+        return frame
+
+    def _flush(self) -> None:
+        """Turns what is pending into Arrow. A cell that is no text which can be stored is replaced, and its row has failed."""
+        count = len(self._line)
+        self._rows += count
+        if self._rows > self.limits.rows:
+            raise too_many_rows(self.uri, self.limits)
+        for cells in (self._row_id, self._image_url, self._carried):
+            if _UNREADABLE.search("".join(cells)):
+                for n, cell in enumerate(cells):
+                    if _UNREADABLE.search(cell):
+                        self._faults.setdefault(n, "has a NUL byte or is not valid UTF-8; save the manifest as UTF-8")
+                        cells[n] = _UNREADABLE.sub("\N{REPLACEMENT CHARACTER}", cell)
+        for n in self._faults:
+            self._image_url[n] = self._image_url[n][: self.limits.field_chars]
+            self._row_id[n] = self._row_id[n][: self.limits.field_chars]
+        arrays = [pa.array(self._line, pa.int64())]
+        arrays += [pa.array(cells, _TEXT) for cells in (self._row_id, self._image_url, self._carried)]
+        arrays += self._errors(count)
+        self._bytes += sum(array.nbytes for array in arrays[1:4])
+        if self._bytes > 2 * self.limits.bytes:
+            raise ManifestError(
+                f"the rows of {self.uri} take more than {2 * self.limits.bytes:,} bytes of memory, twice "
+                "DEPTH_MAX_MANIFEST_BYTES; split it, or raise that setting"
+            )
+        self._batches.append(pa.RecordBatch.from_arrays(arrays, _COLUMNS))
+        self._line, self._row_id, self._image_url, self._carried, self._faults = [], [], [], [], {}
+
+    def _errors(self, count: int) -> list[pa.Array]:
+        """Kind and message of each pending row. Where none has failed, all batches share one array of nothing."""
+        if not self._faults:
+            if len(self._nothing) < count:
+                self._nothing = pa.nulls(count, _TEXT)
+            return [self._nothing.slice(0, count)] * 2
+        kinds = [ErrorKind.BAD_ROW.value if n in self._faults else None for n in range(count)]
+        messages = [f"{self.uri}:{self._line[n]}: {self._faults[n]}" if n in self._faults else None for n in range(count)]
+        return [pa.array(kinds, _TEXT), pa.array(messages, _TEXT)]
+
+
+_COLUMNS = ["line", "row_id", "image_url", "carried", "error_kind", "error_message"]
+
+
+def too_many_rows(uri: str, limits: Limits) -> ManifestError:
+    return ManifestError(f"{uri} has more than {limits.rows:,} rows (DEPTH_MAX_MANIFEST_ROWS); split it, or raise that setting")
+
+
+def too_large(uri: str, limit: int) -> ManifestError:
+    return ManifestError(f"{uri} is larger than {limit:,} bytes (DEPTH_MAX_MANIFEST_BYTES)")
+
+
+def too_long(name: object, max_chars: int) -> str:
+    """The fault of a row with a field of that name that is too long."""
+    return f"its field {str(name)[:80]!r} is longer than {max_chars} characters (DEPTH_MAX_FIELD_CHARS)"
+
+
+def fault_of(error: Exception) -> str:
+    """The fault of a row that made a library raise. Raises the error again when it is a fault of the installation."""
+    return f"cannot be read: {row_failure(error).message}"
+
+
+def no_url_column(uri: str, names: str, what: str = "its first line names") -> ManifestError:
+    return ManifestError(f"{uri} has no column {' or '.join(URL_COLUMNS)}; {what} {shown_text(names[:1000])}")
+
+
+def position(names: Sequence[str], *wanted: str) -> int | None:
+    """Where the first of the wanted columns is; in any case of letters when none is there as wanted."""
+    lower = [name.lower() for name in names]
+    as_wanted = (names.index(name) for name in wanted if name in names)
+    in_any_case = (lower.index(name.lower()) for name in wanted if name.lower() in lower)
+    return next(chain(as_wanted, in_any_case), None)
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names for columns without one, and other names for those that repeat one: primes behind it, many times a number."""
+    seen: set[str] = set()
+    repeats: dict[str, int] = {}
+    result = []
+    for n, name in enumerate(names, 1):
+        name = name or f"column {n}"
+        unused, count = name, repeats.get(name, 0)
+        while unused in seen:
+            count += 1
+            unused = name + ("'" * count if count <= _PRIMES else f"'{count}")
+        repeats[name] = count
+        seen.add(unused)
+        result.append(unused)
+    return result
+
+
+def template(names: Sequence[str]) -> str:
+    """What `% cells` makes a JSON object of, for cells that are JSON."""
+    return "{" + ", ".join(to_json(name).replace("%", "%%") + ": %s" for name in names) + "}"
+
+
+def as_text(value: Any) -> str:
+    """A value as an id or URL: text as it is, others as JSON has them, whole numbers without a fraction. Raises ValueError."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():  # whole numbers beside a null are floats to many writers
+        value = int(value)
+    return value.strip() if isinstance(value, str) else to_json(value)

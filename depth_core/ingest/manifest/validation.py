@@ -1,0 +1,219 @@
+"""Judging rows: where each one's image is, and whether its manifest may name it. A bad row is a row with an error.
+
+Where a manifest came from decides: one from http(s) names http(s) URLs, and objects of buckets that are allowed; one from s3 also
+objects of any bucket; a local one also local files below the allowed folders. What does not belong here: fetching (download.py).
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import unicodedata
+from collections.abc import Callable
+from functools import cached_property
+from urllib.parse import unquote, urljoin, urlsplit
+
+import pandas as pd
+
+from depth_core.display import shown_text, shown_url
+from depth_core.errors import ErrorKind, ImageError, row_failure
+from depth_core.ingest.fetch.download import is_local, local_path
+from depth_core.ingest.fetch.ssrf_guard import check_url, parse_url
+from depth_core.settings import Settings
+
+_PLAIN_URL = r"https?://[A-Za-z0-9.-]{1,253}(?::\d{1,4})?(?:[/?][A-Za-z0-9\-._~:/?#@!$&'()*+,;=%]*)?"
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_WEB = ("http://", "https://")
+# What databases and programs write where there is no URL.
+_NO_URL = frozenset({"null", "nan", "none", "nil", "undefined", "n/a", "#n/a", "<na>", "\\n", "''", '""'})
+_AROUND = {'"': '"', "'": "'", "<": ">", "`": "`", "“": "”", "„": "“", "«": "»"}
+
+
+def validate(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """The same rows with image_url made absolute: an http, https or s3 URL, or the absolute path of a local file.
+
+    Relative paths are relative to the manifest. Rows that cannot be, or that name what their manifest may not, get an error_kind
+    (missing_url, bad_url, bad_row, forbidden, internal) and a message with file and line; their image_url stays as written.
+    """
+    rows = rows.copy()
+    written = rows["image_url"].str.strip()
+    # Most rows of most manifests need no look of their own.
+    plain = written.str.fullmatch(_PLAIN_URL) & (written.str.len() <= settings.max_field_chars)
+    open_rows = rows["error_kind"].isna()
+    rows.loc[open_rows & plain, "image_url"] = written
+    others = rows[open_rows & ~plain]
+    permissions = Permissions(settings)
+    for at, url, file, line in zip(others.index, written[others.index], others["file"], others["line"], strict=True):
+        try:
+            found = absolute(url, file, settings.max_field_chars)
+            permissions.check(found, file)
+            rows.at[at, "image_url"] = found
+        except Exception as error:  # noqa: BLE001 - the boundary of a row
+            failure = row_failure(error)
+            rows.loc[at, ["error_kind", "error_message"]] = [failure.kind.value, f"{shown_url(file)}:{line}: {failure.message}"]
+    return rows
+
+
+def refused(rows: pd.DataFrame, settings: Settings) -> dict[str, ImageError]:
+    """Which image_urls of judged rows their manifest may not name, by the settings of now, and why."""
+    good = rows[rows["error_kind"].isna() & ~rows["image_url"].str.startswith(_WEB)]
+    permissions = Permissions(settings)
+    found: dict[str, ImageError] = {}
+    for url, file in zip(good["image_url"], good["file"], strict=True):
+        try:
+            permissions.check(url, file)
+        except Exception as error:  # noqa: BLE001 - the boundary of a row
+            found[url] = row_failure(error)
+    return found
+
+
+class Permissions:
+    """Which local files and buckets rows may name."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._real_folders: dict[str, str] = {}
+
+    def check(self, url: str, manifest: str) -> None:
+        """Raises ImageError (bad_url, forbidden) for an absolute URL or path that a row of that manifest may not name.
+
+        Symbolic links are followed: what counts is where a file really is.
+        """
+        if url.startswith("s3://"):
+            container = url[len("s3://") :].partition("/")[0]
+            if manifest.startswith(_WEB) and container not in self._settings.manifest_buckets:
+                raise ImageError(
+                    ErrorKind.FORBIDDEN,
+                    f"a manifest fetched over http may not name the bucket {container!r}; DEPTH_MANIFEST_BUCKETS allows it",
+                )
+        elif is_local(url):
+            _no_local_files_from_elsewhere(manifest)
+            path = local_path(url)
+            if not any(_is_below(self._real(path), root) for root in self._roots(manifest)):
+                raise ImageError(
+                    ErrorKind.FORBIDDEN,
+                    f"{_cut(path)} is not below a folder that manifests may name files in: the manifest's own and DEPTH_DATA, or "
+                    "those that DEPTH_SOURCE_ROOTS lists",
+                )
+
+    def _roots(self, manifest: str) -> list[str]:
+        return self._listed_roots or [self._real_folder(posixpath.dirname(manifest)), self._data]
+
+    @cached_property
+    def _listed_roots(self) -> list[str]:
+        return [os.path.realpath(os.path.expanduser(root)) for root in self._settings.source_roots]
+
+    @cached_property
+    def _data(self) -> str:
+        return os.path.realpath(self._settings.data)
+
+    def _real(self, path: str) -> str:
+        """Where a file really is. Most files of a manifest share a few folders."""
+        folder, name = os.path.split(path)
+        real = os.path.join(self._real_folder(folder), name)
+        return os.path.realpath(real) if os.path.islink(real) else real
+
+    def _real_folder(self, folder: str) -> str:
+        if folder not in self._real_folders:
+            self._real_folders[folder] = os.path.realpath(folder)
+        return self._real_folders[folder]
+
+
+def _is_below(path: str, root: str) -> bool:
+    return path.startswith(root if root.endswith("/") else f"{root}/")
+
+
+# -- from what is written to where it is --------------------------------------------------------------------------------
+
+
+def absolute(url: str, manifest: str, max_chars: int) -> str:
+    """Where an image is, by what a row of a manifest says. Raises ImageError (missing_url, bad_url, bad_row)."""
+    if not url or url.lower() in _NO_URL:
+        raise ImageError(ErrorKind.MISSING_URL, "names no image" + (f", only {url!r}" if url else ""))
+    if len(url) > max_chars:
+        raise ImageError(ErrorKind.BAD_ROW, f"its URL is longer than {max_chars} characters (DEPTH_MAX_FIELD_CHARS)")
+    if any(ord(character) < 32 or ord(character) == 127 for character in url):
+        raise ImageError(ErrorKind.BAD_URL, "its URL has control characters in it")
+    _check_edges(url)
+    scheme = match[1].lower() if (match := _SCHEME.match(url)) else ""
+    if len(scheme) == 1 or url.startswith("\\\\"):
+        raise ImageError(ErrorKind.BAD_URL, f"{_cut(url)} is a Windows path: write it relative to the manifest, or as a URL")
+    resolve = _RESOLVERS.get(scheme)
+    if resolve is None:
+        raise ImageError(ErrorKind.BAD_URL, f"unknown scheme {scheme!r}; http, https, s3, file and plain paths are known")
+    try:
+        return resolve(url, manifest)
+    except ValueError as error:
+        raise ImageError(ErrorKind.BAD_URL, f"{_cut(url)} is not a URL: {shown_text(str(error))}") from None
+
+
+def _check_edges(url: str) -> None:
+    for character in (url[0], url[-1]):
+        if unicodedata.category(character) == "Cf":  # a zero-width space, a byte order mark
+            raise ImageError(ErrorKind.BAD_URL, f"its URL begins or ends with an invisible character (U+{ord(character):04X})")
+    if _AROUND.get(url[0]) == url[-1] and len(url) > 1:
+        raise ImageError(ErrorKind.BAD_URL, f"{_cut(url)} stands in quotes or brackets: write the URL alone")
+
+
+def _absolute_http(url: str, manifest: str) -> str:
+    check_url(url, allow_private=True)  # the syntax; who may be called is the downloader's question
+    return str(parse_url(url))  # encodes spaces and letters that are not ASCII
+
+
+def _absolute_s3(url: str, manifest: str) -> str:
+    container, _, key = url[len("s3://") :].partition("/")
+    if not url.lower().startswith("s3://") or not container or not key or key.endswith("/"):
+        raise ImageError(ErrorKind.BAD_URL, f"{_cut(url)} names no object; s3://bucket/key does")
+    return f"s3://{container}/{key}"
+
+
+def _absolute_file(url: str, manifest: str) -> str:
+    _no_local_files_from_elsewhere(manifest)
+    parts = urlsplit(url)
+    path = unquote(parts.path)
+    if parts.netloc not in ("", "localhost") or not path.startswith("/") or "\0" in path:
+        raise ImageError(ErrorKind.BAD_URL, f"{_cut(url)} names no local file; file:///folder/photo.jpg does")
+    return posixpath.normpath(path)
+
+
+def _no_local_files_from_elsewhere(manifest: str) -> None:
+    if manifest.startswith(_WEB):
+        raise ImageError(ErrorKind.BAD_URL, "a manifest that was fetched over http may not name local files")
+    if manifest.startswith("s3://"):
+        raise ImageError(ErrorKind.BAD_URL, "a manifest that came from s3 may not name local files")
+
+
+def _absolute_path(path: str, manifest: str) -> str:
+    if "://" in path:
+        raise ImageError(ErrorKind.BAD_URL, f"{_cut(path)} is no URL: something stands before its scheme")
+    if "/" not in path:
+        path = path.replace("\\", "/")  # relative paths from Windows
+    if manifest.startswith(_WEB):
+        return _absolute_http(urljoin(manifest, path), manifest)
+    if path.startswith("//"):
+        raise ImageError(ErrorKind.BAD_URL, f"{_cut(path)} has no scheme: write https:{_cut(path)[1:-1]}")
+    if manifest.startswith("s3://"):
+        container, _, key = manifest[len("s3://") :].partition("/")
+        joined = posixpath.normpath(posixpath.join(posixpath.dirname(key), path)).lstrip("/")
+        if joined == ".." or joined.startswith("../"):
+            raise ImageError(ErrorKind.BAD_URL, f"{_cut(path)} leads out of the bucket")
+        return f"s3://{container}/{joined}"
+    folder = posixpath.dirname(manifest)
+    if path.lower().startswith("www.") and not os.path.lexists(posixpath.join(folder, path.partition("/")[0])):
+        raise ImageError(ErrorKind.BAD_URL, f"{_cut(path)} has no scheme: write https://{_cut(path)[1:-1]}")
+    return posixpath.normpath(posixpath.join(folder, path))
+
+
+_RESOLVERS: dict[str, Callable[[str, str], str]] = {
+    "http": _absolute_http,
+    "https": _absolute_http,
+    "s3": _absolute_s3,
+    "file": _absolute_file,
+    "": _absolute_path,
+}
+
+
+def _cut(text: str) -> str:
+    text = shown_text(text)
+    return repr(text if len(text) <= 200 else f"{text[:200]}...")

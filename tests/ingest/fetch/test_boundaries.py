@@ -1,0 +1,167 @@
+"""The boundary of one row: whatever a library raises while one URL is at work is that URL's failure, and nobody else's."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import itertools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import odd_calls
+import pytest
+
+from depth_core.errors import StoreError
+from depth_core.ingest import sources
+from depth_core.ingest.fetch import download, ssrf_guard
+from depth_core.ingest.sources import SourceOutcome
+from depth_core.settings import Settings
+from depth_core.storage import Store
+
+Make = Callable[..., Settings]
+
+FILES = (
+    "ingest/fetch/responses.py",
+    "ingest/fetch/ssrf_guard.py",
+    "ingest/fetch/download.py",
+    "ingest/fetch/http_client.py",
+    "ingest/fetch/lenient_http.py",
+    "ingest/fetch/body.py",
+    "ingest/sources.py",
+)
+# Functions that turn some of what they meet into something more fitting than `internal`. None: it costs nothing at all.
+FITTING = {
+    "parse_url": "bad_url",
+    "next_url": "bad_url",
+    "retry_after": "server_error",
+    "_changed_since": None,
+}
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # objects that were never whole
+
+
+@pytest.fixture
+def once(tmp_path: Path, make_settings: Make, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, SourceOutcome]]:
+    """Ingests URLs into a new store; the first is the marked one."""
+    settings = make_settings(download_attempts=1)
+    context = httpx.create_ssl_context()
+    monkeypatch.setattr("httpx._transports.default.create_ssl_context", lambda **_: context)  # making one takes long
+    stores = (Store(tmp_path / f"store{n}") for n in itertools.count())
+    marked = ""
+    for place, name, url_of in (
+        (download.Downloader, "_attempt", lambda self, session, url, etag: url),
+        (download.Downloader, "_read_local", lambda self, url: url),
+        (sources, "_keep", lambda store, entries, fetched: fetched.url),
+        (sources, "lookup", lambda store, url: url),
+        (sources, "_changed_since", lambda entry: entry.url),
+    ):
+        is_marked = lambda *args, url_of=url_of: url_of(*args) == marked  # noqa: E731
+        monkeypatch.setattr(place, name, odd_calls.marking(getattr(place, name), is_marked))
+    monkeypatch.setattr(ssrf_guard, "_system_resolver", odd_calls.following(ssrf_guard._system_resolver))
+
+    def ingest(urls: list[str], *, before: list[str] | None = None, **options: Any) -> dict[str, SourceOutcome]:
+        nonlocal marked
+        store = next(stores)
+        if before:
+            marked = ""
+            list(sources.ingest(before, store, settings))
+        marked = urls[0]
+        return {outcome.image_url: outcome for outcome in sources.ingest(urls, store, settings, **options)}
+
+    return ingest
+
+
+def check(calls: Any, marked: str, *, at_least: int) -> None:
+    names = []
+    for call, outcomes in calls:
+        names.append(call.name)
+        neighbours = [outcome for url, outcome in outcomes.items() if url != marked]
+        assert [outcome.error_kind for outcome in neighbours] == [None, None], call
+        outcome = outcomes[marked]
+        assert outcome.error_kind in ("internal", FITTING.get(call.function, "internal")), call
+        assert outcome.error_kind != "internal" or "OddError: from" in str(outcome.error_message), call
+    assert len(names) >= at_least, names
+
+
+def test_a_download_from_the_web(site: Any, once: Any) -> None:
+    packed = site.answer(200, gzip.compress(b"pixels"), Content_Encoding="gzip", ETag='"1"', X_Robots_Tag="noai", X="\xff")
+    site.on("/there", packed)
+    moved = site.on("/moved", site.answer(302, Location="/there", Set_Cookie="seen=1; Path=/"))
+    urls = [moved, *(site.on(f"/{n}", site.answer(200, b"good")) for n in range(2))]
+    check(odd_calls.each_raising(FILES, lambda: once(urls)), moved, at_least=30)
+
+
+def test_a_download_that_is_refused(site: Any, once: Any) -> None:
+    later = site.on("/later", site.answer(503, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"))
+    urls = [later, *(site.on(f"/{n}", site.answer(200, b"good")) for n in range(2))]
+    check(odd_calls.each_raising(FILES, lambda: once(urls)), later, at_least=10)
+
+
+def test_a_file(site: Any, once: Any, tmp_path: Path) -> None:
+    file = tmp_path / "a.jpg"
+    file.write_bytes(b"pixels")
+    urls = [str(file), *(site.on(f"/{n}", site.answer(200, b"good")) for n in range(2))]
+    check(odd_calls.each_raising(FILES, lambda: once(urls)), str(file), at_least=10)
+
+
+def test_what_is_there_already_and_asked_about_again(site: Any, once: Any) -> None:
+    site.on("/same", site.answer(200, b"pixels", ETag='"1"'))
+    urls = [site.on("/same"), *(site.on(f"/{n}", site.answer(200, b"good")) for n in range(2))]
+
+    def work() -> Any:
+        site.hits.clear()
+        site.on("/same", site.answer(200, b"pixels", ETag='"1"'), site.answer(304))
+        return once(urls, before=urls, refetch=True)
+
+    check(odd_calls.each_raising(FILES, work), urls[0], at_least=10)
+
+
+def test_a_file_that_is_there_already(site: Any, once: Any, tmp_path: Path) -> None:
+    file = tmp_path / "a.jpg"
+    file.write_bytes(b"pixels")
+    urls = [str(file), *(site.on(f"/{n}", site.answer(200, b"good")) for n in range(2))]
+    check(odd_calls.each_raising(FILES, lambda: once(urls, before=urls)), str(file), at_least=4)
+
+
+def test_what_nobody_foresaw_is_logged_with_its_url_and_without_its_secrets(
+    site: Any, settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def odd(*_: Any) -> None:
+        raise odd_calls.OddError(f"at {url}\x1b[2J")
+
+    url = site.on("/a.jpg", site.answer(200, b"x")) + "?token=geheim"
+    monkeypatch.setattr(sources, "_judge", odd)
+    [outcome] = sources.ingest([url], store, settings)
+    assert outcome.error_kind == "internal"
+    assert "/a.jpg?token=***" in caplog.text
+    assert "geheim" not in caplog.text + str(outcome.error_message)
+    assert "\x1b" not in caplog.text + str(outcome.error_message)
+
+
+@pytest.mark.parametrize("trouble", ["full", "not there"])
+def test_a_temporary_folder_without_room_is_no_images_failure_and_names_the_cure(
+    site: Any, settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trouble: str
+) -> None:
+    monkeypatch.setattr("depth_core.ingest.fetch.body.IN_MEMORY", 10)
+    if trouble == "full":
+        monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "wb"))  # noqa: SIM115
+    else:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(StoreError, match="TMPDIR"):
+        list(sources.ingest([site.on("/a.jpg", site.answer(200, b"x" * 100_000))], store, settings))
+
+
+def test_a_process_without_file_handles_ends_the_run(
+    settings: Settings, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(path: str, flags: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    file = tmp_path / "a.jpg"
+    file.write_bytes(b"x")
+    monkeypatch.setattr(download, "_open_without_waiting", none_left)
+    with pytest.raises(OSError, match="Too many open files"):
+        list(sources.ingest([str(file)], store, settings))
