@@ -111,12 +111,12 @@ def prepare(item: Item, predictor: Predictor, plan: Plan, settings: Settings) ->
             data,
             name=item.name,
             settings=settings,
-            check=lambda width, height: predictor.network_size(width, height, limit),
+            check=lambda width, height: predictor.preprocessor.network_size(width, height, limit),
             careful=item.careful,
             header=header,
         )
-        size = predictor.network_size(image.width, image.height, limit)
-        pixels = predictor.prepare(image.rgb, size)
+        size = predictor.preprocessor.network_size(image.width, image.height, limit)
+        pixels = predictor.preprocessor.prepare(image.rgb, size)
     return Prepared(
         item,
         pixels,
@@ -136,7 +136,7 @@ def _memory(header: headers.Header, predictor: Predictor, plan: Plan, settings: 
     if not header.pixels:
         return header.decode_bytes
     try:
-        network = predictor.network_size(header.width, header.height, plan.parameters.resolution_lower_limit)
+        network = predictor.preprocessor.network_size(header.width, header.height, plan.parameters.resolution_lower_limit)
     except ImageError:
         return header.decode_bytes  # decoding will say so, unless it finds something worse
     memory = memory_budget.of(settings)

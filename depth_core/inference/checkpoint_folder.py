@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from pydantic import ValidationError
@@ -19,7 +18,6 @@ from pydantic import ValidationError
 from depth_core.errors import ModelUnavailableError
 from depth_core.inference import glpn, tiny_network, weights
 from depth_core.inference.checkpoints import Checkpoint
-from depth_core.inference.image_processor import ImageProcessor
 from depth_core.inference.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -30,13 +28,7 @@ class CheckpointFolder:
     """A loaded network. What it answers is taken for what the catalogue says the model's numbers mean."""
 
     def __init__(self, checkpoint: Checkpoint, *, device: str, autocast: bool) -> None:
-        folder = checkpoint.path
-        self._images = ImageProcessor.read(folder / "preprocessor_config.json")
-        if self._images.multiple != checkpoint.spec.patch:
-            raise ModelUnavailableError(
-                f"{folder} wants multiples of {self._images.multiple} pixels, the catalogue says {checkpoint.spec.patch}"
-            )
-        self._depth: Callable[[torch.Tensor], torch.Tensor] = _network(folder, checkpoint.spec.key, device)
+        self._depth: Callable[[torch.Tensor], torch.Tensor] = _network(checkpoint.path, checkpoint.spec.key, device)
 
     def run_by_openvino(self, runtime: Runtime, name: str) -> None:
         """Hands the network's convolutions to OpenVINO. `name` tells the weights. Raises what OpenVINO raises."""
@@ -46,9 +38,6 @@ class CheckpointFolder:
             self._depth = glpn.handed_over(self._depth, runtime, name)
         else:
             raise TypeError("this network is transformers' own")
-
-    def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-        return self._images.prepare(rgb, size)
 
     def predict(self, batch: torch.Tensor) -> Prediction:
         depth = self._depth(batch)

@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from depth_core.errors import ModelUnavailableError
-from depth_core.inference import preprocessing, weights
+from depth_core.inference import weights
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.inference.kernels import attention, pack
 from depth_core.inference.prediction import Prediction
@@ -46,9 +45,6 @@ class DepthAnything2:
         self._autocast = autocast
         if device == "cpu" and not autocast:
             pack(self._model)
-
-    def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-        return preprocessing.normalised(preprocessing.cubic(rgb, size))
 
     def predict(self, batch: torch.Tensor) -> Prediction:
         return Prediction(disparity(self._model, batch, autocast=self._autocast))
@@ -160,7 +156,7 @@ class _Place(NamedTuple):
     parts: int = 1
 
 
-_GATE = ("priority", "up")
+_GATE = ("gate", "up")
 _QKV = ("query", "key", "value")
 
 

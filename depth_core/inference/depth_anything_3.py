@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
-from depth_core.inference import preprocessing, weights
+from depth_core.inference import weights
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.inference.dpt_head import DptHead
 from depth_core.inference.kernels import pack
@@ -110,9 +109,6 @@ class DepthAnything3:
         if device == "cpu" and not autocast:
             for net in filter(None, (self._net, self._metric)):
                 pack(net)
-
-    def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-        return preprocessing.normalised(preprocessing.area_or_cubic(rgb, size))
 
     def predict(self, batch: torch.Tensor) -> Prediction:
         fields = self._net(batch, autocast=self._autocast)

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 
-from depth_core.inference.predictor import threads_at_start
+from depth_core.inference.threads import threads_at_start
 
 _SHORTEST = 1000  # tokens; for fewer, torch's own attention is as fast
 _LONGEST_TRIAL = 4096  # tokens; for more, what is best does not change any more

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 SKY_THRESHOLD = 0.3  # content is where the sky map is below
@@ -22,9 +21,6 @@ class Prediction:
 
 class Network(Protocol):
     """A loaded network of one family."""
-
-    def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-        """uint8 (H, W, 3) to the network's input: float32 (3, height, width) for `size` = (width, height), normalised."""
 
     def predict(self, batch: torch.Tensor) -> Prediction:
         """float32 (N, 3, H, W) on the network's device. Each image's answer is what it would be alone."""

@@ -1,12 +1,11 @@
-"""A loaded model: sizes an image, prepares it, runs batches. Chooses device, precision and batch size.
+"""A loaded model on its device: runs batches. Chooses device, precision and batch size.
 
-The only way to a network; the engine sees nothing else of depth_core.inference. What does not belong here: pictures from the
-numbers (output/normalization.py), threads and queues (engine/).
+The only way to a network; the engine sees nothing of depth_core.inference but this and the preprocessor. What does not belong
+here: preparing images (preprocessor.py), pictures from the numbers (output/normalization.py), threads and queues (engine/).
 """
 
 from __future__ import annotations
 
-import functools
 import gc
 import importlib.util
 import logging
@@ -17,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from depth_core.catalog import DepthKind, Family, ModelSpec
 from depth_core.errors import ConfigurationError
-from depth_core.inference import sizing
+from depth_core.inference import preprocessor, sizing
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.inference.prediction import Network, Prediction
+from depth_core.inference.preprocessor import Preprocessor
+from depth_core.inference.threads import intra_op_threads, threads_at_start
 from depth_core.settings import Settings
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 log = logging.getLogger(__name__)
@@ -32,12 +32,13 @@ FOCAL_OF_METRIC = 300.0  # metric_large answers in metres for a focal length of 
 
 
 class Predictor:
-    """One model on one device. prepare() is safe from many threads at once, predict() from as many as there are streams."""
+    """One model on one device. predict() is safe from as many threads at once as there are streams."""
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         network: Network,
+        preprocessor: Preprocessor,
         settings: Settings,
         *,
         device: str,
@@ -45,6 +46,7 @@ class Predictor:
         runtime: str = "torch",
     ) -> None:
         self.checkpoint = checkpoint
+        self.preprocessor = preprocessor  # makes what predict() takes; needs no device
         self.device = device
         self.runtime = runtime  # "torch" or "openvino"
         self.precision = precision  # "fp32", or "bf16": the backbone in bfloat16, the head in float32
@@ -54,18 +56,6 @@ class Predictor:
     @property
     def spec(self) -> ModelSpec:
         return self.checkpoint.spec
-
-    def network_size(self, width: int, height: int, lower_limit: int) -> tuple[int, int]:
-        """The network's input (width, height). Raises ImageError(NETWORK_TOO_LARGE) above DEPTH_MAX_NETWORK_PIXELS."""
-        return sizing.checked_network_size(self.spec, width, height, lower_limit, max_pixels=self._settings.max_network_pixels)
-
-    def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-        """uint8 (H, W, 3) to the network's input: float32 (3, height, width) on the host for `size` = (width, height).
-
-        Uses one core, so that as many threads as there are decoders can call it; the work is done without the GIL.
-        """
-        with _intra_op_threads(1):
-            return self._loaded.prepare(rgb, size)
 
     def batch_size(self, size: tuple[int, int]) -> int:
         """How many images of `size` to predict at once: at least 1.
@@ -90,7 +80,7 @@ class Predictor:
         """For what this thread asks of torch: its share of the cores while `busy` streams are at work."""
         _stream.threads = max(1, threads_at_start() // busy)
         try:
-            with _intra_op_threads(_stream.threads):
+            with intra_op_threads(_stream.threads):
                 yield
         finally:
             del _stream.threads
@@ -103,7 +93,7 @@ class Predictor:
         import torch
 
         network = self._loaded
-        with torch.inference_mode(), _intra_op_threads(getattr(_stream, "threads", None) or threads_at_start()):
+        with torch.inference_mode(), intra_op_threads(getattr(_stream, "threads", None) or threads_at_start()):
             return network.predict(batch.to(self.device, non_blocking=True))
 
     def metres_per_number(
@@ -149,7 +139,7 @@ class Predictor:
             torch.mps.empty_cache()
 
     def close(self) -> None:
-        """Frees the network's memory. Calling predict() or prepare() afterwards is an error."""
+        """Frees the network's memory. Calling predict() afterwards is an error."""
         self._network = None
         if self.spec.family is Family.TINY:  # its 14 MB are not worth the second that looking through all objects takes
             self._empty_cache()
@@ -186,6 +176,7 @@ def load(checkpoint: Checkpoint, settings: Settings) -> Predictor:
     if checkpoint.spec.family is Family.TINY:
         precision = "fp32"  # which costs so small a network nothing
     threads_at_start()
+    images = preprocessor.load(checkpoint, settings)
     if device.startswith("cuda"):
         import torch
 
@@ -195,7 +186,7 @@ def load(checkpoint: Checkpoint, settings: Settings) -> Predictor:
     runtime = choose_runtime(settings, checkpoint.spec, device)
     if runtime == "openvino" and not _run_by_openvino(network, checkpoint, settings):
         runtime = "torch"
-    return Predictor(checkpoint, network, settings, device=device, precision=precision, runtime=runtime)
+    return Predictor(checkpoint, network, images, settings, device=device, precision=precision, runtime=runtime)
 
 
 def choose_device(settings: Settings) -> str:
@@ -293,27 +284,3 @@ def _network_class(spec: ModelSpec) -> Callable[..., Network]:
 
 
 _stream = threading.local()  # .threads: the cores of this thread's stream
-
-
-@functools.cache
-def threads_at_start() -> int:
-    """The cores that torch or OMP_NUM_THREADS chose for one operation, asked before any thread sets its own."""
-    import torch
-
-    return torch.get_num_threads()
-
-
-@contextmanager
-def _intra_op_threads(count: int) -> Iterator[None]:
-    """This thread's operations use `count` cores. torch keeps the number per thread, so threads do not disturb each other."""
-    import torch
-
-    before = torch.get_num_threads()
-    if before == count:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -16,6 +16,7 @@ from depth_core.contract import DepthParameters
 from depth_core.engine.stages import Plan
 from depth_core.inference import checkpoints, predictor, preprocessing
 from depth_core.inference.prediction import Prediction
+from depth_core.inference.preprocessor import Preprocessor
 from depth_core.profiles import Profile
 from depth_core.settings import Settings
 from depth_core.storage import Store
@@ -44,11 +45,15 @@ def tiny() -> Iterator[predictor.Predictor]:
 class KnownNetwork:
     """In the place of weights: depth is 1 at black and grows with red, sky is where blue is strong. No pixel knows another."""
 
-    def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-        return preprocessing.area_or_cubic(rgb, size) / 255
-
     def predict(self, batch: torch.Tensor) -> Prediction:
         return Prediction(1 + 9 * batch[:, 0], (batch[:, 2] > 0.9).float())
+
+
+class PlainPreprocessor(Preprocessor):
+    """Colours from 0 to 1, for KnownNetwork."""
+
+    def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+        return preprocessing.area_or_cubic(rgb, size) / 255
 
 
 @pytest.fixture
@@ -58,7 +63,8 @@ def known(settings: Settings) -> Callable[[str], predictor.Predictor]:
     def make(name: str) -> predictor.Predictor:
         spec = catalog.BY_KEY[f"v3/{name}"]
         checkpoint = checkpoints.Checkpoint(spec, "known", checkpoints.BUNDLED, "0" * 16, spec.licence)
-        return predictor.Predictor(checkpoint, KnownNetwork(), settings, device="cpu", precision="fp32")
+        images = PlainPreprocessor(spec, settings.max_network_pixels)
+        return predictor.Predictor(checkpoint, KnownNetwork(), images, settings, device="cpu", precision="fp32")
 
     return make
 

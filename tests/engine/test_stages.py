@@ -113,7 +113,7 @@ def test_a_photo_and_the_same_photo_turned_have_the_same_metres(known: Known) ->
     predictor = known("metric_large")
     for width, height, limit in ((4000, 3000, 256), (6000, 4000, 512)):
         across, upright = (
-            predictor.metres_per_number(3000.0, size, predictor.network_size(*size, limit))
+            predictor.metres_per_number(3000.0, size, predictor.preprocessor.network_size(*size, limit))
             for size in ((width, height), (height, width))
         )
         assert across == pytest.approx(upright, rel=1e-9)

@@ -20,7 +20,7 @@ import transformers
 from safetensors.torch import save_file
 
 from depth_core.catalog import BY_KEY
-from depth_core.errors import ConfigurationError, ErrorKind, ImageError, ModelUnavailableError
+from depth_core.errors import ConfigurationError, ModelUnavailableError
 from depth_core.inference import checkpoints, depth_anything_2, predictor, weights
 from depth_core.inference.predictor import Predictor
 from depth_core.settings import Settings
@@ -50,7 +50,7 @@ def model(
 
 
 def test_a_batch_gives_each_image_what_it_gets_alone(model: Predictor) -> None:
-    batch = torch.stack([model.prepare(photo(seed=seed), (448, 448)) for seed in range(3)])
+    batch = torch.stack([model.preprocessor.prepare(photo(seed=seed), (448, 448)) for seed in range(3)])
     together = model.predict(batch).depth
     assert together.dtype is torch.float32
     assert together.shape == (3, 448, 448)
@@ -61,9 +61,9 @@ def test_a_batch_gives_each_image_what_it_gets_alone(model: Predictor) -> None:
 def test_preparing_in_many_threads_gives_what_one_gives_and_leaves_their_settings_alone(model: Predictor) -> None:
     photos = [photo(300 + 10 * i, 401, i) for i in range(8)]
     threads = torch.get_num_threads()
-    alone = [model.prepare(image, (448, 448)) for image in photos]
+    alone = [model.preprocessor.prepare(image, (448, 448)) for image in photos]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda image: model.prepare(image, (448, 448)), photos))
+        together = list(pool.map(lambda image: model.preprocessor.prepare(image, (448, 448)), photos))
     assert all(torch.equal(left, right) for left, right in zip(alone, together, strict=True))
     assert torch.get_num_threads() == threads
     assert alone[0].shape == (3, 448, 448)
@@ -82,7 +82,7 @@ def test_tiny_sees_the_ground_nearer_than_the_sky(configured: Configured) -> Non
     scene[:128] = (120, 170, 230)
     scene[128:] = (90, 120, 60)
     model = loaded("tiny", configured())
-    depth = model.predict(model.prepare(scene, (352, 256))[None]).depth[0]
+    depth = model.predict(model.preprocessor.prepare(scene, (352, 256))[None]).depth[0]
     assert depth[200:].mean() > depth[:60].mean()
 
 
@@ -95,7 +95,7 @@ def test_both_layouts_of_v2_are_recognised_and_are_one_network(
     torch.save(network.state_dict(), tmp_path / "transformers_own_names.pth")
     network.save_pretrained(tmp_path / "hf")  # as published
     assert HUGGING_FACE_KEY in weights.read(tmp_path / "hf" / "model.safetensors")
-    batch = original.prepare(photo(), (98, 70))[None]
+    batch = original.preprocessor.prepare(photo(), (98, 70))[None]
     expected = original.predict(batch).depth
     for name in ("depth_anything_v2_vits.pth", "hf", "transformers_own_names.pth"):
         assert torch.equal(loaded("v2/small", configured(), tmp_path / name).predict(batch).depth, expected)
@@ -301,7 +301,7 @@ def test_a_bfloat16_backbone_with_a_float32_head_stays_close(
     path = {"v2/small": v2_file, "v3/small": v3_file}[key]
     exact, rough = (loaded(key, configured(precision=precision), path) for precision in ("auto", "bf16"))
     assert (exact.precision, rough.precision) == ("fp32", "bf16")
-    batch = exact.prepare(photo(), (98, 70))[None]
+    batch = exact.preprocessor.prepare(photo(), (98, 70))[None]
     left, right = exact.predict(batch).depth, rough.predict(batch).depth
     assert right.dtype is torch.float32
     assert not torch.equal(left, right)
@@ -314,16 +314,10 @@ def test_a_cpu_takes_one_image_at_a_time_unless_told_otherwise(configured: Confi
     assert loaded("tiny", configured(batch_pixels=1000)).batch_size((352, 256)) == 1
 
 
-def test_a_thin_panorama_is_an_image_error(configured: Configured) -> None:
-    with pytest.raises(ImageError) as refusal:
-        loaded("tiny", configured(max_network_pixels=100_000)).network_size(10_000, 100, 256)
-    assert refusal.value.kind is ErrorKind.NETWORK_TOO_LARGE
-
-
 def test_metres_need_a_focal_length_with_metric_large_only() -> None:
     def metres(key: str, focal: float | None) -> float | None:
         checkpoint = checkpoints.Checkpoint(BY_KEY[key], "", Path(), "", "")
-        made = Predictor(checkpoint, None, Settings(), device="cpu", precision="fp32")  # type: ignore[arg-type]
+        made = Predictor(checkpoint, None, None, Settings(), device="cpu", precision="fp32")  # type: ignore[arg-type]
         return made.metres_per_number(focal, (4000, 3000), (1036, 777))
 
     assert metres("v3/metric_large", 3000.0) == pytest.approx(3000 * 1036 / 4000 / 300)

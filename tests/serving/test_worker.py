@@ -493,7 +493,7 @@ def test_networks_stay_loaded_within_the_budget_and_the_least_recently_used_goes
     tight.get(small_one)
     assert tight.keys == ("v2/small",)
     with pytest.raises(RuntimeError, match="closed"):
-        evicted.prepare(np.zeros((64, 64, 3), np.uint8), (64, 64))
+        evicted.predict(evicted.preprocessor.prepare(np.zeros((64, 64, 3), np.uint8), (64, 64))[None])
     assert tight.get(tiny_one) is not evicted
     assert tight.keys == ("tiny",)
     tight.close()

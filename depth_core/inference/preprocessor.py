@@ -1,0 +1,63 @@
+"""From an image to a network's input, without the network: its size and its pixels. Picklable, so that any process can do it.
+
+No weights, no device, and no torch at import. What does not belong here: the arithmetic of sizes (sizing.py) and of resampling
+(preprocessing.py, image_processor.py), and running a network (predictor.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from depth_core.catalog import Family, ModelSpec
+from depth_core.errors import ModelUnavailableError
+from depth_core.inference import preprocessing, sizing
+from depth_core.inference.checkpoints import Checkpoint
+from depth_core.inference.image_processor import ImageProcessor
+from depth_core.inference.threads import intra_op_threads
+from depth_core.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """How one model wants its images. Safe from many threads at once."""
+
+    spec: ModelSpec
+    max_network_pixels: int
+    image_processor: ImageProcessor | None = None  # of the checkpoint's folder, where that decides how images are prepared
+
+    def network_size(self, width: int, height: int, lower_limit: int) -> tuple[int, int]:
+        """The network's input (width, height). Raises ImageError(NETWORK_TOO_LARGE) above DEPTH_MAX_NETWORK_PIXELS."""
+        return sizing.checked_network_size(self.spec, width, height, lower_limit, max_pixels=self.max_network_pixels)
+
+    def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+        """uint8 (H, W, 3) to the network's input: normalised float32 (3, height, width), on the host.
+
+        `size` = (width, height). Uses one core, so that as many threads as there are decoders can call it; the work is done
+        without the GIL.
+        """
+        with intra_op_threads(1):
+            if self.image_processor is not None:
+                return self.image_processor.prepare(rgb, size)
+            resized = preprocessing.cubic(rgb, size) if self.spec.family is Family.V2 else preprocessing.area_or_cubic(rgb, size)
+            return preprocessing.normalised(resized)
+
+
+def load(checkpoint: Checkpoint, settings: Settings) -> Preprocessor:
+    """The preprocessor of a checkpoint. Raises ModelUnavailableError when its preprocessor_config.json cannot be followed."""
+    return Preprocessor(checkpoint.spec, settings.max_network_pixels, _image_processor(checkpoint))
+
+
+def _image_processor(checkpoint: Checkpoint) -> ImageProcessor | None:
+    if checkpoint.spec.family is not Family.TINY:
+        return None
+    images = ImageProcessor.read(checkpoint.path / "preprocessor_config.json")
+    if images.multiple != checkpoint.spec.patch:
+        raise ModelUnavailableError(
+            f"{checkpoint.path} wants multiples of {images.multiple} pixels, the catalogue says {checkpoint.spec.patch}"
+        )
+    return images

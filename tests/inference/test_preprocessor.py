@@ -1,0 +1,79 @@
+"""Preparing apart from predicting: without weights or a device, in any process."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from depth_core.catalog import BY_KEY
+from depth_core.errors import ErrorKind, ImageError, ModelUnavailableError
+from depth_core.inference import checkpoints, preprocessing, preprocessor
+from depth_core.inference.checkpoints import Checkpoint
+from depth_core.inference.preprocessor import Preprocessor
+from depth_core.settings import Settings
+
+Configured = Callable[..., Settings]
+
+# what another process does: no torch until it prepares, and nothing of the network then
+PREPARE = """
+import pickle, sys
+import numpy as np
+folder = sys.argv[1]
+with open(f"{folder}/preprocessor", "rb") as file:
+    preprocessor = pickle.load(file)
+assert preprocessor.network_size(90, 70, 64)
+assert "torch" not in sys.modules
+pixels = preprocessor.prepare(np.load(f"{folder}/rgb.npy"), (96, 64))
+assert "depth_core.inference.predictor" not in sys.modules
+assert "transformers" not in sys.modules
+np.save(f"{folder}/pixels.npy", pixels.numpy())
+"""
+
+
+def photo() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+
+
+def made(key: str, settings: Settings, path: Path = checkpoints.BUNDLED) -> Preprocessor:
+    spec = BY_KEY[key]
+    return preprocessor.load(Checkpoint(spec, "test", path, "0" * 16, spec.licence), settings)
+
+
+@pytest.mark.parametrize("key", ["tiny", "v2/small", "v3/metric_large"])
+def test_a_copy_in_another_process_prepares_the_same_pixels(key: str, configured: Configured, tmp_path: Path) -> None:
+    here = made(key, configured())
+    (tmp_path / "preprocessor").write_bytes(pickle.dumps(here))
+    np.save(tmp_path / "rgb.npy", photo())
+    subprocess.run([sys.executable, "-c", PREPARE, str(tmp_path)], check=True)
+    assert np.array_equal(np.load(tmp_path / "pixels.npy"), here.prepare(photo(), (96, 64)).numpy())
+    assert pickle.loads(pickle.dumps(here)) == here
+
+
+def test_each_family_resizes_as_its_official_code_does(configured: Configured) -> None:
+    rgb, size = photo(), (98, 84)
+    v2, v3 = made("v2/large", configured()), made("v3/large", configured())
+    assert torch.equal(v2.prepare(rgb, size), preprocessing.normalised(preprocessing.cubic(rgb, size)))
+    assert torch.equal(v3.prepare(rgb, size), preprocessing.normalised(preprocessing.area_or_cubic(rgb, size)))
+
+
+def test_a_folder_whose_image_processor_wants_another_multiple_is_refused(configured: Configured, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoints.BUNDLED, tmp_path / "folder")
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"ensure_multiple_of": 14}))
+    with pytest.raises(ModelUnavailableError, match="wants multiples of 14 pixels, the catalogue says 32"):
+        made("tiny", configured(), folder)
+
+
+def test_a_network_input_above_the_limit_is_refused(configured: Configured) -> None:
+    with pytest.raises(ImageError) as refused:
+        made("tiny", configured(max_network_pixels=100_000)).network_size(10_000, 100, 256)
+    assert refused.value.kind is ErrorKind.NETWORK_TOO_LARGE
