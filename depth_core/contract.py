@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -41,6 +42,12 @@ class ArtworkStatus(StrEnum):
 
 class _Words(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+
+# The fields and facts of the first version: these tell outputs apart whatever their value. Never add to them. A later one counts
+# only where it is not at its default, so that everything made before it came keeps its name.
+_FIRST_FIELDS = frozenset({"invertDepth", "resolutionLowerLimit", "usePostResize", "useVersion3", "model", "normalizationMode"})
+_FIRST_FACTS = frozenset({"revision", "range", "depth16", "version"})
 
 
 class DepthParameters(_Words):
@@ -102,10 +109,31 @@ class DepthParameters(_Words):
         """The parameters in the API's spelling, defaults filled in."""
         return self.model_dump(mode="json", by_alias=True)
 
+    def identity(self) -> dict[str, Any]:
+        """What tells these parameters from others, in the API's spelling: the first version's fields, and later ones where they
+        are not at their default. Compare and hash this, never `as_api()`."""
+        return self.identity_of(self.as_api())
+
+    @classmethod
+    def identity_of(cls, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """The same of parameters in the API's spelling that any version wrote down; what is not a parameter is left as it is."""
+        default = cls.model_construct().as_api()
+        later = default.keys() - _FIRST_FIELDS
+        return {name: value for name, value in stored.items() if name not in later or value != default[name]}
+
+    @classmethod
+    def filled(cls, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters in the API's spelling that any version wrote down, with the defaults of fields that came later."""
+        return cls.model_construct().as_api() | dict(stored)
+
     def digest(self, **also: Any) -> str:
-        """16 hex digits that name everything that makes the pixels. `also`: checkpoint revision, resolved range, version."""
+        """16 hex digits that name everything that makes the pixels. `also`: checkpoint revision, resolved range, version.
+
+        A later fact counts only where it is set: False, None, 0 and what is empty leave the digest as it is.
+        """
+        facts = {name: value for name, value in also.items() if name in _FIRST_FACTS or value}
         # tiny is one network under either family: the flag does not change a pixel.
-        words = self.as_api() | ({"useVersion3": False} if self.model == "tiny" else {}) | {"_": also}
+        words = self.identity() | ({"useVersion3": False} if self.model == "tiny" else {}) | {"_": facts}
         return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:16]
 
 

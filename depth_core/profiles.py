@@ -24,6 +24,7 @@ from depth_core.storage import Store
 RangeOver = Literal["image", "chunk"] | tuple[float, float]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_NOT_OF_PIXELS = {"name", "description", "on_arrival", "max_failure_rate"}  # fields that change no file of a depth map
 
 
 class Profile(BaseModel):
@@ -67,13 +68,23 @@ class Profile(BaseModel):
         return self
 
     def pixel_words(self) -> dict[str, Any]:
-        """Everything of this profile that changes files that are written, for asking whether a profile has changed."""
-        return {
-            "parameters": self.parameters.as_api(),
+        """Everything of this profile that changes files that are written, for asking whether a profile has changed.
+
+        A field that came after the first version counts only where it is not at its default, as in `DepthParameters.identity`.
+        """
+        first = {
+            "parameters": self.parameters.identity(),
             "depth16": self.depth16,
             "range": self.range,
             "checkpoint": self.checkpoint,
         }
+        fields = type(self).model_fields
+        later = {
+            name
+            for name in fields.keys() - first.keys() - _NOT_OF_PIXELS
+            if getattr(self, name) != fields[name].get_default(call_default_factory=True)
+        }
+        return first | self.model_dump(mode="json", include=later)
 
 
 def of(settings: Settings) -> dict[str, Profile]:

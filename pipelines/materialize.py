@@ -6,6 +6,7 @@ so the UI shows them. Large manifests belong into backfills, which run beside on
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -25,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from depth_core import terminal
+from depth_core.contract import DepthParameters
 from depth_core.display import shown_url
 from depth_core.engine import chunk as chunk_engine
 from depth_core.errors import DepthlineError, ManifestError
@@ -166,6 +168,12 @@ _OF_ITS_RUN = {"run_id", "created_at", "reused"}  # what a record says of the ru
 _LASTING = pa.schema([column for column in records.SCHEMA if column.name not in _OF_ITS_RUN])
 
 
+def _lasting(frame: pd.DataFrame) -> pa.Table:
+    """Records without what is of their run, to be compared: parameters are the same whichever version wrote them."""
+    same = (json.dumps(DepthParameters.identity_of(json.loads(asked)), sort_keys=True) for asked in frame["parameters"])
+    return pa.Table.from_pandas(frame.assign(parameters=pd.Series(same, frame.index, dtype=object)), _LASTING)
+
+
 def _complete_since(chunk: str, profile: Profile, depthline: DepthlineResource, instance: dg.DagsterInstance) -> str | None:
     """The run that completed a chunk under a profile, if another one would find nothing to do and change nothing; else None.
 
@@ -201,7 +209,7 @@ def _complete_since(chunk: str, profile: Profile, depthline: DepthlineResource, 
         parameters=profile.parameters.as_api(),
         store=store,
     )
-    if not pa.Table.from_pandas(frame, _LASTING).equals(pa.Table.from_pandas(due, _LASTING)):
+    if not _lasting(frame).equals(_lasting(due)):
         return None
     return _whole_run(chunk, profile.name, frame, store, instance)
 

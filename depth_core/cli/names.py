@@ -75,9 +75,10 @@ class Asked:
 
     def is_made(self, sidecar: Mapping[str, Any]) -> bool:
         """Whether an earlier run made the same of its photo."""
-        checkpoint = sidecar.get("checkpoint")
+        made_with, checkpoint = sidecar.get("parameters"), sidecar.get("checkpoint")
         return (
-            sidecar.get("parameters") == self.parameters.as_api()
+            isinstance(made_with, dict)
+            and self.parameters.identity_of(made_with) == self.parameters.identity()
             and isinstance(checkpoint, dict)
             and checkpoint.get("revision") == self.revision
             and (encode.PNG16 in sidecar.get("files", ())) == self.depth16

@@ -63,7 +63,8 @@ class NewArtwork:
 
     def sha256(self) -> str:
         """The same for two bodies that ask for the same, however they are written."""
-        return hashlib.sha256(json.dumps(self.as_api(), sort_keys=True).encode()).hexdigest()
+        asked = self.parameters.identity_of(self.as_api())
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class StoredArtwork:
 
         For whoever asked: what stands in its URLs and lets somebody in is theirs, and there. `shown` is for everybody else.
         """
-        words = {"imageUrl": self.image_url, **self.parameters}
+        words = {"imageUrl": self.image_url, **DepthParameters.filled(self.parameters)}
         base = f"{public_url.rstrip('/')}/v2/artworks/{self.id}/results/"
         return Artwork(
             id=self.id,
