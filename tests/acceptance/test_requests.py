@@ -205,7 +205,7 @@ def test_a_killed_drain_loses_nothing_and_repeats_nothing(running, world, ask, a
     for each in ids:
         steps = artworks.history(UUID(each))
         assert [step.status for step in steps] == ["starting", "processing", "starting", "processing", "succeeded"]
-        assert [step.worker == worker.worker for step in steps if step.status == "processing"] == [True, False]
+        assert [step.worker == worker.name for step in steps if step.status == "processing"] == [True, False]
     time.sleep(1)  # for webhooks that should not come
     assert len({headers["webhook-id"] for each in ids for headers, _ in world.messages(each)}) == len(ids)
     assert [len(world.messages(each)) for each in ids] == [1] * len(ids)

@@ -533,16 +533,16 @@ def test_health_says_what_works(client: httpx.Client, artworks: ArtworkStore) ->
         "status": "ready",
         "database": {"ok": True, "detail": ""},
         "store": {"ok": True, "detail": ""},
-        "lastDrainSeconds": None,
-        "liveDrains": 0,
+        "lastWorkerSeconds": None,
+        "liveWorkers": 0,
         "waiting": 0,
     }
     post(client)
     artworks.start_worker("w", "cpu")
     ready = client.get("/health/ready").json()
-    assert ready["liveDrains"] == 1
+    assert ready["liveWorkers"] == 1
     assert ready["waiting"] == 1
-    assert 0 <= ready["lastDrainSeconds"] < 60
+    assert 0 <= ready["lastWorkerSeconds"] < 60
 
 
 def test_a_store_that_cannot_be_written_is_not_ready(

@@ -351,7 +351,7 @@ def test_a_worker_known_to_be_dead_loses_its_claims_at_once(store: ArtworkStore,
         store.claim(worker, limit=1, lease_seconds=LEASE)
     assert store.reconcile(max_attempts=3, dead_workers=["dead"]).released == [first]
     assert store.get(second).worker == "alive"
-    assert [worker.worker for worker in store.workers(fresh_seconds=60)] == ["alive"]
+    assert [worker.name for worker in store.workers(fresh_seconds=60)] == ["alive"]
 
 
 def test_claims_given_back_untried_do_not_count_as_attempts(store: ArtworkStore, ask: Ask) -> None:
@@ -382,7 +382,7 @@ def test_a_drain_is_fresh_while_its_heart_beats(store: ArtworkStore, clock: Cloc
     assert len(store.workers(fresh_seconds=30)) == 2
     clock.pass_seconds(31)
     store.heartbeat("gpu-worker", lease_seconds=LEASE)
-    assert [worker.worker for worker in store.workers(fresh_seconds=30)] == ["gpu-worker"]
+    assert [worker.name for worker in store.workers(fresh_seconds=30)] == ["gpu-worker"]
     assert store.workers(fresh_seconds=30, device="cpu") == []
     assert store.pulse(fresh_seconds=30).live_workers == 1
 
