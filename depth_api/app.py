@@ -35,6 +35,7 @@ from depth_api.auth import LOCAL, ApiKeys, LoopbackOnly, RateLimit, WithoutSlash
 from depth_api.long_polling import Waiting
 from depth_api.telemetry import FRESH_SECONDS, DatabaseMetrics, Observed, RequestMetrics, log
 from depth_api.wrong_keys import WrongKeys
+from depth_core import layout
 from depth_core import settings as settings_module
 from depth_core.contract import Artwork, ArtworkStatus, absent_not_null
 from depth_core.display import shown_text
@@ -448,7 +449,7 @@ async def _result(
     """A file of a finished artwork: its bytes, or part of them (`Range`), or a redirect to where they are."""
     if name not in artwork.results:
         raise HTTPException(404, f"artwork {artwork.id} has no result {name!r}")
-    key = f"{artwork.folder}/{name}"
+    key = layout.file_key(artwork.folder, name)
     if name == encode.SIDECAR and (facts := await run_in_threadpool(_of_somebody_else, state.store, artwork.folder)):
         return JSONResponse(facts, headers={"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"})
     if not state.store.local:

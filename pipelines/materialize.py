@@ -25,14 +25,14 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
-from depth_core import terminal
+from depth_core import layout, terminal
 from depth_core.contract import DepthParameters
 from depth_core.display import shown_url
 from depth_core.engine import chunk as chunk_engine
 from depth_core.errors import DepthlineError, ManifestError
 from depth_core.inference import checkpoints
 from depth_core.ingest import manifest, sources
-from depth_core.output import gallery, records
+from depth_core.output import records
 from depth_core.profiles import Profile
 from depth_core.storage import Store
 from depth_core.terminal import Meter, NoMeter, message, name
@@ -185,7 +185,7 @@ def _complete_since(chunk: str, profile: Profile, depthline: DepthlineResource, 
         rows, frame = manifest.read_rows(store, chunk), records.read_chunk(store, profile.name, chunk)
     except (ManifestError, FileNotFoundError):
         return None
-    table, facts = sources.read_table(store, chunk), manifest.read_facts(store, manifest.slug_of_chunk(chunk))
+    table, facts = sources.read_table(store, chunk), manifest.read_facts(store, layout.slug_of_chunk(chunk))
     if table is None or facts is None or not manifest.validate(manifest.read_chunk(store, chunk), settings).equals(rows):
         return None
     if not sources.is_up_to_date(table, rows.loc[rows["error_kind"].isna(), "image_url"], store):
@@ -224,7 +224,11 @@ def _whole_run(chunk: str, profile: str, frame: pd.DataFrame, store: Store, inst
     parts = [("image_manifest", chunk), ("source_images", chunk)]
     parts += [(asset, pair(chunk, profile)) for asset in ("depth_maps", "artwork_records", "depth_gallery")]
     runs = [last_run(*part) for part in parts]
-    whole = None not in runs and set(frame["run_id"]) <= {runs[-1]} and store.size(gallery.page_key(profile, chunk)) is not None
+    whole = (
+        None not in runs
+        and set(frame["run_id"]) <= {runs[-1]}
+        and store.size(layout.gallery_page_key(profile, chunk)) is not None
+    )
     return runs[-1] if whole else None
 
 
@@ -317,9 +321,9 @@ def show(report: Report, profile: str, depthline: DepthlineResource, console: Co
     console.print()
     console.print(table)
     console.print()
-    where = [("files", "depth")]
+    where = [("files", layout.DEPTH)]
     for chunk in report.chunks[:LISTED]:
-        where += [("gallery", gallery.page_key(profile, chunk)), ("table", records.key_of(profile, chunk))]
+        where += [("gallery", layout.gallery_page_key(profile, chunk)), ("table", layout.records_key(profile, chunk))]
     for what, key in where:
         console.print(f"{what:<9}{name(store.url(key))}", soft_wrap=True)
     if len(report.chunks) > LISTED:

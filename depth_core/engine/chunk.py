@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NoReturn
 
+from depth_core import layout
 from depth_core.engine import local, stages
 from depth_core.engine.device import NO_DEVICE_LOCK, DeviceLock
 from depth_core.engine.stages import Item, Plan
@@ -213,17 +214,17 @@ class _Work:
             return known, progress
         progress = Progress(total=len(wanted))
         self.on_progress(progress)
-        kept_in = f"{self._spools}/{self._digest(None)}"
+        kept_in = layout.raw_digest_folder(self._spools, self._digest(None))
         spooled: dict[str, Range] = {}
         ends: dict[str, Range] = {}
         if not self.redo.everything:
-            spooled = {sha: found for sha in wanted if (found := stages.spooled_range(self.store, f"{kept_in}/{sha}"))}
+            spooled = {sha: found for sha in wanted if (found := stages.spooled_range(self.store, layout.raw_stem(kept_in, sha)))}
             ends = spooled | self._ends_before(wanted)
         failed: dict[str, Outcome] = {}
 
         def measure(images: Iterable[str]) -> None:
             measured = self._pass(
-                self._items({sha: f"{kept_in}/{sha}" for sha in images}),
+                self._items({sha: layout.raw_stem(kept_in, sha) for sha in images}),
                 predictor,
                 self._plan(None),
                 replace(progress),
@@ -276,7 +277,7 @@ class _Work:
     def _lost(self, made: Mapping[str, Outcome], kept_in: str) -> list[str]:
         """Images that failed because their numbers are no longer where the first pass left them."""
         failures = [sha for sha, outcome in made.items() if outcome.status == records.FAILED]
-        return [sha for sha in failures if stages.spooled_range(self.store, f"{kept_in}/{sha}") is None]
+        return [sha for sha in failures if stages.spooled_range(self.store, layout.raw_stem(kept_in, sha)) is None]
 
     def _ends_before(self, wanted: Sequence[str]) -> dict[str, Range]:
         """What the network said of images in an earlier run, as far as their folders tell that it was this very network."""
@@ -286,11 +287,7 @@ class _Work:
 
     @property
     def _spools(self) -> str:
-        return (
-            f"spool/{self.profile.name}/{self.chunk}/{self.run_id}"
-            if self.redo.everything
-            else f"spool/{self.profile.name}/{self.chunk}"
-        )
+        return layout.raw_folder(self.profile.name, self.chunk, self.run_id if self.redo.everything else "")
 
     def clear_spools(self) -> None:
         """Removes the network's numbers, once the chunk's outcomes are written."""
@@ -311,7 +308,7 @@ class _Work:
         value_range = _span(spans)
         # A folder's name says with what its image failed: measured without a range, or rendered over this one.
         tried = {self._digest(None), self._digest(value_range)}
-        if any(tried.isdisjoint(outcome.folder.split("/")) for outcome in failures.values()):
+        if any(layout.digest_of_folder(outcome.folder) not in tried for outcome in failures.values()):
             return None
         done = _done(self._folders(made, value_range), self.prior, self.redo, self.store)
         if len(done) < len(made):
@@ -384,7 +381,7 @@ class _Work:
 
     def _folders(self, wanted: Sequence[str], value_range: Range | None) -> dict[str, str]:
         digest = self._digest(value_range)
-        return {sha: encode.output_folder(sha, digest) for sha in wanted}
+        return {sha: layout.depth_folder(sha, digest) for sha in wanted}
 
     def _digest(self, value_range: Range | None) -> str:
         return encode.digest_of(self.profile.parameters, self.checkpoint.revision, value_range, self.profile.depth16)
@@ -432,4 +429,4 @@ def _done(folders: Mapping[str, str], prior: Mapping[str, Outcome], redo: Redo, 
 def _files_are_there(store: Store, folder: str, sidecar: Mapping[str, object]) -> bool:
     files = sidecar.get("files")
     names = files if isinstance(files, list) else []
-    return all(store.size(f"{folder}/{name}") for name in names)
+    return all(store.size(layout.file_key(folder, name)) for name in names)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from depth_core import layout
 from depth_core.contract import DepthParameters, NormalizationMode
 from depth_core.display import shown_url
 from depth_core.errors import ErrorKind, ImageError
@@ -339,7 +340,7 @@ def spool(measured: Measured, predictor: Predictor, plan: Plan, store: Store, *,
     file = BytesIO()
     fields = {"depth": measured.depth.numpy()} | ({} if measured.sky is None else {"sky": measured.sky.numpy()})
     np.savez(file, **fields)  # type: ignore[arg-type]
-    store.write(f"{image.item.folder}.npz", file.getbuffer())
+    store.write(layout.raw_arrays_key(image.item.folder), file.getbuffer())
     facts = {
         "sha256": image.sha256,
         "size": image.size,
@@ -349,13 +350,13 @@ def spool(measured: Measured, predictor: Predictor, plan: Plan, store: Store, *,
         "note": image.note,
         "own_range": own_range,
     }
-    store.write(f"{image.item.folder}.json", json.dumps(facts).encode())
+    store.write(layout.raw_facts_key(image.item.folder), json.dumps(facts).encode())
     return Outcome(image.sha256, records.SUCCEEDED, image.item.folder, ends=own_range, finished_at=records.now())
 
 
 def spooled_range(store: Store, folder: str) -> tuple[float, float] | None:
     """The own range of an image that was spooled under a folder; None when it was not."""
-    facts = store.read_or_none(f"{folder}.json")
+    facts = store.read_or_none(layout.raw_facts_key(folder))
     if facts is None:
         return None
     low, high = json.loads(facts)["own_range"]
@@ -368,9 +369,9 @@ def unspool(store: Store, folder: str) -> Callable[[Item, Predictor, Plan, Setti
     def prepare(item: Item, predictor: Predictor, plan: Plan, settings: Settings) -> Prepared:
         import torch
 
-        key = f"{folder}/{item.source}"
-        facts = json.loads(store.read(f"{key}.json"))
-        with np.load(BytesIO(store.read(f"{key}.npz"))) as fields:
+        stem = layout.raw_stem(folder, item.source)
+        facts = json.loads(store.read(layout.raw_facts_key(stem)))
+        with np.load(BytesIO(store.read(layout.raw_arrays_key(stem)))) as fields:
             pixels = np.stack([fields[name] for name in ("depth", "sky") if name in fields])
         size, source_size = tuple(facts["size"]), tuple(facts["source_size"])
         return Prepared(

@@ -6,7 +6,6 @@ how bytes are fetched (download.py) and what they mean (decode.py).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -21,11 +20,11 @@ from io import BytesIO
 
 import pandas as pd
 
+from depth_core import layout
 from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation
 from depth_core.ingest.fetch.download import Downloader, Fetched, failure_of, is_local, local_etag, local_path
 from depth_core.ingest.fetch.ssrf_guard import BlockedAddressError
 from depth_core.ingest.images.decode import is_web_page
-from depth_core.ingest.manifest import slug_of_chunk
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -90,23 +89,18 @@ _DTYPES = {
 # -- what is there ------------------------------------------------------------------------------------------------------
 
 
-def source_key(sha256: str) -> str:
-    """The store's key of an image's bytes."""
-    return f"sources/{sha256[:2]}/{sha256}"
-
-
 def reader(store: Store, sha256: str) -> Callable[[], bytes]:
     """Reads an image's bytes when called. That raises FileNotFoundError or StoreError."""
-    return partial(store.read, source_key(sha256))
+    return partial(store.read, layout.source_key(sha256))
 
 
 def lookup(store: Store, url: str) -> SourceEntry | None:
     """What the index says of a URL; None when it says nothing, or names bytes that are not there (any more)."""
-    data = store.read_or_none(_entry_key(url))
+    data = store.read_or_none(layout.url_key(url))
     if data is None:
         return None
     entry = _entry(data)
-    return entry if entry is not None and store.size(source_key(entry.sha256)) == entry.bytes else None
+    return entry if entry is not None and store.size(layout.source_key(entry.sha256)) == entry.bytes else None
 
 
 def _entry(data: bytes) -> SourceEntry | None:
@@ -119,11 +113,6 @@ def _entry(data: bytes) -> SourceEntry | None:
         return entry if sound and all(isinstance(word, str) for word in words) else None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-
-
-def _entry_key(url: str) -> str:
-    name = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"urls/{name[:2]}/{name}.json"
 
 
 # -- fetching what is not there -----------------------------------------------------------------------------------------
@@ -232,7 +221,7 @@ def _keep(store: Store, entries: dict[str, SourceEntry], fetched: Fetched) -> So
         _judge(fetched)
         kept = (fetched.sha256, fetched.size, fetched.content_type, fetched.etag, now, fetched.robots)
         entry = SourceEntry(fetched.url, *kept)
-        key = source_key(entry.sha256)
+        key = layout.source_key(entry.sha256)
         if store.size(key) != entry.bytes:
             named = _MEDIA_TYPE.fullmatch(entry.content_type)  # what a server calls it else, a bucket may refuse
             store.write(key, fetched.read(), content_type=entry.content_type if named else None)
@@ -240,7 +229,7 @@ def _keep(store: Store, entries: dict[str, SourceEntry], fetched: Fetched) -> So
     values = asdict(entry) | {"fetched_at": now.isoformat()}
     if not entry.robots:
         del values["robots"]  # as versions before this word wrote it, and can read it
-    store.write(_entry_key(entry.url), json.dumps(values).encode(), content_type="application/json")
+    store.write(layout.url_key(entry.url), json.dumps(values).encode(), content_type="application/json")
     state = SourceState.KNOWN if fetched.not_modified else SourceState.FETCHED
     return replace(_known(entry), seconds=fetched.seconds, attempts=fetched.attempts, state=state)
 
@@ -309,14 +298,10 @@ def write_table(store: Store, chunk: str, frame: pd.DataFrame) -> None:
     """Keeps the table of a chunk's sources."""
     buffer = BytesIO()
     frame.to_parquet(buffer, index=False)
-    store.write(_table_key(chunk), buffer.getbuffer())
+    store.write(layout.sources_table_key(chunk), buffer.getbuffer())
 
 
 def read_table(store: Store, chunk: str) -> pd.DataFrame | None:
     """The table of a chunk's sources; None when nobody fetched them yet."""
-    data = store.read_or_none(_table_key(chunk))
+    data = store.read_or_none(layout.sources_table_key(chunk))
     return None if data is None else pd.read_parquet(BytesIO(data))
-
-
-def _table_key(chunk: str) -> str:
-    return f"manifests/{slug_of_chunk(chunk)}/sources/{chunk}.parquet"

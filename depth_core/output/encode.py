@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from depth_core import layout
 from depth_core.catalog import DepthKind, ModelSpec
 from depth_core.contract import DepthParameters, NormalizationMode
 from depth_core.storage import Store
@@ -190,11 +191,6 @@ def digest_of(parameters: DepthParameters, revision: str, value_range: tuple[flo
     return parameters.digest(revision=revision, range=value_range, depth16=depth16, version=OUTPUT_VERSION)
 
 
-def output_folder(sha256: str, digest: str) -> str:
-    """Key of the folder for one source (sha256, hex) and one digest. The short level keeps local folders listable."""
-    return f"depth/{digest}/{sha256[:2]}/{sha256}"
-
-
 def write(store: Store, folder: str, files: Mapping[str, bytes], sidecar: Sidecar) -> tuple[str, ...]:
     """Writes the pictures, then depth.json, the only mark of completion; returns the names in the order of `results`.
 
@@ -207,7 +203,7 @@ def write(store: Store, folder: str, files: Mapping[str, bytes], sidecar: Sideca
     for name in names[:-1]:
         store.write(f"{folder}/{name}", files[name], content_type=CONTENT_TYPES[name])
     text = json.dumps(sidecar.model_copy(update={"files": names}).as_json(), indent=2, ensure_ascii=False)
-    store.write(f"{folder}/{SIDECAR}", text.encode() + b"\n", content_type=CONTENT_TYPES[SIDECAR])
+    store.write(layout.file_key(folder, SIDECAR), text.encode() + b"\n", content_type=CONTENT_TYPES[SIDECAR])
     return names
 
 
@@ -217,7 +213,7 @@ def read_sidecar(store: Store, folder: str) -> dict[str, Any] | None:
     Raises StoreError when the store cannot be read.
     """
     try:
-        sidecar = json.loads(store.read_or_none(f"{folder}/{SIDECAR}") or b"null")
+        sidecar = json.loads(store.read_or_none(layout.file_key(folder, SIDECAR)) or b"null")
     except ValueError:
         return None
     return sidecar if isinstance(sidecar, dict) else None

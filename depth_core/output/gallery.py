@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from depth_core import layout
 from depth_core.display import MASK, printable, shown_field, shown_text, shown_url
 from depth_core.output import encode, large
 from depth_core.output.records import FAILED, SUCCEEDED, Summary, summarize
@@ -32,13 +33,8 @@ _THREADS = 8  # so many decoded images are in memory at once, no more, and of la
 # -- thumbnails ---------------------------------------------------------------------------------------------------------------
 
 
-def photo_key(sha256: str) -> str:
-    """Where depth_core.ingest keeps an image file; it and this package do not import each other."""
-    return f"sources/{sha256[:2]}/{sha256}"
-
-
-def depth_key(folder: str) -> str:
-    return f"{folder}/{encode.PNG}"
+def _depth_key(folder: str) -> str:
+    return layout.file_key(folder, encode.PNG)
 
 
 def _picture(store: Store, key: str, side: int) -> Image.Image | None:
@@ -146,7 +142,7 @@ def _tile(record: Mapping[str, Any], store: Store) -> Image.Image:
     tile = Image.new("RGB", (width, height + _CAPTION), _CARD)
     draw = ImageDraw.Draw(tile)
     if record["status"] == SUCCEEDED:
-        for number, key in enumerate((photo_key(record["source_sha256"]), depth_key(record["folder"]))):
+        for number, key in enumerate((layout.source_key(record["source_sha256"]), _depth_key(record["folder"]))):
             picture = _picture(store, key, max(_CELL))
             if picture is None:
                 draw.text((number * _CELL[0] + 12, 12), "no preview", _FAINT, _font(13))
@@ -225,26 +221,16 @@ def strip(keys: Iterable[str], store: Store, *, side: int = 160) -> bytes | None
 # -- the page -----------------------------------------------------------------------------------------------------------------
 
 
-def page_key(profile: str, chunk: str) -> str:
-    """Where the page of one chunk under one profile stands; its thumbnails stand beside it."""
-    return f"gallery/{profile}/{chunk}/index.html"
-
-
-def linked_page_key(profile: str, chunk: str) -> str:
-    """Where the page stands whose links are signed, of a store that is no folder."""
-    return f"gallery/{profile}/{chunk}/linked.html"
-
-
 def write_gallery(store: Store, records: pd.DataFrame, *, profile: str, chunk: str, link_seconds: int = 0) -> str:
     """Writes a page with thumbnails beside it and returns the page's key.
 
     It needs no server and nothing from elsewhere: every link is relative within the store, from a folder and from s3 alike.
     Thumbnails that are there are not made again, and those that no card shows any more are removed. With `link_seconds`, and on a
-    store that signs links, it writes a second page (`linked_page_key`), which a signed link can open: its pictures and files are
-    signed links too, valid for so long. Raises StoreError.
+    store that signs links, it writes a second page (`layout.gallery_linked_page_key`), which a signed link
+    can open: its pictures and files are signed links too, valid for so long. Raises StoreError.
     """
-    index, linked = page_key(profile, chunk), linked_page_key(profile, chunk)
-    folder = index.rpartition("/")[0]
+    index, linked = layout.gallery_page_key(profile, chunk), layout.gallery_linked_page_key(profile, chunk)
+    folder = layout.gallery_folder(profile, chunk)
     shown = _selection(records, PAGE_LIMIT)
     there = set(store.keys(folder))
     thumbnails = _thumbnail_keys(shown, folder)
@@ -259,7 +245,7 @@ def write_gallery(store: Store, records: pd.DataFrame, *, profile: str, chunk: s
         store.write(key, page.encode("utf-8", "replace"), content_type="text/html; charset=utf-8")
 
     def beside(key: str) -> str:
-        return quote(key[len(folder) + 1 :] if key.startswith(f"{folder}/") else "../../../" + key)
+        return quote(layout.path_in_gallery(folder, key))
 
     write(index, beside)
     signs = bool(link_seconds) and store.link(linked, link_seconds) is not None
@@ -273,17 +259,8 @@ def write_gallery(store: Store, records: pd.DataFrame, *, profile: str, chunk: s
 def _thumbnail_keys(shown: pd.DataFrame, folder: str) -> dict[str, str]:
     """Key of each thumbnail -> key of what it shows. A name says what it shows, so one that is there is right."""
     done = shown[shown["status"] == SUCCEEDED].drop_duplicates("folder")
-    photos = {f"{folder}/{_photo_name(sha)}": photo_key(sha) for sha in done["source_sha256"]}
-    return photos | {f"{folder}/{_depth_name(made)}": depth_key(made) for made in done["folder"]}
-
-
-def _photo_name(sha256: str) -> str:
-    return f"photo-{sha256}.webp"
-
-
-def _depth_name(folder: str) -> str:
-    _, digest, _, sha256 = folder.split("/")
-    return f"depth-{digest}-{sha256}.webp"
+    photos = {layout.gallery_photo_key(folder, sha): layout.source_key(sha) for sha in done["source_sha256"]}
+    return photos | {layout.gallery_depth_key(folder, made): _depth_key(made) for made in done["folder"]}
 
 
 def _write_thumbnail(store: Store, key: str, of: str) -> str | None:
@@ -311,14 +288,15 @@ def _card(record: Mapping[str, Any], folder: str, there: set[str], link: Callabl
     }
     if record["status"] != SUCCEEDED:
         return card | {"kind": record["error_kind"], "message": shown_text(record["error_message"] or "")}
-    photo, depth = f"{folder}/{_photo_name(record['source_sha256'])}", f"{folder}/{_depth_name(record['folder'])}"
+    photo = layout.gallery_photo_key(folder, record["source_sha256"])
+    depth = layout.gallery_depth_key(folder, record["folder"])
     names = [url.rpartition("/")[2] for url in record["results"]]
     return card | {
         "photo": link(photo) if photo in there else "",
         "depth": link(depth) if depth in there else "",
-        "full_photo": link(photo_key(record["source_sha256"])),
-        "full_depth": link(depth_key(record["folder"])),
-        "files": [(name, link(f"{record['folder']}/{name}")) for name in names],
+        "full_photo": link(layout.source_key(record["source_sha256"])),
+        "full_depth": link(_depth_key(record["folder"])),
+        "files": [(name, link(layout.file_key(record["folder"], name))) for name in names],
         "size": (record["source_width"], record["source_height"]),
         "output": (record["output_width"], record["output_height"]),
         "range": (record["depth_min"], record["depth_max"]),

@@ -10,13 +10,11 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
+from depth_core import layout
 from depth_core.errors import StoreError
-from depth_core.output import records
 from depth_core.storage import Store
 
 WINDOW = 64  # images to a note: one small write for so many; on s3 that is under a hundredth of what their files take
-
-_SUFFIX = ".at-work.json"
 
 
 class _Item(Protocol):
@@ -31,8 +29,8 @@ def read(store: Store, profile: str, chunk: str) -> dict[str, int]:
     """Images that were, or may have been, at work when a run of the chunk died, by content hash. The value: how often one died
     while that image was at work alone. Raises StoreError."""
     deaths: dict[str, int] = {}
-    for key in store.keys(records.journal_folder(profile, chunk)):
-        if key.endswith(_SUFFIX) and (data := store.read_or_none(key)):
+    for key in store.keys(layout.journal_folder(profile, chunk)):
+        if layout.is_interrupted_note(key) and (data := store.read_or_none(key)):
             for sha, count in json.loads(data).items():
                 deaths[sha] = max(count, deaths.get(sha, 0))
     return deaths
@@ -44,7 +42,7 @@ class Note:
     def __init__(self, store: Store, profile: str, chunk: str, run: str, deaths: Mapping[str, int]) -> None:
         """`deaths`: as `read` gave them."""
         self._store = store
-        self._key = f"{records.journal_folder(profile, chunk)}/{run}{_SUFFIX}"
+        self._key = layout.interrupted_note_key(profile, chunk, run)
         self._deaths = deaths
         self._at_work: dict[str, None] = {}
         self._written = False

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from depth_core import layout
 from depth_core.contract import ArtworkStatus
 from depth_core.display import shown_url
 from depth_core.errors import ErrorKind
@@ -38,9 +39,7 @@ SUCCEEDED, FAILED = ArtworkStatus.SUCCEEDED.value, ArtworkStatus.FAILED.value
 
 _PARALLEL_READS = 16  # a read from s3 is tens of milliseconds of waiting
 _ID_NAMESPACE = uuid.UUID("5f1c2a86-7d0e-5c57-9d6b-0b1f6f5f3a10")  # ours alone; changing it changes every id
-_CHUNK = re.compile(r"(?P<slug>[a-z0-9_-]+)-(?P<number>\d{5,})")
 _SLUG = re.compile(r"[a-z0-9_-]+")
-_HASH = re.compile(r"-[0-9a-f]{8}$")
 
 
 # -- outcomes -----------------------------------------------------------------------------------------------------------------
@@ -142,7 +141,7 @@ class Journal:
 
     def __init__(self, store: Store, profile: str, chunk: str, run: str, *, every: int = 100, seconds: float = 5.0) -> None:
         self._store = store
-        self._prefix = f"{journal_folder(profile, chunk)}/{run}-"
+        self._of_run = (profile, chunk, run)
         self._every = every
         self._seconds = seconds
         self._pending: list[Outcome] = []
@@ -165,10 +164,11 @@ class Journal:
     def _flush(self) -> None:
         if self._pending:
             if self._segments is None:  # a run that is tried again goes on behind its earlier segments
-                folder = self._prefix.rpartition("/")[0]
-                self._segments = sum(key.startswith(self._prefix) for key in self._store.keys(folder))
+                journal = self._store.keys(layout.journal_folder(*self._of_run[:2]))
+                self._segments = sum(layout.is_segment_of_run(key, *self._of_run) for key in journal)
             data = b"".join(map(to_json_line, self._pending))
-            self._store.write(f"{self._prefix}{self._segments:06d}.jsonl", data, content_type="application/jsonl")
+            key = layout.journal_segment_key(*self._of_run, self._segments)
+            self._store.write(key, data, content_type="application/jsonl")
             self._segments += 1
             self._pending.clear()
         self._flushed_at = time.monotonic()
@@ -182,7 +182,7 @@ class Journal:
 
 def read_journal(store: Store, profile: str, chunk: str) -> dict[str, Outcome]:
     """What all runs journalled of a chunk, by source sha256; of several outcomes for one image the latest. Raises StoreError."""
-    keys = [key for key in store.keys(journal_folder(profile, chunk)) if key.endswith(".jsonl")]
+    keys = [key for key in store.keys(layout.journal_folder(profile, chunk)) if layout.is_journal_segment(key)]
     segments = _read_all(store, keys)
     outcomes = [outcome for data in segments for line in data.splitlines() if (outcome := from_json_line(line))]
     outcomes.sort(key=lambda outcome: outcome.finished_at)  # stable: in file order where the times are equal
@@ -191,13 +191,8 @@ def read_journal(store: Store, profile: str, chunk: str) -> dict[str, Outcome]:
 
 def clear_journal(store: Store, profile: str, chunk: str) -> None:
     """Removes a chunk's journal, once its outcomes are written whole. Raises StoreError."""
-    for key in list(store.keys(journal_folder(profile, chunk))):
+    for key in list(store.keys(layout.journal_folder(profile, chunk))):
         store.delete(key)
-
-
-def journal_folder(profile: str, chunk: str) -> str:
-    """Where a chunk's journal stands until its outcomes are written whole."""
-    return f"journal/{profile}/{chunk}"
 
 
 # -- outcomes of a whole chunk ------------------------------------------------------------------------------------------------
@@ -237,7 +232,7 @@ def write_outcomes(store: Store, profile: Profile, chunk: str, outcomes: Iterabl
     """
     rows = [asdict(outcome) | {"seconds": list(outcome.seconds.items())} for outcome in outcomes]
     words = {_PARAMETERS: json.dumps(profile.parameters.as_api()).encode()}
-    key = _outcomes_key(profile.name, chunk)
+    key = layout.outcomes_key(profile.name, chunk)
     table = pa.Table.from_pylist(rows, schema=_OUTCOME_SCHEMA).replace_schema_metadata(words)
     store.write(key, _parquet(table), content_type=_PARQUET_TYPE)
     return key
@@ -245,7 +240,7 @@ def write_outcomes(store: Store, profile: Profile, chunk: str, outcomes: Iterabl
 
 def read_outcomes(store: Store, profile: str, chunk: str) -> dict[str, Outcome]:
     """The outcomes of a chunk by source sha256; empty when it never came to its end. Raises StoreError."""
-    data = store.read_or_none(_outcomes_key(profile, chunk))
+    data = store.read_or_none(layout.outcomes_key(profile, chunk))
     if data is None:
         return {}
     rows = pq.read_table(io.BytesIO(data)).to_pylist()
@@ -258,13 +253,9 @@ def read_parameters(store: Store, profile: str, chunk: str) -> dict[str, Any] | 
 
     None when the chunk never came to its end. Raises StoreError.
     """
-    data = store.read_or_none(_outcomes_key(profile, chunk))
+    data = store.read_or_none(layout.outcomes_key(profile, chunk))
     words = pq.read_schema(io.BytesIO(data)).metadata or {} if data is not None else {}
     return dict(json.loads(words[_PARAMETERS])) if _PARAMETERS in words else None
-
-
-def _outcomes_key(profile: str, chunk: str) -> str:
-    return f"outcomes/{profile}/{chunk}.parquet"
 
 
 # -- the schema of records ----------------------------------------------------------------------------------------------------
@@ -386,7 +377,7 @@ def build(
         source["error_message"].fillna("not fetched yet: materialize source_images for this chunk"),
     )
 
-    slug, asked = slug_of(chunk), dict(parameters)
+    slug, asked = layout.slug_of_chunk(chunk), dict(parameters)
     # Sorted as COLUMNS by the schema below; a column missed here or misspelt is an error there.
     records: dict[str, Any] = {
         "id": _objects(str(uuid.uuid5(_ID_NAMESPACE, f"{slug}/{profile}/{key}")) for key in rows["row_key"]),
@@ -418,12 +409,6 @@ def build(
     return to_frame(pa.Table.from_pandas(pd.DataFrame(records, index=rows.index), schema=SCHEMA, preserve_index=False))
 
 
-def slug_of(chunk: str) -> str:
-    """The manifest's part of a chunk key, "photos-1a2b3c4d" of "photos-1a2b3c4d-00007"; a key of another shape is its own."""
-    match = _CHUNK.fullmatch(chunk)
-    return match["slug"] if match else chunk
-
-
 def _look_up(table: pd.DataFrame, key: str, wanted: pd.Series) -> pd.DataFrame:
     """One row of `table` for each wanted key, all null where the key is null or not there."""
     known = table[table[key].notna()].drop_duplicates(key, keep="last").set_index(key, drop=False)
@@ -446,7 +431,7 @@ def _times(text: pd.Series) -> pd.Series:
 
 def _urls(outcome: pd.DataFrame, succeeded: pd.Series, store: Store) -> pd.Series:
     done = zip(outcome["folder"], outcome["results"], succeeded, strict=True)
-    return _objects([store.url(f"{folder}/{name}") for name in names] if ok else [] for folder, names, ok in done)
+    return _objects([store.url(layout.file_key(folder, name)) for name in names] if ok else [] for folder, names, ok in done)
 
 
 def _objects(values: Iterable[Any]) -> pd.Series:
@@ -456,22 +441,17 @@ def _objects(values: Iterable[Any]) -> pd.Series:
 # -- writing and reading ------------------------------------------------------------------------------------------------------
 
 
-def key_of(profile: str, chunk: str) -> str:
-    """Where the records of one chunk under one profile stand."""
-    return f"records/{profile}/{chunk}.parquet"
-
-
 def write(store: Store, frame: pd.DataFrame, profile: str, chunk: str) -> str:
     """Writes the records of one chunk and returns their key. Raises StoreError; the old records then stay."""
     table = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False).replace_schema_metadata(None)
-    key = key_of(profile, chunk)
+    key = layout.records_key(profile, chunk)
     store.write(key, _parquet(table), content_type=_PARQUET_TYPE)
     return key
 
 
 def read_chunk(store: Store, profile: str, chunk: str) -> pd.DataFrame:
     """The records of one chunk. Raises FileNotFoundError when it has none yet, StoreError when they cannot be read."""
-    return to_frame(pq.read_table(io.BytesIO(store.read(key_of(profile, chunk))), schema=SCHEMA))
+    return to_frame(pq.read_table(io.BytesIO(store.read(layout.records_key(profile, chunk))), schema=SCHEMA))
 
 
 def read(
@@ -489,9 +469,10 @@ def read(
     `expand_carried` replaces the JSON column `carried` by a column `carried.<name>` for each column of the manifests; in the
     files it stays JSON, so that all manifests share one schema. Raises StoreError.
     """
-    keys = [key for key in store.keys(f"records/{profile}" if profile else "records") if key.endswith(".parquet")]
+    chunks = {key: chunk for key in store.keys(layout.records_folder(profile)) if (chunk := layout.chunk_of_records(key))}
+    keys = list(chunks)
     if manifest is not None and _SLUG.fullmatch(manifest):
-        keys = [key for key in keys if manifest in _names_of(key)]
+        keys = [key for key, chunk in chunks.items() if manifest in _names_of(chunk)]
         manifest = None
     names = list(columns) if columns is not None else SCHEMA.names
     wanted = list(dict.fromkeys([*names, "status", "manifest"]))
@@ -509,10 +490,10 @@ def read(
     return _expanded(frame) if expand_carried else frame
 
 
-def _names_of(key: str) -> tuple[str, str]:
-    """Slug and name of the manifest whose records stand under a key."""
-    slug = slug_of(key.rpartition("/")[2].removesuffix(".parquet"))
-    return slug, _HASH.sub("", slug)
+def _names_of(chunk: str) -> tuple[str, str]:
+    """Slug and name of a chunk's manifest."""
+    slug = layout.slug_of_chunk(chunk)
+    return slug, layout.name_of_slug(slug)
 
 
 def _expanded(frame: pd.DataFrame) -> pd.DataFrame:

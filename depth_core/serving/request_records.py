@@ -13,23 +13,19 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from depth_core import layout
 from depth_core.output import records
 from depth_core.serving.artworks import ArtworkStore, StoredArtwork
 from depth_core.storage import Store
-
-PROFILE = "api"
-
-
-def chunk_of(day: date) -> str:
-    """The chunk key of one day's artworks (UTC): "api-20260131"."""
-    return f"{PROFILE}-{day:%Y%m%d}"
 
 
 def write_day(artworks: ArtworkStore, store: Store, day: date, *, run_id: str = "") -> pd.DataFrame:
     """Writes the records of the artworks that ended on a day, whatever was there before; returns them. Raises StoreError."""
     start = datetime.combine(day, time(), UTC)
-    table = frame(artworks.finished_between(start, start + timedelta(days=1)), store, chunk=chunk_of(day), run_id=run_id)
-    records.write(store, table, PROFILE, chunk_of(day))
+    table = frame(
+        artworks.finished_between(start, start + timedelta(days=1)), store, chunk=layout.request_chunk(day), run_id=run_id
+    )
+    records.write(store, table, layout.API_PROFILE, layout.request_chunk(day))
     return table
 
 
@@ -48,7 +44,7 @@ def _row(artwork: StoredArtwork, store: Store, chunk: str, position: int, run_id
         "artwork_type": "depth_map",
         "status": artwork.status.value,
         "parameters": json.dumps(artwork.parameters | {"imageUrl": artwork.image_url}),
-        "results": [store.url(f"{artwork.folder}/{name}") for name in artwork.results],
+        "results": [store.url(layout.file_key(artwork.folder, name)) for name in artwork.results],
         "duration": artwork.duration,
         "created_at": artwork.created_at,
         "finished_at": artwork.finished_at,
@@ -62,7 +58,7 @@ def _row(artwork: StoredArtwork, store: Store, chunk: str, position: int, run_id
         "line": None,
         "chunk": chunk,
         "position": position,
-        "profile": PROFILE,
+        "profile": layout.API_PROFILE,
         "source_sha256": outcome.get("source_sha256") or None,
         "source_bytes": None,
         "seconds_download": seconds.get("download"),

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from depth_core import layout
 from depth_core.catalog import ModelSpec
 from depth_core.contract import DepthParameters
 from depth_core.display import shown_text
@@ -73,7 +74,7 @@ class Report:
             self.successes += 1
             if len(self.succeeded) < REMEMBERED:
                 self.succeeded.append(artwork_id)
-            self.last_pictures = [*self.last_pictures[-7:], f"{outcome.folder}/{encode.PNG}"]
+            self.last_pictures = [*self.last_pictures[-7:], layout.file_key(outcome.folder, encode.PNG)]
         else:
             self.by_error_kind[outcome.error_kind or ErrorKind.INTERNAL] += 1
             if len(self.failed) < REMEMBERED:
@@ -375,7 +376,7 @@ class Worker:
             if each.claimed.id in self.lost:
                 self._drop(each.claimed.id)
                 continue
-            folder = encode.output_folder(each.image.sha256, digest)
+            folder = layout.depth_folder(each.image.sha256, digest)
             known = self._known(each, folder)
             if known is not None:
                 self._finish(each.claimed, known, each.seconds)

@@ -10,6 +10,7 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field
 
+from depth_core import layout
 from depth_core.engine import chunk as chunk_engine
 from depth_core.engine import device
 from depth_core.engine.chunk import Progress, Redo
@@ -203,7 +204,7 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition | dg.AssetSpec]:
         chunk, profile_name = chunk_and_profile(context)
         table = sources.read_table(store, chunk)
         outcomes = records.read_outcomes(store, profile_name, chunk)
-        facts = manifest.read_facts(store, manifest.slug_of_chunk(chunk))
+        facts = manifest.read_facts(store, layout.slug_of_chunk(chunk))
         parameters = records.read_parameters(store, profile_name, chunk)  # not the profile's: it may have been edited since
         if table is None or parameters is None:
             raise dg.Failure(f"chunk {chunk} has no depth maps under {profile_name} yet: materialize depth_maps for it first")
@@ -251,7 +252,7 @@ def build(parts: Partitions) -> list[dg.AssetsDefinition | dg.AssetSpec]:
         frame = records.read_chunk(store, profile_name, chunk)
         seconds = settings.gallery_link_seconds
         key = gallery.write_gallery(store, frame, profile=profile_name, chunk=chunk, link_seconds=seconds)
-        link = store.link(gallery.linked_page_key(profile_name, chunk), seconds) if seconds else None
+        link = store.link(layout.gallery_linked_page_key(profile_name, chunk), seconds) if seconds else None
         until = datetime.now(UTC) + timedelta(seconds=seconds)
         return dg.MaterializeResult(
             metadata={

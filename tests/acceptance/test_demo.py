@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from depth_core.output import gallery, records
+from depth_core import layout
+from depth_core.output import records
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,9 +51,9 @@ def test_the_demo_makes_the_depth_maps_of_the_sample_and_a_second_run_has_nothin
     assert "not_an_image no-image:" in first.stdout
     assert re.search(r"made now +9 depth maps, [\d.]+ images/s", first.stdout)  # one photo stands in two rows
     (chunk,) = frame["chunk"].unique()
-    page = gallery.page_key("preview", chunk)
+    page = layout.gallery_page_key("preview", chunk)
     assert "depth.png" in place.store.read(page).decode()
-    for key in (page, records.key_of("preview", chunk), "depth"):
+    for key in (page, layout.records_key("preview", chunk), "depth"):
         assert place.store.url(key) in first.stdout
     made = {key: Path(place.store.path(key)).stat().st_mtime_ns for key in place.store.keys("depth")}
 

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_core import catalog
+from depth_core import catalog, layout
 from depth_core.contract import DepthParameters
 from depth_core.engine import chunk, stages
 from depth_core.engine.chunk import Redo, Result, Source
 from depth_core.errors import ModelUnavailableError
 from depth_core.inference import checkpoints
 from depth_core.inference.predictor import Predictor
-from depth_core.ingest import sources
 from depth_core.output import encode, records
 from depth_core.profiles import Profile
 from depth_core.settings import Settings
@@ -33,7 +32,7 @@ def keep(store: Store, *images: bytes) -> list[Source]:
     kept = []
     for data in images:
         sha = hashlib.sha256(data).hexdigest()
-        store.write(sources.source_key(sha), data)
+        store.write(layout.source_key(sha), data)
         kept.append(Source(sha, f"{sha[:6]}.jpg"))
     return kept
 
@@ -320,7 +319,7 @@ class TestOneRangeForTheChunk:
         self, run: Run, store: Store, photo: Any, taken: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         images = keep(store, *(photo(seed=n) for n in range(2)))
-        unspool, key = stages.unspool, sources.source_key(images[1].sha256)
+        unspool, key = stages.unspool, layout.source_key(images[1].sha256)
 
         def overwritten(where: Store, folder: str) -> Any:
             where.write(key, b"no image any more")

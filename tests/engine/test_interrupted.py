@@ -14,13 +14,12 @@ from typing import Any
 
 import pytest
 
-from depth_core import catalog
+from depth_core import catalog, layout
 from depth_core.engine import chunk, stages
 from depth_core.engine.chunk import Source
 from depth_core.errors import ErrorKind, StoreError
 from depth_core.inference import checkpoints
 from depth_core.inference.predictor import Predictor
-from depth_core.ingest import sources
 from depth_core.output import interrupted, records
 from depth_core.profiles import Profile
 from depth_core.settings import Settings
@@ -34,7 +33,7 @@ CHUNK = "photos-00000000-00000"
 def keep(store: Store, *images: bytes) -> list[str]:
     hashes = [hashlib.sha256(data).hexdigest() for data in images]
     for sha, data in zip(hashes, images, strict=True):
-        store.write(sources.source_key(sha), data)
+        store.write(layout.source_key(sha), data)
     return hashes
 
 

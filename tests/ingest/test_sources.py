@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from depth_core import layout
 from depth_core.errors import StoreError
 from depth_core.ingest import sources
 from depth_core.ingest.sources import SourceOutcome
@@ -50,7 +51,7 @@ def test_a_url_named_often_is_fetched_once_and_equal_content_is_kept_once(site: 
     outcomes = ingest([one, one, other, one], store, settings)
     assert set(outcomes) == {one, other}
     assert site.hits == {"/a": 1, "/b": 1}
-    assert list(store.keys("sources")) == [sources.source_key(sha(b"same"))]
+    assert list(store.keys("sources")) == [layout.source_key(sha(b"same"))]
     assert len(list(store.keys("urls"))) == 2
 
 
@@ -135,14 +136,14 @@ def test_refetch_asks_with_the_etag_and_keeps_what_has_not_changed(site: Any, st
     asked = {path: headers.get("If-None-Match") for path, headers in site.seen[3:]}
     assert asked == {"/same": '"1"', "/changed": '"1"', "/plain": None}
     assert again[same].fetched_at > first[same].fetched_at  # type: ignore[operator]
-    assert store.read(sources.source_key(sha(b"old"))) == b"old"
+    assert store.read(layout.source_key(sha(b"old"))) == b"old"
 
 
 @pytest.mark.parametrize("damage", ["bytes gone", "bytes cut", "entry cut", "entry of another version"])
 def test_what_is_damaged_in_the_store_is_fetched_again(site: Any, store: Store, settings: Settings, damage: str) -> None:
     url = site.on("/a", site.answer(200, b"pixels"))
     ingest([url], store, settings)
-    bytes_key, (entry_key,) = sources.source_key(sha(b"pixels")), store.keys("urls")
+    bytes_key, (entry_key,) = layout.source_key(sha(b"pixels")), store.keys("urls")
     if damage == "bytes gone":
         store.delete(bytes_key)
     elif damage == "bytes cut":

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from depth_core import catalog
+from depth_core import catalog, layout
 from depth_core.contract import DepthParameters
 from depth_core.errors import StoreError
 from depth_core.output import encode
@@ -76,7 +76,7 @@ def test_a_tiff_holds_the_very_floats_for_tifffile_and_for_pillow() -> None:
 def test_a_folder_is_complete_once_its_sidecar_is_written_and_lists_files_in_the_order_of_results(
     store: Store, make_sidecar: Any
 ) -> None:
-    folder = encode.output_folder("ab" * 32, "d" * 16)
+    folder = layout.depth_folder("ab" * 32, "d" * 16)
     assert folder == f"depth/{'d' * 16}/ab/{'ab' * 32}"
     assert encode.read_sidecar(store, folder) is None
     files = {"depth16.png": b"16", "depth.tiff": b"t", "depth.png": b"8"}

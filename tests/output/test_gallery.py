@@ -24,7 +24,7 @@ import pytest
 import websocket
 from PIL import Image
 
-from depth_core.ingest import sources
+from depth_core import layout
 from depth_core.output import encode, gallery, records
 from depth_core.output.records import Outcome, outcome_from_sidecar
 from depth_core.profiles import Profile
@@ -71,10 +71,10 @@ def make_gallery(make_rows: Any, make_sources: Any, make_sidecar: Any, profile: 
             if data is None:
                 continue
             sha = hashlib.sha256(data).hexdigest()
-            store.write(sources.source_key(sha), data)
+            store.write(layout.source_key(sha), data)
             with Image.open(io.BytesIO(data)) as image:
                 width, height = image.size
-            folder = encode.output_folder(sha, "d" * 16)
+            folder = layout.depth_folder(sha, "d" * 16)
             ramp = np.broadcast_to(np.linspace(0, 255, width).astype(np.uint8), (height, width))
             size = encode.Size(width=width, height=height)
             sidecar = make_sidecar(sha, source=size, output=size)
@@ -335,8 +335,8 @@ def test_photos_of_every_kind_have_an_upright_rgb_thumbnail(local_store: Store, 
 
 def test_a_photo_that_is_gone_or_cannot_be_shown_leaves_a_card_without_preview(local_store: Store, make_gallery: Any) -> None:
     frame = make_gallery(local_store, [photo("JPEG"), photo("PNG")])
-    local_store.delete(sources.source_key(frame["source_sha256"].iloc[0]))
-    local_store.write(sources.source_key(frame["source_sha256"].iloc[1]), photo("PNG")[:100])
+    local_store.delete(layout.source_key(frame["source_sha256"].iloc[0]))
+    local_store.write(layout.source_key(frame["source_sha256"].iloc[1]), photo("PNG")[:100])
     page = local_store.read(gallery.write_gallery(local_store, frame, profile="preview", chunk=CHUNK)).decode()
     assert page.count("<span>no preview</span>") == 2
     assert Image.open(io.BytesIO(gallery.contact_sheet(frame, local_store))).size[0] > 300
@@ -346,7 +346,7 @@ def test_records_that_lack_what_is_optional_have_cards_all_the_same(local_store:
     frame = make_gallery(local_store, [photo("JPEG"), None])
     optional = ["row_id", "carried", "error_message", "depth_min", "depth_max", "unit", "kind", "duration"]
     key = records.write(local_store, frame.assign(**dict.fromkeys(optional)), "preview", CHUNK)
-    assert key == records.key_of("preview", CHUNK)
+    assert key == layout.records_key("preview", CHUNK)
     bare = records.read_chunk(local_store, "preview", CHUNK)
     page = local_store.read(gallery.write_gallery(local_store, bare, profile="preview", chunk=CHUNK)).decode()
     assert ">0.jpg<small>" in page
@@ -416,8 +416,3 @@ def test_a_strip_has_the_depth_maps_side_by_side_and_leaves_out_what_is_gone(loc
         assert picture.size == (160 + 4 + 40, 80)
         assert [picture.getpixel(at) for at in ((80, 40), (162, 40), (180, 40))] == [10, 255, 200]
     assert gallery.strip(["gone.png"], local_store) is None
-
-
-def test_photos_are_looked_for_where_ingest_keeps_them() -> None:
-    sha = "ab" * 32
-    assert gallery.photo_key(sha) == sources.source_key(sha)

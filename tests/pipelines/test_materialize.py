@@ -17,9 +17,10 @@ import dagster as dg
 import pytest
 from rich.console import Console
 
+from depth_core import layout
 from depth_core.errors import ConfigurationError, ModelUnavailableError
 from depth_core.ingest import manifest
-from depth_core.output import gallery, records
+from depth_core.output import records
 from pipelines import materialize
 from pipelines.materialize import Report, RunFailedError
 from pipelines.partitions import MANIFEST
@@ -126,7 +127,7 @@ def _depth_map(house, photos: Path) -> None:
 
 
 def _records(house, photos: Path) -> None:
-    house.store.delete(records.key_of("preview", _of(house, "chunk")))
+    house.store.delete(layout.records_key("preview", _of(house, "chunk")))
 
 
 def _stale_records(house, photos: Path) -> None:
@@ -135,7 +136,7 @@ def _stale_records(house, photos: Path) -> None:
 
 
 def _page(house, photos: Path) -> None:
-    house.store.delete(gallery.page_key("preview", _of(house, "chunk")))
+    house.store.delete(layout.gallery_page_key("preview", _of(house, "chunk")))
 
 
 def _killed(house, photos: Path) -> None:

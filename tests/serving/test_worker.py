@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from depth_core import layout
 from depth_core.contract import ArtworkStatus, DepthParameters
 from depth_core.errors import StoreError
 from depth_core.output import encode, records
@@ -503,7 +504,6 @@ def test_a_request_waits_for_one_batch_of_bulk_and_not_for_the_chunk(artworks, s
     from depth_core import catalog
     from depth_core.engine import chunk, device
     from depth_core.inference import checkpoints, predictor
-    from depth_core.ingest import sources
     from depth_core.profiles import Profile
 
     order: list[str] = []  # at the device, in their order
@@ -519,7 +519,7 @@ def test_a_request_waits_for_one_batch_of_bulk_and_not_for_the_chunk(artworks, s
     photos = [images.photo("b" * (n + 1)) for n in range(40)]
     shas = [hashlib.sha256(photo).hexdigest() for photo in photos]
     for sha, photo in zip(shas, photos, strict=True):
-        store.write(sources.source_key(sha), photo)
+        store.write(layout.source_key(sha), photo)
     checkpoint = checkpoints.resolve(catalog.BY_KEY["tiny"], settings)
 
     @contextmanager

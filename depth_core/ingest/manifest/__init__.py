@@ -19,7 +19,7 @@ from depth_core.ingest.manifest.chunks import (
     write_rows,
 )
 from depth_core.ingest.manifest.discovery import ManifestFile, discover
-from depth_core.ingest.manifest.keys import ENDINGS, POINTER, chunk_key, slug, slug_of_chunk
+from depth_core.ingest.manifest.keys import ENDINGS, POINTER, slug
 from depth_core.ingest.manifest.reading import read
 from depth_core.ingest.manifest.validation import absolute, refused, validate
 
@@ -33,7 +33,6 @@ __all__ = [
     "ManifestRows",
     "absolute",
     "assign_chunks",
-    "chunk_key",
     "discover",
     "last_change",
     "read",
@@ -43,7 +42,6 @@ __all__ = [
     "read_rows",
     "refused",
     "slug",
-    "slug_of_chunk",
     "validate",
     "write_chunks",
     "write_rows",

@@ -22,9 +22,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from depth_core import layout
 from depth_core.errors import ManifestError
 from depth_core.ingest.manifest.index import GONE, Index, Integers, hashes_of
-from depth_core.ingest.manifest.keys import chunk_key, slug_of_chunk
 from depth_core.ingest.manifest.rows import frugal
 from depth_core.storage import Store
 
@@ -99,10 +99,10 @@ def assign_chunks(
 
     # Chunks are numbers from here on: places in `number`.
     number = {name: n for n, name in enumerate(known.names)}
-    last = max((int(name.rpartition("-")[2]) for name in known.names), default=0)
-    taken = int(np.count_nonzero(known.chunks == number.get(chunk_key(slug, last), -1)))
+    last = max((layout.number_of_chunk(name) for name in known.names), default=0)
+    taken = int(np.count_nonzero(known.chunks == number.get(layout.chunk_key(slug, last), -1)))
     new, which = np.unique(_places(int(np.count_nonzero(fresh)), last, taken, rows_per_chunk), return_inverse=True)
-    of_new = [number.setdefault(chunk_key(slug, int(n)), len(number)) for n in new]
+    of_new = [number.setdefault(layout.chunk_key(slug, int(n)), len(number)) for n in new]
     names = list(number)
     chunks = np.empty(len(keys), np.int32)
     chunks[~fresh] = known.chunks[at[~fresh]]
@@ -233,17 +233,17 @@ def write_chunks(store: Store, slug: str, assignment: ChunkAssignment, rows: Man
     has half written is written again, and what it could tell nobody is told by the next one.
     """
     note = {"run_id": run_id, "chunks": assignment.changed}
-    store.write(_key(slug, "changed.json"), json.dumps(note).encode(), content_type="application/json")
+    store.write(layout.manifest_change_key(slug), json.dumps(note).encode(), content_type="application/json")
     waiting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(_WRITERS) as pool:
         for chunk in assignment.changed:  # encoded here: in many threads Arrow keeps memory for each
             data = _as_parquet(assignment.chunks[chunk])
-            waiting.append(pool.submit(store.write, _key(slug, f"chunks/{chunk}.parquet"), data))
+            waiting.append(pool.submit(store.write, layout.chunk_rows_key(chunk), data))
             if len(waiting) > 2 * _WRITERS:
                 waiting.popleft().result()
         for written in waiting:
             written.result()
-    store.write(_key(slug, "index.parquet"), assignment.index.to_parquet())
+    store.write(layout.manifest_index_key(slug), assignment.index.to_parquet())
     bad = rows.frame["error_kind"].notna()
     facts = {
         "uri": rows.uri,
@@ -253,31 +253,31 @@ def write_chunks(store: Store, slug: str, assignment: ChunkAssignment, rows: Man
         "chunks": len(assignment.index.names),
         "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    store.write(_key(slug, "manifest.json"), json.dumps(facts, indent=2).encode(), content_type="application/json")
+    store.write(layout.manifest_facts_key(slug), json.dumps(facts, indent=2).encode(), content_type="application/json")
 
 
 def last_change(store: Store, slug: str) -> Change:
     """The note of the last index run; of no run and no chunks when there was none."""
-    note = json.loads(store.read_or_none(_key(slug, "changed.json")) or b'{"run_id": "", "chunks": []}')
+    note = json.loads(store.read_or_none(layout.manifest_change_key(slug)) or b'{"run_id": "", "chunks": []}')
     return Change(note["run_id"], tuple(note["chunks"]))
 
 
 def read_facts(store: Store, slug: str) -> dict[str, Any] | None:
     """uri, sha256, rows, bad_rows, chunks, written_at of a manifest that was indexed; None when it never was."""
-    data = store.read_or_none(_key(slug, "manifest.json"))
+    data = store.read_or_none(layout.manifest_facts_key(slug))
     return None if data is None else dict(json.loads(data))
 
 
 @frugal()
 def read_index(store: Store, slug: str) -> Index | None:
     """The index of the last time, for assign_chunks; None when there was none."""
-    data = store.read_or_none(_key(slug, "index.parquet"))
+    data = store.read_or_none(layout.manifest_index_key(slug))
     return None if data is None else Index.from_parquet(data)
 
 
 def read_chunk(store: Store, chunk: str) -> pd.DataFrame:
     """The rows of a chunk as the manifest has them, with CHUNK_COLUMNS. Raises ManifestError when nobody wrote it."""
-    frame = _read_table(store, _key(slug_of_chunk(chunk), f"chunks/{chunk}.parquet"))
+    frame = _read_table(store, layout.chunk_rows_key(chunk))
     if frame is None:
         raise ManifestError(f"chunk {chunk} is not there: index its manifest first")
     return frame
@@ -285,19 +285,15 @@ def read_chunk(store: Store, chunk: str) -> pd.DataFrame:
 
 def write_rows(store: Store, chunk: str, rows: pd.DataFrame) -> None:
     """Keeps the judged rows of a chunk, as `validate` gives them."""
-    _write_table(store, _key(slug_of_chunk(chunk), f"rows/{chunk}.parquet"), rows)
+    _write_table(store, layout.validated_rows_key(chunk), rows)
 
 
 def read_rows(store: Store, chunk: str) -> pd.DataFrame:
     """The judged rows of a chunk. Raises ManifestError when nobody judged them yet."""
-    frame = _read_table(store, _key(slug_of_chunk(chunk), f"rows/{chunk}.parquet"))
+    frame = _read_table(store, layout.validated_rows_key(chunk))
     if frame is None:
         raise ManifestError(f"the rows of chunk {chunk} are not validated yet: do that first")
     return frame
-
-
-def _key(slug: str, name: str) -> str:
-    return f"manifests/{slug}/{name}"
 
 
 def _write_table(store: Store, key: str, frame: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""Keys of manifests and chunks, and the endings by which manifests are known. What does not belong here: anything that reads."""
+"""Keys of manifests, and the endings by which manifests are known. What does not belong here: anything that reads."""
 
 from __future__ import annotations
 
@@ -21,14 +21,6 @@ def slug(uri: str) -> str:
     name = posixpath.basename(_path(uri) if "://" in uri else uri).lower().removesuffix(".gz")
     name = re.sub(r"[^a-z0-9_-]+", "-", name.removesuffix(ending(name)))[:40].strip("-") or "manifest"
     return f"{name}-{hashlib.sha256(uri.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
-
-
-def chunk_key(slug: str, n: int) -> str:
-    return f"{slug}-{n:05d}"
-
-
-def slug_of_chunk(chunk: str) -> str:
-    return chunk.rpartition("-")[0]
 
 
 def canonical(uri: str) -> str:

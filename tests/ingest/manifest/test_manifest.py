@@ -25,6 +25,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from depth_core import layout
 from depth_core.errors import ImageError, ManifestError, StoreError
 from depth_core.ingest import manifest
 from depth_core.ingest.manifest import delimited, formats, parquet, reading
@@ -475,8 +476,8 @@ def test_a_url_file_stands_for_a_manifest_elsewhere(site: Any, settings: Setting
 def test_a_slug_is_a_key_whatever_the_uri(uri: str) -> None:
     for one in (f"/data/{uri}.csv", f"http://x/{uri}", uri):
         assert set(manifest.slug(one)) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-")
-        chunk = manifest.chunk_key(manifest.slug(one), 7)
-        assert manifest.slug_of_chunk(chunk) == manifest.slug(one)
+        chunk = layout.chunk_key(manifest.slug(one), 7)
+        assert layout.slug_of_chunk(chunk) == manifest.slug(one)
 
 
 def test_slugs_have_the_manifests_name_and_tell_places_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
