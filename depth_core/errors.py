@@ -7,11 +7,14 @@ engine and the downloader ask `ErrorKind.retryable`).
 from __future__ import annotations
 
 import errno
+import logging
 import traceback
 from enum import StrEnum
 from pathlib import PurePath
 
-from depth_core.display import shown_text
+from depth_core.display import shown_text, shown_url
+
+log = logging.getLogger(__name__)
 
 
 class ErrorKind(StrEnum):
@@ -129,6 +132,14 @@ def row_failure(error: Exception) -> ImageError:
         return error
     text = shown_text(_said(error))[:300]
     return ImageError(ErrorKind.INTERNAL, f"{type(error).__name__}{': ' if text else ''}{text} (at {_place(error)})")
+
+
+def url_failure(url: str, error: Exception) -> ImageError:
+    """As `row_failure`, for whatever was raised while one URL was at work; logged with the URL when nobody foresaw it."""
+    failure = row_failure(error)
+    if failure is not error:
+        log.warning("%s: %s", shown_url(url), failure)
+    return failure
 
 
 def _said(error: Exception) -> str:

@@ -20,6 +20,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from depth_core import settings as settings_module
+from depth_core import url_schemes
 from depth_core.errors import StoreError
 from depth_core.settings import Settings
 
@@ -42,6 +43,7 @@ class Store:
             raise StoreError(f"store {url}: {error}") from None
         self.root: str = root.rstrip("/")
         self.local = isinstance(self.fs, LocalFileSystem)
+        self._scheme = url_schemes.bucket_of(str(url))
         self._apart: set[str] = set()  # first folders of keys whose parts cannot be in PARTS
 
     @classmethod
@@ -145,8 +147,8 @@ class Store:
 
     def _put(self, key: str, data: bytes | memoryview, content_type: str | None = None) -> None:
         if not self.local:
-            kwargs = {"ContentType": content_type} if content_type and "s3" in self.fs.protocol else {}
-            self.fs.pipe_file(self.path(key), bytes(data), **kwargs)
+            arguments = self._scheme.write_arguments(content_type) if content_type and self._scheme else {}
+            self.fs.pipe_file(self.path(key), bytes(data), **arguments)
             return
         if time.monotonic() - _swept.get(self.root, -DAY) >= DAY:
             self.sweep()
@@ -236,7 +238,7 @@ class Store:
         except StoreError:
             raise
         except Exception as error:  # botocore, aiohttp and OSError have no common base
-            reason = _reason(error)
+            reason = _reason(error, slow_down=bool(self._scheme and self._scheme.says_slow_down(error)))
             if isinstance(error, FileNotFoundError | NotADirectoryError | FileExistsError):
                 if verb == "write":
                     reason = _in_the_way(self.path(key)) if self.local else "there is no such bucket; make it, or correct the URL"
@@ -257,27 +259,15 @@ def _in_the_way(path: str) -> str:
     return f"{there} takes no such folder" if os.path.isdir(there) else f"{there} is a file, not a folder"
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, *, slow_down: bool) -> str:
     if isinstance(error, PermissionError):
         return "permission denied; check the owner of the folder or the credentials of the bucket (DEPTH_STORE_OPTIONS)"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "no space left; free some or point DEPTH_STORE_URL elsewhere. What is written stays valid"
-    if _is_slow_down(error):
+    if slow_down:
         return (
             "the bucket answers 503 (SlowDown): it is asked too often. Run again in a while; what is written stays valid. If it "
             "comes again: fewer runs at once (max_concurrent_runs in dagster.yaml), or lower DEPTH_ENCODE_THREADS and "
             "DEPTH_DOWNLOAD_CONCURRENCY"
         )
     return f"{type(error).__name__}: {error}"
-
-
-def _is_slow_down(error: BaseException | None) -> bool:
-    """Whether a bucket said so, in the answer that botocore keeps: s3fs wraps it, with other words."""
-    while error is not None:
-        answer = getattr(error, "response", None)
-        if isinstance(answer, dict):
-            status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            if status == 503 or answer.get("Error", {}).get("Code") in ("SlowDown", "ServiceUnavailable", "503"):
-                return True
-        error = error.__cause__
-    return False

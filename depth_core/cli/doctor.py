@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 from rich.table import Column, Table
 
-from depth_core import profiles, settings, terminal
+from depth_core import profiles, settings, terminal, url_schemes
 from depth_core.cli import models
 from depth_core.cli.common import clear_errors, console
 from depth_core.display import shown_url
@@ -113,9 +113,8 @@ def _device(now: Settings) -> str:
 
 def _store(now: Settings) -> str:
     options = dict(now.store_options)
-    if now.store_location.startswith("s3://"):  # who looks whether it works does not wait for many tries
-        patience = {"connect_timeout": 2, "read_timeout": 5, "retries": {"max_attempts": 0}}
-        options["config_kwargs"] = patience | dict(options.get("config_kwargs") or {})
+    if scheme := url_schemes.bucket_of(now.store_location):  # whoever checks whether it works does not wait for many retries
+        options = scheme.quick(options)
     store = Store(now.store_location, options)
     store.check_writable()
     return f"{store.url('')}, writable"

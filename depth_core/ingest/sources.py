@@ -21,12 +21,14 @@ from io import BytesIO
 import pandas as pd
 
 from depth_core import layout
-from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation
-from depth_core.ingest.fetch.download import Downloader, Fetched, failure_of, is_local, local_etag, local_path
+from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation, url_failure
+from depth_core.ingest.fetch import local_files
+from depth_core.ingest.fetch.download import Downloader, Fetched
 from depth_core.ingest.fetch.ssrf_guard import BlockedAddressError
 from depth_core.ingest.images.decode import is_web_page
 from depth_core.settings import Settings
 from depth_core.storage import Store
+from depth_core.url_schemes import is_local, local_path
 
 _LOOKUPS = 32  # index entries asked for at once; on s3 one takes about 20 ms
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -169,7 +171,7 @@ def _looked_up(store: Store, url: str) -> SourceEntry | ImageError | None:
     try:
         return lookup(store, url)
     except Exception as error:  # noqa: BLE001 - by place
-        return failure_of(url, error)
+        return url_failure(url, error)
 
 
 def _failed(url: str, error: ImageError) -> SourceOutcome:
@@ -266,7 +268,7 @@ def _changed_since(entry: SourceEntry) -> bool:
     if not is_local(entry.url):
         return False
     try:
-        return local_etag(os.stat(local_path(entry.url))) != entry.etag
+        return local_files.etag(os.stat(local_path(entry.url))) != entry.etag
     except Exception as error:
         if is_fault_of_installation(error):
             raise

@@ -15,7 +15,7 @@ from typing import Any, cast
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, to_json
 
-from depth_core import catalog
+from depth_core import catalog, url_schemes
 from depth_core.contract import DepthParameters, NormalizationMode
 from depth_core.errors import ImageError
 from depth_core.ingest.fetch import ssrf_guard
@@ -58,7 +58,7 @@ class DepthMapRequest(DepthParameters):
             return None
         settings = cast(Settings, info.context)
         pattern = image_url_pattern(settings) if info.field_name == "image_url" else webhook_pattern(settings)
-        if url.startswith("s3://") and re.fullmatch(pattern, url):
+        if url_schemes.bucket_of(url) and re.fullmatch(pattern, url):
             return url
         try:
             ssrf_guard.check_url(url, allow_private=settings.allow_private_hosts)
@@ -122,10 +122,8 @@ def faults(error: ValidationError, loc: Sequence[str | int] = ("body",)) -> list
 
 def image_url_pattern(settings: Settings) -> str:
     """What an `imageUrl` looks like. Names that resolve to private addresses are refused beyond that, when they are called."""
-    if not settings.image_buckets:
-        return f"^{_http(settings)}$"
-    buckets = "|".join(re.escape(bucket) for bucket in settings.image_buckets)
-    return f"^({_http(settings)}|s3://({buckets})/[!-~]+)$"
+    buckets = "|".join(map(re.escape, url_schemes.bucket_prefixes(settings.image_buckets)))
+    return f"^({_http(settings)}|({buckets})/[!-~]+)$" if buckets else f"^{_http(settings)}$"
 
 
 def webhook_pattern(settings: Settings) -> str:

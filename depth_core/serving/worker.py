@@ -25,10 +25,18 @@ from depth_core.display import shown_text
 from depth_core.engine import local
 from depth_core.engine.device import NO_DEVICE_LOCK, DeviceLock
 from depth_core.engine.stages import Item, Plan
-from depth_core.errors import ErrorKind, ImageError, ModelUnavailableError, StoreError, is_fault_of_installation, row_failure
+from depth_core.errors import (
+    ErrorKind,
+    ImageError,
+    ModelUnavailableError,
+    StoreError,
+    is_fault_of_installation,
+    row_failure,
+    url_failure,
+)
 from depth_core.inference import checkpoints
 from depth_core.inference.checkpoints import Checkpoint
-from depth_core.ingest.fetch.download import Downloader, Fetched, failure_of
+from depth_core.ingest.fetch.download import Downloader, Fetched
 from depth_core.output import encode, records
 from depth_core.output.records import Outcome
 from depth_core.serving.artworks import ArtworkStore, Claimed
@@ -168,7 +176,7 @@ class _Fetching:
             self.done.put((claimed, ImageError(ErrorKind.TIMEOUT, message)))
         except Exception as error:  # noqa: BLE001 - by place: an artwork's download ends here
             try:
-                self.done.put((claimed, failure_of(claimed.image_url, error)))
+                self.done.put((claimed, url_failure(claimed.image_url, error)))
             except Exception as fault:  # noqa: BLE001 - of the installation: the worker's thread judges it
                 self.done.put((claimed, fault))
 
@@ -401,7 +409,7 @@ class Worker:
             sidecar = encode.read_sidecar(self.store, folder)
             return None if sidecar is None else records.outcome_from_sidecar(folder, sidecar)
         except Exception as error:  # noqa: BLE001 - by place
-            failure = failure_of(each.claimed.image_url, error)
+            failure = url_failure(each.claimed.image_url, error)
             return _refused(failure.kind, failure.message)
 
     # -- ends -----------------------------------------------------------------------------------------------------------------

@@ -18,9 +18,11 @@ import anyio.to_thread
 import httpcore
 import httpx
 
+from depth_core import url_schemes
 from depth_core.display import printable, shown_text, shown_url
 from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation
 from depth_core.ingest.fetch.lenient_http import LenientStream
+from depth_core.url_schemes import WebScheme
 
 Resolver = Callable[[str, int], Sequence[str]]
 SocketOptions = Iterable[httpcore.SOCKET_OPTION] | None
@@ -128,7 +130,7 @@ def check_url(url: str | httpx.URL, *, allow_private: bool) -> None:
     """
     parsed = parse_url(url)
     host = parsed.raw_host.decode("ascii", "replace")  # `host` would undo punycode, and fails at names that IDNA 2008 forbids
-    if parsed.scheme not in ("http", "https") or not _HOST.fullmatch(host):
+    if not isinstance(url_schemes.SCHEMES.get(parsed.scheme), WebScheme) or not _HOST.fullmatch(host):
         raise ImageError(ErrorKind.BAD_URL, f"{_shown(parsed)} is not an http or https URL with a host")
     if any(not 0 < len(label) <= _LONGEST_LABEL for label in parsed.raw_host.removesuffix(b".").split(b".")):
         raise ImageError(ErrorKind.BAD_URL, f"{_shown(parsed)} has a host with an empty or over-long part between its dots")

@@ -8,6 +8,8 @@ import posixpath
 import re
 from urllib.parse import unquote, urlsplit
 
+from depth_core import url_schemes
+
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".txt", ".parquet")
 POINTER = ".url"  # a file whose one line is the URI of a manifest elsewhere
 
@@ -32,7 +34,7 @@ def canonical(uri: str) -> str:
 
 def ending(name: str) -> str:
     """The known ending of a manifest's name, .gz put aside; "" when it has none."""
-    path = (_path(name) if name.startswith(("http://", "https://")) else name).lower()
+    path = (_path(name) if url_schemes.is_web(name) else name).lower()
     plain = path.removesuffix(".gz")
     return next((e for e in ENDINGS if plain.endswith(e) and not (e == ".parquet" and path != plain)), "")
 

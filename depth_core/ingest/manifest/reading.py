@@ -14,9 +14,9 @@ import zlib
 from contextlib import ExitStack
 from typing import Any, BinaryIO, cast
 
+from depth_core import url_schemes
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import ErrorKind, ImageError, ManifestError, is_fault_of_installation
-from depth_core.ingest.fetch.buckets import bucket, clear_errors
 from depth_core.ingest.fetch.download import Downloader, Fetched
 from depth_core.ingest.manifest import formats
 from depth_core.ingest.manifest.chunks import ManifestRows
@@ -45,7 +45,7 @@ def read(uri: str, settings: Settings) -> ManifestRows:
     name, kind = shown_url(uri), ending(uri)
     limits = Limits(settings.max_field_chars, settings.max_manifest_rows, settings.max_manifest_bytes)
     with ExitStack() as stack:
-        if uri.startswith(("http://", "https://")):
+        if url_schemes.is_web(uri):
             file, content_type = _download(uri, settings)
             kind = kind or _CONTENT_TYPES.get(content_type.partition(";")[0].strip().lower(), "")
         else:
@@ -68,11 +68,11 @@ def _opened(uri: str, settings: Settings) -> BinaryIO:
     """A local file, or a copy of an object, from its start."""
     name = shown_url(uri)
     try:
-        if uri.startswith("s3://"):
-            with clear_errors(uri), bucket(settings).open(uri, "rb") as source:
+        if scheme := url_schemes.bucket_of(uri):
+            with scheme.clear_errors(uri), scheme.filesystem(settings).open(uri, "rb") as source:
                 return _copied(source)
-        if "://" in uri:
-            raise ManifestError(f"{name}: a manifest is a local file, or an s3, http or https URL")
+        if not url_schemes.is_local(uri):
+            raise ManifestError(f"{name}: a manifest is a local file, or a URL that begins with {url_schemes.remote()}")
         return open(uri, "rb")
     except ImageError as error:
         if error.kind is ErrorKind.NOT_FOUND:
@@ -126,7 +126,7 @@ def _unpacked(file: BinaryIO, uri: str, settings: Settings) -> BinaryIO:
     if start == b"\x1f\x8b":
         return cast(BinaryIO, io.BufferedReader(_Gunzipped(file, shown_url(uri), settings.max_manifest_bytes), MEBI))
     # A server may have named gzip as the encoding: then it is undone already.
-    if start and uri.lower().endswith(".gz") and not uri.startswith(("http://", "https://")):
+    if start and uri.lower().endswith(".gz") and not url_schemes.is_web(uri):
         raise ManifestError(f"{shown_url(uri)} is not gzip, though its name says so")
     return file
 

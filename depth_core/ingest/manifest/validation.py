@@ -10,21 +10,20 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Callable
 from functools import cached_property
 from urllib.parse import unquote, urljoin, urlsplit
 
 import pandas as pd
 
+from depth_core import url_schemes
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import ErrorKind, ImageError, row_failure
-from depth_core.ingest.fetch.download import is_local, local_path
 from depth_core.ingest.fetch.ssrf_guard import check_url, parse_url
 from depth_core.settings import Settings
+from depth_core.url_schemes import BucketScheme, LocalScheme, WebScheme
 
 _PLAIN_URL = r"https?://[A-Za-z0-9.-]{1,253}(?::\d{1,4})?(?:[/?][A-Za-z0-9\-._~:/?#@!$&'()*+,;=%]*)?"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_WEB = ("http://", "https://")
 # What databases and programs write where there is no URL.
 _NO_URL = frozenset({"null", "nan", "none", "nil", "undefined", "n/a", "#n/a", "<na>", "\\n", "''", '""'})
 _AROUND = {'"': '"', "'": "'", "<": ">", "`": "`", "“": "”", "„": "“", "«": "»"}
@@ -57,7 +56,7 @@ def validate(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
 
 def refused(rows: pd.DataFrame, settings: Settings) -> dict[str, ImageError]:
     """Which image_urls of judged rows their manifest may not name, by the settings of now, and why."""
-    good = rows[rows["error_kind"].isna() & ~rows["image_url"].str.startswith(_WEB)]
+    good = rows[rows["error_kind"].isna() & ~rows["image_url"].map(url_schemes.is_web).astype(bool)]
     permissions = Permissions(settings)
     found: dict[str, ImageError] = {}
     for url, file in zip(good["image_url"], good["file"], strict=True):
@@ -80,16 +79,16 @@ class Permissions:
 
         Symbolic links are followed: what counts is where a file really is.
         """
-        if url.startswith("s3://"):
-            container = url[len("s3://") :].partition("/")[0]
-            if manifest.startswith(_WEB) and container not in self._settings.manifest_buckets:
+        if scheme := url_schemes.bucket_of(url):
+            if url_schemes.is_web(manifest) and not url_schemes.is_listed(url, self._settings.manifest_buckets):
+                bucket, _ = scheme.split(url)
                 raise ImageError(
                     ErrorKind.FORBIDDEN,
-                    f"a manifest fetched over http may not name the bucket {container!r}; DEPTH_MANIFEST_BUCKETS allows it",
+                    f"a manifest fetched over http may not name the bucket {bucket!r}; DEPTH_MANIFEST_BUCKETS allows it",
                 )
-        elif is_local(url):
+        elif url_schemes.is_local(url):
             _no_local_files_from_elsewhere(manifest)
-            path = local_path(url)
+            path = url_schemes.local_path(url)
             if not any(_is_below(self._real(path), root) for root in self._roots(manifest)):
                 raise ImageError(
                     ErrorKind.FORBIDDEN,
@@ -136,16 +135,20 @@ def absolute(url: str, manifest: str, max_chars: int) -> str:
     if any(ord(character) < 32 or ord(character) == 127 for character in url):
         raise ImageError(ErrorKind.BAD_URL, "its URL has control characters in it")
     _check_edges(url)
-    scheme = match[1].lower() if (match := _SCHEME.match(url)) else ""
-    if len(scheme) == 1 or url.startswith("\\\\"):
+    name = match[1].lower() if (match := _SCHEME.match(url)) else ""
+    if len(name) == 1 or url.startswith("\\\\"):
         raise ImageError(ErrorKind.BAD_URL, f"{_cut(url)} is a Windows path: write it relative to the manifest, or as a URL")
-    resolve = _RESOLVERS.get(scheme)
-    if resolve is None:
-        raise ImageError(ErrorKind.BAD_URL, f"unknown scheme {scheme!r}; http, https, s3, file and plain paths are known")
     try:
-        return resolve(url, manifest)
+        match url_schemes.SCHEMES.get(name):
+            case WebScheme():
+                return _absolute_http(url)
+            case BucketScheme() as scheme:
+                return _absolute_object(scheme, url)
+            case LocalScheme():
+                return _absolute_file(url, manifest) if name else _absolute_path(url, manifest)
     except ValueError as error:
         raise ImageError(ErrorKind.BAD_URL, f"{_cut(url)} is not a URL: {shown_text(str(error))}") from None
+    raise ImageError(ErrorKind.BAD_URL, f"unknown scheme {name!r}; {url_schemes.known()} are known")
 
 
 def _check_edges(url: str) -> None:
@@ -156,16 +159,16 @@ def _check_edges(url: str) -> None:
         raise ImageError(ErrorKind.BAD_URL, f"{_cut(url)} stands in quotes or brackets: write the URL alone")
 
 
-def _absolute_http(url: str, manifest: str) -> str:
+def _absolute_http(url: str) -> str:
     check_url(url, allow_private=True)  # the syntax; who may be called is the downloader's question
     return str(parse_url(url))  # encodes spaces and letters that are not ASCII
 
 
-def _absolute_s3(url: str, manifest: str) -> str:
-    container, _, key = url[len("s3://") :].partition("/")
-    if not url.lower().startswith("s3://") or not container or not key or key.endswith("/"):
-        raise ImageError(ErrorKind.BAD_URL, f"{_cut(url)} names no object; s3://bucket/key does")
-    return f"s3://{container}/{key}"
+def _absolute_object(scheme: BucketScheme, url: str) -> str:
+    bucket, key = scheme.split(url)
+    if not bucket or not key or key.endswith("/"):
+        raise ImageError(ErrorKind.BAD_URL, f"{_cut(url)} does not name an object; write {scheme.name}://bucket/key")
+    return scheme.url(f"{bucket}/{key}")
 
 
 def _absolute_file(url: str, manifest: str) -> str:
@@ -178,10 +181,10 @@ def _absolute_file(url: str, manifest: str) -> str:
 
 
 def _no_local_files_from_elsewhere(manifest: str) -> None:
-    if manifest.startswith(_WEB):
+    if url_schemes.is_web(manifest):
         raise ImageError(ErrorKind.BAD_URL, "a manifest that was fetched over http may not name local files")
-    if manifest.startswith("s3://"):
-        raise ImageError(ErrorKind.BAD_URL, "a manifest that came from s3 may not name local files")
+    if scheme := url_schemes.bucket_of(manifest):
+        raise ImageError(ErrorKind.BAD_URL, f"a manifest that came from {scheme.name} may not name local files")
 
 
 def _absolute_path(path: str, manifest: str) -> str:
@@ -189,29 +192,20 @@ def _absolute_path(path: str, manifest: str) -> str:
         raise ImageError(ErrorKind.BAD_URL, f"{_cut(path)} is no URL: something stands before its scheme")
     if "/" not in path:
         path = path.replace("\\", "/")  # relative paths from Windows
-    if manifest.startswith(_WEB):
-        return _absolute_http(urljoin(manifest, path), manifest)
+    if url_schemes.is_web(manifest):
+        return _absolute_http(urljoin(manifest, path))
     if path.startswith("//"):
         raise ImageError(ErrorKind.BAD_URL, f"{_cut(path)} has no scheme: write https:{_cut(path)[1:-1]}")
-    if manifest.startswith("s3://"):
-        container, _, key = manifest[len("s3://") :].partition("/")
+    if scheme := url_schemes.bucket_of(manifest):
+        bucket, key = scheme.split(manifest)
         joined = posixpath.normpath(posixpath.join(posixpath.dirname(key), path)).lstrip("/")
         if joined == ".." or joined.startswith("../"):
             raise ImageError(ErrorKind.BAD_URL, f"{_cut(path)} leads out of the bucket")
-        return f"s3://{container}/{joined}"
+        return scheme.url(f"{bucket}/{joined}")
     folder = posixpath.dirname(manifest)
     if path.lower().startswith("www.") and not os.path.lexists(posixpath.join(folder, path.partition("/")[0])):
         raise ImageError(ErrorKind.BAD_URL, f"{_cut(path)} has no scheme: write https://{_cut(path)[1:-1]}")
     return posixpath.normpath(posixpath.join(folder, path))
-
-
-_RESOLVERS: dict[str, Callable[[str, str], str]] = {
-    "http": _absolute_http,
-    "https": _absolute_http,
-    "s3": _absolute_s3,
-    "file": _absolute_file,
-    "": _absolute_path,
-}
 
 
 def _cut(text: str) -> str:

@@ -16,7 +16,7 @@ import pytest
 
 from depth_core.errors import StoreError
 from depth_core.ingest import sources
-from depth_core.ingest.fetch import download, ssrf_guard
+from depth_core.ingest.fetch import download, local_files, ssrf_guard
 from depth_core.ingest.sources import SourceOutcome
 from depth_core.settings import Settings
 from depth_core.storage import Store
@@ -27,6 +27,10 @@ FILES = (
     "ingest/fetch/responses.py",
     "ingest/fetch/ssrf_guard.py",
     "ingest/fetch/download.py",
+    "ingest/fetch/local_files.py",
+    "ingest/fetch/objects.py",
+    "ingest/fetch/scheduler.py",
+    "url_schemes.py",
     "ingest/fetch/http_client.py",
     "ingest/fetch/lenient_http.py",
     "ingest/fetch/body.py",
@@ -53,7 +57,7 @@ def once(tmp_path: Path, make_settings: Make, monkeypatch: pytest.MonkeyPatch) -
     marked = ""
     for place, name, url_of in (
         (download.Downloader, "_attempt", lambda self, session, url, etag: url),
-        (download.Downloader, "_read_local", lambda self, url: url),
+        (local_files, "read", lambda url, limit: url),
         (sources, "_keep", lambda store, entries, fetched: fetched.url),
         (sources, "lookup", lambda store, url: url),
         (sources, "_changed_since", lambda entry: entry.url),
@@ -162,6 +166,6 @@ def test_a_process_without_file_handles_ends_the_run(
 
     file = tmp_path / "a.jpg"
     file.write_bytes(b"x")
-    monkeypatch.setattr(download, "_open_without_waiting", none_left)
+    monkeypatch.setattr(local_files, "_open_without_waiting", none_left)
     with pytest.raises(OSError, match="Too many open files"):
         list(sources.ingest([str(file)], store, settings))

@@ -86,7 +86,7 @@ def test_keys_that_are_missing_are_asked_for(store: Store, make_settings: Make, 
     settings = make_settings(download_attempts=1, source_options={"client_kwargs": {"endpoint_url": "http://127.0.0.1:1"}})
     kind, message = outcome("s3://b/a.jpg", settings, store)
     assert kind == "unreachable"
-    assert "keys belong into DEPTH_SOURCE_OPTIONS" in message
+    assert "set the keys in DEPTH_SOURCE_OPTIONS" in message
 
 
 @pytest.mark.parametrize(("status", "said"), [(403, "DEPTH_SOURCE_OPTIONS"), (404, "is not there")])

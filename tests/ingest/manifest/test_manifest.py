@@ -361,7 +361,7 @@ def test_a_missing_manifest_or_a_folder_is_one_clear_error(tmp_path: Path, setti
         manifest.read(str(tmp_path / "missing.csv"), settings)
     with pytest.raises(ManifestError, match="is a folder"):
         manifest.read(str(tmp_path / "folder.csv"), settings)
-    with pytest.raises(ManifestError, match="local file, or an s3"):
+    with pytest.raises(ManifestError, match="a URL that begins with http, https or s3"):
         manifest.read("ftp://x/a.csv", settings)
 
 
@@ -1174,7 +1174,7 @@ def test_whatever_a_library_raises_for_a_pointer_leaves_that_one_out(
             "depth_core.ingest.manifest.discovery.slug", lambda uri: odd() if uri.startswith("http") else real(uri)
         )
     else:
-        monkeypatch.setattr(f"depth_core.ingest.manifest.discovery.{call}", odd, raising=call != "open")
+        monkeypatch.setattr(f"depth_core.ingest.manifest.pointers.{call}", odd, raising=call != "open")
     assert [Path(found.uri).name for found in manifest.discover(settings)] == ["a.csv"]
     assert "OddError: out of the blue" in caplog.text
     assert "b.url" in caplog.text
@@ -1266,7 +1266,7 @@ def test_a_change_behind_a_pointer_is_seen_though_the_server_names_no_state(site
 def test_of_an_endless_manifest_behind_a_pointer_only_the_start_is_read(
     site: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("depth_core.ingest.manifest.discovery._HASHED", 10_000)
+    monkeypatch.setattr("depth_core.ingest.manifest.pointers._HASHED", 10_000)
     endless = site.drip(100_000, 0, b"x" * 1000)
     pointed(settings, site.on("/a.csv", lambda handler: (site.answer(405) if handler.command == "HEAD" else endless)(handler)))
     assert len(manifest.discover(settings)) == 1

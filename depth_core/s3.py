@@ -1,0 +1,120 @@
+"""Amazon S3 and what speaks its protocol: options of its file system, and what its errors mean for one object.
+
+What does not belong here: which URLs are objects in a bucket, and who may name them (url_schemes.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from depth_core.errors import ErrorKind
+from depth_core.settings import Settings
+
+_OPTIONS = "DEPTH_SOURCE_OPTIONS"
+_BY_STATUS = {
+    301: ErrorKind.UNREACHABLE,
+    307: ErrorKind.UNREACHABLE,
+    401: ErrorKind.FORBIDDEN,
+    403: ErrorKind.FORBIDDEN,
+    404: ErrorKind.NOT_FOUND,
+    408: ErrorKind.TIMEOUT,
+    410: ErrorKind.NOT_FOUND,
+    429: ErrorKind.RATE_LIMITED,
+    503: ErrorKind.RATE_LIMITED,
+}
+# Errors of what the operator gave, not of the object: a later run may succeed. For other codes the status says the kind.
+_BY_CODE = {
+    "ExpiredToken": ErrorKind.UNREACHABLE,
+    "ExpiredTokenException": ErrorKind.UNREACHABLE,
+    "TokenRefreshRequired": ErrorKind.UNREACHABLE,
+    "RequestTimeTooSkewed": ErrorKind.UNREACHABLE,
+    "AuthorizationHeaderMalformed": ErrorKind.UNREACHABLE,
+    "IllegalLocationConstraintException": ErrorKind.UNREACHABLE,
+    "400": ErrorKind.UNREACHABLE,  # to HEAD, which has no body: an old token or another region
+    "RequestTimeout": ErrorKind.TIMEOUT,
+    "SlowDown": ErrorKind.RATE_LIMITED,
+}
+_REGION = f"it is in another region: set the region or the endpoint in {_OPTIONS}"
+_KEYS = f"check the keys in {_OPTIONS}"
+_CURES = {
+    "301": _REGION,
+    "307": _REGION,
+    "PermanentRedirect": _REGION,
+    "TemporaryRedirect": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+    "400": f"perhaps the token has expired or the region is wrong; {_KEYS}",
+    "401": _KEYS,
+    "403": f"these keys may not read it; {_KEYS}",
+    "AccessDenied": f"these keys may not read it; {_KEYS}",
+    "InvalidAccessKeyId": _KEYS,
+    "SignatureDoesNotMatch": _KEYS,
+    "ExpiredToken": f"put a new token into {_OPTIONS}",
+    "ExpiredTokenException": f"put a new token into {_OPTIONS}",
+    "TokenRefreshRequired": f"put a new token into {_OPTIONS}",
+    "RequestTimeTooSkewed": "set this machine's clock",
+    "InvalidObjectState": "it is archived: restore it first",
+    "503": "too many requests: lower DEPTH_DOWNLOAD_CONCURRENCY if this goes on",
+    "SlowDown": "too many requests: lower DEPTH_DOWNLOAD_CONCURRENCY if this goes on",
+    "ServiceUnavailable": "too many requests: lower DEPTH_DOWNLOAD_CONCURRENCY if this goes on",
+}
+
+
+def source_options(settings: Settings) -> dict[str, Any]:
+    """DEPTH_SOURCE_OPTIONS with the settings' timeouts, for the file system that manifests and images are read with."""
+    options = dict(settings.source_options)
+    options["config_kwargs"] = {
+        "connect_timeout": settings.connect_timeout,
+        "read_timeout": settings.read_timeout,
+        "max_pool_connections": settings.download_concurrency,
+    } | options.get("config_kwargs", {})
+    return options
+
+
+def quick(options: dict[str, Any]) -> dict[str, Any]:
+    """The same options with short timeouts and no retries, unless they say otherwise themselves."""
+    short = {"connect_timeout": 2, "read_timeout": 5, "retries": {"max_attempts": 0}}
+    return options | {"config_kwargs": short | dict(options.get("config_kwargs") or {})}
+
+
+def write_arguments(content_type: str) -> dict[str, Any]:
+    """Arguments of a write that give the object a content type."""
+    return {"ContentType": content_type}
+
+
+def explain(error: Exception) -> tuple[ErrorKind, str] | None:
+    """Kind and reason of an error of one object; None when nothing here is known of it."""
+    name, text = type(error).__name__, " ".join(str(error).split()) or type(error).__name__
+    if (response := _response(error)) is not None:
+        details, status = response.get("Error", {}), response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0
+        code = str(details.get("Code", ""))
+        said = " ".join(f"{code}: {details.get('Message') or ''}".split()).rstrip(":.")
+        other = ErrorKind.SERVER_ERROR if status >= 500 else ErrorKind.REFUSED
+        cure = _CURES.get(code, "")
+        return _BY_CODE.get(code) or _BY_STATUS.get(status, other), f"the bucket answers {said}{'; ' if cure else ''}{cure}"
+    if name == "ParamValidationError":
+        return ErrorKind.BAD_URL, text.replace("Parameter validation failed: ", "").partition(": Bucket name must")[0]
+    if name.endswith(("CredentialsError", "CredentialRetrievalError", "TokenRetrievalError")):
+        return ErrorKind.UNREACHABLE, f"{text}; set the keys in {_OPTIONS}, or where AWS's own tools look for them"
+    if name.endswith(("ProfileNotFound", "NoRegionError")):
+        return ErrorKind.UNREACHABLE, f"{text}; check {_OPTIONS}"
+    return None
+
+
+def says_slow_down(error: BaseException) -> bool:
+    """Whether the bucket asks for fewer requests."""
+    response = _response(error)
+    if response is None:
+        return False
+    status, code = response.get("ResponseMetadata", {}).get("HTTPStatusCode"), response.get("Error", {}).get("Code")
+    return status == 503 or code in ("SlowDown", "ServiceUnavailable", "503")
+
+
+def _response(error: BaseException | None) -> dict[str, Any] | None:
+    """What the bucket answered, as botocore keeps it: s3fs wraps it, with another message."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            return response
+        error = error.__cause__ or error.__context__
+    return None
