@@ -6,6 +6,7 @@ configuration (dagster.yaml).
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -239,6 +240,17 @@ def load(**overrides: Any) -> Settings:
         field = re.search(r'field "(\w+)"', str(error))
         name = _variable(field[1]) if field else str(error)
         raise ConfigurationError(f"settings: {name}: not valid JSON: {error.__cause__}") from None
+
+
+def environment() -> tuple[object, ...]:
+    """What `load` reads: equal for two calls between which neither variables nor the `.env` file have changed. For caches."""
+    try:
+        file = os.stat(str(Settings.model_config["env_file"]))
+        version = (file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns)
+    except OSError:
+        version = None
+    prefix = str(Settings.model_config["env_prefix"])
+    return version, *sorted(each for each in os.environ.items() if each[0].upper().startswith(prefix))
 
 
 def _variable(field: str | int = "", *inside: str | int) -> str:

@@ -7,25 +7,67 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines import checks, jobs, requests, schedules, sensors
-from pipelines.assets import depth, manifests
+from pipelines.assets import (
+    artwork_records,
+    depth_gallery,
+    depth_maps,
+    image_manifest,
+    manifest_index,
+    profiles,
+    request_records,
+    source_images,
+)
+from pipelines.checks import artwork_records as record_checks
+from pipelines.jobs import chunks, event_log, prune_requests, record_requests, serve_inbox
 from pipelines.partitions import Partitions
 from pipelines.resources import DepthlineResource, DepthModelResource
+from pipelines.schedules import event_log as event_log_schedules
+from pipelines.schedules import requests as request_schedules
+from pipelines.schedules import retries
+from pipelines.sensors import arrivals, inbox, manifests, nightly
+from pipelines.sensors import profiles as profile_sensors
+
+OF_CHUNKS = (manifest_index, image_manifest, source_images, profiles, depth_maps, artwork_records, depth_gallery)
+
+JOBS: list[Any] = [
+    chunks.index_manifest,
+    chunks.ingest_chunk,
+    chunks.depth_maps_for_chunk,
+    chunks.retry_failed_rows,
+    chunks.retry_all_failed_rows,
+    event_log.prune_event_log,
+    serve_inbox.serve_inbox,
+    prune_requests.prune_requests,
+    record_requests.record_requests,
+]
+SENSORS = [
+    manifests.manifest_sensor,
+    arrivals.arrival_sensor,
+    profile_sensors.profile_sensor,
+    nightly.nightly_backfill,
+    inbox.inbox_sensor,
+]
+SCHEDULES = [
+    retries.retry_failed_rows_schedule,
+    event_log_schedules.prune_event_log_weekly,
+    request_schedules.record_requests_daily,
+    request_schedules.prune_requests_daily,
+]
 
 
 def build_defs(depthline: DepthlineResource | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
-    """The definitions of one installation. `resources` replaces resources by name.
+    """The definitions under one configuration. `resources` replaces resources by name.
 
     Raises ConfigurationError when a setting or profiles.toml is wrong.
     """
     depthline = depthline or DepthlineResource()
     parts = Partitions.of(list(depthline.profiles()))
     return dg.Definitions(
-        assets=[*manifests.build(parts), *depth.build(parts), *requests.build()],
-        asset_checks=checks.build(parts),
-        jobs=[*jobs.JOBS, requests.serve_inbox, requests.prune_requests],
-        sensors=[*sensors.build(), requests.inbox_sensor],
-        schedules=[*schedules.build(), *requests.build_schedules()],
+        assets=[*(each.build(parts) for each in OF_CHUNKS), request_records.build()],
+        asset_checks=record_checks.build(parts),
+        jobs=JOBS,
+        sensors=SENSORS,
+        schedules=SCHEDULES,
         resources={"depthline": depthline, "depth_model": DepthModelResource(), **(resources or {})},
         # One process a run: the multiprocess executor would import torch and load the model once per step.
         executor=dg.in_process_executor,

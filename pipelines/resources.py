@@ -1,5 +1,5 @@
-"""What assets need handed to them: the installation (settings and store) and the depth model. Thin: they give out plain
-objects of depth_core, so that the domain is tested without Dagster."""
+"""The resources: Depthline itself (settings, store, profiles) and the depth model. Thin: they give out plain objects of
+depth_core, so that the domain is tested without Dagster."""
 
 from __future__ import annotations
 
@@ -21,13 +21,24 @@ if TYPE_CHECKING:
     from depth_core.inference.predictor import Predictor
 
 
+# Reading them takes milliseconds, and a run asks for them at every step. By what they were read from, overrides included.
+_loaded: dict[tuple[object, str], Settings] = {}
+
+
 class DepthlineResource(dg.ConfigurableResource[Any]):
-    """Settings and store of this installation: environment variables DEPTH_*, overridden by `overrides`."""
+    """Settings, store and profiles: environment variables DEPTH_*, overridden by `overrides`."""
 
     overrides: dict[str, Any] = Field(default_factory=dict, description="Settings by name, in place of DEPTH_* variables.")
 
     def settings(self) -> Settings:
-        return settings.load(**self.overrides)
+        """The settings as they are now. Raises ConfigurationError."""
+        key = (settings.environment(), repr(sorted(self.overrides.items())))
+        loaded = _loaded.get(key)
+        if loaded is None:
+            loaded = settings.load(**self.overrides)
+            _loaded.clear()  # what the environment was before is not asked for again
+            _loaded[key] = loaded
+        return loaded
 
     def store(self) -> Store:
         return Store.from_settings(self.settings())

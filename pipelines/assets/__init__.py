@@ -1,1 +1,1 @@
-"""The assets: from a manifest to its chunks, their images, depth maps, records and galleries."""
+"""The assets, a module for each: from a manifest to its chunks, their images, depth maps, records and galleries."""

@@ -116,7 +116,7 @@ def place(tmp_path: Path) -> Place:
 @pytest.fixture
 def materialize(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     """`python -m pipelines.materialize` without a process of its own, where the process is not what matters."""
-    from pipelines.materialize import main
+    from pipelines.materialize.command import main
 
     def run(manifest: str | Path, profile: str = "preview") -> Said:
         monkeypatch.chdir(place.folder)

@@ -117,9 +117,10 @@ def test_what_an_index_run_changed_before_it_was_killed_is_told_by_the_next(plac
         sys.executable,
         "-c",
         "import os, signal, sys\n"
-        "from pipelines import materialize, partitions\n"
+        "from pipelines import partitions\n"
+        "from pipelines.materialize import command\n"
         "partitions.register_chunks = lambda *words: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "materialize.main(sys.argv[1], 'preview')",
+        "command.main(sys.argv[1], 'preview')",
         manifest,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr

@@ -13,7 +13,7 @@ from PIL import Image
 
 from depth_core.output import gallery, large
 from depth_core.storage import Store
-from pipelines import checks
+from pipelines.checks import artwork_records as checks
 
 SIDE = 40
 

@@ -13,8 +13,10 @@ import pytest
 from PIL import Image
 
 from depth_core.ingest import manifest
-from pipelines import materialize, sensors
+from pipelines.event_facts import IndexFacts
+from pipelines.materialize import runner
 from pipelines.partitions import CHUNK, pair
+from pipelines.sensors.arrivals import arrival_sensor
 
 
 def test_every_row_of_a_manifest_has_exactly_one_record(house) -> None:
@@ -155,6 +157,11 @@ def test_a_manifest_that_cannot_be_read_fails_its_own_run_and_touches_nothing_el
     assert {key: house.store.size(key) for key in house.store.keys("")} == before
 
 
+def changed_chunks(result: dg.ExecuteInProcessResult) -> list[str]:
+    (event,) = result.get_asset_materialization_events()
+    return list(IndexFacts.read(event.materialization.metadata).changed_chunks)
+
+
 class TestLargeManifests:
     @pytest.fixture
     def overrides(self):
@@ -176,10 +183,10 @@ class TestLargeManifests:
         first, second, third = house.chunks(path)
 
         house.manifest("many.csv", "image_url", "http://127.0.0.1:9/new-at-the-top.jpg", *rows)
-        assert metadata(house.index(path), "manifest_index")["changed"] == [third]
+        assert changed_chunks(house.index(path)) == [third]
 
         house.manifest("many.csv", "image_url", *rows[:10], *rows[11:], "http://127.0.0.1:9/new-at-the-top.jpg")
-        assert metadata(house.index(path), "manifest_index")["changed"] == [first]
+        assert changed_chunks(house.index(path)) == [first]
         assert len(manifest.read_chunk(house.store, second)) == 500
 
 
@@ -268,7 +275,7 @@ class TestWhatWasMendedAtTheOrigin:
     @staticmethod
     def arrivals(house, cursor: str | None = None) -> dg.SensorResult:
         words = {"instance": house.instance, "resources": {"depthline": house.depthline}}
-        return sensors.arrival_sensor(dg.build_sensor_context(cursor=cursor, **words))
+        return arrival_sensor(dg.build_sensor_context(cursor=cursor, **words))
 
     def test_permanent_failures_are_retried_by_the_job_that_says_so_in_one_run(self, house, origin, evaluator) -> None:
         (chunk,) = house.chunks(self.path)
@@ -331,7 +338,7 @@ def test_missing_weights_are_one_line_without_a_stack_trace_of_ours(house) -> No
     assert failure.error.context is None
     assert "\n" not in failure.user_failure_data.description
     assert "checkpoints.py" not in "".join(failure.error.stack)
-    assert materialize._reason(failure.error) == failure.user_failure_data.description
+    assert runner.reason_of(failure.error) == failure.user_failure_data.description
 
 
 def test_what_dagster_keeps_of_rows_shows_no_secrets(house) -> None:

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import dagster as dg
 import pytest
 
-from pipelines import sensors
 from pipelines.partitions import pair
+from pipelines.sensors.nightly import nightly_backfill
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NIGHT = datetime(2026, 3, 2, 2, 1, tzinfo=UTC)
@@ -86,6 +86,5 @@ def test_a_changed_profile_is_asked_for_and_the_others_are_not(house, chunk, eva
     assert {key for key in night.at(NEXT_NIGHT) if key[0] == "depth_maps"} == {("depth_maps", pair(chunk, "inverted"))}
 
 
-def test_the_nightly_backfill_is_off_until_somebody_switches_it_on(house) -> None:
-    (nightly,) = [s for s in sensors.build() if s.name == "nightly_backfill"]
-    assert nightly.default_status is dg.DefaultSensorStatus.STOPPED
+def test_the_nightly_backfill_is_off_until_somebody_switches_it_on() -> None:
+    assert nightly_backfill.default_status is dg.DefaultSensorStatus.STOPPED

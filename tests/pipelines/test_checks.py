@@ -10,7 +10,7 @@ import pytest
 
 from depth_core.output import records
 from depth_core.storage import Store
-from pipelines import checks
+from pipelines.checks import artwork_records as checks
 from pipelines.partitions import Partitions, pair
 
 

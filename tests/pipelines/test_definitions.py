@@ -10,6 +10,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from pipelines import names
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
@@ -47,14 +49,14 @@ def test_the_command_line_tools_accept_the_definitions(command: tuple[str, ...],
 
 def test_every_asset_says_what_it_is(house) -> None:
     graph = house.defs().resolve_asset_graph()
-    names = {key.to_user_string() for key in graph.get_all_asset_keys()}
-    assert {"manifest_index", "image_manifest", "source_images", "depth_maps", "artwork_records", "depth_gallery"} <= names
+    found = {key.to_user_string() for key in graph.get_all_asset_keys()}
+    assert found == {names.MANIFEST_INDEX, *names.OF_A_CHUNK, names.PROFILE, *names.OF_A_PAIR, names.REQUEST_RECORDS}
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
         assert node.description, key
         assert node.owners, key
         assert node.kinds, key
-        assert node.group_name in ("ingest", "depth", "requests"), key
+        assert node.group_name in (names.INGEST_GROUP, names.DEPTH_GROUP, names.REQUESTS_GROUP), key
 
 
 def test_the_records_carry_their_column_schema(house) -> None:

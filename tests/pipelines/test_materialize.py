@@ -17,12 +17,14 @@ import dagster as dg
 import pytest
 from rich.console import Console
 
-from depth_core import layout
+from depth_core import completeness, layout
+from depth_core.completeness import Reason
 from depth_core.errors import ConfigurationError, ModelUnavailableError
+from depth_core.inference import checkpoints
 from depth_core.ingest import manifest
 from depth_core.output import records
-from pipelines import materialize
-from pipelines.materialize import Report, RunFailedError
+from pipelines.materialize.report import Report, print_report
+from pipelines.materialize.runner import RunFailedError, materialize
 from pipelines.partitions import MANIFEST
 
 SETTINGS = {"rows_per_chunk": 2, "download_attempts": 1}
@@ -52,7 +54,7 @@ def two_chunks(house) -> Path:
 
 
 def bring_up_to_date(house, path: Path) -> Report:
-    return materialize.materialize(str(path), "preview", house.depthline, house.instance)
+    return materialize(str(path), "preview", house.depthline, house.instance)
 
 
 def worked_on(house, path: Path) -> list[int]:
@@ -67,10 +69,17 @@ def worked_on(house, path: Path) -> list[int]:
     return sorted(int(chunk.rpartition("-")[2]) for chunk in chunks["ingest_chunk"])
 
 
+def reasons(house, path: Path) -> list[Reason | None]:
+    """Why each chunk is not complete, by the store alone."""
+    profile, settings = house.depthline.profile("preview"), house.depthline.settings()
+    there = {"checkpoint": checkpoints.resolve(profile.parameters.spec, settings), "store": house.store, "settings": settings}
+    return [completeness.check(chunk, profile, **there).reason for chunk in house.chunks(path)]
+
+
 def shown(house, report: Report) -> dict[str, str]:
     """The printed table, by the names of its rows."""
     console = Console(file=io.StringIO(), width=300)
-    materialize.show(report, "preview", house.depthline, console)
+    print_report(report, "preview", house.store, console)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return {name: rest.strip() for name, _, rest in (line.partition("  ") for line in lines) if name.strip()}
 
@@ -155,17 +164,40 @@ def complete(furnish) -> tuple[Any, Path]:
 
 
 @pytest.mark.xdist_group("a manifest that is up to date")
-@pytest.mark.parametrize("change", [_title, _depth_map, _records, _stale_records, _page, _killed, _photo, _photo_gone, _row_gone])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_title, Reason.ROWS_CHANGED),
+        (_depth_map, Reason.DEPTH_MAPS_CHANGED),
+        (_records, Reason.NO_RECORDS),
+        (_stale_records, Reason.RECORDS_CHANGED),
+        (_page, Reason.NO_GALLERY),
+        (_killed, None),  # the store alone cannot know
+        (_photo, Reason.SOURCES_CHANGED),
+        (_photo_gone, Reason.SOURCES_CHANGED),
+        (_row_gone, Reason.ROWS_CHANGED),
+    ],
+)
 def test_only_the_chunk_in_which_something_changed_is_worked_on(
-    complete: tuple[Any, Path], change: Callable[[Any, Path], None]
+    complete: tuple[Any, Path], change: Callable[[Any, Path], None], reason: Reason | None
 ) -> None:
     house, path = complete
     change(house, path)
+    house.index(path)
+    assert reasons(house, path) == [reason, None]
     assert worked_on(house, path) == [0]
     assert worked_on(house, path) == []
+    assert reasons(house, path) == [None, None]
     frame = house.records()
     assert all(house.store.size(f"{folder}/depth.png") for folder in frame["folder"].dropna())
     assert set(frame["carried"]) <= {f'{{"title": "{title}"}}' for title in ("another", *(f"title {n}" for n in range(3)))}
+
+
+def test_a_chunk_that_nobody_worked_on_is_not_complete(house, two_chunks: Path) -> None:
+    house.index(two_chunks)
+    assert reasons(house, two_chunks) == [Reason.NO_ROWS, Reason.NO_ROWS]
+    house.run("ingest_chunk", house.chunks(two_chunks)[0])
+    assert reasons(house, two_chunks) == [Reason.NO_RECORDS, Reason.NO_ROWS]
 
 
 def test_a_profile_that_was_edited_changes_every_chunk(house, two_chunks: Path) -> None:
@@ -247,7 +279,7 @@ def test_a_manifest_that_was_read_before_keeps_its_partition(house) -> None:
 
 def test_a_profile_that_is_not_there_is_said_before_anything_is_done(house, photos: Path) -> None:
     with pytest.raises(ConfigurationError, match="colourful"):
-        materialize.materialize(str(photos), "colourful", house.depthline, house.instance)
+        materialize(str(photos), "colourful", house.depthline, house.instance)
     assert house.instance.get_runs_count() == 0
 
 
@@ -273,7 +305,7 @@ class Watch:
 
 def test_each_step_shows_how_many_rows_are_done(house, two_chunks: Path) -> None:
     watch = Watch()
-    materialize.materialize(str(two_chunks), "preview", house.depthline, house.instance, meter=watch)
+    materialize(str(two_chunks), "preview", house.depthline, house.instance, meter=watch)
     assert [(label, rows) for label, rows, _ in watch.shown] == [
         (f"chunk {number} of 2: {what}", rows) for number, rows in ((1, 2), (2, 1)) for what in ("fetching", "depth maps")
     ]
@@ -286,7 +318,7 @@ def test_names_and_messages_of_strangers_cannot_speak_to_the_terminal(house) -> 
         "shots.csv", "id,image_url", "\x1b[31mred,http://me:secret@127.0.0.1:9/a?token=abc", "[bold],\x1b]0;x\x07.jpg"
     )
     console = Console(file=io.StringIO(), width=300)
-    materialize.show(bring_up_to_date(house, path), "preview", house.depthline, console)
+    print_report(bring_up_to_date(house, path), "preview", house.store, console)
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", said)
     assert r"\x1b[31mred" in said
@@ -314,7 +346,7 @@ def test_the_secrets_of_a_manifests_url_are_in_no_run_and_no_record(house) -> No
     photo.rename(house.folder / "manifests" / photo.name)
     with served(house.folder / "manifests") as origin:
         url = f"{origin}/shots.csv?token=hunter3"
-        report = materialize.materialize(url, "preview", house.depthline, house.instance)
+        report = materialize(url, "preview", house.depthline, house.instance)
     assert report.records["status"].tolist() == ["succeeded"]
     for run in house.instance.get_runs():
         assert "hunter" not in dg.serialize_value(run)

@@ -22,7 +22,8 @@ from PIL import Image
 from depth_core.contract import DepthParameters
 from depth_core.output import records
 from depth_core.serving.artworks import ArtworkStore, NewArtwork, open_store
-from pipelines import requests
+from pipelines.jobs import serve_inbox
+from pipelines.sensors import inbox as sensor
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def artworks(house):
 
 @pytest.fixture(autouse=True)
 def short_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "TICK_SECONDS", 0.0)
+    monkeypatch.setattr(sensor, "TICK_SECONDS", 0.0)
 
 
 def ask(artworks: ArtworkStore, url: str = "http://127.0.0.1:9/a.jpg") -> Any:
@@ -48,7 +49,7 @@ def ask(artworks: ArtworkStore, url: str = "http://127.0.0.1:9/a.jpg") -> Any:
 
 def tick(house, cursor: str | None = None) -> dg.SensorResult | dg.SkipReason:
     context = dg.build_sensor_context(instance=house.instance, cursor=cursor, resources={"depthline": house.depthline})
-    return requests.inbox_sensor(context)
+    return sensor.inbox_sensor(context)
 
 
 def test_nothing_is_launched_while_nothing_waits(house, artworks) -> None:
@@ -72,7 +73,7 @@ def test_a_drain_that_is_alive_is_not_joined_by_another(house, artworks) -> None
 
 def test_a_drain_that_gives_no_sign_of_life_is_replaced_under_a_new_key(house, artworks) -> None:
     ask(artworks)
-    cursor = json.dumps({"cpu": {"n": 7, "at": time.time() - requests.STARTING_SECONDS - 1, "failures": 0}})
+    cursor = json.dumps({"cpu": {"n": 7, "at": time.time() - sensor.STARTING_SECONDS - 1, "failures": 0}})
     (request,) = tick(house, cursor).run_requests
     assert request.run_key == "worker-cpu-8"
 
@@ -200,7 +201,7 @@ def until(condition: Callable[[], Any]) -> Any:
 def test_a_drain_shows_what_it_has_done_while_it_runs_and_when_it_is_cancelled(
     house, artworks, monkeypatch: pytest.MonkeyPatch, pause: float
 ) -> None:
-    monkeypatch.setattr(requests, "SUMMARY_SECONDS", pause)
+    monkeypatch.setattr(serve_inbox, "SUMMARY_SECONDS", pause)
     served = ask(artworks)
     before: list[dict[str, Any]] = []
 
@@ -230,7 +231,7 @@ def test_a_drain_shows_what_it_has_done_while_it_runs_and_when_it_is_cancelled(
 
 
 def test_a_drain_that_has_served_nothing_new_shows_no_summary(house, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "SUMMARY_SECONDS", 0.0)
+    monkeypatch.setattr(serve_inbox, "SUMMARY_SECONDS", 0.0)
     result = house.run("serve_inbox", None, {"ops": {"run_worker": {"config": {"device": "cpu"}}}})
     assert shown(house, result.run_id) == []
 

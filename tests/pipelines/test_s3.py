@@ -21,7 +21,7 @@ from PIL import Image
 from depth_core.errors import ConfigurationError, StoreError
 from depth_core.output import records
 from depth_core.storage import Store
-from pipelines import checks
+from pipelines.checks import artwork_records as checks
 from pipelines.partitions import pair
 from pipelines.resources import DepthlineResource
 

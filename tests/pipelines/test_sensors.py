@@ -10,9 +10,13 @@ from dagster._core.definitions.partitions.context import partition_loading_conte
 
 from depth_core.ingest import manifest
 from depth_core.output import records
-from pipelines import partitions, schedules, sensors
-from pipelines.metadata import RETRIED
+from pipelines import partitions
+from pipelines.event_facts import IndexFacts, SourcesFacts
 from pipelines.partitions import MANIFEST, pair
+from pipelines.schedules import retries
+from pipelines.sensors.arrivals import arrival_sensor
+from pipelines.sensors.manifests import manifest_sensor
+from pipelines.sensors.profiles import profile_sensor
 
 
 def tick(house, sensor: dg.SensorDefinition, cursor: str | None = None):
@@ -24,7 +28,7 @@ def tick(house, sensor: dg.SensorDefinition, cursor: str | None = None):
 class TestManifests:
     def test_a_new_manifest_is_indexed(self, house) -> None:
         path = house.manifest("shots.csv", "image_url", "a.jpg")
-        result = tick(house, sensors.manifest_sensor)
+        result = tick(house, manifest_sensor)
         (request,) = result.run_requests
         assert request.partition_key == manifest.slug(str(path))
         assert [r.partition_keys for r in result.dynamic_partitions_requests] == [[request.partition_key]]
@@ -33,15 +37,15 @@ class TestManifests:
 
     def test_an_unchanged_manifest_is_left_alone(self, house) -> None:
         house.manifest("shots.csv", "image_url", "a.jpg")
-        first = tick(house, sensors.manifest_sensor)
-        assert not tick(house, sensors.manifest_sensor, first.cursor).run_requests
+        first = tick(house, manifest_sensor)
+        assert not tick(house, manifest_sensor, first.cursor).run_requests
 
     def test_only_the_manifest_that_changed_is_indexed_again(self, house) -> None:
         house.manifest("one.csv", "image_url", "a.jpg")
         house.manifest("two.csv", "image_url", "a.jpg")
-        first = tick(house, sensors.manifest_sensor)
+        first = tick(house, manifest_sensor)
         changed = house.manifest("two.csv", "image_url", "a.jpg", "b.jpg")
-        (request,) = tick(house, sensors.manifest_sensor, first.cursor).run_requests
+        (request,) = tick(house, manifest_sensor, first.cursor).run_requests
         assert request.partition_key == manifest.slug(str(changed))
         assert request.run_key is None, "a key would keep a manifest that is restored from being indexed again"
 
@@ -49,7 +53,7 @@ class TestManifests:
         for n in range(430):
             house.manifest(f"{n:03d}.txt", "a.jpg")
         cursor, pages = None, []
-        while (result := tick(house, sensors.manifest_sensor, cursor)).run_requests:
+        while (result := tick(house, manifest_sensor, cursor)).run_requests:
             cursor = result.cursor
             pages.append([request.partition_key for request in result.run_requests])
             assert [r.partition_keys for r in result.dynamic_partitions_requests] == [pages[-1]]
@@ -61,7 +65,7 @@ class TestManifests:
         uri = "https://me:word@archive.example/shots.csv?token=abc"
         found = manifest.ManifestFile(uri, manifest.slug(uri), "1")
         monkeypatch.setattr(manifest, "discover", lambda settings: [found])
-        (request,) = tick(house, sensors.manifest_sensor).run_requests
+        (request,) = tick(house, manifest_sensor).run_requests
         assert request.partition_key == found.slug
         assert request.run_config == {"ops": {"manifest_index": {"config": {"uri": ""}}}}
 
@@ -69,13 +73,13 @@ class TestManifests:
         path = house.manifest("shots.csv", "image_url", "a.jpg")
         (found,) = manifest.discover(house.depthline.settings())
         earlier = json.dumps({found.slug: found.fingerprint})
-        assert not tick(house, sensors.manifest_sensor, earlier).run_requests
+        assert not tick(house, manifest_sensor, earlier).run_requests
         path.write_text("image_url\nb.jpg\nc.jpg\n")
-        assert len(tick(house, sensors.manifest_sensor, earlier).run_requests) == 1
+        assert len(tick(house, manifest_sensor, earlier).run_requests) == 1
 
     def test_files_that_are_no_manifests_are_not_looked_at(self, house) -> None:
         house.manifest("notes.docx", "x")
-        assert not tick(house, sensors.manifest_sensor).run_requests
+        assert not tick(house, manifest_sensor).run_requests
 
 
 class TestArrivals:
@@ -86,23 +90,23 @@ class TestArrivals:
     def test_the_chunks_that_an_index_run_changed_are_ingested_and_no_others(self, house) -> None:
         path = house.manifest("shots.csv", "image_url", "a.jpg", "b.jpg", "c.jpg")
         house.index(path)
-        first = tick(house, sensors.arrival_sensor)
+        first = tick(house, arrival_sensor)
         assert [(r.job_name, r.partition_key) for r in first.run_requests] == [
             ("ingest_chunk", chunk) for chunk in house.chunks(path)
         ]
         house.manifest("shots.csv", "image_url", "a.jpg", "b.jpg", "c.jpg", "d.jpg")
         house.index(path)
-        second = tick(house, sensors.arrival_sensor, first.cursor)
+        second = tick(house, arrival_sensor, first.cursor)
         assert [r.partition_key for r in second.run_requests] == house.chunks(path)[1:]
 
     def test_an_ingested_chunk_gets_depth_maps_under_the_profiles_that_say_on_arrival(self, house) -> None:
         house.photo("a.jpg")
         path = house.manifest("shots.csv", "image_url", "../photos/a.jpg")
         house.index(path)
-        cursor = tick(house, sensors.arrival_sensor).cursor
+        cursor = tick(house, arrival_sensor).cursor
         (chunk,) = house.chunks(path)
         house.run("ingest_chunk", chunk)
-        requests = tick(house, sensors.arrival_sensor, cursor).run_requests
+        requests = tick(house, arrival_sensor, cursor).run_requests
         assert [(r.job_name, r.partition_key) for r in requests] == [("depth_maps_for_chunk", pair(chunk, "preview"))]
 
     def test_a_chunk_that_changed_or_was_ingested_several_times_is_asked_for_once(self, house) -> None:
@@ -114,7 +118,7 @@ class TestArrivals:
         house.index(path)
         for _ in range(2):
             house.run("ingest_chunk", chunk)
-        requests = tick(house, sensors.arrival_sensor).run_requests
+        requests = tick(house, arrival_sensor).run_requests
         assert [(r.job_name, r.partition_key) for r in requests] == [
             ("ingest_chunk", chunk),
             ("depth_maps_for_chunk", pair(chunk, "preview")),
@@ -126,7 +130,7 @@ class TestArrivals:
         rows = ["image_url", "a.jpg", "b.jpg", "c.jpg"]
         path = house.manifest("shots.csv", *rows)
         house.index(path)
-        cursor = tick(house, sensors.arrival_sensor).cursor
+        cursor = tick(house, arrival_sensor).cursor
         house.manifest("shots.csv", *rows, "d.jpg")
 
         def dies(*words: object) -> None:
@@ -136,20 +140,20 @@ class TestArrivals:
             patch.setattr(partitions, "register_chunks", dies)  # what comes after the chunks and the index are written
             with pytest.raises(RuntimeError, match="the process is gone"):
                 house.index(path)
-        assert not tick(house, sensors.arrival_sensor, cursor).run_requests
+        assert not tick(house, arrival_sensor, cursor).run_requests
 
         house.index(path)
 
-        second = tick(house, sensors.arrival_sensor, cursor)
+        second = tick(house, arrival_sensor, cursor)
         assert [r.partition_key for r in second.run_requests] == house.chunks(path)[1:]
         house.index(path)
-        assert not tick(house, sensors.arrival_sensor, second.cursor).run_requests, "it is told once"
+        assert not tick(house, arrival_sensor, second.cursor).run_requests, "it is told once"
 
     def test_nothing_new_is_nothing_to_do(self, house) -> None:
         path = house.manifest("shots.csv", "image_url", "a.jpg")
         house.index(path)
-        first = tick(house, sensors.arrival_sensor)
-        assert not tick(house, sensors.arrival_sensor, first.cursor).run_requests
+        first = tick(house, arrival_sensor)
+        assert not tick(house, arrival_sensor, first.cursor).run_requests
 
 
 class TestManyArrivals:
@@ -158,18 +162,20 @@ class TestManyArrivals:
     @staticmethod
     def indexed(house, *chunks: str) -> None:
         house.instance.report_runless_asset_event(
-            dg.AssetMaterialization("manifest_index", partition="m", metadata={"changed": dg.MetadataValue.json(list(chunks))})
+            dg.AssetMaterialization("manifest_index", partition="m", metadata=IndexFacts(chunks).metadata())
         )
 
     @staticmethod
-    def ingested(house, chunk: str, **metadata: str) -> None:
-        house.instance.report_runless_asset_event(dg.AssetMaterialization("source_images", partition=chunk, metadata=metadata))
+    def ingested(house, chunk: str, facts: SourcesFacts | None = None) -> None:
+        house.instance.report_runless_asset_event(
+            dg.AssetMaterialization("source_images", partition=chunk, metadata=(facts or SourcesFacts()).metadata())
+        )
 
     @staticmethod
     def ticks(house, cursor: str | None = None) -> list[dg.SensorResult]:
         """Ticks until one finds nothing more."""
         made = []
-        while (result := tick(house, sensors.arrival_sensor, cursor)).run_requests:
+        while (result := tick(house, arrival_sensor, cursor)).run_requests:
             made.append(result)
             cursor = result.cursor
         return made
@@ -185,9 +191,9 @@ class TestManyArrivals:
 
     def test_a_tick_that_died_is_made_again_under_the_same_run_keys(self, house) -> None:
         self.indexed(house, *(f"m-{n:05d}" for n in range(250)))
-        first = tick(house, sensors.arrival_sensor)
+        first = tick(house, arrival_sensor)
         for cursor in (None, first.cursor):
-            one, other = (tick(house, sensors.arrival_sensor, cursor) for _ in range(2))
+            one, other = (tick(house, arrival_sensor, cursor) for _ in range(2))
             assert [r.run_key for r in one.run_requests] == [r.run_key for r in other.run_requests]
 
     def test_pages_go_over_the_ends_of_events(self, house) -> None:
@@ -199,7 +205,7 @@ class TestManyArrivals:
 
     def test_a_chunk_that_changes_again_behind_the_page_is_asked_for_again(self, house) -> None:
         self.indexed(house, *(f"m-{n:05d}" for n in range(300)))
-        first = tick(house, sensors.arrival_sensor)
+        first = tick(house, arrival_sensor)
         self.indexed(house, "m-00000", "m-00299")
         rest = [r for each in self.ticks(house, first.cursor) for r in each.run_requests]
         assert [r.partition_key for r in rest] == [*(f"m-{n:05d}" for n in range(200, 300)), "m-00000"]
@@ -218,11 +224,11 @@ class TestManyArrivals:
         ]
 
     def test_images_that_a_retry_fetched_for_its_own_run_start_no_other(self, house) -> None:
-        self.ingested(house, "m-00000", **{RETRIED: "preview"})
-        result = tick(house, sensors.arrival_sensor)
+        self.ingested(house, "m-00000", SourcesFacts(retried_under="preview"))
+        result = tick(house, arrival_sensor)
         assert not result.run_requests
         self.ingested(house, "m-00001")
-        (request,) = tick(house, sensors.arrival_sensor, result.cursor).run_requests
+        (request,) = tick(house, arrival_sensor, result.cursor).run_requests
         assert request.partition_key == pair("m-00001", "preview")
 
     def test_a_profile_that_came_after_the_code_location_was_loaded_stops_no_other(self, house) -> None:
@@ -243,26 +249,26 @@ class TestManyArrivals:
         (event,) = house.instance.fetch_materializations(dg.AssetKey("manifest_index"), limit=1).records
         self.indexed(house, "m-00001")
         earlier = json.dumps({"manifest_index": event.storage_id, "source_images": 0})
-        assert [r.partition_key for r in tick(house, sensors.arrival_sensor, earlier).run_requests] == ["m-00001"]
+        assert [r.partition_key for r in tick(house, arrival_sensor, earlier).run_requests] == ["m-00001"]
 
 
 class TestProfiles:
     def test_every_profile_is_reported_once(self, house) -> None:
-        first = tick(house, sensors.profile_sensor)
+        first = tick(house, profile_sensor)
         assert {event.partition for event in first.asset_events} == {"preview", "inverted"}
-        assert not tick(house, sensors.profile_sensor, first.cursor).asset_events
+        assert not tick(house, profile_sensor, first.cursor).asset_events
 
     def test_a_profile_whose_parameters_changed_is_reported_again(self, house) -> None:
-        first = tick(house, sensors.profile_sensor)
+        first = tick(house, profile_sensor)
         file = house.folder / "profiles.toml"
         file.write_text(file.read_text().replace("invertDepth = true", "invertDepth = true\nusePostResize = false"))
-        assert [e.partition for e in tick(house, sensors.profile_sensor, first.cursor).asset_events] == ["inverted"]
+        assert [e.partition for e in tick(house, profile_sensor, first.cursor).asset_events] == ["inverted"]
 
     def test_another_description_is_no_change(self, house) -> None:
-        first = tick(house, sensors.profile_sensor)
+        first = tick(house, profile_sensor)
         file = house.folder / "profiles.toml"
         file.write_text(file.read_text().replace("[preview]", '[preview]\ndescription = "new words"'))
-        assert not tick(house, sensors.profile_sensor, first.cursor).asset_events
+        assert not tick(house, profile_sensor, first.cursor).asset_events
 
 
 class TestRetrying:
@@ -274,7 +280,7 @@ class TestRetrying:
             scheduled_execution_time=datetime(2026, 1, day, 7, tzinfo=UTC),
             resources={"depthline": house.depthline},
         )
-        return [r for r in schedules.retry_failed_rows_schedule(context) if isinstance(r, dg.RunRequest)]
+        return [r for r in retries.retry_failed_rows_schedule(context) if isinstance(r, dg.RunRequest)]
 
     def test_only_chunks_with_failures_that_may_pass_are_retried(self, house) -> None:
         permanent = house.manifest("permanent.csv", "image_url", "../photos/nowhere.jpg")
@@ -298,7 +304,7 @@ class TestRetrying:
         frame = records.read_chunk(house.store, "preview", house.chunks(path)[0])
         for n in range(5):
             records.write(house.store, frame.assign(chunk=f"more-{n:05d}"), "preview", f"more-{n:05d}")
-        monkeypatch.setattr(schedules, "RUNS_PER_MORNING", 4)
+        monkeypatch.setattr(retries, "RUNS_PER_MORNING", 4)
         one, next_one = ({r.partition_key for r in self.tick(house, day)} for day in (2, 3))
         assert len(one) == len(next_one) == 4
         assert len(one | next_one) == 6

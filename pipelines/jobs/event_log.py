@@ -1,15 +1,11 @@
-"""Named selections of assets, each one line: what people launch, backfill and schedule."""
+"""`prune_event_log`: keeps Dagster's event log small."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-DEPTH = dg.AssetSelection.assets("depth_maps", "artwork_records", "depth_gallery")
-
-
-PAGE = 200  # runs looked at together
+PAGE = 200  # runs that are read at once
 
 
 class PruneConfig(dg.Config):
@@ -27,7 +23,7 @@ def prune_old_runs(context: dg.OpExecutionContext, config: PruneConfig) -> None:
     instance = context.instance
     before = datetime.now(UTC) - timedelta(days=config.keep_days)
     ended = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
-    deleted, looked_at, cursor = 0, 0, None
+    deleted, seen, cursor = 0, 0, None
     while deleted < config.at_most:
         page = instance.get_run_records(
             dg.RunsFilter(statuses=ended, created_before=before), limit=PAGE, ascending=True, cursor=cursor
@@ -35,18 +31,18 @@ def prune_old_runs(context: dg.OpExecutionContext, config: PruneConfig) -> None:
         if not page:
             break
         for record in page:
-            looked_at += 1
-            if not _still_counts(instance, record.dagster_run.run_id):
+            seen += 1
+            if not _is_latest_of_a_partition(instance, record.dagster_run.run_id):
                 instance.delete_run(record.dagster_run.run_id)
                 deleted += 1
             else:  # a cursor must be a run that is still there
                 cursor = record.dagster_run.run_id
         if len(page) < PAGE:
             break
-    context.log.info(f"deleted {deleted:,} of {looked_at:,} runs that ended before {before:%Y-%m-%d}")
+    context.log.info(f"deleted {deleted:,} of {seen:,} runs that ended before {before:%Y-%m-%d}")
 
 
-def _still_counts(instance: dg.DagsterInstance, run_id: str) -> bool:
+def _is_latest_of_a_partition(instance: dg.DagsterInstance, run_id: str) -> bool:
     """Whether some asset partition's latest materialization is this run's."""
     for record in instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records:
         event = record.event_log_entry.asset_materialization
@@ -62,31 +58,3 @@ def _still_counts(instance: dg.DagsterInstance, run_id: str) -> bool:
 @dg.job(description="Keeps the event log small: deletes old runs.")
 def prune_event_log() -> None:
     prune_old_runs()
-
-
-index_manifest = dg.define_asset_job("index_manifest", "manifest_index", description="Read one manifest and register its chunks.")
-ingest_chunk = dg.define_asset_job(
-    "ingest_chunk",
-    dg.AssetSelection.assets("image_manifest", "source_images"),
-    description="Validate a chunk's rows and fetch its images.",
-)
-depth_maps_for_chunk = dg.define_asset_job(
-    "depth_maps_for_chunk", DEPTH, description="Depth maps, records and gallery of one chunk under one profile."
-)
-retry_failed_rows = dg.define_asset_job(
-    "retry_failed_rows",
-    DEPTH,
-    config={"ops": {"depth_maps": {"ops": {"generate_depth_maps": {"config": {"retry_sources": True}}}}}},
-    description="Fetch and compute again the rows of a chunk x profile that failed for a passing reason; nothing else.",
-)
-
-retry_all_failed_rows = dg.define_asset_job(
-    "retry_all_failed_rows",
-    DEPTH,
-    config={
-        "ops": {"depth_maps": {"ops": {"generate_depth_maps": {"config": {"retry_sources": True, "retry_permanent": True}}}}}
-    },
-    description="Fetch and compute again every failed row of a chunk x profile, whatever the reason: for what was mended.",
-)
-
-JOBS: list[Any] = [index_manifest, ingest_chunk, depth_maps_for_chunk, retry_failed_rows, retry_all_failed_rows, prune_event_log]

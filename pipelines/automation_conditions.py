@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dagster as dg
 
+from pipelines import names
+
 OPENS = "0 2 * * *"
 CLOSES = "0 6 * * *"
 
 # manifest_index is followed by a sensor that knows which chunks changed; a dependency on it would ask for all of them.
 # profile may never have been reported (its sensor can be switched off), which must not hold anything back.
-_NOT_WAITED_FOR = dg.AssetSelection.assets("manifest_index", "profile")
+_NOT_WAITED_FOR = dg.AssetSelection.assets(names.MANIFEST_INDEX, names.PROFILE)
 
 
 def missing_or_changed() -> dg.AutomationCondition[dg.AssetKey]:
@@ -26,7 +28,7 @@ def missing_or_changed() -> dg.AutomationCondition[dg.AssetKey]:
         | condition.initial_evaluation()
         | condition.cron_tick_passed(CLOSES)
     )
-    changed = condition.any_deps_updated().ignore(dg.AssetSelection.assets("manifest_index")).since_last_handled()
+    changed = condition.any_deps_updated().ignore(dg.AssetSelection.assets(names.MANIFEST_INDEX)).since_last_handled()
     ready = ~condition.any_deps_missing().ignore(_NOT_WAITED_FOR) & ~condition.any_deps_in_progress().ignore(_NOT_WAITED_FOR)
     return ((condition.missing() | changed) & tonight & ready & ~condition.in_progress()).with_label(
         "missing or changed, at night"

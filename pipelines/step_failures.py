@@ -1,4 +1,4 @@
-"""How a fault that Depthline knows ends a run: as one line that names the cure, not as a stack trace of its own code."""
+"""How a known error fails a step of a run: with one line that names the cure, not with a stack trace of Depthline's code."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import dagster as dg
 from depth_core.display import shown_text
 from depth_core.errors import DepthlineError
 
-Words = ParamSpec("Words")
-Answer = TypeVar("Answer")
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
-def plainly(body: Callable[Words, Answer]) -> Callable[Words, Answer]:
-    """The body of an op, asset or check: what Depthline raises on purpose fails the step with its message and no retry.
+def fails_in_one_line(body: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """The body of an op, asset or check: a DepthlineError fails the step with its message and no retry.
 
     Without the exception as its cause: that would bring the stack trace back.
     """
 
     @wraps(body)
-    def guarded(*args: Words.args, **kwargs: Words.kwargs) -> Answer:
+    def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         try:
             return body(*args, **kwargs)
         except DepthlineError as error:
             reason = shown_text(str(error))
-        # Out here, so that the error is no context of the failure either.
+        # Raised outside of the handler, so that the error is not the failure's context either.
         raise dg.Failure(reason, allow_retries=False).with_traceback(None)
 
     return guarded

@@ -1,10 +1,12 @@
-"""What assets tell Dagster beside their data: counts, previews, schemas, progress lines. Bounded in size, whatever the chunk."""
+"""What assets show in Dagster's UI beside their data: counts, previews, pictures, schemas. Bounded in size, whatever the chunk.
+
+For people only. What other code reads from an event is in event_facts.py.
+"""
 
 from __future__ import annotations
 
 import base64
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -12,16 +14,12 @@ import pandas as pd
 
 from depth_core.display import shown_text
 from depth_core.output import records
-from pipelines import progress
 
-OWNERS = ["team:depth"]
 PREVIEW_ROWS = 10
-SECONDS_BETWEEN_LINES = 5.0
-RETRIED = "retried under"  # of a source_images event: the profile whose own run goes on with the images; no other run is started
 
 
 def counts(kinds: pd.Series[Any]) -> dict[str, int]:
-    """How often each value stands in a column, most frequent first; missing values do not count."""
+    """How often each value occurs in a column, most frequent first; missing values do not count."""
     return {str(kind): int(count) for kind, count in kinds.value_counts().items()}
 
 
@@ -35,7 +33,7 @@ def preview(frame: pd.DataFrame, columns: Sequence[str], rows: int = PREVIEW_ROW
 
 
 def picture(name: str, png: bytes) -> dg.MetadataValue:
-    """A PNG that stands in the metadata itself, as Dagster's UI shows it."""
+    """A PNG inside the metadata itself, as Dagster's UI shows it."""
     return dg.MetadataValue.md(f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
@@ -49,25 +47,7 @@ def _cell(value: Any) -> str | int | float | bool:
 
 
 def record_schema() -> dg.TableSchema:
-    """The columns of the record table."""
+    """The columns of the table of records."""
     return dg.TableSchema(
         [dg.TableColumn(column.name, str(column.type), description=column.description) for column in records.COLUMNS]
     )
-
-
-def progress_logger(log: dg.DagsterLogManager, *, total: int, verb: str) -> Callable[[int], None]:
-    """A function that takes how many are done and writes a line now and then: done/total, images/s, time left."""
-    started = last = time.monotonic()
-
-    def report(done: int) -> None:
-        nonlocal last
-        progress.tell(done, total)
-        now = time.monotonic()
-        if now - last < SECONDS_BETWEEN_LINES:
-            return
-        last = now
-        rate = done / (now - started)
-        left = f"{(total - done) / rate:,.0f} s left" if rate else "no estimate yet"
-        log.info(f"{verb} {done:,}/{total:,} images, {rate:,.2f} images/s, {left}")
-
-    return report

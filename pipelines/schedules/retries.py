@@ -1,4 +1,4 @@
-"""What the clock starts: retrying failed rows, pruning the event log."""
+"""`retry_failed_rows_schedule`: tries rows again whose failure may have passed."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import pandas as pd
 
 from depth_core.errors import ErrorKind
 from depth_core.output import records
-from pipelines.jobs import prune_event_log, retry_failed_rows
+from pipelines.jobs.chunks import retry_failed_rows
 from pipelines.partitions import pair
 from pipelines.resources import DepthlineResource
 
@@ -24,7 +24,7 @@ def retry_failed_rows_schedule(
     context: dg.ScheduleEvaluationContext, depthline: DepthlineResource
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
     passing = {kind.value for kind in ErrorKind if kind.retryable}
-    failed = records.read(depthline.store(), status="failed", columns=["chunk", "profile", "error_kind"])
+    failed = records.read(depthline.store(), status=records.FAILED, columns=["chunk", "profile", "error_kind"])
     # Single requests and profiles that were taken out have records too, and no partitions.
     there = failed["profile"].isin(depthline.profiles())
     pairs = failed.loc[failed["error_kind"].isin(passing) & there, ["chunk", "profile"]].drop_duplicates()
@@ -37,14 +37,3 @@ def retry_failed_rows_schedule(
         pairs = pd.concat([pairs.iloc[first:], pairs.iloc[:first]]).head(RUNS_PER_MORNING)
     for chunk, profile in pairs.itertuples(index=False):
         yield dg.RunRequest(run_key=f"retry-{chunk}-{profile}-{day}", partition_key=pair(chunk, profile))
-
-
-def build() -> list[dg.ScheduleDefinition]:
-    weekly = dg.ScheduleDefinition(
-        name="prune_event_log_weekly",
-        job=prune_event_log,
-        cron_schedule="0 5 * * 0",
-        default_status=dg.DefaultScheduleStatus.STOPPED,
-        description="Sundays: old runs and their event logs go.",
-    )
-    return [retry_failed_rows_schedule, weekly]

@@ -1,5 +1,7 @@
-"""What must hold of a chunk's records and files. The checks warn and do not block: a chunk in which every image failed still gets
-its records and its gallery."""
+"""The checks of `artwork_records`: what must be true of a chunk's records and files.
+
+They warn and do not block: a chunk in which every image failed still gets its records and its gallery.
+"""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +16,10 @@ from depth_core.display import shown_text
 from depth_core.ingest import manifest
 from depth_core.output import large, records
 from depth_core.storage import Store
-from pipelines.failures import plainly
+from pipelines import names
 from pipelines.partitions import Partitions, chunk_and_profile
 from pipelines.resources import DepthlineResource
+from pipelines.step_failures import fails_in_one_line
 
 SAMPLES = 5  # keys named in a failed check
 READS_AT_ONCE = 16
@@ -46,10 +49,10 @@ def every_row_has_a_record(rows: pd.DataFrame, frame: pd.DataFrame) -> dg.AssetC
 
 def pictures_are_sound(frame: pd.DataFrame, store: Store) -> tuple[dg.AssetCheckResult, dg.AssetCheckResult]:
     """Reads the depth.png of every succeeded record once: is each readable, of the size that the record says, and not flat?"""
-    good = frame[frame["status"] == "succeeded"].drop_duplicates("folder")
+    good = frame[frame["status"] == records.SUCCEEDED].drop_duplicates("folder")
 
-    def look(folder: str, width: int, height: int) -> tuple[str | None, bool]:
-        """What is wrong with a picture as a file, and whether it has one gray everywhere."""
+    def check(folder: str, width: int, height: int) -> tuple[str | None, bool]:
+        """What is wrong with a picture's file, None if nothing is; and whether the picture has one gray value everywhere."""
         try:
             with Image.open(BytesIO(store.read(f"{folder}/depth.png"))) as picture:
                 with large.one_at_a_time(picture):
@@ -61,16 +64,16 @@ def pictures_are_sound(frame: pd.DataFrame, store: Store) -> tuple[dg.AssetCheck
         return None, low == high
 
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        looks = list(pool.map(look, good["folder"], good["output_width"], good["output_height"]))
-    faults = [fault for fault, _ in looks if fault]
-    one_gray = pd.Series([flat for _, flat in looks], index=good.index, dtype=bool)
+        checked = list(pool.map(check, good["folder"], good["output_width"], good["output_height"]))
+    errors = [error for error, _ in checked if error]
+    one_gray = pd.Series([flat for _, flat in checked], index=good.index, dtype=bool)
     flat = good[~(good["depth_max"] > good["depth_min"]) | one_gray]
     return (
         _result(
-            not faults,
-            f"{len(good):,} depth maps read, {len(faults):,} missing, damaged or of another size",
+            not errors,
+            f"{len(good):,} depth maps read, {len(errors):,} missing, damaged or of another size",
             check_name=READABLE,
-            faults=faults[:SAMPLES],
+            errors=errors[:SAMPLES],
         ),
         _result(
             flat.empty,
@@ -83,7 +86,7 @@ def pictures_are_sound(frame: pd.DataFrame, store: Store) -> tuple[dg.AssetCheck
 
 def failure_rate_is_bounded(frame: pd.DataFrame, bound: float) -> dg.AssetCheckResult:
     """At most the share of rows that the profile allows has failed."""
-    failed = frame[frame["status"] == "failed"]
+    failed = frame[frame["status"] == records.FAILED]
     rate = len(failed) / len(frame) if len(frame) else 0.0
     return _result(
         rate <= bound,
@@ -95,8 +98,8 @@ def failure_rate_is_bounded(frame: pd.DataFrame, bound: float) -> dg.AssetCheckR
 
 
 def build(parts: Partitions) -> list[dg.AssetChecksDefinition]:
-    @dg.asset_check(asset="artwork_records", partitions_def=parts.pairs, description=every_row_has_a_record.__doc__)
-    @plainly
+    @dg.asset_check(asset=names.ARTWORK_RECORDS, partitions_def=parts.pairs, description=every_row_has_a_record.__doc__)
+    @fails_in_one_line
     def every_row_has_one_record(context: dg.AssetCheckExecutionContext, depthline: DepthlineResource) -> dg.AssetCheckResult:
         store = depthline.store()
         chunk, profile = chunk_and_profile(context)
@@ -109,7 +112,7 @@ def build(parts: Partitions) -> list[dg.AssetChecksDefinition]:
 
     @dg.multi_asset_check(
         specs=[
-            dg.AssetCheckSpec(name, asset="artwork_records", partitions_def=parts.pairs, description=text)
+            dg.AssetCheckSpec(name, asset=names.ARTWORK_RECORDS, partitions_def=parts.pairs, description=text)
             for name, text in described.items()
         ]
     )
@@ -118,10 +121,10 @@ def build(parts: Partitions) -> list[dg.AssetChecksDefinition]:
     ) -> Iterator[dg.AssetCheckResult]:
         store = depthline.store()
         chunk, profile = chunk_and_profile(context)
-        yield from plainly(pictures_are_sound)(records.read_chunk(store, profile, chunk), store)
+        yield from fails_in_one_line(pictures_are_sound)(records.read_chunk(store, profile, chunk), store)
 
-    @dg.asset_check(asset="artwork_records", partitions_def=parts.pairs, description=failure_rate_is_bounded.__doc__)
-    @plainly
+    @dg.asset_check(asset=names.ARTWORK_RECORDS, partitions_def=parts.pairs, description=failure_rate_is_bounded.__doc__)
+    @fails_in_one_line
     def failure_rate(context: dg.AssetCheckExecutionContext, depthline: DepthlineResource) -> dg.AssetCheckResult:
         chunk, profile = chunk_and_profile(context)
         frame = records.read_chunk(depthline.store(), profile, chunk)

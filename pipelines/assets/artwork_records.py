@@ -1,0 +1,64 @@
+"""`artwork_records`: the table of a chunk under one profile, one record per row."""
+
+import dagster as dg
+
+from depth_core import layout
+from depth_core.errors import ErrorKind
+from depth_core.ingest import manifest, sources
+from depth_core.output import records
+from pipelines import automation_conditions, names
+from pipelines.event_metadata import counts, preview, record_schema
+from pipelines.partitions import Partitions, chunk_and_profile
+from pipelines.resources import DepthlineResource
+from pipelines.step_failures import fails_in_one_line
+
+
+def build(parts: Partitions) -> dg.AssetsDefinition:
+    @dg.asset(
+        partitions_def=parts.pairs,
+        deps=[names.DEPTH_MAPS, names.IMAGE_MANIFEST],
+        group_name=names.DEPTH_GROUP,
+        kinds={"parquet", "pandas"},
+        owners=names.OWNERS,
+        metadata={"dagster/column_schema": record_schema()},
+        automation_condition=automation_conditions.missing_or_changed(),
+        description="The table: one record per manifest row, succeeded or failed, with every field of the API's artwork.",
+    )
+    @fails_in_one_line
+    def artwork_records(context: dg.AssetExecutionContext, depthline: DepthlineResource) -> dg.MaterializeResult[None]:
+        store = depthline.store()
+        chunk, profile_name = chunk_and_profile(context)
+        table = sources.read_table(store, chunk)
+        outcomes = records.read_outcomes(store, profile_name, chunk)
+        facts = manifest.read_facts(store, layout.slug_of_chunk(chunk))
+        parameters = records.read_parameters(store, profile_name, chunk)  # not the profile's: it may have been edited since
+        if table is None or parameters is None:
+            raise dg.Failure(f"chunk {chunk} has no depth maps under {profile_name} yet: materialize depth_maps for it first")
+        frame = records.build(
+            manifest.read_rows(store, chunk),
+            table,
+            outcomes.values(),
+            manifest=facts["uri"] if facts else "",
+            chunk=chunk,
+            profile=profile_name,
+            parameters=parameters,
+            store=store,
+            run_id=context.run.run_id,
+        )
+        key = records.write(store, frame, profile_name, chunk)
+        failed = frame[frame["status"] == records.FAILED]
+        passing = failed["error_kind"].isin([kind.value for kind in ErrorKind if kind.retryable])
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": len(frame),
+                "succeeded": int((frame["status"] == records.SUCCEEDED).sum()),
+                "failed": len(failed),
+                "failed, may get better": int(passing.sum()),
+                "failed by kind": dg.MetadataValue.json(counts(frame["error_kind"])),
+                "table": dg.MetadataValue.path(store.url(key)),
+                "preview": preview(frame, ["row_id", "status", "image_url", "depth_min", "depth_max", "error_kind"]),
+                "failures": preview(failed, ["line", "row_id", "image_url", "error_kind", "error_message"]),
+            }
+        )
+
+    return artwork_records

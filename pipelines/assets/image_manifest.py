@@ -1,0 +1,38 @@
+"""`image_manifest`: the validated rows of a chunk."""
+
+import dagster as dg
+
+from depth_core.ingest import manifest
+from pipelines import automation_conditions, names
+from pipelines.event_metadata import counts, preview
+from pipelines.partitions import Partitions
+from pipelines.resources import DepthlineResource
+from pipelines.step_failures import fails_in_one_line
+
+
+def build(parts: Partitions) -> dg.AssetsDefinition:
+    @dg.asset(
+        partitions_def=parts.chunks,
+        deps=[dg.AssetDep(names.MANIFEST_INDEX, partition_mapping=dg.AllPartitionMapping())],
+        group_name=names.INGEST_GROUP,
+        kinds={"parquet", "pandas"},
+        owners=names.OWNERS,
+        automation_condition=automation_conditions.missing_or_changed(),
+        description="Validates the rows of a chunk. A bad row becomes a failed record that names its file and line.",
+    )
+    @fails_in_one_line
+    def image_manifest(context: dg.AssetExecutionContext, depthline: DepthlineResource) -> dg.MaterializeResult[None]:
+        settings, store, chunk = depthline.settings(), depthline.store(), context.partition_key
+        rows = manifest.validate(manifest.read_chunk(store, chunk), settings)
+        manifest.write_rows(store, chunk, rows)
+        return dg.MaterializeResult(
+            metadata={
+                "rows": len(rows),
+                "good": int(rows["error_kind"].isna().sum()),
+                "bad": int(rows["error_kind"].notna().sum()),
+                "bad by kind": dg.MetadataValue.json(counts(rows["error_kind"])),
+                "preview": preview(rows, ["line", "row_id", "image_url", "error_message"]),
+            }
+        )
+
+    return image_manifest

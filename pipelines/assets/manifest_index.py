@@ -1,0 +1,125 @@
+"""`manifest_index`: reads one manifest and gives every row its chunk."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from depth_core.display import shown_url
+from depth_core.errors import ManifestError
+from depth_core.ingest import manifest
+from depth_core.settings import Settings
+from depth_core.storage import Store
+from pipelines import names, partitions
+from pipelines.event_facts import IndexFacts
+from pipelines.partitions import Partitions
+from pipelines.resources import DepthlineResource
+from pipelines.step_failures import fails_in_one_line
+
+
+class ManifestConfig(dg.Config):
+    uri: str = Field("", description="Where the manifest is, when it does not lie in the manifests folder.")
+
+
+_asked_uri: ContextVar[str] = ContextVar("asked_uri", default="")
+
+
+@contextmanager
+def index_config(uri: str) -> Iterator[dict[str, Any]]:
+    """Run config for `manifest_index`.
+
+    Everybody who sees Dagster sees it, so it has no URI with secrets. A run inside the block, in this thread, gets such a URI in
+    another way; any other run knows the slug, by which it finds the URI that was read before or a file of the manifests folder.
+    """
+    token = _asked_uri.set(uri)
+    try:
+        yield {"ops": {names.MANIFEST_INDEX: {"config": {"uri": uri if shown_url(uri) == uri else ""}}}}
+    finally:
+        _asked_uri.reset(token)
+
+
+def build(parts: Partitions) -> dg.AssetsDefinition:
+    @dg.asset(
+        partitions_def=parts.manifests,
+        group_name=names.INGEST_GROUP,
+        kinds={"parquet", "pandas"},
+        owners=names.OWNERS,
+        description=(
+            "Reads one manifest (CSV, TSV, JSONL, Parquet, TXT; gzip; local, http or s3), gives every row its chunk for ever, "
+            "writes the chunks whose rows changed and registers their keys."
+        ),
+    )
+    @fails_in_one_line
+    def manifest_index(
+        context: dg.AssetExecutionContext, config: ManifestConfig, depthline: DepthlineResource
+    ) -> dg.MaterializeResult[None]:
+        settings, store, slug = depthline.settings(), depthline.store(), context.partition_key
+        uri = config.uri or _asked_uri.get() or _uri_of(slug, settings, store)
+        if manifest.slug(uri) != slug:
+            raise ManifestError(f"{shown_url(uri)} belongs to partition {manifest.slug(uri)}, not to {slug}")
+        index = manifest.read_index(store, slug)  # first: the memory that reading it takes serves the rows afterwards
+        rows = manifest.read(uri, settings)
+        assignment = manifest.assign_chunks(
+            rows,
+            index,
+            slug=slug,
+            rows_per_chunk=settings.rows_per_chunk,
+            again=_unreported_chunks(context, store, slug),
+        )
+        manifest.write_chunks(store, slug, assignment, rows, run_id=context.run.run_id)
+        chunks = sorted({*assignment.index.names, *assignment.changed})
+        partitions.register_chunks(context.instance, chunks)
+        _warn_of_many_partitions(context.log, len(chunks), len(parts.profiles.get_partition_keys()), settings)
+        return dg.MaterializeResult(
+            metadata={
+                "uri": shown_url(uri),
+                "rows": len(rows.frame),
+                "bad rows": int(rows.frame["error_kind"].notna().sum()),
+                "chunks": len(chunks),
+                "changed chunks": len(assignment.changed),
+                "sha256": rows.sha256,
+                **IndexFacts(assignment.changed).metadata(),
+            }
+        )
+
+    return manifest_index
+
+
+def _unreported_chunks(context: dg.AssetExecutionContext, store: Store, slug: str) -> tuple[str, ...]:
+    """The chunks that the last index run changed, if it died before it told Dagster: no sensor has heard of them."""
+    last = manifest.last_change(store, slug)
+    if _has_reported(context.instance, last.run_id):
+        return ()
+    if last.chunks:
+        context.log.info(f"run {last.run_id} did not report what it changed; its {len(last.chunks):,} chunks are reported again")
+    return last.chunks
+
+
+def _has_reported(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether Dagster has a materialization of an index run."""
+    found = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION, limit=1) if run_id else None
+    return bool(found and found.records)
+
+
+def _warn_of_many_partitions(log: dg.DagsterLogManager, chunks: int, profiles: int, settings: Settings) -> None:
+    if chunks * profiles > partitions.MANY_PAIRS:
+        log.warning(
+            f"{chunks:,} chunks under {profiles} profiles are {chunks * profiles:,} partitions; raise DEPTH_ROWS_PER_CHUNK "
+            f"(now {settings.rows_per_chunk:,}) before the next manifest"
+        )
+
+
+def _uri_of(slug: str, settings: Settings, store: Store) -> str:
+    known = manifest.read_facts(store, slug)
+    if known is not None:
+        return str(known["uri"])
+    for found in manifest.discover(settings):
+        if found.slug == slug:
+            return found.uri
+    raise ManifestError(
+        f"no manifest with the key {slug} in {settings.manifests_location}; put it there, or give its place as `uri` in the "
+        "run config"
+    )

@@ -1,0 +1,102 @@
+"""`source_images`: the images that a chunk's rows name, downloaded and kept by content hash."""
+
+import time
+from collections.abc import Collection
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+from pydantic import Field
+
+from depth_core.ingest import manifest, sources
+from depth_core.settings import Settings
+from depth_core.storage import Store
+from pipelines import automation_conditions, names, progress_reports
+from pipelines.event_metadata import counts, preview
+from pipelines.partitions import Partitions
+from pipelines.resources import DepthlineResource
+from pipelines.step_failures import fails_in_one_line
+
+
+class SourcesConfig(dg.Config):
+    refetch: bool = Field(False, description="Ask the origin again for images that are there already.")
+    retry_permanent: bool = Field(False, description="Try again also what failed in a way that does not get better by itself.")
+
+
+def build(parts: Partitions) -> dg.AssetsDefinition:
+    @dg.asset(
+        partitions_def=parts.chunks,
+        deps=[names.IMAGE_MANIFEST],
+        group_name=names.INGEST_GROUP,
+        kinds={"parquet", "python"},
+        owners=names.OWNERS,
+        automation_condition=automation_conditions.missing_or_changed(),
+        description="Downloads the chunk's images that are not there yet and keeps each by content hash, for every profile.",
+    )
+    @fails_in_one_line
+    def source_images(
+        context: dg.AssetExecutionContext, config: SourcesConfig, depthline: DepthlineResource
+    ) -> dg.MaterializeResult[None]:
+        table, seconds = fetch_sources(
+            context.log,
+            chunk=context.partition_key,
+            store=depthline.store(),
+            settings=depthline.settings(),
+            refetch=config.refetch,
+            retry_permanent=config.retry_permanent,
+        )
+        return dg.MaterializeResult(metadata=sources_metadata(table, seconds))
+
+    return source_images
+
+
+def fetch_sources(
+    log: dg.DagsterLogManager,
+    *,
+    chunk: str,
+    store: Store,
+    settings: Settings,
+    refetch: bool = False,
+    retry_permanent: bool = False,
+    ask_again: Collection[str] = (),
+) -> tuple[pd.DataFrame, float]:
+    """Fetches what a chunk misses, writes its table of sources; returns the table and the seconds it took.
+
+    `refetch`: also what is there, from its origin. `ask_again`: that for these content hashes only.
+    """
+    rows = manifest.read_rows(store, chunk)
+    urls = rows.loc[rows["error_kind"].isna(), "image_url"].drop_duplicates()
+    refused = manifest.refused(rows, settings)  # they may have been validated under other settings
+    urls = urls[~urls.isin(refused.keys())]
+    started = time.monotonic()
+    report = progress_reports.reporter(log, total=len(urls), verb="fetched")
+    outcomes = [
+        sources.SourceOutcome(url, error_kind=failure.kind.value, error_message=failure.message)
+        for url, failure in refused.items()
+    ]
+    prior = sources.read_table(store, chunk)
+    again = urls.isin(prior.loc[prior["sha256"].isin(list(ask_again)), "image_url"] if prior is not None else [])
+    for some, anew in ((urls[~again], refetch), (urls[again], True)):
+        for outcome in sources.ingest(some.tolist(), store, settings, refetch=anew, prior=prior, retry_permanent=retry_permanent):
+            outcomes.append(outcome)
+            report(len(outcomes))
+    table = sources.table(outcomes)
+    sources.write_table(store, chunk, table)
+    return table, time.monotonic() - started
+
+
+def sources_metadata(table: pd.DataFrame, seconds: float) -> dict[str, Any]:
+    """What Dagster's UI shows of a chunk's table of sources."""
+    fetched = table[table["state"] == "fetched"]
+    return {
+        "images": len(table),
+        "fetched": len(fetched),
+        "already there": int((table["state"] == "known").sum()),
+        "failed": int(table["error_kind"].notna().sum()),
+        "failed by kind": dg.MetadataValue.json(counts(table["error_kind"])),
+        "megabytes fetched": round(float(fetched["bytes"].fillna(0).sum()) / 1e6, 3),
+        "seconds": round(seconds, 3),
+        "preview": preview(
+            table.sort_values("error_kind", na_position="last"), ["image_url", "state", "bytes", "error_kind", "error_message"]
+        ),
+    }

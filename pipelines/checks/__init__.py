@@ -1,0 +1,1 @@
+"""The asset checks, a module for each asset that has some."""

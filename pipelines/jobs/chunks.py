@@ -1,0 +1,34 @@
+"""The jobs of bulk work: index a manifest, ingest a chunk, make its depth maps, retry what failed."""
+
+import dagster as dg
+
+from pipelines import names
+from pipelines.assets import depth_maps
+
+_DEPTH = dg.AssetSelection.assets(*names.OF_A_PAIR)
+
+index_manifest = dg.define_asset_job(
+    "index_manifest",
+    dg.AssetSelection.assets(names.MANIFEST_INDEX),
+    description="Read one manifest and register its chunks.",
+)
+ingest_chunk = dg.define_asset_job(
+    "ingest_chunk",
+    dg.AssetSelection.assets(*names.OF_A_CHUNK),
+    description="Validate a chunk's rows and fetch its images.",
+)
+depth_maps_for_chunk = dg.define_asset_job(
+    "depth_maps_for_chunk", _DEPTH, description="Depth maps, records and gallery of one chunk under one profile."
+)
+retry_failed_rows = dg.define_asset_job(
+    "retry_failed_rows",
+    _DEPTH,
+    config=depth_maps.run_config(retry_sources=True),
+    description="Fetch and compute again the rows of a chunk x profile that failed for a passing reason; nothing else.",
+)
+retry_all_failed_rows = dg.define_asset_job(
+    "retry_all_failed_rows",
+    _DEPTH,
+    config=depth_maps.run_config(retry_sources=True, retry_permanent=True),
+    description="Fetch and compute again every failed row of a chunk x profile, whatever the reason: for what was mended.",
+)

@@ -1,0 +1,11 @@
+"""`record_requests`: a day's single requests become a table."""
+
+import dagster as dg
+
+from pipelines import names
+
+record_requests = dg.define_asset_job(
+    "record_requests",
+    dg.AssetSelection.assets(names.REQUEST_RECORDS),
+    description="Yesterday's single requests as a table.",
+)

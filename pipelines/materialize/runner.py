@@ -1,0 +1,177 @@
+"""Brings one manifest up to date in this process: which runs it takes, one after the other. Printing is in report.py."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from depth_core import completeness, terminal
+from depth_core.completeness import Reason
+from depth_core.errors import DepthlineError
+from depth_core.inference import checkpoints
+from depth_core.inference.checkpoints import Checkpoint
+from depth_core.ingest import manifest
+from depth_core.output import records
+from depth_core.profiles import Profile
+from depth_core.terminal import Meter, NoMeter
+from pipelines import names, progress_reports
+from pipelines.assets import depth_maps
+from pipelines.assets.manifest_index import index_config
+from pipelines.definitions import build_defs
+from pipelines.jobs.chunks import depth_maps_for_chunk, index_manifest, ingest_chunk
+from pipelines.materialize.dead_runs import sign_of_life
+from pipelines.materialize.report import Report
+from pipelines.partitions import MANIFEST, pair
+from pipelines.resources import DepthlineResource
+
+# A chunk is worked on because something about it is not as it was: that may be a file of a depth map that is gone.
+VERIFY = depth_maps.run_config(verify=True)
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+class RunFailedError(DepthlineError):
+    """A run of the pipeline failed; the message has its first error."""
+
+
+def materialize(
+    uri: str,
+    profile: str,
+    depthline: DepthlineResource,
+    instance: dg.DagsterInstance,
+    on_step: Callable[[str], None] = lambda step: None,
+    meter: Meter | None = None,
+) -> Report:
+    """Brings every chunk of a manifest up to date under one profile, and reports what was done.
+
+    `on_step` is called with each step, `meter` with the rows that a step has done. Chunks that are complete and unchanged are
+    left alone. Raises RunFailedError with the reason of the run that failed, ConfigurationError for an unknown profile,
+    ModelUnavailableError when its weights cannot be had, KeyboardInterrupt when it was told to end: the run under way has failed
+    then, what it made counts, and the next one goes on.
+    """
+    started = time.monotonic()
+    wanted = depthline.profile(profile)
+    # Weights that cannot be had are an error before every image is fetched, not after.
+    checkpoint = checkpoints.resolve(wanted.parameters.spec, depthline.settings(), wanted.checkpoint)
+    with sign_of_life(instance) as tags:
+        work = _Work(wanted, checkpoint, depthline, instance, build_defs(depthline), tags, on_step, meter or NoMeter())
+        rows = work.index(uri)
+        report = Report(uri, sorted(rows))
+        for number, chunk in enumerate(report.chunks, 1):
+            work.chunk(chunk, rows[chunk], f"chunk {number:,} of {len(report.chunks):,}", report)
+    report.records = records.read(depthline.store(), manifest=manifest.slug(uri), profile=profile)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+@dataclass
+class _Work:
+    """What the steps of one materialization share."""
+
+    profile: Profile
+    checkpoint: Checkpoint
+    depthline: DepthlineResource
+    instance: dg.DagsterInstance
+    defs: dg.Definitions
+    tags: dict[str, str]  # of every run
+    on_step: Callable[[str], None]
+    meter: Meter
+
+    def index(self, uri: str) -> dict[str, int]:
+        """Reads the manifest; returns how many rows each of its chunks has."""
+        slug, store = manifest.slug(uri), self.depthline.store()
+        known = self.instance.has_dynamic_partition(MANIFEST, slug)
+        self.instance.add_dynamic_partitions(MANIFEST, [slug])
+        self.on_step(f"reading {uri}")
+        try:
+            with index_config(uri) as config:
+                self.run(index_manifest.name, slug, config)
+        except RunFailedError:
+            if not known and manifest.read_index(store, slug) is None:  # never read: a name mistyped, perhaps
+                self.instance.delete_dynamic_partition(MANIFEST, slug)
+            raise
+        index = manifest.read_index(store, slug)
+        return {} if index is None else index.rows_by_chunk()
+
+    def chunk(self, chunk: str, rows: int, place: str, report: Report) -> None:
+        """Brings one chunk up to date, or leaves it alone."""
+        profile = self.profile.name
+        found = completeness.check(
+            chunk,
+            self.profile,
+            checkpoint=self.checkpoint,
+            store=self.depthline.store(),
+            settings=self.depthline.settings(),
+        )
+        earlier = _whole_run(self.instance, chunk, profile) if found.is_complete else None
+        if earlier is not None and earlier == (found.run_id or earlier):
+            report.left_alone.append(chunk)
+            report.add_checks(_checks_of(earlier, self.instance))
+            return
+        why = f" ({found.reason})" if found.reason not in (None, Reason.NO_ROWS) else ""
+        self.on_step(f"{place}: fetching images{why}")
+        with _on_meter(self.meter, f"{place}: fetching", rows):
+            self.run(ingest_chunk.name, chunk)
+        self.on_step(f"{place}: making depth maps, records and gallery")
+        with _on_meter(self.meter, f"{place}: depth maps", rows):
+            report.add(self.run(depth_maps_for_chunk.name, pair(chunk, profile), VERIFY))
+
+    def run(self, job: str, partition: str, config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
+        """Runs a job. Raises RunFailedError, or KeyboardInterrupt."""
+        resolved = self.defs.resolve_job_def(job)
+        try:
+            result = resolved.execute_in_process(
+                instance=self.instance,
+                partition_key=partition,
+                run_config=QUIET | (config or {}),
+                tags=self.tags,
+                raise_on_error=False,
+            )
+        except dg.DagsterExecutionInterruptedError:
+            raise KeyboardInterrupt from None
+        terminal.raise_if_interrupted()  # Dagster takes signals for itself while a job runs, and calls the run failed
+        if not result.success:
+            error = next((event.step_failure_data.error for event in result.all_events if event.is_step_failure), None)
+            raise RunFailedError(f"{job} failed for {partition}: {reason_of(error) if error else 'see the run in the UI'}")
+        return result
+
+
+@contextmanager
+def _on_meter(meter: Meter, label: str, rows: int) -> Iterator[None]:
+    """Shows how far the ops in the block are, in rows: the share of the images that is done, as rows may share an image."""
+    meter.start(label, rows)
+    with progress_reports.listen(lambda done, total: meter.at(round(rows * done / total) if total else rows)):
+        yield
+
+
+def _whole_run(instance: dg.DagsterInstance, chunk: str, profile: str) -> str | None:
+    """The run that drew a chunk's gallery, if Dagster has a materialization of every asset of the chunk; else None."""
+
+    def last_run(asset: str, partition: str) -> str | None:
+        which = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition])
+        return next((found.run_id for found in instance.fetch_materializations(which, limit=1).records), None)
+
+    runs = [last_run(asset, chunk) for asset in names.OF_A_CHUNK]
+    runs += [last_run(asset, pair(chunk, profile)) for asset in names.OF_A_PAIR]
+    return None if None in runs else runs[-1]
+
+
+def _checks_of(run_id: str, instance: dg.DagsterInstance) -> Iterator[dg.AssetCheckEvaluation]:
+    """The results of the asset checks of an earlier run."""
+    for record in instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records:
+        event = record.event_log_entry.dagster_event
+        if event is not None:
+            yield event.asset_check_evaluation_data
+
+
+def reason_of(error: Any) -> str:
+    """The message that says what is wrong: of the first of our own errors in the chain of causes, else of the last error."""
+    ours = {DepthlineError.__name__, *(kind.__name__ for kind in DepthlineError.__subclasses__()), dg.Failure.__name__}
+    while error.cause is not None and error.cls_name not in ours:
+        error = error.cause
+    return re.sub(rf"^[\w.]+\.{error.cls_name}: ", "", error.message.strip())

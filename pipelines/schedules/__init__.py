@@ -1,0 +1,1 @@
+"""The schedules: what the clock starts, a module for each subject."""

@@ -1,0 +1,32 @@
+"""`profile_sensor`: reports profiles whose parameters have changed."""
+
+import hashlib
+import json
+
+import dagster as dg
+
+from pipelines import names
+from pipelines.resources import DepthlineResource
+
+
+@dg.sensor(
+    asset_selection=dg.AssetSelection.assets(names.PROFILE),
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Reports profiles whose parameters have changed, so that the nightly backfill asks for their depth maps again.",
+)
+def profile_sensor(context: dg.SensorEvaluationContext, depthline: DepthlineResource) -> dg.SensorResult | dg.SkipReason:
+    seen: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
+    digests = {
+        name: hashlib.sha256(json.dumps(profile.pixel_words(), sort_keys=True).encode()).hexdigest()[:16]
+        for name, profile in depthline.profiles().items()
+    }
+    changed = [name for name, digest in digests.items() if seen.get(name) != digest]
+    if not changed:
+        return dg.SkipReason(f"{len(digests)} profiles, none changed")
+    return dg.SensorResult(
+        asset_events=[
+            dg.AssetMaterialization(names.PROFILE, partition=name, metadata={"digest": digests[name]}) for name in changed
+        ],
+        cursor=json.dumps(digests),
+    )
