@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from depth_core import catalog
-from depth_core.inference import depth_anything_2, depth_anything_3, kernels
+from depth_core.inference.networks import depth_anything_2, depth_anything_3, kernels
 
 REPEATS = 5
 Forward = Callable[[torch.Tensor], torch.Tensor]
@@ -73,7 +73,7 @@ def speed(device: str) -> None:
 def variants(device: str, sizes: tuple[int, ...]) -> None:
     print(f"{'model':<24}" + "".join(f"{size:>8} px   memory" for size in sizes))
     for spec in catalog.MODELS:
-        if spec.family is catalog.Family.TINY:
+        if spec.bundled:
             continue
         row = f"{spec.key:<24}"
         for size in sizes:
@@ -112,7 +112,7 @@ def one(key: str, size: int, device: str) -> None:
 def precision(device: str) -> None:
     print(f"{'model':<24} relative difference of the bfloat16 backbone: mean, maximum")
     for spec in catalog.MODELS:
-        if spec.family is catalog.Family.TINY:
+        if spec.bundled:
             continue
         torch.manual_seed(0)
         images = torch.randn(1, 3, 252, 252, device=device)
@@ -126,12 +126,13 @@ def precision(device: str) -> None:
 
 def network(key: str, device: str, *, pair: bool = False) -> Any:
     """The forward function of a model; with `pair` it takes whether to use bfloat16 as well."""
-    family, name = key.split("/")
-    if family == "v2":
+    name = catalog.BY_KEY[key].name
+    if catalog.BY_KEY[key].family is catalog.V2:
         model = v2(name).to(device) if pair else ready(v2(name), device)
         return (lambda x, bf16: depth_anything_2.disparity(model, x, autocast=bf16)) if pair else disparity(model)
-    if name == "nested_giant_large":
-        parts = v3("giant", camera=True), v3("metric_large")
+    if name in depth_anything_3.NESTED:
+        main, metric = depth_anything_3.NESTED[name]
+        parts = v3(main, camera=True), v3(metric)
         parts = [part.to(device) if pair else ready(part, device) for part in parts]
 
         def nested(x: torch.Tensor, bf16: bool = False) -> torch.Tensor:

@@ -20,7 +20,8 @@ from benchmarks.photos import make_photos
 from depth_core import catalog, settings
 from depth_core.contract import DepthParameters
 from depth_core.engine.stages import Plan
-from depth_core.inference import checkpoint_folder, checkpoints, predictor, tiny_network
+from depth_core.inference import checkpoints, predictor
+from depth_core.inference.networks import checkpoint_folder, tiny_network
 
 
 def main() -> None:

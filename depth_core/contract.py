@@ -50,6 +50,12 @@ _FIRST_FIELDS = frozenset({"invertDepth", "resolutionLowerLimit", "usePostResize
 _FIRST_FACTS = frozenset({"revision", "range", "depth16", "version"})
 
 
+def _valid_models() -> str:
+    """The names of the catalogue, for people."""
+    v2, v3 = ([spec.name for spec in catalog.MODELS if spec.family.use_version_3 is flag] for flag in (False, True))
+    return f"V2: {', '.join(v2[::-1])}. V3: also {', '.join(name for name in v3 if name not in v2)}."
+
+
 class DepthParameters(_Words):
     """What makes the pixels of a depth map: the API's fields without `imageUrl` and `webhook`."""
 
@@ -68,9 +74,7 @@ class DepthParameters(_Words):
     use_version_3: bool = Field(
         False, alias="useVersion3", strict=True, description="Depth Anything 3 instead of V2; decides which models are valid."
     )
-    model: str = Field(
-        "large", description="V2: giant, large, base, small. V3: also mono_large, metric_large, nested_giant_large."
-    )
+    model: str = Field("large", description=_valid_models())
     normalization_mode: NormalizationMode = Field(
         NormalizationMode.STANDARD, description="V3 only: with V2 anything but Standard is refused."
     )
@@ -92,8 +96,9 @@ class DepthParameters(_Words):
     @field_validator("normalization_mode")
     @classmethod
     def _mode_fits_model(cls, mode: NormalizationMode, info: ValidationInfo) -> NormalizationMode:
-        only_standard = info.data.get("use_version_3") is False or info.data.get("model") == "tiny"
-        if only_standard and mode is not NormalizationMode.STANDARD:
+        v3, model = info.data.get("use_version_3"), info.data.get("model")  # None: at fault itself, and said so
+        possible = [spec for spec in catalog.valid(use_version_3=v3) if model in (None, spec.name)]
+        if all(spec.family.only_standard for spec in possible) and mode is not NormalizationMode.STANDARD:
             raise PydanticCustomError(
                 "normalization_mode",
                 "normalizationMode '{mode}' needs a V3 model and useVersion3=true; V2 and tiny take Standard only",
@@ -132,8 +137,8 @@ class DepthParameters(_Words):
         A later fact counts only where it is set: False, None, 0 and what is empty leave the digest as it is.
         """
         facts = {name: value for name, value in also.items() if name in _FIRST_FACTS or value}
-        # tiny is one network under either family: the flag does not change a pixel.
-        words = self.identity() | ({"useVersion3": False} if self.model == "tiny" else {}) | {"_": facts}
+        # what is one network under either flag: the flag does not change a pixel
+        words = self.identity() | ({"useVersion3": False} if self.spec.family.use_version_3 is None else {}) | {"_": facts}
         return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -29,7 +29,8 @@ def write(folder: Path, seed: int = 3) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from depth_core.inference import checkpoints, glpn
+    from depth_core.inference import checkpoints
+    from depth_core.inference.networks import glpn
 
     sizes = glpn.sizes(CONFIG)
     assert sizes is not None

@@ -13,7 +13,6 @@ import typer
 from pydantic import ValidationError
 
 from depth_core import settings, terminal
-from depth_core.catalog import Family
 from depth_core.cli.common import clear_errors, console, model_named
 from depth_core.contract import DepthParameters, NormalizationMode
 from depth_core.errors import ConfigurationError
@@ -68,8 +67,8 @@ def map_photos(
         now = settings.load(**({"device": device} if device else {}))
         parameters = _parameters(
             model=spec.name,
-            use_version_3=spec.family is Family.V3,
-            resolution_lower_limit=resolution if resolution is not None else (256 if spec.family is Family.TINY else 1024),
+            use_version_3=bool(spec.family.use_version_3),
+            resolution_lower_limit=spec.family.advised_limit if resolution is None else resolution,
             invert_depth=invert,
             normalization_mode=mode,
             use_post_resize=not network_size,

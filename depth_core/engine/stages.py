@@ -224,7 +224,7 @@ def _render(
     rendered = []
     for n, image in enumerate(batch):
         size = image.source_size if parameters.use_post_resize else image.size
-        shade = normalization.resize(pictures[n], size, family=spec.family)
+        shade = normalization.resize(pictures[n], size, align_corners=spec.family.align_corners)
         gray16 = _to_host((shade * 65535).round_().to(torch.uint16)) if plan.depth16 else None
         shade = shade.mul_(255) if size != image.size else shade * 255  # in place where it is memory of its own
         gray = _to_host(shade.round_().to(torch.uint8))
@@ -233,7 +233,7 @@ def _render(
         if parameters.normalization_mode is NormalizationMode.RAW:
             metres = predictor.metres_per_number(image.focal_px, image.source_size, image.size)
             numbers = normalization.raw(depth[n : n + 1] * (metres or 1.0), invert=parameters.invert_depth)[0]
-            raw = _to_host(normalization.resize(numbers, size, family=spec.family))
+            raw = _to_host(normalization.resize(numbers, size, align_corners=spec.family.align_corners))
         rendered.append(Rendered(image, gray, gray16, raw, ends[n], clock()))
     return rendered
 

@@ -1,7 +1,7 @@
 """From a model to the file that holds its weights: where from, whether it is there, what names it, whether it may be used.
 
-In this order: a setting or profile that names a path or URL, the checkpoint folder, the Hub, the package itself (tiny). Never
-imports torch: output keys need the revision long before a network. What does not belong here: copies of what URLs name
+In this order: a setting or profile that names a path or URL, the checkpoint folder, the Hub, the package itself. Never imports
+torch: output keys need the revision long before a network. What does not belong here: copies of what URLs name
 (weights_cache.py), reading weights (weights.py).
 """
 
@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from depth_core.catalog import MODELS, Family, ModelSpec
+from depth_core.catalog import MODELS, ModelSpec
 from depth_core.errors import ModelAbsentError, ModelUnavailableError
 from depth_core.inference import sizing, weights, weights_cache
 from depth_core.settings import Settings
@@ -97,7 +97,7 @@ def resolve(
             )
     elif folder and (found := weights_cache.local(folder, settings, spec.key, download=download, refresh=refresh, outage=outage)):
         source, path = folder, found
-    elif spec.family is Family.TINY:
+    elif spec.bundled:
         source, path = "bundled", BUNDLED
     elif spec.repository:
         return _from_hub(spec, settings, spec.repository, download=download, refresh=refresh)
@@ -113,35 +113,28 @@ def resolve(
 
 
 def checked(checkpoint: Checkpoint) -> Checkpoint:
-    """The same, unless its patch embedding is another model's: its name tells the family, its first side the size.
+    """The same, unless it lacks files or its patch embedding is another model's: the name tells the family, the width the model.
 
     A look ahead; loading compares every tensor that is used. PyTorch files tell nothing before they are read, so they are read,
-    which alone needs torch. Of tiny only the files are looked for. Raises ModelUnavailableError.
+    which alone needs torch. Raises ModelUnavailableError.
     """
     spec, file = checkpoint.spec, weights.find(checkpoint.path)
-    if spec.family is Family.TINY:
-        needed = (file.name if file.name == HUB_INDEX else HUB_FILE, "config.json", "preprocessor_config.json")
+    if spec.family.config_files:
+        needed = (file.name if file.name == HUB_INDEX else HUB_FILE, *spec.family.config_files)
         missing = [name for name in needed if not (checkpoint.path / name).is_file()]
         if missing:
             raise ModelUnavailableError(f"{checkpoint.path} lacks {', '.join(missing)}: {spec.key} is a folder with all of them")
+    names = [spec.key_prefix + name for name in spec.family.patch_embeddings]
+    if not names:
         return checkpoint
     shapes = weights.inspect(file)
     if shapes is None:
         shapes = {name: tuple(tensor.shape) for name, tensor in weights.read(file).items()}
-    nested = spec.name == "nested_giant_large"
-    names = {
-        Family.V2: ("backbone.embeddings.patch_embeddings.projection.weight", "pretrained.patch_embed.proj.weight"),
-        Family.V3: (f"model.{'da3.' if nested else ''}backbone.pretrained.patch_embed.proj.weight",),
-    }[spec.family]
     width = next((shapes[name][0] for name in names if shapes.get(name)), None)
-    expected = _WIDTHS["giant" if nested else spec.name.rpartition("_")[2]]
-    if width != expected:
-        reason = f"{names[0]} is missing" if width is None else f"{width} channels, not {expected}"
+    if width != spec.width:
+        reason = f"{names[0]} is missing" if width is None else f"{width} channels, not {spec.width}"
         raise ModelUnavailableError(f"{file} are no weights of {spec.key} ({reason}): point to that model's own file")
     return checkpoint
-
-
-_WIDTHS = {"small": 384, "base": 768, "large": 1024, "giant": 1536}
 
 
 def describe_models(settings: Settings) -> list[ModelRow]:

@@ -7,6 +7,7 @@ here: preparing images (preprocessor.py), pictures from the numbers (output/norm
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.util
 import logging
 import threading
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from depth_core.catalog import DepthKind, Family, ModelSpec
+from depth_core.catalog import DepthKind, ModelSpec
 from depth_core.errors import ConfigurationError
 from depth_core.inference import preprocessor, sizing
 from depth_core.inference.checkpoints import Checkpoint
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FOCAL_OF_METRIC = 300.0  # metric_large answers in metres for a focal length of so many pixels of the network's input
+_FEW_PARAMETERS = 10  # million; to free so few is not worth the second that looking through all objects takes
 
 
 class Predictor:
@@ -101,18 +102,19 @@ class Predictor:
     ) -> float | None:
         """What to multiply the network's numbers by to have metres; None where they have no unit.
 
-        metric_large: metres = number * focal / 300, the focal length in pixels of the network's input; `focal_px` is in pixels of
-        the source, None when unknown, and then so are the metres. The mean of both sides scales it, since one was rounded to the
-        patch: turning a photo changes nothing. nested_giant_large: metres already.
+        1.0 where they are metres already. Else metres = number * focal / canonical focal, both in pixels of the network's input;
+        `focal_px` is in pixels of the source, None when unknown, and then so are the metres. The mean of both sides scales it,
+        since one was rounded to the patch: turning a photo changes nothing.
         """
         if self.spec.kind is not DepthKind.METRIC_DEPTH:
             return None
-        if self.spec.name == "nested_giant_large":
+        canonical = self.spec.canonical_focal_px
+        if canonical is None:
             return 1.0
         if focal_px is None:
             return None
         scale = sum(after / before for after, before in zip(network_size, source_size, strict=True)) / 2
-        return focal_px * scale / FOCAL_OF_METRIC
+        return focal_px * scale / canonical
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """True when the device had no room for a batch, which a smaller one may have."""
@@ -141,7 +143,7 @@ class Predictor:
     def close(self) -> None:
         """Frees the network's memory. Calling predict() afterwards is an error."""
         self._network = None
-        if self.spec.family is Family.TINY:  # its 14 MB are not worth the second that looking through all objects takes
+        if self.spec.parameters_million < _FEW_PARAMETERS:
             self._empty_cache()
         else:
             self.free_memory()
@@ -163,7 +165,7 @@ class Predictor:
             free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
         else:
             return 0
-        return min(sizing.MAX_BATCH_PIXELS, int(0.7 * free / sizing.bytes_per_pixel(self.spec)))
+        return min(sizing.MAX_BATCH_PIXELS, int(0.7 * free / self.spec.bytes_per_pixel))
 
 
 def load(checkpoint: Checkpoint, settings: Settings) -> Predictor:
@@ -173,8 +175,8 @@ def load(checkpoint: Checkpoint, settings: Settings) -> Predictor:
     """
     device = choose_device(settings)
     precision = choose_precision(settings, device)
-    if checkpoint.spec.family is Family.TINY:
-        precision = "fp32"  # which costs so small a network nothing
+    if not checkpoint.spec.family.bfloat16:
+        precision = "fp32"
     threads_at_start()
     images = preprocessor.load(checkpoint, settings)
     if device.startswith("cuda"):
@@ -240,11 +242,11 @@ def choose_precision(settings: Settings, device: str) -> str:
 
 
 def choose_runtime(settings: Settings, spec: ModelSpec, device: str) -> str:
-    """ "torch" or "openvino", which computes tiny on a CPU and nothing else.
+    """ "torch" or "openvino", which computes some families on a CPU and nothing else.
 
     Raises ConfigurationError when OpenVINO is asked for and not installed.
     """
-    if settings.runtime == "torch" or spec.family is not Family.TINY or device != "cpu":
+    if settings.runtime == "torch" or not spec.family.openvino or device != "cpu":
         return "torch"
     if importlib.util.find_spec("openvino") is not None:
         return "openvino"
@@ -255,7 +257,7 @@ def choose_runtime(settings: Settings, spec: ModelSpec, device: str) -> str:
 
 def _run_by_openvino(network: Any, checkpoint: Checkpoint, settings: Settings) -> bool:
     """False, and a warning, where it cannot and the setting leaves the choice: torch computes the same numbers."""
-    from depth_core.inference.openvino_runtime import Runtime
+    from depth_core.inference.networks.openvino_runtime import Runtime
 
     try:
         runtime = Runtime(settings.checkpoint_cache.expanduser() / "openvino", threads=threads_at_start())
@@ -270,17 +272,9 @@ def _run_by_openvino(network: Any, checkpoint: Checkpoint, settings: Settings) -
 
 
 def _network_class(spec: ModelSpec) -> Callable[..., Network]:
-    if spec.family is Family.TINY:
-        from depth_core.inference.checkpoint_folder import CheckpointFolder
-
-        return CheckpointFolder
-    if spec.family is Family.V2:
-        from depth_core.inference.depth_anything_2 import DepthAnything2
-
-        return DepthAnything2
-    from depth_core.inference.depth_anything_3 import DepthAnything3
-
-    return DepthAnything3
+    module, _, name = spec.family.network.rpartition(".")
+    network: Callable[..., Network] = getattr(importlib.import_module(f"depth_core.inference.networks.{module}"), name)
+    return network
 
 
 _stream = threading.local()  # .threads: the cores of this thread's stream

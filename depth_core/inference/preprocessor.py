@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from depth_core.catalog import Family, ModelSpec
+from depth_core.catalog import ModelSpec, Resize
 from depth_core.errors import ModelUnavailableError
 from depth_core.inference import preprocessing, sizing
 from depth_core.inference.checkpoints import Checkpoint
@@ -43,8 +43,10 @@ class Preprocessor:
         with intra_op_threads(1):
             if self.image_processor is not None:
                 return self.image_processor.prepare(rgb, size)
-            resized = preprocessing.cubic(rgb, size) if self.spec.family is Family.V2 else preprocessing.area_or_cubic(rgb, size)
-            return preprocessing.normalised(resized)
+            return preprocessing.normalised(_RESIZES[self.spec.family.resize](rgb, size))
+
+
+_RESIZES = {Resize.CUBIC: preprocessing.cubic, Resize.AREA_OR_CUBIC: preprocessing.area_or_cubic}
 
 
 def load(checkpoint: Checkpoint, settings: Settings) -> Preprocessor:
@@ -53,7 +55,7 @@ def load(checkpoint: Checkpoint, settings: Settings) -> Preprocessor:
 
 
 def _image_processor(checkpoint: Checkpoint) -> ImageProcessor | None:
-    if checkpoint.spec.family is not Family.TINY:
+    if checkpoint.spec.family.resize is not Resize.IMAGE_PROCESSOR:
         return None
     images = ImageProcessor.read(checkpoint.path / "preprocessor_config.json")
     if images.multiple != checkpoint.spec.patch:

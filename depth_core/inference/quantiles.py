@@ -1,7 +1,7 @@
 """Quantiles of the pixels inside a mask, image by image and on the device: nothing here waits for it.
 
 Sorting a whole image beats asking for single ranks on a GPU, where torch gives one rank of one image to one multiprocessor. What
-does not belong here: what the quantiles are for (depth_anything_3.py, output/normalization.py).
+does not belong here: what the quantiles are for (networks/depth_anything_3.py, output/normalization.py).
 """
 
 from __future__ import annotations

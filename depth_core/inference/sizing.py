@@ -7,40 +7,30 @@ from __future__ import annotations
 
 import math
 
-from depth_core.catalog import Family, ModelSpec
+from depth_core.catalog import ModelSpec, Rounding
 from depth_core.errors import ErrorKind, ImageError
 
 MAX_BATCH_PIXELS = 32 * 1036 * 1036  # more at once makes no GPU faster
 
-# device memory while a network runs, bytes a pixel of its input beside the weights, float32, as measured at 1036 x 1036; tiny's
-# at 256 x 352, where half of it is its silhouettes', which are found at one size
-_BYTES_PER_PIXEL = {"tiny": 1300, "small": 850, "base": 1120, "large": 2060, "giant": 2000, "v2/giant": 3400}
-
-
-def bytes_per_pixel(spec: ModelSpec) -> int:
-    """Device memory that one more input pixel takes, weights aside."""
-    size = {"mono_large": "large", "metric_large": "large", "nested_giant_large": "giant"}.get(spec.name, spec.name)
-    return _BYTES_PER_PIXEL.get(spec.key, _BYTES_PER_PIXEL[size])
-
 
 def memory_wanted(spec: ModelSpec, size: tuple[int, int]) -> int:
     """Bytes of device memory that the model wants for one image of `size` (width, height): weights and activations, float32."""
-    return int(spec.parameters_million * 4e6) + bytes_per_pixel(spec) * size[0] * size[1]
+    return int(spec.parameters_million * 4e6) + spec.bytes_per_pixel * size[0] * size[1]
 
 
 def network_size(spec: ModelSpec, width: int, height: int, lower_limit: int) -> tuple[int, int]:
     """The network's input (width, height) for an image of width x height pixels.
 
     The limit is rounded up to the patch multiple; the short side is then exactly that, the long side the multiple nearest to the
-    same aspect ratio. Small images are scaled up. The two families round differently (V3 to whole pixels first), as their
-    official code does: `Resize(resize_method="lower_bound")` of V2, `lower_bound_resize` of V3.
+    same aspect ratio. Small images are scaled up. Families round differently, as their official code does:
+    `Resize(resize_method="lower_bound")` of Depth Anything V2, `lower_bound_resize` of Depth Anything 3.
     """
     patch = spec.patch
     short = -(-lower_limit // patch) * patch
     scale = short / min(width, height)
-    if spec.family is Family.V3:
+    if spec.family.rounding is Rounding.NEAREST:
         return _nearest(max(1, round(width * scale)), patch), _nearest(max(1, round(height * scale)), patch)
-    # V2 takes the larger of both ratios, which is the one of the short side; round() is to even on a tie, as numpy's
+    # the larger of both ratios counts, which is the one of the short side; round() is to even on a tie, as numpy's
     return _lower_bound(width * scale, patch, short), _lower_bound(height * scale, patch, short)
 
 

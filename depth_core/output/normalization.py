@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from depth_core.catalog import DepthKind, Family
+from depth_core.catalog import DepthKind
 from depth_core.contract import NormalizationMode
 from depth_core.inference.prediction import SKY_THRESHOLD
 from depth_core.inference.quantiles import ordered
@@ -100,11 +100,11 @@ def own_range(depth: Array, sky: Array | None = None, *, kind: DepthKind, mode: 
     return restore(torch.where(count > 0, ends, torch.nan))  # type: ignore[no-any-return]
 
 
-def resize(values: Array, size: tuple[int, int], *, family: Family) -> Array:
+def resize(values: Array, size: tuple[int, int], *, align_corners: bool = False) -> Array:
     """(H, W) or (N, H, W) resampled to `size` (width, height), float32, bilinear: no value leaves the range, so no edge rings.
 
-    V2: align_corners=True, as its official code does. Others: pixel centres, the inverse of how their input was made, and when
-    shrinking each output pixel averages all it covers.
+    `align_corners`: the corners' pixels stay the corners'. Without: pixel centres, the inverse of how a network's input is made,
+    and when shrinking each output pixel averages all it covers.
     """
     import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 
@@ -113,7 +113,7 @@ def resize(values: Array, size: tuple[int, int], *, family: Family) -> Array:
         return restore(tensor)  # type: ignore[no-any-return]
     planes = tensor.reshape(-1, 1, *tensor.shape[-2:])
     shape = (size[1], size[0])
-    if family is Family.V2:
+    if align_corners:
         planes = F.interpolate(planes, shape, mode="bilinear", align_corners=True)
     else:
         # torch on a GPU refuses to average more than 94 x 94 pixels at once: what shrinks by so much does it in two steps

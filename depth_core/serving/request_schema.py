@@ -157,7 +157,9 @@ def json_schema(settings: Settings) -> dict[str, Any]:
             words["type"] = [words["type"], "null"]
             words |= {"enum": [*words["enum"], None]} if "enum" in words else {}
     standard = {"enum": [NormalizationMode.STANDARD.value, None]}
-    v2, v3 = catalog.names(use_version_3=False), catalog.names(use_version_3=True)
+    either = [spec.name for spec in catalog.MODELS if spec.family.use_version_3 is None]
+    v2 = catalog.names(use_version_3=False)
+    v3 = [name for name in catalog.names(use_version_3=True) if name not in either]
     schema["anyOf"] = [
         {
             "title": "Depth Anything V2",
@@ -165,12 +167,12 @@ def json_schema(settings: Settings) -> dict[str, Any]:
         },
         {
             "title": "Depth Anything 3",
-            "properties": {"useVersion3": {"enum": [True]}, "model": {"enum": [*(name for name in v3 if name != "tiny"), None]}},
+            "properties": {"useVersion3": {"enum": [True]}, "model": {"enum": [*v3, None]}},
             "required": ["useVersion3"],
         },
         {
             "title": "The bundled model",
-            "properties": {"model": {"enum": ["tiny"]}, "normalizationMode": standard},
+            "properties": {"model": {"enum": either}, "normalizationMode": standard},
             "required": ["model"],
         },
     ]

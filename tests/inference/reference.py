@@ -18,9 +18,9 @@ import numpy as np
 import oracle
 import torch
 
-from depth_core.inference import depth_anything_2, depth_anything_3, kernels
-from depth_core.inference.depth_anything_3 import Fields
-from depth_core.inference.vision_transformer import resized_positions
+from depth_core.inference.networks import depth_anything_2, depth_anything_3, kernels
+from depth_core.inference.networks.depth_anything_3 import Fields
+from depth_core.inference.networks.vision_transformer import resized_positions
 
 PATCH = 14
 V2_SIZES = {"vits": "small", "vitb": "base", "vitl": "large", "vitg": "giant"}

@@ -32,8 +32,9 @@ from safetensors.torch import save, save_file
 
 from depth_core.catalog import BY_KEY, MODELS
 from depth_core.errors import ModelUnavailableError
-from depth_core.inference import checkpoints, depth_anything_3, weights_cache
+from depth_core.inference import checkpoints, weights_cache
 from depth_core.inference.checkpoints import Presence
+from depth_core.inference.networks import depth_anything_3
 from depth_core.settings import Settings
 
 SMALL, GIANT, TINY = BY_KEY["v2/small"], BY_KEY["v2/giant"], BY_KEY["tiny"]

@@ -11,8 +11,9 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from depth_core.inference import checkpoints, glpn, weights
-from depth_core.inference.transformers_checkpoint import quietly
+from depth_core.inference import checkpoints, weights
+from depth_core.inference.networks import glpn
+from depth_core.inference.networks.transformers_checkpoint import quietly
 
 CONFIG = json.loads((checkpoints.BUNDLED / "config.json").read_text())["coarse"]
 

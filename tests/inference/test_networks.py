@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from depth_core.inference import depth_anything_3, kernels, vision_transformer
-from depth_core.inference.depth_anything_3 import Fields, aligned, sky_filled
+from depth_core.inference.networks import depth_anything_3, kernels, vision_transformer
+from depth_core.inference.networks.depth_anything_3 import Fields, aligned, sky_filled
 from depth_core.inference.quantiles import ordered
 
 

@@ -22,7 +22,9 @@ from depth_core.inference import checkpoints, predictor
 from depth_core.inference.predictor import Predictor
 from depth_core.settings import Settings
 
-openvino_runtime = pytest.importorskip("depth_core.inference.openvino_runtime", reason="the extra openvino is not installed")
+openvino_runtime = pytest.importorskip(
+    "depth_core.inference.networks.openvino_runtime", reason="the extra openvino is not installed"
+)
 
 Configured = Callable[..., Settings]
 

@@ -19,8 +19,9 @@ import torch
 
 from depth_core.catalog import BY_KEY, DepthKind
 from depth_core.contract import NormalizationMode
-from depth_core.inference import depth_anything_3, preprocessing, sizing
-from depth_core.inference.depth_anything_3 import Fields
+from depth_core.inference import preprocessing, sizing
+from depth_core.inference.networks import depth_anything_3
+from depth_core.inference.networks.depth_anything_3 import Fields
 from depth_core.output import normalization
 
 BESIDE = Path(__file__).parents[2].parent / "shared" / "oracle"

@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 
 from depth_core.catalog import BY_KEY
 from depth_core.errors import ConfigurationError, ModelUnavailableError
-from depth_core.inference import checkpoints, depth_anything_2, predictor, weights
+from depth_core.inference import checkpoints, predictor, weights
+from depth_core.inference.networks import depth_anything_2
 from depth_core.inference.predictor import Predictor
 from depth_core.settings import Settings
 

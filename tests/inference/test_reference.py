@@ -16,9 +16,9 @@ import pytest
 import reference
 import torch
 
-from depth_core.inference import depth_anything_3
-from depth_core.inference.depth_anything_3 import Fields, Variant
-from depth_core.inference.vision_transformer import Transformer
+from depth_core.inference.networks import depth_anything_3
+from depth_core.inference.networks.depth_anything_3 import Fields, Variant
+from depth_core.inference.networks.vision_transformer import Transformer
 
 MAIN = Variant(Transformer(128, 8, (1, 3, 5, 7), 2), 32, (16, 32, 48, 64))
 WIDE = Variant(Transformer(192, 10, (3, 5, 7, 9), 3), 32, (16, 32, 48, 64))

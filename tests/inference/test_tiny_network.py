@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depth_core.errors import ModelUnavailableError
-from depth_core.inference import checkpoint_folder, checkpoints, tiny_network, weights
+from depth_core.inference import checkpoints, weights
 from depth_core.inference.image_processor import ImageProcessor
+from depth_core.inference.networks import checkpoint_folder, tiny_network
 
 CONFIG = json.loads((checkpoints.BUNDLED / "config.json").read_text())
 FIXTURES = Path(__file__).parents[1] / "data" / "tiny" / "fixtures.npz"

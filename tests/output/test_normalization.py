@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from depth_core.catalog import DepthKind, Family
+from depth_core.catalog import DepthKind
 from depth_core.contract import NormalizationMode
 from depth_core.output.normalization import finite_range, own_range, picture, raw, resize
 
@@ -224,16 +224,16 @@ def test_raw_is_untouched_and_inverted_raw_is_the_maximum_minus_it() -> None:
 
 def test_resizing_to_the_same_size_changes_nothing() -> None:
     values = np.random.default_rng(5).uniform(0, 1, (7, 9)).astype(np.float32)
-    assert np.array_equal(resize(values, (9, 7), family=Family.V3), values)
+    assert np.array_equal(resize(values, (9, 7)), values)
 
 
-@pytest.mark.parametrize("family", list(Family))
+@pytest.mark.parametrize("align_corners", [False, True])
 @given(shape=st.tuples(*[st.integers(2, 20)] * 2), size=st.tuples(*[st.integers(1, 40)] * 2), step=st.booleans())
-def test_no_edge_rings(family: Family, shape: tuple[int, int], size: tuple[int, int], step: bool) -> None:
+def test_no_edge_rings(align_corners: bool, shape: tuple[int, int], size: tuple[int, int], step: bool) -> None:
     values = np.random.default_rng(shape[0]).uniform(0, 1, shape).astype(np.float32)
     if step:
         values = (values > 0.5).astype(np.float32)
-    out = resize(values, size, family=family)
+    out = resize(values, size, align_corners=align_corners)
     assert out.shape == (size[1], size[0])
     assert out.min() >= values.min() - 1e-6
     assert out.max() <= values.max() + 1e-6
@@ -241,9 +241,9 @@ def test_no_edge_rings(family: Family, shape: tuple[int, int], size: tuple[int, 
 
 def test_v2_keeps_its_corners_where_its_official_code_does() -> None:
     values = np.array([[0, 1], [2, 3]], np.float32)
-    enlarged = resize(values, (5, 5), family=Family.V2)
+    enlarged = resize(values, (5, 5), align_corners=True)
     assert enlarged[0].tolist() == [0, 0.25, 0.5, 0.75, 1]
-    batch = resize(torch.from_numpy(values)[None], (5, 5), family=Family.V2)
+    batch = resize(torch.from_numpy(values)[None], (5, 5), align_corners=True)
     assert torch.equal(batch[0], torch.from_numpy(enlarged))
 
 
@@ -258,7 +258,7 @@ def test_a_map_that_shrinks_to_a_few_pixels_does_so_in_steps_that_a_gpu_can_take
     )
     ramp = np.tile(np.linspace(0, 1, 2058, dtype=np.float32), (2058, 1))
     for side in (8, 11, 21, 100):
-        small = resize(ramp, (side, side), family=Family.V3)
+        small = resize(ramp, (side, side))
         np.testing.assert_allclose(small, np.tile((np.arange(side) + 0.5) / side, (side, 1)), atol=0.25 / side)
     assert max(steps) <= 32
     assert len(steps) == 2 + 2 + 2 + 1
@@ -266,4 +266,4 @@ def test_a_map_that_shrinks_to_a_few_pixels_does_so_in_steps_that_a_gpu_can_take
 
 def test_shrinking_v3_averages_what_a_pixel_covers() -> None:
     stripes = np.tile(np.array([0, 1], np.float32), (8, 8))
-    np.testing.assert_allclose(resize(stripes, (4, 2), family=Family.V3), 0.5, atol=0.05)
+    np.testing.assert_allclose(resize(stripes, (4, 2)), 0.5, atol=0.05)

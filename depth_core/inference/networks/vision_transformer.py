@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 
-from depth_core.inference.kernels import attention
+from depth_core.inference.networks.kernels import attention
 
 PATCH = 14
 TABLE_SIDE = 37  # of the position table: 518 / 14

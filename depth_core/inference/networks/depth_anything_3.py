@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from depth_core.catalog import FOCAL_OF_METRIC
 from depth_core.inference import weights
 from depth_core.inference.checkpoints import Checkpoint
-from depth_core.inference.dpt_head import DptHead
-from depth_core.inference.kernels import pack
+from depth_core.inference.networks.dpt_head import DptHead
+from depth_core.inference.networks.kernels import pack
+from depth_core.inference.networks.vision_transformer import Transformer, VisionTransformer
 from depth_core.inference.prediction import SKY_THRESHOLD, Prediction
-from depth_core.inference.predictor import FOCAL_OF_METRIC
 from depth_core.inference.quantiles import ordered
-from depth_core.inference.vision_transformer import Transformer, VisionTransformer
 
 SKY_PERCENTILE = 99  # of the depth that is not sky: how far away sky is put
 FARTHEST_SKY = 200.0  # metres, nested_giant_large
@@ -45,6 +45,9 @@ VARIANTS: dict[str, Variant] = {
     "mono_large": _MONO,
     "metric_large": _MONO,
 }
+# models of two networks: the one that sees detail, and the one that gives it metres and the sky
+NESTED: dict[str, tuple[str, str]] = {"nested_giant_large": ("giant", "metric_large")}
+METRIC_PREFIX = "model.da3_metric."  # of the second one's weights
 
 
 class CameraDecoder(nn.Module):
@@ -98,14 +101,13 @@ class DepthAnything3:
 
     def __init__(self, checkpoint: Checkpoint, *, device: str, autocast: bool) -> None:
         file = weights.find(checkpoint.path)
-        tensors, name, model = weights.read(file), checkpoint.spec.name, checkpoint.spec.key
+        tensors, spec = weights.read(file), checkpoint.spec
+        main, metric = NESTED.get(spec.name, (spec.name, ""))
         self._autocast = autocast
+        self._net = build(main, tensors, prefix=spec.key_prefix, camera=bool(metric), file=str(file), model=spec.key).to(device)
         self._metric: Net | None = None
-        if name == "nested_giant_large":
-            self._net = build("giant", tensors, prefix="model.da3.", camera=True, file=str(file), model=model).to(device)
-            self._metric = build("metric_large", tensors, prefix="model.da3_metric.", file=str(file), model=model).to(device)
-        else:
-            self._net = build(name, tensors, file=str(file), model=model).to(device)
+        if metric:
+            self._metric = build(metric, tensors, prefix=METRIC_PREFIX, file=str(file), model=spec.key).to(device)
         if device == "cpu" and not autocast:
             for net in filter(None, (self._net, self._metric)):
                 pack(net)

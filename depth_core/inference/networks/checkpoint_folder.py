@@ -16,12 +16,13 @@ import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from pydantic import ValidationError
 
 from depth_core.errors import ModelUnavailableError
-from depth_core.inference import glpn, tiny_network, weights
+from depth_core.inference import weights
 from depth_core.inference.checkpoints import Checkpoint
+from depth_core.inference.networks import glpn, tiny_network
 from depth_core.inference.prediction import Prediction
 
 if TYPE_CHECKING:
-    from depth_core.inference.openvino_runtime import Runtime
+    from depth_core.inference.networks.openvino_runtime import Runtime
 
 
 class CheckpointFolder:
@@ -55,7 +56,7 @@ def _network(folder: Path, model: str, device: str) -> Callable[[torch.Tensor], 
         return tiny_network.build(_of_tiny(config, folder), tensors, origin=str(file), model=model).to(device)
     if (sizes := glpn.sizes(config)) is not None:
         return glpn.build(sizes, tensors, origin=str(file), model=model).to(device)
-    from depth_core.inference import transformers_checkpoint
+    from depth_core.inference.networks import transformers_checkpoint
 
     return transformers_checkpoint.build(folder, tensors, origin=str(file), model=model, device=device)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from depth_core.inference import weights
 
 if TYPE_CHECKING:
-    from depth_core.inference.openvino_runtime import Runtime
+    from depth_core.inference.networks.openvino_runtime import Runtime
 
 
 class Sizes(BaseModel, strict=True):

@@ -17,9 +17,9 @@ import torch
 from depth_core.errors import ModelUnavailableError
 from depth_core.inference import weights
 from depth_core.inference.checkpoints import Checkpoint
-from depth_core.inference.kernels import attention, pack
+from depth_core.inference.networks.kernels import attention, pack
+from depth_core.inference.networks.vision_transformer import resized_positions
 from depth_core.inference.prediction import Prediction
-from depth_core.inference.vision_transformer import resized_positions
 
 # name: hidden size, layers, heads, taps (1-based), channels of the four levels, channels of the fusion
 SIZES: dict[str, tuple[int, int, int, list[int], list[int], int]] = {

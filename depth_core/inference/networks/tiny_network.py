@@ -16,10 +16,11 @@ import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from depth_core.inference import glpn, weights
+from depth_core.inference import weights
+from depth_core.inference.networks import glpn
 
 if TYPE_CHECKING:
-    from depth_core.inference.openvino_runtime import Runtime
+    from depth_core.inference.networks.openvino_runtime import Runtime
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
