@@ -22,7 +22,7 @@ from depth_core.output import records
 from depth_core.profiles import Profile
 from depth_core.settings import Settings
 from depth_core.storage import Store
-from pipelines.materialize import Report, materialize
+from pipelines.materialize.runner import materialize
 from pipelines.resources import DepthlineResource
 
 URI = "s3://golden/manifests/photos.csv"
@@ -98,7 +98,7 @@ def test_materializing_makes_nothing(
     saved, before = saved_records(golden, name), objects("store/depth/")
     depthline = DepthlineResource(overrides=overrides)
     with dg.DagsterInstance.ephemeral() as instance:
-        report: Report = materialize(URI, name, depthline, instance)
+        report = materialize(URI, name, depthline, instance)
     assert report.chunks == CHUNKS
     assert (report.made, report.failed_now) == (0, 0)
     assert report.depth_maps == 4
