@@ -460,12 +460,14 @@ def read(
     manifest: str | None = None,
     profile: str | None = None,
     status: str | None = None,
+    where: pc.Expression | None = None,
     columns: Sequence[str] | None = None,
     expand_carried: bool = False,
 ) -> pd.DataFrame:
     """The records of all chunks as one table, ordered by profile, chunk and row; columns as `COLUMNS`, or those asked for.
 
     `manifest`: slug ("photos-1a2b3c4d"), name ("photos"), file name or URI. `status`: "succeeded" or "failed".
+    `where`: a condition on columns, `pc.field("row_id") == "a"`; those read need not be asked for.
     `expand_carried` replaces the JSON column `carried` by a column `carried.<name>` for each column of the manifests; in the
     files it stays JSON, so that all manifests share one schema. Raises StoreError.
     """
@@ -475,10 +477,12 @@ def read(
         keys = [key for key, chunk in chunks.items() if manifest in _names_of(chunk)]
         manifest = None
     names = list(columns) if columns is not None else SCHEMA.names
-    wanted = list(dict.fromkeys([*names, "status", "manifest"]))
+    wanted = list(dict.fromkeys([*names, "status", "manifest"])) if where is None else SCHEMA.names
 
     def rows_of(data: bytes) -> pa.Table:
         rows = pq.read_table(io.BytesIO(data), columns=wanted, schema=SCHEMA)
+        if where is not None:
+            rows = rows.filter(where)
         if status is not None:
             rows = rows.filter(pc.equal(rows["status"], str(status)))
         if manifest is not None:

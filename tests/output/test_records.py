@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -297,6 +298,16 @@ def test_only_the_columns_asked_for_are_read(many_chunks: Store) -> None:
     frame = records.read(many_chunks, manifest="photos.csv", status="failed", columns=["chunk", "error_kind"])
     assert list(frame.columns) == ["chunk", "error_kind"]
     assert frame["error_kind"].tolist() == ["timeout"] * 6
+
+
+def test_a_condition_may_name_columns_that_are_not_read(many_chunks: Store) -> None:
+    everything = records.read(many_chunks)
+    wanted = everything["image_url"][0]
+    frame = records.read(many_chunks, where=pc.field("image_url") == wanted, columns=["row_key", "profile"])
+    expected = everything.loc[everything["image_url"] == wanted, ["row_key", "profile"]].reset_index(drop=True)
+    assert frame.equals(expected)
+    assert 0 < len(frame) < len(everything)
+    assert records.read(many_chunks, where=pc.field("row_id") == "nobody's").empty
 
 
 def test_the_records_of_one_chunk_are_read_alone(many_chunks: Store) -> None:
