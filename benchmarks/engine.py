@@ -19,7 +19,8 @@ from pathlib import Path
 from benchmarks.photos import make_photos, make_v2_small
 from depth_core import catalog, settings
 from depth_core.contract import DepthParameters
-from depth_core.engine import local, stages
+from depth_core.engine import stages
+from depth_core.engine.local import LocalEngine
 from depth_core.engine.stages import Item, Plan
 from depth_core.inference import checkpoints, predictor
 from depth_core.storage import Store
@@ -34,10 +35,7 @@ def items(files: list[Path]) -> list[Item]:
 def run_engine(files: list[Path], network: predictor.Predictor, plan: Plan, now: settings.Settings) -> float:
     with tempfile.TemporaryDirectory() as out:
         started = time.perf_counter()
-        done = sum(
-            outcome.status == "succeeded"
-            for _, outcome in local.run(items(files), predictor=network, plan=plan, store=Store(out), settings=now)
-        )
+        done = sum(outcome.status == "succeeded" for _, outcome in LocalEngine(network, Store(out), now).run(items(files), plan))
         seconds = time.perf_counter() - started
     assert done == len(files), f"{done} of {len(files)}"
     return seconds
@@ -71,7 +69,7 @@ def batches_of(files: list[Path], network: predictor.Predictor, plan: Plan, now:
 
     groups: dict[tuple[int, int], list[torch.Tensor]] = defaultdict(list)
     for item in items(files):
-        prepared = stages.prepare(item, network, plan, now)
+        prepared = stages.prepare(item, network.preprocessor, network.device, plan, now)
         groups[prepared.size].append(prepared.pixels)
     return [
         torch.stack(group[i : i + network.batch_size(size)])

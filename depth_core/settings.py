@@ -121,6 +121,7 @@ class Settings(BaseSettings):
     commercial_only: bool = Field(False, description="Refuse models whose licence forbids commercial use.")
 
     # the engine
+    engine: Literal["local"] = Field("local", description="What runs images through the network; local: threads of one process.")
     decode_threads: int = Field(0, ge=0, description="Threads that read and decode; 0: chosen from the cores.")
     encode_threads: int = Field(0, ge=0, description="Threads that encode and write; 0: chosen from the cores.")
     png_level: int = Field(1, ge=0, le=9, description="PNG compression: 1 is fast, 9 is small.")

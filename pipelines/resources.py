@@ -4,13 +4,16 @@ depth_core, so that the domain is tested without Dagster."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
 from depth_core import profiles, settings
+from depth_core.engine import choose
+from depth_core.engine.base import Engine
+from depth_core.engine.device import BulkDeviceLock
 from depth_core.inference import checkpoints
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.profiles import Profile
@@ -66,6 +69,16 @@ class DepthModelResource(dg.ConfigurableResource[Any]):
     def resolve(self, profile: Profile, base: Settings) -> Checkpoint:
         """Which weights the profile's model has, without loading them."""
         return checkpoints.resolve(profile.parameters.spec, base, profile.checkpoint)
+
+    def open_engine(self, checkpoint: Checkpoint, store: Store, base: Settings) -> AbstractContextManager[Engine]:
+        """An engine with the network, for as long as the block runs; bulk work that lets single requests go first."""
+        return choose.open_engine(
+            checkpoint,
+            store=store,
+            settings=self.configure(base),
+            load=lambda found: self.loaded(found, base),
+            lock_device=BulkDeviceLock,
+        )
 
     @contextmanager
     def loaded(self, checkpoint: Checkpoint, base: Settings) -> Iterator[Predictor]:

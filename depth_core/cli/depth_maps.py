@@ -103,7 +103,7 @@ def map_photos(
 
 def _run(todo: Sequence[Item], checkpoint: Checkpoint, plan: Plan, store: Store, now: settings.Settings) -> int:
     """Runs the engine, shows how far it is, prints each failure; returns how many there were."""
-    from depth_core.engine import local
+    from depth_core.engine import choose
     from depth_core.inference import predictor
     from depth_core.output import records
 
@@ -111,10 +111,8 @@ def _run(todo: Sequence[Item], checkpoint: Checkpoint, plan: Plan, store: Store,
     device = predictor.choose_device(now)
     with terminal.meter(console, "photos") as meter:
         meter.start(f"loading {checkpoint.spec.key}", len(todo))
-        network = predictor.load(checkpoint, now)
-        meter.start(f"{checkpoint.spec.key} on {device}", len(todo))
-        run = local.run(todo, predictor=network, plan=plan, store=store, settings=now)
-        with closing(network), closing(run):
+        with choose.open_engine(checkpoint, store=store, settings=now) as engine, closing(engine.run(todo, plan)) as run:
+            meter.start(f"{checkpoint.spec.key} on {device}", len(todo))
             for done, (item, outcome) in enumerate(run, 1):
                 if outcome.status == records.FAILED:
                     failures += 1

@@ -12,11 +12,11 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from depth_core import layout
-from depth_core.engine import local, stages
-from depth_core.engine.device import NO_DEVICE_LOCK, DeviceLock
+from depth_core.engine import raw, stages
+from depth_core.engine.base import Engine, Steps
 from depth_core.engine.stages import Item, Plan
 from depth_core.errors import ErrorKind, ImageError
 from depth_core.inference.checkpoints import Checkpoint
@@ -27,10 +27,8 @@ from depth_core.profiles import Profile
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
-if TYPE_CHECKING:
-    from depth_core.inference.predictor import Predictor
-
 Range = tuple[float, float]
+OpenWith = Callable[[Checkpoint], AbstractContextManager[Engine]]
 
 LOOKUPS_AT_ONCE = 32  # sidecars asked for at once; on s3 one takes about 20 ms
 
@@ -102,25 +100,23 @@ def run(
     chunk: str,
     run_id: str,
     checkpoint: Checkpoint,
-    load: Callable[[Checkpoint], AbstractContextManager[Predictor]],
+    open_engine: OpenWith,
     store: Store,
     settings: Settings,
     redo: Redo | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
-    device_lock: Callable[[str], DeviceLock] = lambda device: NO_DEVICE_LOCK,
 ) -> Result:
     """Makes the depth maps of a chunk that are not there yet.
 
-    `images` may name a content hash more than once; it is done once. `load` is entered only when there is work. Every outcome
-    goes to a journal, so that a run that is killed leaves to the next one only what was in flight. The next one does that first,
-    image by image and decoded in a process of its own, so that no image can end run after run. `device_lock`: given the network's
-    device, the lock to hold there.
+    `images` may name a content hash more than once; it is done once. `open_engine` is entered only when there is work. Every
+    outcome goes to a journal, so that a run that is killed leaves to the next one only what was in flight. The next one does that
+    first, image by image and decoded in a process of its own, so that no image can end run after run.
 
     Raises StoreError, ModelUnavailableError or ConfigurationError; what was written until then stays valid and counts.
     """
     started = time.monotonic()
     names = {image.sha256: image.name for image in reversed(images)}
-    work = _Work(profile, chunk, run_id, checkpoint, load, store, settings, redo or Redo(), on_progress, device_lock, names)
+    work = _Work(profile, chunk, run_id, checkpoint, open_engine, store, settings, redo or Redo(), on_progress, names)
     wanted = list(dict.fromkeys(image.sha256 for image in images))
     outcomes, progress = work.over_one_range(wanted) if profile.range == "chunk" else work.each(wanted, _fixed_range(profile))
     ordered = {sha: outcomes[sha] for sha in wanted}
@@ -150,7 +146,6 @@ def is_up_to_date(
         settings,
         redo,
         lambda progress: None,
-        lambda device: NO_DEVICE_LOCK,
         {},
     )
     wanted = list(dict.fromkeys(image.sha256 for image in images))
@@ -177,12 +172,11 @@ class _Work:
     chunk: str
     run_id: str
     checkpoint: Checkpoint
-    load: Callable[[Checkpoint], AbstractContextManager[Predictor]]
+    open_engine: OpenWith
     store: Store
     settings: Settings
     redo: Redo
     on_progress: Callable[[Progress], None]
-    device_lock: Callable[[str], DeviceLock]
     names: Mapping[str, str]  # of the images, by content hash
 
     def __post_init__(self) -> None:
@@ -200,9 +194,9 @@ class _Work:
         todo = {sha: folder for sha, folder in folders.items() if sha not in done}
         if not todo:
             return done, progress
-        with self.load(self.checkpoint) as predictor:
+        with self.open_engine(self.checkpoint) as engine:
             progress.started = time.monotonic()
-            made = self._pass(self._items(todo), predictor, self._plan(value_range), progress)
+            made = self._pass(self._items(todo), engine, self._plan(value_range), progress)
             progress.ended = time.monotonic()
         return done | made, progress
 
@@ -218,17 +212,17 @@ class _Work:
         spooled: dict[str, Range] = {}
         ends: dict[str, Range] = {}
         if not self.redo.everything:
-            spooled = {sha: found for sha in wanted if (found := stages.spooled_range(self.store, layout.raw_stem(kept_in, sha)))}
+            spooled = {sha: found for sha in wanted if (found := raw.saved_range(self.store, layout.raw_stem(kept_in, sha)))}
             ends = spooled | self._ends_before(wanted)
         failed: dict[str, Outcome] = {}
 
         def measure(images: Iterable[str]) -> None:
             measured = self._pass(
                 self._items({sha: layout.raw_stem(kept_in, sha) for sha in images}),
-                predictor,
+                engine,
                 self._plan(None),
                 replace(progress),
-                local.Steps(predict=stages.measure, write=stages.spool),
+                Steps(predict=raw.predict_raw, write=raw.save_raw),
                 journal=False,
             )
             for sha, outcome in measured.items():
@@ -242,13 +236,13 @@ class _Work:
         def render(images: Iterable[str]) -> dict[str, Outcome]:
             return self._pass(
                 self._items({sha: folders[sha] for sha in images if sha not in failed}),
-                predictor,
+                engine,
                 self._plan(resolved),
                 progress,
-                local.Steps(prepare=stages.unspool(self.store, kept_in), predict=stages.render),
+                Steps(prepare=raw.LoadRaw(self.store, kept_in), predict=raw.render_raw),
             )
 
-        with self.load(self.checkpoint) as predictor:
+        with self.open_engine(self.checkpoint) as engine:
             progress.started = time.monotonic()
             measure([sha for sha in wanted if sha not in ends])
             resolved = _span(ends.values())
@@ -277,7 +271,7 @@ class _Work:
     def _lost(self, made: Mapping[str, Outcome], kept_in: str) -> list[str]:
         """Images that failed because their numbers are no longer where the first pass left them."""
         failures = [sha for sha, outcome in made.items() if outcome.status == records.FAILED]
-        return [sha for sha in failures if stages.spooled_range(self.store, layout.raw_stem(kept_in, sha)) is None]
+        return [sha for sha in failures if raw.saved_range(self.store, layout.raw_stem(kept_in, sha)) is None]
 
     def _ends_before(self, wanted: Sequence[str]) -> dict[str, Range]:
         """What the network said of images in an earlier run, as far as their folders tell that it was this very network."""
@@ -318,10 +312,10 @@ class _Work:
     def _pass(
         self,
         items: Iterable[Item],
-        predictor: Predictor,
+        engine: Engine,
         plan: Plan,
         progress: Progress,
-        steps: local.Steps | None = None,
+        steps: Steps | None = None,
         *,
         journal: bool = True,
     ) -> dict[str, Outcome]:
@@ -332,7 +326,7 @@ class _Work:
         with (
             records.Journal(self.store, self.profile.name, self.chunk, self.run_id) as kept,
             interrupted.Note(self.store, self.profile.name, self.chunk, self.run_id, self.deaths) as note,
-            closing(self._outcomes(suspects, others, note, predictor, plan, steps)) as run,
+            closing(self._outcomes(suspects, others, note, engine, plan, steps)) as run,
         ):
             for item, outcome in run:
                 note.ended(item.source)
@@ -352,30 +346,21 @@ class _Work:
         suspects: Sequence[Item],
         others: Sequence[Item],
         note: interrupted.Note,
-        predictor: Predictor,
+        engine: Engine,
         plan: Plan,
-        steps: local.Steps | None,
+        steps: Steps | None,
     ) -> Generator[tuple[Item, Outcome], None, None]:
         """What was at work when a run died, alone and carefully, those first that were least often; then the others."""
         most = self.settings.max_attempts
         for item in suspects:
             if self.deaths[item.source] >= most:
                 message = f"{most} runs died while this image was at work alone (DEPTH_MAX_ATTEMPTS)"
-                yield item, stages.failed(item, ImageError(ErrorKind.WORKER_LOST, message, attempts=most), predictor)
+                yield item, stages.failed(item, ImageError(ErrorKind.WORKER_LOST, message, attempts=most), self.checkpoint)
         careful = [replace(item, careful=True) for item in suspects if self.deaths[item.source] < most]
         for items, alone in ((careful, True), (others, False)):
             if not items:
                 continue
-            run = local.run(
-                note.alone(items) if alone else note.together(items),
-                predictor=predictor,
-                plan=plan,
-                store=self.store,
-                settings=self.settings,
-                device_lock=self.device_lock(predictor.device),
-                steps=steps,
-                alone=alone,
-            )
+            run = engine.run(note.alone(items) if alone else note.together(items), plan, steps=steps, alone=alone)
             with closing(run):
                 yield from run
 

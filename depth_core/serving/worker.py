@@ -13,17 +13,16 @@ import threading
 import time
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from depth_core import layout
 from depth_core.catalog import ModelSpec
 from depth_core.contract import DepthParameters
 from depth_core.display import shown_text
-from depth_core.engine import local
-from depth_core.engine.device import NO_DEVICE_LOCK, DeviceLock
+from depth_core.engine import choose
+from depth_core.engine.base import Engine, LockDevice, no_lock
 from depth_core.engine.stages import Item, Plan
 from depth_core.errors import (
     ErrorKind,
@@ -42,9 +41,6 @@ from depth_core.output.records import Outcome
 from depth_core.serving.artworks import ArtworkStore, Claimed
 from depth_core.settings import Settings
 from depth_core.storage import Store
-
-if TYPE_CHECKING:
-    from depth_core.inference.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -89,38 +85,44 @@ class Report:
                 self.failed[artwork_id] = f"{outcome.error_kind}: {outcome.error_message}"
 
 
-class Models:
-    """Networks that stay loaded: the least recently used goes when the next one would not fit the budget."""
+class Engines:
+    """Engines that stay open, each with its model: the least recently used closes when the next one would exceed the budget."""
 
-    def __init__(self, settings: Settings, budget_bytes: float) -> None:
+    def __init__(self, store: Store, settings: Settings, budget_bytes: float, lock_device: LockDevice = no_lock) -> None:
+        self._store = store
         self._settings = settings
         self._budget = budget_bytes
-        self._loaded: OrderedDict[str, Predictor] = OrderedDict()
+        self._lock_device = lock_device
+        self._open: OrderedDict[str, tuple[Engine, ExitStack]] = OrderedDict()  # by the model's key
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return tuple(self._loaded)
+        """The models that are loaded, the one used last at the end."""
+        return tuple(self._open)
 
-    def get(self, checkpoint: Checkpoint) -> Predictor:
-        """The network of a checkpoint, loaded if it is not. Raises ModelUnavailableError."""
-        from depth_core.inference import predictor
-
+    def get(self, checkpoint: Checkpoint) -> Engine:
+        """An engine with a checkpoint, opened if it is not. Raises ModelUnavailableError, ConfigurationError."""
         key = checkpoint.spec.key
-        if key in self._loaded and self._loaded[key].checkpoint.revision != checkpoint.revision:
-            self._loaded.pop(key).close()
-        if key not in self._loaded:
-            while self._loaded and sum(map(_bytes, self._specs())) + _bytes(checkpoint.spec) > self._budget:
-                self._loaded.popitem(last=False)[1].close()
-            self._loaded[key] = predictor.load(checkpoint, self._settings)
-        self._loaded.move_to_end(key)
-        return self._loaded[key]
+        if key in self._open and self._open[key][0].checkpoint.revision != checkpoint.revision:
+            self._open.pop(key)[1].close()
+        if key not in self._open:
+            while self._open and sum(map(_bytes, self._specs())) + _bytes(checkpoint.spec) > self._budget:
+                self._open.popitem(last=False)[1][1].close()
+            self._open[key] = self._opened(checkpoint)
+        self._open.move_to_end(key)
+        return self._open[key][0]
+
+    def _opened(self, checkpoint: Checkpoint) -> tuple[Engine, ExitStack]:
+        stack = ExitStack()
+        opened = choose.open_engine(checkpoint, store=self._store, settings=self._settings, lock_device=self._lock_device)
+        return stack.enter_context(opened), stack
 
     def _specs(self) -> Iterable[ModelSpec]:
-        return [network.spec for network in self._loaded.values()]
+        return [engine.checkpoint.spec for engine, _ in self._open.values()]
 
     def close(self) -> None:
-        while self._loaded:
-            self._loaded.popitem()[1].close()
+        while self._open:
+            self._open.popitem()[1][1].close()
 
 
 def _bytes(spec: ModelSpec) -> float:
@@ -206,11 +208,11 @@ class Worker:
         name: str,
         device: str,
         run_id: str = "",
-        device_lock: Callable[[str], DeviceLock] = lambda device: NO_DEVICE_LOCK,
+        lock_device: LockDevice = no_lock,
         collect: Callable[[], object] = lambda: None,
         on_progress: Callable[[Report], None] = lambda report: None,
     ) -> None:
-        """`name`: one that was never used before. `device_lock`: given a network's device, the lock to hold there.
+        """`name`: one that was never used before. `lock_device`: given a network's device, the lock to hold there.
         `collect`: called every second, to bring in what came elsewhere (the inbox) and to answer there."""
         self.artworks = artworks
         self.store = store
@@ -218,7 +220,7 @@ class Worker:
         self.name = name
         self.device = device
         self.run_id = run_id
-        self.device_lock = device_lock
+        self.lock_device = lock_device
         self.collect = collect
         self.on_progress = on_progress
         self.report = Report()
@@ -235,24 +237,24 @@ class Worker:
         What it had claimed and not done goes back when it ends, also by an exception. What the store refuses waits and is tried
         again; raises StoreError when it has refused everything for STORE_PATIENCE_SECONDS.
         """
-        models = Models(self.settings, self.settings.model_memory_gib * 2**30)
+        engines = Engines(self.store, self.settings, self.settings.model_memory_gib * 2**30, self.lock_device)
         self.artworks.start_worker(self.name, self.device, run_id=self.run_id)
         try:
             with self._heartbeat():
                 fetching = _Fetching(self.settings)
                 try:
-                    self._loop(models, fetching)
+                    self._loop(engines, fetching)
                     self.collect()
                 finally:
                     fetching.close()
         finally:
             self.artworks.end_worker(self.name)
-            models.close()
+            engines.close()
         return self.report
 
     # -- the loop -------------------------------------------------------------------------------------------------------------
 
-    def _loop(self, models: Models, fetching: _Fetching) -> None:
+    def _loop(self, engines: Engines, fetching: _Fetching) -> None:
         settings = self.settings
         began = last_work = time.monotonic()
         collected = reconciled = -RECONCILE_SECONDS
@@ -268,11 +270,11 @@ class Worker:
             if ending:
                 self._release_waiting()
             elif now >= self.paused_until:
-                self._claim(models, fetching)
+                self._claim(engines, fetching)
             ready = self._fetched(fetching, wait=POLL_SECONDS)
             if ready:
                 try:
-                    self._run(ready, models)
+                    self._run(ready, engines)
                     self.store_failed_at = None
                 except StoreError as error:
                     self._put_back([each.claimed for each in ready], error)
@@ -284,7 +286,7 @@ class Worker:
             elif ending or now - max(last_work, self.paused_until) > settings.idle_timeout_seconds:
                 return
 
-    def _claim(self, models: Models, fetching: _Fetching) -> None:
+    def _claim(self, engines: Engines, fetching: _Fetching) -> None:
         if self.waiting_alone and not self.held - {claimed.id for claimed in self.waiting_alone}:
             self.alone = True
             fetching.start(self.waiting_alone.pop(0))
@@ -295,7 +297,7 @@ class Worker:
         room = min(most - at_work, DOWNLOADS_PER_CLAIM * most - fetching.busy)
         if room <= 0:
             return
-        claims = self.artworks.claim(self.name, limit=room, lease_seconds=self.settings.lease_seconds, loaded=models.keys)
+        claims = self.artworks.claim(self.name, limit=room, lease_seconds=self.settings.lease_seconds, loaded=engines.keys)
         self.held.update(claimed.id for claimed in claims)
         for claimed in claims:
             if claimed.attempt > 1:
@@ -333,14 +335,14 @@ class Worker:
                 ready.append(_Ready(claimed, image, image.seconds))
         return ready
 
-    def _run(self, ready: list[_Ready], models: Models) -> None:
+    def _run(self, ready: list[_Ready], engines: Engines) -> None:
         """Everything at hand, in groups of equal parameters; each group is one pass through the engine."""
         groups: dict[DepthParameters, list[_Ready]] = defaultdict(list)
         for each in ready:
             groups[each.claimed.parameters].append(each)
         for parameters, group in groups.items():
             try:
-                network = models.get(checkpoints.resolve(parameters.spec, self.settings))
+                engine = engines.get(checkpoints.resolve(parameters.spec, self.settings))
             except ModelUnavailableError as error:
                 for each in group:
                     self._finish(each.claimed, _refused(ErrorKind.MODEL_UNAVAILABLE, str(error)), each.seconds)
@@ -353,7 +355,7 @@ class Worker:
                     self._finish(each.claimed, refused, each.seconds)
                 continue
             try:
-                self._run_group(parameters, group, network)
+                self._run_group(parameters, group, engine)
             except StoreError:
                 raise
             except Exception as error:
@@ -373,9 +375,9 @@ class Worker:
                 self.artworks.release([claimed.id], self.name)
                 self.held.discard(claimed.id)
 
-    def _run_group(self, parameters: DepthParameters, group: list[_Ready], network: Predictor) -> None:
+    def _run_group(self, parameters: DepthParameters, group: list[_Ready], engine: Engine) -> None:
         plan = Plan(parameters, depth16=self.settings.api_depth16, name_sources=False)
-        digest = encode.digest_of(parameters, network.checkpoint.revision, None, plan.depth16)
+        digest = encode.digest_of(parameters, engine.checkpoint.revision, None, plan.depth16)
         by_source = {str(each.claimed.id): each for each in group}
         items: list[Item] = []
         first: dict[str, _Ready] = {}  # the same image twice in a group is computed once
@@ -393,9 +395,7 @@ class Worker:
             else:
                 first[folder] = each
                 items.append(Item(source, each.image.read, folder, each.claimed.image_url, careful=each.claimed.attempt > 1))
-        lock = self.device_lock(network.device)
-        run = local.run(items, predictor=network, plan=plan, store=self.store, settings=self.settings, device_lock=lock)
-        for item, outcome in run:
+        for item, outcome in engine.run(items, plan):
             first_one = by_source[item.source]
             self._finish(first_one.claimed, outcome, first_one.seconds)
             done = outcome.status == records.SUCCEEDED

@@ -9,7 +9,6 @@ import pandas as pd
 from pydantic import Field
 
 from depth_core.engine import chunk as chunk_engine
-from depth_core.engine import device
 from depth_core.engine.chunk import Progress, Redo
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.ingest import sources
@@ -70,12 +69,11 @@ def generate_depth_maps(
         chunk=chunk,
         run_id=context.run_id,
         checkpoint=checkpoint,
-        load=lambda found: depth_model.loaded(found, settings),
+        open_engine=lambda found: depth_model.open_engine(found, store, settings),
         store=store,
         settings=settings,
         redo=Redo(everything=config.force, permanent_failures=config.retry_permanent, verify=config.verify),
         on_progress=_progress_report(context.log, profile_name, checkpoint),
-        device_lock=device.BulkDeviceLock,
     )
     progress = result.progress
     context.log.info(

@@ -94,7 +94,7 @@ def _worker(log: "_WorkerLog", device_name: str, settings: Settings, store: Stor
         name=f"worker-{device_name}-{run_id}-{uuid.uuid4().hex[:4]}",
         device=device_name,
         run_id=run_id,
-        device_lock=device.PriorityDeviceLock,
+        lock_device=device.PriorityDeviceLock,
         collect=every_second,
         on_progress=log.add,
     )

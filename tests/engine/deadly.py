@@ -30,6 +30,7 @@ def main(folder: str, step: str, most: str, *images: str) -> None:
     from depth_core import catalog
     from depth_core.contract import DepthParameters
     from depth_core.engine import chunk, stages
+    from depth_core.engine.local import LocalEngine
     from depth_core.inference import checkpoints, predictor
     from depth_core.profiles import Profile
     from depth_core.settings import Settings
@@ -40,14 +41,14 @@ def main(folder: str, step: str, most: str, *images: str) -> None:
         kill_when_decoding(marked, signal.SIGKILL)
         isolated._PROGRAM = (__file__, "child", marked)
     else:
-        ordinary = stages._render
+        ordinary = stages.render
 
         def deadly(batch: Any, *words: Any) -> Any:
             if any(image.item.name == marked for image in batch):
                 os.kill(os.getpid(), signal.SIGKILL)
             return ordinary(batch, *words)
 
-        stages._render = deadly
+        stages.render = deadly
     settings = Settings(device="cpu", decode_threads=1, encode_threads=1)
     checkpoint = checkpoints.resolve(catalog.BY_KEY["tiny"], settings)
     network = predictor.load(checkpoint, settings)
@@ -60,7 +61,7 @@ def main(folder: str, step: str, most: str, *images: str) -> None:
                 chunk="photos-00000000-00000",
                 run_id=f"run-{died}",
                 checkpoint=checkpoint,
-                load=lambda checkpoint: nullcontext(network),
+                open_engine=lambda checkpoint: nullcontext(LocalEngine(network, Store(folder), settings)),
                 store=Store(folder),
                 settings=settings,
             )

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from depth_core.engine import local, stages
+from depth_core.engine import stages
+from depth_core.engine.local import LocalEngine
 from depth_core.engine.stages import Item, Plan
 from depth_core.errors import StoreError
 from depth_core.inference.predictor import Predictor
@@ -86,10 +87,10 @@ def test_any_call_that_raises_anything_costs_one_image(
 
     items = items_of(*(photo(seed=n) for n in range(3)))
     now = settings.model_copy(update={"decode_threads": 1, "encode_threads": 1})
-    list(local.run(items[:1], predictor=tiny, plan=plan, store=store, settings=now))  # what is looked up once is
+    list(LocalEngine(tiny, store, now).run(items[:1], plan))  # what is looked up once is
     monkeypatch.setattr(module, name, once)
     with caplog.at_level(logging.WARNING):
-        kinds = statuses(local.run(items, predictor=tiny, plan=plan, store=store, settings=now))
+        kinds = statuses(LocalEngine(tiny, store, now).run(items, plan))
     failed = [source for source, kind in kinds.items() if kind]
     assert len(kinds) == 3
     assert not left
@@ -106,9 +107,9 @@ def test_an_image_that_the_network_fails_on_costs_its_batch_nothing(
     tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
 ) -> None:
     images = [photo(seed=n) for n in range(6)]
-    marked = stages.prepare(items_of(images[4])[0], tiny, plan, settings).pixels
+    marked = stages.prepare(items_of(images[4])[0], tiny.preprocessor, tiny.device, plan, settings).pixels
     sick = Sick(tiny, lambda pixels: bool((pixels == marked).all()))
-    kinds = statuses(local.run(items_of(*images), predictor=sick, plan=plan, store=store, settings=settings))
+    kinds = statuses(LocalEngine(sick, store, settings).run(items_of(*images), plan))
     assert kinds == {str(n): "internal" if n == 4 else None for n in range(6)}
 
 
@@ -118,7 +119,7 @@ def test_a_network_that_fails_on_everything_ends_the_run(
     for count in (1, 2, 8):
         items = items_of(*(photo(seed=n) for n in range(count)))
         with pytest.raises(OddError, match="no kernel"):
-            list(local.run(items, predictor=Sick(tiny, lambda pixels: True), plan=plan, store=store, settings=settings))
+            list(LocalEngine(Sick(tiny, lambda pixels: True), store, settings).run(items, plan))
 
 
 def test_a_network_that_goes_away_in_the_middle_ends_the_run(
@@ -131,7 +132,7 @@ def test_a_network_that_goes_away_in_the_middle_ends_the_run(
         return len(seen) > 4
 
     items = items_of(*(photo(seed=n) for n in range(20)))
-    run = local.run(items, predictor=Sick(tiny, gone, 2), plan=plan, store=store, settings=settings)
+    run = LocalEngine(Sick(tiny, gone, 2), store, settings).run(items, plan)
     done = []
     with pytest.raises(OddError):
         done.extend(outcome for _, outcome in run)
@@ -153,7 +154,7 @@ def test_what_the_network_worked_on_before_it_went_away_does_not_make_that_an_im
         return True
 
     sick = Sick(tiny, gone, batch=1, streams=2)
-    run = local.run(items_of(*(photo(seed=n) for n in range(6))), predictor=sick, plan=plan, store=store, settings=settings)
+    run = LocalEngine(sick, store, settings).run(items_of(*(photo(seed=n) for n in range(6))), plan)
     assert next(run)[1].status == "succeeded"
     one_is_done.set()
     with pytest.raises(OddError):
@@ -168,7 +169,7 @@ def test_a_fault_of_the_store_is_nobodys_failure(
 
     monkeypatch.setattr(stages.encode, "write", refuse)
     with pytest.raises(StoreError):
-        list(local.run(items_of(photo()), predictor=tiny, plan=plan, store=store, settings=settings))
+        list(LocalEngine(tiny, store, settings).run(items_of(photo()), plan))
 
 
 def test_pictures_that_do_not_fit_beside_each_other_wait_and_leave_the_memory_as_it_was(
@@ -177,10 +178,10 @@ def test_pictures_that_do_not_fit_beside_each_other_wait_and_leave_the_memory_as
     little = settings.model_copy(update={"decode_memory": 64 << 20})  # a picture of 2048 x 1536 takes about half of it
     memory = stages.memory_budget.of(little)
     items = items_of(*(photo(2048, 1536, seed=n) for n in range(4)))
-    kinds = statuses(local.run(items, predictor=Sick(tiny, lambda pixels: False), plan=plan, store=store, settings=little))
+    kinds = statuses(LocalEngine(Sick(tiny, lambda pixels: False), store, little).run(items, plan))
     assert kinds == dict.fromkeys("0123")
     assert memory._free == memory.total
-    run = local.run(items, predictor=tiny, plan=plan, store=store, settings=little)
+    run = LocalEngine(tiny, store, little).run(items, plan)
     next(run)
     run.close()
     assert memory._free == memory.total
@@ -190,6 +191,6 @@ def test_a_depth_map_that_can_never_fit_is_told_before_its_image_is_decoded(
     tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
 ) -> None:
     little = settings.model_copy(update={"decode_memory": 16 << 20})
-    ((_, outcome),) = local.run(items_of(photo(2048, 1536)), predictor=tiny, plan=plan, store=store, settings=little)
+    ((_, outcome),) = LocalEngine(tiny, store, little).run(items_of(photo(2048, 1536)), plan)
     assert outcome.error_kind == "too_many_pixels"
     assert "DEPTH_DECODE_MEMORY" in (outcome.error_message or "")

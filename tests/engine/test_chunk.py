@@ -15,8 +15,9 @@ from PIL import Image
 
 from depth_core import catalog, layout
 from depth_core.contract import DepthParameters
-from depth_core.engine import chunk, stages
+from depth_core.engine import chunk, raw
 from depth_core.engine.chunk import Redo, Result, Source
+from depth_core.engine.local import LocalEngine
 from depth_core.errors import ModelUnavailableError
 from depth_core.inference import checkpoints
 from depth_core.inference.predictor import Predictor
@@ -46,9 +47,9 @@ def loads() -> list[str]:
 @pytest.fixture
 def run(store: Store, settings: Settings, profile: Profile, tiny: Predictor, loads: list[str]) -> Run:
     @contextmanager
-    def load(checkpoint: checkpoints.Checkpoint) -> Iterator[Predictor]:
+    def open_engine(checkpoint: checkpoints.Checkpoint) -> Iterator[LocalEngine]:
         loads.append(checkpoint.spec.key)
-        yield tiny
+        yield LocalEngine(tiny, store, settings)
 
     def run(images: list[Source], **changes: Any) -> Result:
         words: dict[str, Any] = {
@@ -56,7 +57,7 @@ def run(store: Store, settings: Settings, profile: Profile, tiny: Predictor, loa
             "chunk": "photos-00000000-00000",
             "run_id": "run",
             "checkpoint": checkpoints.resolve(catalog.BY_KEY["tiny"], settings),
-            "load": load,
+            "open_engine": open_engine,
             "store": store,
             "settings": settings,
         }
@@ -185,13 +186,13 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_and_not_the_images(
     run: Run, store: Store, photo: Any, profile: Profile
 ) -> None:
     @contextmanager
-    def load(checkpoint: checkpoints.Checkpoint) -> Iterator[Predictor]:
+    def open_engine(checkpoint: checkpoints.Checkpoint) -> Iterator[LocalEngine]:
         raise ModelUnavailableError("no weights here")
         yield
 
     images = keep(store, photo())
     with pytest.raises(ModelUnavailableError, match="no weights here"):
-        run(images, load=load)
+        run(images, open_engine=open_engine)
     assert records.read_outcomes(store, profile.name, "photos-00000000-00000") == {}
 
 
@@ -268,7 +269,7 @@ class TestOneRangeForTheChunk:
     ) -> None:
         images = keep(store, photo(seed=1), photo(seed=2))
         with monkeypatch.context() as patch:
-            patch.setattr(stages, "render", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt()))
+            patch.setattr(raw, "render_raw", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt()))
             with pytest.raises(KeyboardInterrupt):
                 run(images)
         monkeypatch.setattr(tiny, "predict", lambda batch: pytest.fail("the network ran again"))
@@ -278,7 +279,7 @@ class TestOneRangeForTheChunk:
         self, run: Run, store: Store, photo: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         images = keep(store, *(photo(seed=n) for n in range(3)), b"no image")
-        render, others = stages.render, []
+        render, others = raw.render_raw, []
 
         def meanwhile(*words: Any) -> Any:
             if not others:
@@ -286,7 +287,7 @@ class TestOneRangeForTheChunk:
                 others.append(run(images, run_id="other"))  # to its end, before this one renders its second image
             return render(*words)
 
-        monkeypatch.setattr(stages, "render", meanwhile)
+        monkeypatch.setattr(raw, "render_raw", meanwhile)
         result = run(images)
         assert [outcome.error_kind for outcome in result.outcomes.values()] == [None, None, None, "not_an_image"]
         assert {sha: o.folder for sha, o in result.outcomes.items()} == {sha: o.folder for sha, o in others[1].outcomes.items()}
@@ -295,16 +296,16 @@ class TestOneRangeForTheChunk:
     @pytest.fixture
     def taken(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         """The network's numbers are taken away before anybody reads them, and listed here; once the list is cleared, again."""
-        unspool, taken = stages.unspool, []
+        ordinary, taken = raw.LoadRaw, []
 
         def gone(where: Store, folder: str) -> Any:
             if not taken:
                 taken.extend(where.keys("spool"))
                 for key in taken:
                     where.delete(key)
-            return unspool(where, folder)
+            return ordinary(where, folder)
 
-        monkeypatch.setattr(stages, "unspool", gone)
+        monkeypatch.setattr(raw, "LoadRaw", gone)
         return taken
 
     def test_numbers_that_were_taken_away_before_the_other_run_had_made_the_image_are_computed_again(
@@ -319,13 +320,13 @@ class TestOneRangeForTheChunk:
         self, run: Run, store: Store, photo: Any, taken: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         images = keep(store, *(photo(seed=n) for n in range(2)))
-        unspool, key = stages.unspool, layout.source_key(images[1].sha256)
+        ordinary, key = raw.LoadRaw, layout.source_key(images[1].sha256)
 
         def overwritten(where: Store, folder: str) -> Any:
             where.write(key, b"no image any more")
-            return unspool(where, folder)
+            return ordinary(where, folder)
 
-        monkeypatch.setattr(stages, "unspool", overwritten)
+        monkeypatch.setattr(raw, "LoadRaw", overwritten)
         for redo in (None, Redo(everything=True)):
             taken.clear()
             store.write(key, photo(seed=1))
@@ -335,11 +336,11 @@ class TestOneRangeForTheChunk:
 
     @pytest.mark.parametrize("mode", ["Standard", "V2-Style"])
     def test_the_range_of_a_single_image_is_what_it_would_have_by_itself(
-        self, run: Run, store: Store, profile: Profile, known: Any, mode: str
+        self, run: Run, store: Store, settings: Settings, profile: Profile, known: Any, mode: str
     ) -> None:
         @contextmanager
-        def load(checkpoint: checkpoints.Checkpoint) -> Iterator[Predictor]:
-            yield known("mono_large")
+        def open_engine(checkpoint: checkpoints.Checkpoint) -> Iterator[LocalEngine]:
+            yield LocalEngine(known("mono_large"), store, settings)
 
         words = {"useVersion3": True, "model": "mono_large", "resolutionLowerLimit": 256, "normalizationMode": mode}
         pixels = np.random.default_rng(0).integers(0, 256, (280, 350, 3), dtype=np.uint8)
@@ -350,7 +351,7 @@ class TestOneRangeForTheChunk:
         pictures = []
         for value_range in ("image", "chunk"):
             now = profile.model_copy(update={"parameters": DepthParameters.model_validate(words), "range": value_range})
-            (outcome,) = run([image], profile=now, load=load).outcomes.values()
+            (outcome,) = run([image], profile=now, open_engine=open_engine).outcomes.values()
             pictures.append(np.asarray(Image.open(BytesIO(store.read(f"{outcome.folder}/depth.png"))), int))
         assert np.ptp(pictures[0]) > 100
         assert np.abs(pictures[0] - pictures[1]).max() <= 1

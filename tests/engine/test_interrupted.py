@@ -17,6 +17,7 @@ import pytest
 from depth_core import catalog, layout
 from depth_core.engine import chunk, stages
 from depth_core.engine.chunk import Source
+from depth_core.engine.local import LocalEngine
 from depth_core.errors import ErrorKind, StoreError
 from depth_core.inference import checkpoints
 from depth_core.inference.predictor import Predictor
@@ -78,7 +79,7 @@ def run(store: Store, settings: Settings, profile: Profile, tiny: Predictor) -> 
             "chunk": CHUNK,
             "run_id": "run",
             "checkpoint": checkpoints.resolve(catalog.BY_KEY["tiny"], settings),
-            "load": lambda checkpoint: nullcontext(tiny),
+            "open_engine": lambda checkpoint: nullcontext(LocalEngine(tiny, store, settings)),
             "store": store,
             "settings": settings,
         }

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from depth_core.engine import local
+from depth_core.engine.base import Steps
+from depth_core.engine.local import LocalEngine
 from depth_core.engine.stages import Item, Plan, Prepared
 from depth_core.errors import StoreError
 from depth_core.inference.predictor import Predictor
@@ -41,7 +42,7 @@ def test_every_image_gets_a_depth_map_of_its_own_size(
     sizes = [(320, 240), (240, 320), (300, 300), (640, 200), (320, 240)]
     items = items_of(*(photo(*size, seed=n) for n, size in enumerate(sizes)))
 
-    done = outcomes(local.run(items, predictor=tiny, plan=plan, store=store, settings=settings))
+    done = outcomes(LocalEngine(tiny, store, settings).run(items, plan))
 
     assert {key: outcome.status for key, outcome in done.items()} == {str(n): "succeeded" for n in range(5)}
     for n, size in enumerate(sizes):
@@ -58,7 +59,7 @@ def test_a_batch_gives_what_single_images_give(
     together = settings.model_copy(update={"batch_pixels": 10**7})
     alone = settings.model_copy(update={"batch_pixels": 1})
     for name, each in (("together", together), ("alone", alone)):
-        list(local.run(items_of(*images), predictor=tiny, plan=plan, store=Store(f"{store.root}/{name}"), settings=each))
+        list(LocalEngine(tiny, Store(f"{store.root}/{name}"), each).run(items_of(*images), plan))
     for n in range(4):
         pictures = [
             np.asarray(Image.open(BytesIO(store.read(f"{name}/depth/{n}/depth.png"))), int) for name in ("together", "alone")
@@ -71,7 +72,7 @@ def test_an_image_that_fails_costs_only_itself(
 ) -> None:
     items = items_of(photo(seed=1), b"<html>404</html>", b"", photo(seed=2)[:900], photo(seed=3))
 
-    done = outcomes(local.run(items, predictor=tiny, plan=plan, store=store, settings=settings))
+    done = outcomes(LocalEngine(tiny, store, settings).run(items, plan))
 
     assert [done[str(n)].status for n in range(5)] == ["succeeded", "failed", "failed", "failed", "succeeded"]
     assert [done[str(n)].error_kind for n in (1, 2, 3)] == ["not_an_image", "empty_file", "truncated_image"]
@@ -85,7 +86,7 @@ def test_an_unforeseen_error_while_reading_is_a_failed_image_that_names_it(
         raise RuntimeError("cosmic ray")
 
     items = [*items_of(photo()), Item("broken", broken, "depth/broken")]
-    done = outcomes(local.run(items, predictor=tiny, plan=plan, store=store, settings=settings))
+    done = outcomes(LocalEngine(tiny, store, settings).run(items, plan))
     assert done["0"].status == "succeeded"
     assert done["broken"].error_kind == "internal"
     assert re.fullmatch(
@@ -119,7 +120,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(
 ) -> None:
     device = LittleMemory(tiny, most=1)
     items = items_of(*(photo(seed=n) for n in range(4)))
-    done = outcomes(local.run(items, predictor=device, plan=plan, store=store, settings=settings))
+    done = outcomes(LocalEngine(device, store, settings).run(items, plan))
     assert all(outcome.status == "succeeded" for outcome in done.values())
     assert sorted(device.batches) == [1, 1, 1, 1, 2, 2, 4]
 
@@ -127,7 +128,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(
 def test_an_image_that_does_not_even_fit_alone_fails_as_out_of_memory(
     tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
 ) -> None:
-    done = outcomes(local.run(items_of(photo()), predictor=LittleMemory(tiny, most=0), plan=plan, store=store, settings=settings))
+    done = outcomes(LocalEngine(LittleMemory(tiny, most=0), store, settings).run(items_of(photo()), plan))
     assert done["0"].error_kind == "out_of_memory"
     assert "256" in done["0"].error_message
 
@@ -140,7 +141,7 @@ def test_an_answer_without_a_finite_number_is_a_failed_image(
             prediction = self.network.predict(batch)
             return replace(prediction, depth=prediction.depth * float("nan"))
 
-    done = outcomes(local.run(items_of(photo()), predictor=Nonsense(tiny, 4), plan=plan, store=store, settings=settings))
+    done = outcomes(LocalEngine(Nonsense(tiny, 4), store, settings).run(items_of(photo()), plan))
     assert done["0"].error_kind == "invalid_output"
 
 
@@ -159,7 +160,7 @@ def test_a_store_that_goes_away_ends_the_run_and_what_was_written_stays_valid(
     store = Failing(f"{tmp_path}/store")
     items = items_of(*(photo(seed=n) for n in range(12)))
     with pytest.raises(StoreError, match="no space left"):
-        list(local.run(items, predictor=tiny, plan=plan, store=store, settings=settings))
+        list(LocalEngine(tiny, store, settings).run(items, plan))
 
     complete = [n for n in range(12) if encode.read_sidecar(store, f"depth/{n}")]
     assert 0 < len(complete) < 12
@@ -178,7 +179,7 @@ def test_nothing_runs_far_ahead_of_the_device(
             read.append(n)
             yield Item(str(n), lambda: data, f"depth/{n}")
 
-    run = local.run(endless(), predictor=tiny, plan=plan, store=store, settings=settings)
+    run = LocalEngine(tiny, store, settings).run(endless(), plan)
     for _ in range(3):
         next(run)
     run.close()
@@ -207,7 +208,7 @@ def test_a_lock_that_others_wait_for_is_released_between_batches(
 ) -> None:
     lock, images = Watched(should_yield=True), 4 * tiny.streams
     items = items_of(*(photo(seed=n) for n in range(images)))
-    assert len(list(local.run(items, predictor=tiny, plan=plan, store=store, settings=settings, device_lock=lock))) == images
+    assert len(list(LocalEngine(tiny, store, settings, lock).run(items, plan))) == images
     assert lock.notes == ["acquired", "released"] * (len(lock.notes) // 2)
     assert len(lock.notes) // 2 >= images // tiny.streams
 
@@ -216,9 +217,7 @@ def test_the_lock_is_released_when_the_run_breaks_off(
     tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
 ) -> None:
     lock = Watched(should_yield=False)
-    run = local.run(
-        items_of(*(photo(seed=n) for n in range(8))), predictor=tiny, plan=plan, store=store, settings=settings, device_lock=lock
-    )
+    run = LocalEngine(tiny, store, settings, lock).run(items_of(*(photo(seed=n) for n in range(8))), plan)
     next(run)
     run.close()
     assert lock.notes[0] == "acquired"
@@ -231,7 +230,7 @@ def test_a_network_that_breaks_ends_the_run(tiny: Predictor, plan: Plan, store: 
             raise RuntimeError("the device is gone")
 
     with pytest.raises(RuntimeError, match="the device is gone"):
-        list(local.run(items_of(photo()), predictor=Broken(tiny, 4), plan=plan, store=store, settings=settings))
+        list(LocalEngine(Broken(tiny, 4), store, settings).run(items_of(photo()), plan))
 
 
 @given(
@@ -244,7 +243,7 @@ def test_whatever_sizes_come_in_whatever_order_every_image_ends_once(widths: lis
 
     class Device:
         def __init__(self) -> None:
-            self.streams = streams
+            self.streams, self.device, self.preprocessor = streams, "cpu", None
 
         def batch_size(self, size: tuple[int, int]) -> int:
             return max(1, batch_pixels // (size[0] * size[1]))
@@ -260,19 +259,17 @@ def test_whatever_sizes_come_in_whatever_order_every_image_ends_once(widths: lis
         assert len({image.size for image in batch}) == 1
         return batch
 
-    steps = local.Steps(prepare=prepare, predict=predict, write=lambda image, *_, **__: Outcome(image.item.source, "succeeded"))
+    steps = Steps(prepare=prepare, predict=predict, write=lambda image, *_, **__: Outcome(image.item.source, "succeeded"))
     items = [Item(str(n), bytes, "", str(width)) for n, width in enumerate(widths)]
     settings = Settings(decode_threads=2, encode_threads=2)
-    done = [
-        item.source for item, _ in local.run(items, predictor=Device(), plan=None, store=None, settings=settings, steps=steps)
-    ]
+    done = [item.source for item, _ in LocalEngine(Device(), None, settings).run(items, None, steps=steps)]
     assert sorted(done, key=int) == [item.source for item in items]
 
 
 def test_sixteen_bits_and_eight_bits_show_the_same_picture(
     tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
 ) -> None:
-    list(local.run(items_of(photo()), predictor=tiny, plan=replace(plan, depth16=True), store=store, settings=settings))
+    list(LocalEngine(tiny, store, settings).run(items_of(photo()), replace(plan, depth16=True)))
     eight = np.asarray(Image.open(BytesIO(store.read("depth/0/depth.png"))), float)
     sixteen = np.asarray(Image.open(BytesIO(store.read("depth/0/depth16.png"))), float)
     assert sixteen.max() > 255

@@ -13,7 +13,7 @@ import torch
 from PIL import ExifTags, Image
 
 from depth_core.contract import DepthParameters
-from depth_core.engine import stages
+from depth_core.engine import stages, transfer
 from depth_core.engine.stages import Item, Plan
 from depth_core.inference.predictor import Predictor
 from depth_core.output import encode
@@ -47,9 +47,10 @@ def v3(**words: Any) -> DepthParameters:
 
 def made(data: bytes, predictor: Predictor, plan: Plan, store: Store, settings: Settings) -> dict[str, Any]:
     """The sidecar of an image that went through all stages, into the folder "made"."""
-    prepared = stages.prepare(Item("photo", lambda: data, "made", "photo"), predictor, plan, settings)
+    item = Item("photo", lambda: data, "made", "photo")
+    prepared = stages.prepare(item, predictor.preprocessor, predictor.device, plan, settings)
     (rendered,) = stages.predict([prepared], predictor, plan)
-    stages.write(rendered, predictor, plan, store)
+    stages.write(rendered, predictor, plan, store, settings)
     return encode.read_sidecar(store, "made") or {}
 
 
@@ -65,8 +66,9 @@ def test_the_sidecar_names_the_source_without_its_secrets(
     known: Known, store: Store, settings: Settings, name: str, said: str
 ) -> None:
     for plan in (Plan(v3()), Plan(v3(), name_sources=False)):
-        prepared = stages.prepare(Item("photo", lambda: png(reddish(64, 48)), "made", name), known("small"), plan, settings)
-        stages.write(stages.predict([prepared], known("small"), plan)[0], known("small"), plan, store)
+        item = Item("photo", lambda: png(reddish(64, 48)), "made", name)
+        prepared = stages.prepare(item, known("small").preprocessor, "cpu", plan, settings)
+        stages.write(stages.predict([prepared], known("small"), plan)[0], known("small"), plan, store, settings)
         assert (encode.read_sidecar(store, "made") or {})["sourceName"] == (said if plan.name_sources else "")
 
 
@@ -125,7 +127,9 @@ def test_a_jpeg_for_an_official_network_is_resized_from_all_its_pixels(known: Kn
     Image.fromarray(noise).save(file, "JPEG", quality=95)
     decoded = np.asarray(Image.open(file))
     inputs = [
-        stages.prepare(Item("photo", lambda data=data: data, "made"), known("small"), Plan(v3()), settings).pixels
+        stages.prepare(
+            Item("photo", lambda data=data: data, "made"), known("small").preprocessor, "cpu", Plan(v3()), settings
+        ).pixels
         for data in (file.getvalue(), png(decoded))
     ]
     assert torch.equal(*inputs)
@@ -152,6 +156,6 @@ def test_an_image_waits_for_the_gpu_that_computes_it_not_for_the_first_one(monke
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
     monkeypatch.setattr(Event, "streams", [])
-    arrive = stages._clock("cuda:1", images=2)()
-    assert arrive() == 0.25
+    timing = transfer.DeviceTimer.start("cuda:1", images=2).stop()
+    assert timing.seconds() == 0.25
     assert Event.streams == ["stream of cuda:1"] * 2

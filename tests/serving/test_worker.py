@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ from depth_core.output import encode, records
 from depth_core.serving import request_records
 from depth_core.serving import worker as worker_module
 from depth_core.serving.artworks import ArtworkStore, NewArtwork, open_store
-from depth_core.serving.worker import Models, Worker
+from depth_core.serving.worker import Engines, Worker
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -215,15 +215,15 @@ def test_an_image_that_does_not_arrive_in_time_fails_as_a_timeout(artworks, stor
 def test_a_model_that_does_not_fit_fails_its_artworks_and_no_others(
     artworks, store, settings, images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Models.get
+    real = Engines.get
 
-    def get(self: Models, checkpoint: Any) -> Any:
+    def get(self: Engines, checkpoint: Any) -> Any:
         if not images.let_go.is_set():
             images.let_go.set()
             raise MemoryError("tiny is too large")
         return real(self, checkpoint)
 
-    monkeypatch.setattr(Models, "get", get)
+    monkeypatch.setattr(Engines, "get", get)
     first = ask(artworks, f"{images.url}/a.jpg")
     worker(artworks, store, settings).serve()
     second = ask(artworks, f"{images.url}/b.jpg")
@@ -473,14 +473,14 @@ def small(tmp_path: Path) -> Path:
     return tmp_path / "small.safetensors"
 
 
-def test_networks_stay_loaded_within_the_budget_and_the_least_recently_used_goes(settings, small: Path) -> None:
+def test_networks_stay_loaded_within_the_budget_and_the_least_recently_used_goes(store, settings, small: Path) -> None:
     from depth_core import catalog
     from depth_core.inference import checkpoints
 
     settings = settings.model_copy(update={"checkpoints": {"v2/small": str(small)}, "checkpoint_cache": small.parent})
     tiny_one, small_one = (checkpoints.resolve(catalog.BY_KEY[key], settings) for key in ("tiny", "v2/small"))
 
-    roomy = Models(settings, budget_bytes=1e9)
+    roomy = Engines(store, settings, budget_bytes=1e9)
     first = roomy.get(tiny_one)
     roomy.get(small_one)
     assert roomy.keys == ("tiny", "v2/small")
@@ -489,12 +489,13 @@ def test_networks_stay_loaded_within_the_budget_and_the_least_recently_used_goes
     roomy.close()
     assert roomy.keys == ()
 
-    tight = Models(settings, budget_bytes=100e6)  # v2/small alone fits
+    tight = Engines(store, settings, budget_bytes=100e6)  # v2/small alone fits
     evicted = tight.get(tiny_one)
     tight.get(small_one)
     assert tight.keys == ("v2/small",)
+    network = evicted.predictor
     with pytest.raises(RuntimeError, match="closed"):
-        evicted.predict(evicted.preprocessor.prepare(np.zeros((64, 64, 3), np.uint8), (64, 64))[None])
+        network.predict(network.preprocessor.prepare(np.zeros((64, 64, 3), np.uint8), (64, 64))[None])
     assert tight.get(tiny_one) is not evicted
     assert tight.keys == ("tiny",)
     tight.close()
@@ -503,6 +504,7 @@ def test_networks_stay_loaded_within_the_budget_and_the_least_recently_used_goes
 def test_a_request_waits_for_one_batch_of_bulk_and_not_for_the_chunk(artworks, store, settings, images, tmp_path: Path) -> None:
     from depth_core import catalog
     from depth_core.engine import chunk, device
+    from depth_core.engine.local import LocalEngine
     from depth_core.inference import checkpoints, predictor
     from depth_core.profiles import Profile
 
@@ -523,7 +525,7 @@ def test_a_request_waits_for_one_batch_of_bulk_and_not_for_the_chunk(artworks, s
     checkpoint = checkpoints.resolve(catalog.BY_KEY["tiny"], settings)
 
     @contextmanager
-    def load(found: Any) -> Iterator[Any]:
+    def open_engine(found: Any) -> Iterator[Any]:
         network = predictor.load(found, settings)
         predict = network.predict
 
@@ -537,8 +539,8 @@ def test_a_request_waits_for_one_batch_of_bulk_and_not_for_the_chunk(artworks, s
             return predict(batch)
 
         network.predict = noted
-        yield network
-        network.close()
+        with closing(network):
+            yield LocalEngine(network, store, settings, device.BulkDeviceLock(network.device, tmp_path))
 
     bulk = threading.Thread(
         target=chunk.run,
@@ -548,16 +550,15 @@ def test_a_request_waits_for_one_batch_of_bulk_and_not_for_the_chunk(artworks, s
             "chunk": "photos-00000",
             "run_id": "bulk",
             "checkpoint": checkpoint,
-            "load": load,
+            "open_engine": open_engine,
             "store": store,
             "settings": settings,
-            "device_lock": lambda name: device.BulkDeviceLock(name, tmp_path),
         },
     )
     bulk.start()
     assert bulk_runs.wait(60)
     single = ask(artworks, f"{images.url}/single.jpg")
-    worker(artworks, store, settings, device_lock=lambda name: Request(name, tmp_path)).serve()
+    worker(artworks, store, settings, lock_device=lambda name: Request(name, tmp_path)).serve()
     bulk.join(120)
 
     assert status(artworks, single) == "succeeded"

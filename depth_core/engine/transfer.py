@@ -1,0 +1,84 @@
+"""To the device and back without waiting for it: batches, arrays on the host, and the seconds that the work took there.
+
+Copies run while the device works on. An array that comes back is valid once its image's `Timing.seconds()` has returned.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import torch
+
+
+def stacked(images: Sequence[torch.Tensor], device: str) -> torch.Tensor:
+    """One tensor (N, ...) of equal images on the host; for a GPU in memory that it copies from while it is at work."""
+    import torch
+
+    out = torch.empty((len(images), *images[0].shape), pin_memory=True) if device.startswith("cuda") else None
+    return torch.stack(list(images), out=out)
+
+
+def to_host(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    """Starts the copy and returns the array that it fills, of the tensor's shape and dtype."""
+    return tensor.to("cpu", non_blocking=True).numpy()
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The time from a timer's start to the end of all that was asked of the device when it stopped."""
+
+    images: int  # of the batch, which share it
+    elapsed: float = 0.0  # seconds, where the device is known to be ready
+    begun: torch.cuda.Event | None = None  # on a GPU, which may still be at work
+    ended: torch.cuda.Event | None = None
+
+    def seconds(self) -> float:
+        """Waits until the device has done it; one image's share in seconds."""
+        if self.begun is None or self.ended is None:
+            return self.elapsed / self.images
+        self.ended.synchronize()
+        return float(self.begun.elapsed_time(self.ended)) / 1000 / self.images
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTimer:
+    """A timer at a device; on a GPU it is an event in the stream of the thread that starts it."""
+
+    device: str
+    images: int
+    started: float
+    stream: torch.cuda.Stream | None = None
+    begun: torch.cuda.Event | None = None
+
+    @classmethod
+    def start(cls, device: str, images: int) -> DeviceTimer:
+        """Before the first thing that is asked of `device` for a batch of `images`."""
+        if not device.startswith("cuda"):
+            return cls(device, images, time.perf_counter())
+        import torch
+
+        stream = torch.cuda.current_stream(device)  # an event records the current device's unless it is told which
+        return cls(device, images, time.perf_counter(), stream, _event(stream))
+
+    def stop(self) -> Timing:
+        """After the last thing that was asked of the device for an image; may be called for each image of the batch."""
+        if self.stream is not None:
+            return Timing(self.images, begun=self.begun, ended=_event(self.stream))
+        if self.device == "mps":
+            import torch
+
+            torch.mps.synchronize()
+        return Timing(self.images, elapsed=time.perf_counter() - self.started)
+
+
+def _event(stream: torch.cuda.Stream) -> torch.cuda.Event:
+    import torch
+
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record(stream)
+    return event
