@@ -19,14 +19,12 @@ from depth_core.ingest.manifest.chunks import (
     write_rows,
 )
 from depth_core.ingest.manifest.discovery import ManifestFile, discover
-from depth_core.ingest.manifest.keys import ENDINGS, POINTER, slug
+from depth_core.ingest.manifest.keys import slug
 from depth_core.ingest.manifest.reading import read
 from depth_core.ingest.manifest.validation import absolute, refused, validate
 
 __all__ = [
     "CHUNK_COLUMNS",
-    "ENDINGS",
-    "POINTER",
     "Change",
     "ChunkAssignment",
     "ManifestFile",

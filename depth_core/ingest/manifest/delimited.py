@@ -1,7 +1,7 @@
 """CSV and TSV: a header of one or more lines, then rows, read in batches.
 
 A quote that is never closed, odd quotes and rows of another width cost their own row. What does not belong here: bytes and lines
-(formats.py), what the cells mean (validation.py).
+(text.py), what the cells mean (validation.py).
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from json.encoder import encode_basestring
+from typing import BinaryIO
 
+import pandas as pd
+
+from depth_core.errors import ManifestError
+from depth_core.ingest.manifest import text
 from depth_core.ingest.manifest.rows import (
     BATCH,
     ID_COLUMN,
     URL_COLUMNS,
+    Limits,
     Rows,
     distinct,
     fault_of,
@@ -36,6 +42,7 @@ _PLAINLY = {
     "unexpected end of data": "a quote is not closed",
     "field larger than field limit": "a field is longer than DEPTH_MAX_FIELD_CHARS",
 }
+_JSON = re.compile(r'[\[{]\s*["{\[]')
 _CELLS = 2_000_000  # of a batch
 _TALLEST_HEADER = 50  # lines
 _LONGEST_NAME = 1000  # characters of a heading with a line break
@@ -95,7 +102,26 @@ class _Lines:
         self._blocks = blocks_to
 
 
-def read(blocks: Iterator[list[str]], delimiters: str, rows: Rows) -> None:
+def read_csv(file: BinaryIO, uri: str, limits: Limits) -> pd.DataFrame:
+    """Rows of a CSV manifest, with the columns of ManifestRows.frame. Raises ManifestError when it is something else."""
+    return _read(file, uri, limits, "CSV", ",;\t|")
+
+
+def read_tsv(file: BinaryIO, uri: str, limits: Limits) -> pd.DataFrame:
+    """As `read_csv`, with tabs first among the delimiters that are tried."""
+    return _read(file, uri, limits, "TSV", "\t,;|")
+
+
+def _read(file: BinaryIO, uri: str, limits: Limits, format_name: str, delimiters: str) -> pd.DataFrame:
+    start, blocks = text.lines(file, uri, format_name)
+    if _JSON.match(start):
+        raise ManifestError(f"{uri} is JSON; name it .jsonl, with one object a line")
+    rows = Rows(uri, limits)
+    _add_all(blocks, delimiters, rows)
+    return rows.frame()
+
+
+def _add_all(blocks: Iterator[list[str]], delimiters: str, rows: Rows) -> None:
     """Adds every row behind the header to `rows`. `delimiters`: which to try, in turn. Raises ManifestError."""
     csv.field_size_limit(max(csv.field_size_limit(), rows.limits.field_chars))
     lines = _Lines(blocks)

@@ -15,8 +15,8 @@ from depth_core import url_schemes
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import ErrorKind, ImageError, ManifestError, is_fault_of_installation, row_failure
 from depth_core.ingest.fetch import local_files, objects
-from depth_core.ingest.manifest import pointers
-from depth_core.ingest.manifest.keys import POINTER, canonical, ending, slug
+from depth_core.ingest.manifest import formats, pointers
+from depth_core.ingest.manifest.keys import POINTER, canonical, slug
 from depth_core.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -108,4 +108,4 @@ def _file_state(file: Path) -> str:
 
 def _is_manifest(relative: str) -> bool:
     hidden = any(part.startswith(".") for part in relative.split("/"))
-    return not hidden and (bool(ending(relative)) or relative.endswith(POINTER))
+    return not hidden and (formats.of_name(relative) is not None or relative.endswith(POINTER))

@@ -1,4 +1,4 @@
-"""Keys of manifests, and the endings by which manifests are known. What does not belong here: anything that reads."""
+"""Keys of manifests, and their URIs in one spelling. What does not belong here: keys in the store (layout.py)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import hashlib
 import os
 import posixpath
 import re
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-from depth_core import url_schemes
+from depth_core.ingest.manifest.formats import ending, path_of
 
-ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".txt", ".parquet")
 POINTER = ".url"  # a file whose one line is the URI of a manifest elsewhere
 
 
@@ -20,7 +19,7 @@ def slug(uri: str) -> str:
     A local path counts as the absolute path it stands for.
     """
     uri = canonical(uri)
-    name = posixpath.basename(_path(uri) if "://" in uri else uri).lower().removesuffix(".gz")
+    name = posixpath.basename(path_of(uri) if "://" in uri else uri).lower().removesuffix(".gz")
     name = re.sub(r"[^a-z0-9_-]+", "-", name.removesuffix(ending(name)))[:40].strip("-") or "manifest"
     return f"{name}-{hashlib.sha256(uri.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
@@ -28,19 +27,5 @@ def slug(uri: str) -> str:
 def canonical(uri: str) -> str:
     """A URI as it is; a local path, however written, as an absolute one."""
     if uri.startswith("file://"):
-        uri = unquote(_path(uri))
+        uri = unquote(path_of(uri))
     return uri if "://" in uri else os.path.abspath(uri)
-
-
-def ending(name: str) -> str:
-    """The known ending of a manifest's name, .gz put aside; "" when it has none."""
-    path = (_path(name) if url_schemes.is_web(name) else name).lower()
-    plain = path.removesuffix(".gz")
-    return next((e for e in ENDINGS if plain.endswith(e) and not (e == ".parquet" and path != plain)), "")
-
-
-def _path(uri: str) -> str:
-    try:
-        return urlsplit(uri).path
-    except ValueError:  # not a URL: whoever asks for it says so
-        return ""

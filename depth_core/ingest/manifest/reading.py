@@ -20,45 +20,36 @@ from depth_core.errors import ErrorKind, ImageError, ManifestError, is_fault_of_
 from depth_core.ingest.fetch.download import Downloader, Fetched
 from depth_core.ingest.manifest import formats
 from depth_core.ingest.manifest.chunks import ManifestRows
-from depth_core.ingest.manifest.keys import ENDINGS, canonical, ending
+from depth_core.ingest.manifest.keys import canonical
 from depth_core.ingest.manifest.rows import Limits, too_large
 from depth_core.settings import MEBI, Settings
 
-_CONTENT_TYPES = {
-    "text/csv": ".csv",
-    "text/tab-separated-values": ".tsv",
-    "application/jsonl": ".jsonl",
-    "application/x-ndjson": ".ndjson",
-    "text/plain": ".txt",
-    "application/vnd.apache.parquet": ".parquet",
-}
 _PIECE = 4 * MEBI
 
 
 def read(uri: str, settings: Settings) -> ManifestRows:
-    """Reads a manifest: CSV, TSV, JSONL, TXT (each may be gzipped) or Parquet; local, s3 or http(s).
+    """Reads a manifest in any of formats.FORMATS: a local file, an object in a bucket, or what http(s) answers.
 
     Raises ManifestError when it cannot be read at all, or has more rows or bytes than the settings allow; a row that cannot be
     read is a row with error_kind `bad_row`.
     """
     uri = canonical(uri)
-    name, kind = shown_url(uri), ending(uri)
+    name, format_ = shown_url(uri), formats.of_name(uri)
     limits = Limits(settings.max_field_chars, settings.max_manifest_rows, settings.max_manifest_bytes)
     with ExitStack() as stack:
         if url_schemes.is_web(uri):
             file, content_type = _download(uri, settings)
-            kind = kind or _CONTENT_TYPES.get(content_type.partition(";")[0].strip().lower(), "")
+            format_ = format_ or formats.of_media_type(content_type)
         else:
             file = _opened(uri, settings)
         stack.enter_context(file)
-        if not kind:
-            raise ManifestError(
-                f"{name}: unknown kind of manifest; known endings: {', '.join(ENDINGS)}, and .gz behind those of text"
-            )
+        if format_ is None:
+            raise ManifestError(f"{name}: unknown manifest format; known endings: {formats.known_endings()}")
         try:
             digest = hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
             file.seek(0)
-            frame = formats.read(file if kind == ".parquet" else _unpacked(file, uri, settings), kind, name, limits)
+            plain = _unpacked(file, uri, settings) if format_.may_be_gzipped else file
+            frame = formats.read(format_, plain, name, limits)
         except OSError as error:
             raise _unreadable(name, error) from error
     return ManifestRows(uri, digest, frame)

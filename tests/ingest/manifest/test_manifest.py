@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from depth_core import layout
 from depth_core.errors import ImageError, ManifestError, StoreError
 from depth_core.ingest import manifest
-from depth_core.ingest.manifest import delimited, formats, parquet, reading
+from depth_core.ingest.manifest import delimited, json_lines, parquet, reading
 from depth_core.ingest.manifest.index import Index
 from depth_core.ingest.manifest.rows import Limits
 from depth_core.settings import Settings
@@ -180,7 +180,7 @@ def test_a_list_with_nothing_but_comments_has_no_rows(read: Reader) -> None:
 def test_an_empty_file_is_an_error_in_every_format_and_never_a_manifest_that_lost_its_rows(
     read: Reader, name: str, content: bytes
 ) -> None:
-    with pytest.raises(ManifestError, match=f"{name} is empty; one that is to have no rows has a header"):
+    with pytest.raises(ManifestError, match=f"{name} is empty; a manifest without rows needs a header"):
         read(name, gzip.compress(content) if name.endswith(".gz") else content)
 
 
@@ -338,8 +338,8 @@ def test_what_a_csv_writer_wrote_comes_back(read: Reader, pairs: list[tuple[str,
         ("a.jsonl", b'[{"url": "a"}]', "one JSON array"),
         ("a.jsonl", b'{"link": "a"}\n', "no row has a image_url"),
         ("a.jsonl", b"what is this\n", "line 1"),
-        ("a.xlsx", b"", "unknown kind of manifest; known endings: .csv"),
-        ("a.parquet.gz", b"", "unknown kind"),
+        ("a.xlsx", b"", "unknown manifest format; known endings: .csv"),
+        ("a.parquet.gz", b"", "unknown manifest format"),
     ],
 )
 def test_a_manifest_that_cannot_be_read_at_all_is_one_clear_error(read: Reader, name: str, content: bytes, message: str) -> None:
@@ -1074,8 +1074,8 @@ def test_quotes_that_open_in_every_line_cost_each_line_and_nothing_more(read: Re
 
 @pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.jsonl"])
 def test_a_line_that_never_ends_fails_alone(read: Reader, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr("depth_core.ingest.manifest.formats._LONGEST_LINE", 100_000)
-    monkeypatch.setattr("depth_core.ingest.manifest.formats._PIECE", 10_000)
+    monkeypatch.setattr("depth_core.ingest.manifest.text._LONGEST_LINE", 100_000)
+    monkeypatch.setattr("depth_core.ingest.manifest.text._PIECE", 10_000)
     line = {"a.csv": "%s,1", "a.txt": "%s", "a.jsonl": '{"url": "%s"}'}[name]
     header = "url,n\n" if name == "a.csv" else ""
     frame = read(name, header + "\n".join(line % url for url in ("a", "x" * 300_000, "b")))
@@ -1135,7 +1135,7 @@ def test_whatever_converting_a_cell_raises_is_its_rows_failure(
         return convert
 
     monkeypatch.setattr(delimited, "encode_basestring", fails_for("odd", delimited.encode_basestring))
-    monkeypatch.setattr(formats, "to_json", fails_for("odd", formats.to_json))
+    monkeypatch.setattr(json_lines, "to_json", fails_for("odd", json_lines.to_json))
     monkeypatch.setattr(parquet, "to_json", fails_for("odd", parquet.to_json))
     contents: dict[str, Any] = {
         "a.csv": "url,t\na,1\nb,odd\nc,3\n",
