@@ -33,7 +33,7 @@ from PIL import Image
 
 from benchmarks.photos import make_photos
 from depth_core.contract import ArtworkStatus
-from depth_core.serving.artworks import ArtworkStore
+from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.database import open_database
 
 ROOT = Path(__file__).parent.parent
@@ -188,7 +188,7 @@ def measure_latencies(url: str, world: World, artworks: ArtworkStore, *, idle_ro
     client.seconds_until_done()  # Dagster has started when this is done
     first, warm = [], []
     for _ in range(idle_rounds):
-        wait_until(lambda: not artworks.workers(fresh_seconds=60), "the worker's end")
+        wait_until(lambda: not artworks.workers.find(fresh_seconds=60), "the worker's end")
         time.sleep(5 * np.random.default_rng().random())  # anywhere in the sensor's round
         first.append(client.seconds_until_done())
         warm += [client.seconds_until_done() for _ in range(warm_rounds)]
@@ -241,7 +241,7 @@ def load(
         with ThreadPoolExecutor(clients) as pool:
             futures = [pool.submit(work, client) for client in crowd]
             wait_until(lambda: len(world.webhooks) - webhooks_before > requests // 4, "a quarter of the work")
-            victim = artworks.workers(fresh_seconds=10)[0]
+            victim = artworks.workers.find(fresh_seconds=10)[0]
             os.kill(victim.pid, signal.SIGKILL)
             killed = time.perf_counter()
             done = len(world.webhooks)

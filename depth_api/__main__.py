@@ -12,7 +12,7 @@ from depth_api.telemetry import configure_logs
 from depth_core import ports
 from depth_core import settings as settings_module
 from depth_core.errors import ConfigurationError
-from depth_core.serving.artworks import open_store
+from depth_core.serving.artworks.store import open_store
 
 
 def main() -> None:

@@ -42,14 +42,10 @@ from depth_core.display import shown_text
 from depth_core.errors import StoreError
 from depth_core.output import encode
 from depth_core.serving import request_schema, webhooks
-from depth_core.serving.artworks import (
-    ACCEPTED,
-    CURSOR_PATTERN,
-    ArtworkStore,
-    IdempotencyConflictError,
-    StoredArtwork,
-    open_store,
-)
+from depth_core.serving.artworks.cursor import CURSOR_PATTERN
+from depth_core.serving.artworks.statistics import queue_status
+from depth_core.serving.artworks.store import ACCEPTED, ArtworkStore, open_store
+from depth_core.serving.artworks.types import IdempotencyConflictError, StoredArtwork
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -593,9 +589,9 @@ async def _live() -> dict[Literal["status"], Literal["live"]]:
 )
 async def _ready(response: Response, state: Annotated[ApiState, Depends(_state)]) -> Readiness:
     """Database and store must answer. How long ago a worker gave a sign of life is told, and refuses nothing."""
-    pulse, database = None, Check(ok=True)
+    queue, database = None, Check(ok=True)
     try:
-        pulse = await run_in_threadpool(state.artworks.pulse, fresh_seconds=FRESH_SECONDS)
+        queue = await run_in_threadpool(queue_status, state.artworks.database, fresh_seconds=FRESH_SECONDS)
     except _NO_DATABASE as error:
         database = Check(ok=False, detail=type(error).__name__)
     store = await run_in_threadpool(state.check_store)
@@ -605,9 +601,9 @@ async def _ready(response: Response, state: Annotated[ApiState, Depends(_state)]
         status="ready" if ready else "not ready",
         database=database,
         store=store,
-        last_worker_seconds=pulse.last_worker_seconds if pulse else None,
-        live_workers=pulse.live_workers if pulse else 0,
-        waiting=pulse.waiting if pulse else 0,
+        last_worker_seconds=queue.last_worker_seconds if queue else None,
+        live_workers=queue.live_workers if queue else 0,
+        waiting=queue.waiting if queue else 0,
     )
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from depth_api.telemetry import log
-from depth_core.serving.artworks import ArtworkStore
+from depth_core.serving.artworks.store import ArtworkStore
 
 POLL_SECONDS = 0.05
 RETRY_SECONDS = 1.0

@@ -19,7 +19,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from depth_core.display import shown_text
-from depth_core.serving.artworks import ArtworkStore
+from depth_core.serving.artworks.statistics import queue_status, statistics
+from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.webhooks import backlog
 
 HUNG_UP = 499  # the status under which a request is noted whose client did not wait for the answer; nobody is sent it
@@ -105,16 +106,17 @@ class DatabaseMetrics(Collector):
         yield from found
 
     def _figures(self) -> Iterator[Metric]:
-        figures, pulse = self._store.statistics(), self._store.pulse(fresh_seconds=FRESH_SECONDS)
+        database = self._store.database
+        figures, queue = statistics(database), queue_status(database, fresh_seconds=FRESH_SECONDS)
         by_status = GaugeMetricFamily("depthline_artworks", "Artworks by status.", labels=["status"])
         for status, count in figures.by_status.items():
             by_status.add_metric([status], count)
         yield by_status
-        yield GaugeMetricFamily("depthline_queue_depth", "Artworks that wait.", pulse.waiting)
+        yield GaugeMetricFamily("depthline_queue_depth", "Artworks that wait.", queue.waiting)
         yield GaugeMetricFamily(
-            "depthline_queue_age_seconds", "Seconds the oldest waiting artwork has waited.", pulse.oldest_waiting_seconds
+            "depthline_queue_age_seconds", "Seconds the oldest waiting artwork has waited.", queue.oldest_waiting_seconds
         )
-        yield GaugeMetricFamily("depthline_workers", "Workers alive.", pulse.live_workers)
+        yield GaugeMetricFamily("depthline_workers", "Workers alive.", queue.live_workers)
         seconds = CounterMetricFamily("depthline_stage_seconds", "Seconds of work by stage.", labels=["stage"])
         counts = CounterMetricFamily("depthline_stage_artworks", "Artworks that went through a stage.", labels=["stage"])
         for stage, (total, artworks) in sorted(figures.stage_seconds.items()):

@@ -17,7 +17,7 @@ from depth_core.errors import DepthlineError
 from depth_core.terminal import message
 
 if TYPE_CHECKING:
-    from depth_core.serving.artworks import ArtworkStore
+    from depth_core.serving.artworks.store import ArtworkStore
 
 webhooks_app = typer.Typer(no_args_is_help=True, help="Deliver webhooks, send one again, show the secret that signs them.")
 
@@ -35,7 +35,7 @@ def artwork(artwork_id: Annotated[UUID, typer.Argument(help="Of an artwork.")]) 
         facts = [("asked by", f"{stored.api_key_id}, {stored.source}"), ("attempts", str(stored.attempts))]
         if stored.folder:
             facts.append(("files", Store.from_settings(now).url(stored.folder)))
-        for worker in store.workers_of(artwork_id):
+        for worker in store.workers.that_had(artwork_id):
             facts.append(("run", f"{worker.run_id or 'none'} ({worker.name} on {worker.host}, device {worker.device})"))
         for step in store.history(artwork_id):
             facts.append((f"{step.at:%Y-%m-%d %H:%M:%S}Z", " ".join(filter(None, (step.status.value, step.worker, step.note)))))
@@ -102,7 +102,7 @@ def secret(
 
 @contextmanager
 def _artworks() -> Iterator[tuple[ArtworkStore, settings.Settings]]:
-    from depth_core.serving.artworks import open_store
+    from depth_core.serving.artworks.store import open_store
 
     now = settings.load()
     store = open_store(now)

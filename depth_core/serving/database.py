@@ -1,14 +1,14 @@
 """The database of single requests: its tables, how it is opened, how it is brought up to date.
 
 SQLite and PostgreSQL take one code path; what differs between them stands here. What does not belong here: what the rows mean
-(artworks.py, webhooks.py, inbox.py).
+(artworks/, webhooks.py, inbox.py).
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -194,9 +194,10 @@ inbox_entries = sa.Table(
 
 
 class Database:
-    """An open database. Safe to use from many threads; every process opens its own."""
+    """An open database, and the clock by which its rows are dated. Safe to use from many threads; every process opens its own."""
 
     def __init__(self, url: str, connect_args: Mapping[str, Any] | None = None) -> None:
+        self.clock: Callable[[], datetime] = now
         self.engine = _engine(url, dict(connect_args or {}))
         self._reader = self.engine.execution_options(depthline_reads=True)
 

@@ -2,7 +2,7 @@
 
 `NAME.json` is picked up once and answered by `NAME.artwork.json` beside it when all its artworks have ended; what is not valid is
 moved to `quarantine/` with the reason. The claim is a row of the database, by path and content: no file is moved to claim it, and
-the same content under the same name is the same request. What does not belong here: the life of an artwork (artworks.py).
+the same content under the same name is the same request. What does not belong here: the life of an artwork (artworks/).
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from depth_core.display import printable, shown_text
 from depth_core.errors import StoreError, is_fault_of_installation, row_failure
 from depth_core.serving import database as db
 from depth_core.serving import request_schema
-from depth_core.serving.artworks import ArtworkStore, NewArtwork, insert
+from depth_core.serving.artworks import transitions
+from depth_core.serving.artworks.store import ArtworkStore
+from depth_core.serving.artworks.types import NewArtwork
 from depth_core.settings import MEBI, Settings
 from depth_core.storage import PART_SUFFIX, Store
 
@@ -357,7 +359,7 @@ def _requests(data: bytes, settings: Settings) -> tuple[list[NewArtwork], bool]:
 
 def _claim(store: ArtworkStore, path: str, stamp: str, data: bytes, requests: list[NewArtwork], *, is_list: bool) -> list[UUID]:
     """The artworks of a file, made in one transaction; none when the content was picked up before, under this name."""
-    at = store.clock()
+    at = store.database.clock()
     table, entries = db.inbox_files, db.inbox_entries
     row = {"path": path, "sha256": hashlib.sha256(data).hexdigest(), "stamp": stamp, "is_list": is_list}
     ids = [uuid4() for _ in requests]
@@ -366,7 +368,7 @@ def _claim(store: ArtworkStore, path: str, stamp: str, data: bytes, requests: li
             claim = sa.insert(table).values(row | {"state": CLAIMED, "created_at": at}).returning(table.c.id)
             file_id = connection.execute(claim).scalar_one()
             for position, (artwork_id, new) in enumerate(zip(ids, requests, strict=True)):
-                insert(connection, artwork_id, new, api_key_id=API_KEY_ID, source=f"{path}#{position}", at=at)
+                transitions.insert(connection, artwork_id, new, api_key_id=API_KEY_ID, source=f"{path}#{position}", at=at)
                 connection.execute(sa.insert(entries).values(file_id=file_id, position=position, artwork_id=artwork_id))
     except IntegrityError:
         # Dropped again, or touched: the same request, now the name's last. Its answer is written once more, in case it was

@@ -1,6 +1,6 @@
 """Artworks as records: the same table, with the same columns, as bulk has, under the profile `api`, one chunk a day.
 
-What does not belong here: the records of manifests (output/records.py) and the life of an artwork (artworks.py).
+What does not belong here: the records of manifests (output/records.py) and the life of an artwork (artworks/).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from depth_core import layout
 from depth_core.output import records
-from depth_core.serving.artworks import ArtworkStore, StoredArtwork
+from depth_core.serving.artworks.store import ArtworkStore
+from depth_core.serving.artworks.types import StoredArtwork
 from depth_core.storage import Store
 
 

@@ -19,7 +19,7 @@ from depth_core import catalog, url_schemes
 from depth_core.contract import DepthParameters, NormalizationMode
 from depth_core.errors import ImageError
 from depth_core.ingest.fetch import ssrf_guard
-from depth_core.serving.artworks import NewArtwork
+from depth_core.serving.artworks.types import NewArtwork
 from depth_core.settings import Settings
 
 MAX_URL_CHARS = 8192

@@ -1,7 +1,7 @@
-"""Webhooks: the outbox that artworks.py fills, delivered signed as Standard Webhooks 1.0 says, retried and recorded.
+"""Webhooks: the outbox that artworks/ fills, delivered signed as Standard Webhooks 1.0 says, retried and recorded.
 
 At least once: a process that dies between the receiver's answer and its own note sends again, under the same `webhook-id`.
-What does not belong here: when an artwork is final, and what the message says of it (artworks.py).
+What does not belong here: when an artwork is final, and what the message says of it (artworks/).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from depth_core.errors import ConfigurationError, DepthlineError, ImageError, is
 from depth_core.ingest.fetch import responses, ssrf_guard
 from depth_core.ingest.fetch.ssrf_guard import Resolver, async_transport
 from depth_core.serving import database as db
-from depth_core.serving.artworks import ArtworkStore
+from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.settings import Settings
 
 PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
@@ -117,7 +117,7 @@ def replay(store: ArtworkStore, id: UUID) -> int:
     """
     table = db.webhook_deliveries
     named = (table.c.id == id) | (table.c.artwork_id == id)
-    again = sa.update(table).where(named).values(state=PENDING, tries=0, next_attempt_at=store.clock(), lease_until=None)
+    again = sa.update(table).where(named).values(state=PENDING, tries=0, next_attempt_at=store.database.clock(), lease_until=None)
     with store.database.write() as connection:
         count = connection.execute(again).rowcount
     if count == 0:
@@ -140,7 +140,7 @@ def secret(store: ArtworkStore, settings: Settings, api_key_id: str) -> str:
         encrypted = connection.scalar(query)
     if encrypted is None:  # a race is won by one process, and the other reads its secret
         new = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
-        values = {"api_key_id": api_key_id, "encrypted": cipher.encrypt(new.encode()), "created_at": store.clock()}
+        values = {"api_key_id": api_key_id, "encrypted": cipher.encrypt(new.encode()), "created_at": store.database.clock()}
         with suppress(IntegrityError), store.database.write() as connection:
             connection.execute(sa.insert(table).values(values))
         with store.database.read() as connection:
@@ -250,7 +250,7 @@ def _claim_due(store: ArtworkStore, settings: Settings, limit: int) -> list[Deli
 
     No host and no API key has more than its share of what is under way, and API keys take turns.
     """
-    at = store.clock()
+    at = store.database.clock()
     table = db.webhook_deliveries
     leased = sa.and_(table.c.lease_until.is_not(None), table.c.lease_until > at)
     due = sa.and_(table.c.state == PENDING, table.c.next_attempt_at <= at)
@@ -290,7 +290,7 @@ def _share_of_a_key(settings: Settings) -> int:
 
 async def _attempt(client: httpx.AsyncClient, store: ArtworkStore, settings: Settings, delivery: Delivery) -> None:
     """One attempt and its note in the database."""
-    at, begun = store.clock(), time.monotonic()
+    at, begun = store.database.clock(), time.monotonic()
     try:
         body, headers = await asyncio.to_thread(_message, store, settings, delivery)
         answer = await _send(client, settings, delivery.url, body, headers)
@@ -366,7 +366,7 @@ def _record(store: ArtworkStore, settings: Settings, delivery: Delivery, at: dat
     else:
         planned = settings.webhook_schedule[tries - 1] * random.uniform(1.0, 1.2)
         wait = max(planned, min(answer.wait_seconds, _LONGEST_WAIT_SECONDS))
-        values["next_attempt_at"] = store.clock() + timedelta(seconds=wait)
+        values["next_attempt_at"] = store.database.clock() + timedelta(seconds=wait)
     with store.database.write() as connection:
         connection.execute(
             sa.insert(db.webhook_attempts).values(

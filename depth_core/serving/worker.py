@@ -1,7 +1,7 @@
 """A worker: claims waiting artworks, fetches their images, runs them through the engine and finishes them, until nothing comes.
 
 One worker has one device. It keeps models loaded within a memory budget, so that only the first request of a model waits for it.
-What does not belong here: when a worker is started (pipelines), what claims and leases are (artworks.py).
+What does not belong here: when a worker is started (pipelines), what claims and leases are (artworks/).
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from depth_core.inference.checkpoints import Checkpoint
 from depth_core.ingest.fetch.download import Downloader, Fetched
 from depth_core.output import encode, records
 from depth_core.output.records import Outcome
-from depth_core.serving.artworks import ArtworkStore, Claimed
+from depth_core.serving.artworks.store import ArtworkStore
+from depth_core.serving.artworks.types import Claimed
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -238,7 +239,7 @@ class Worker:
         again; raises StoreError when it has refused everything for STORE_PATIENCE_SECONDS.
         """
         engines = Engines(self.store, self.settings, self.settings.model_memory_gib * 2**30, self.lock_device)
-        self.artworks.start_worker(self.name, self.device, run_id=self.run_id)
+        self.artworks.workers.start(self.name, self.device, run_id=self.run_id)
         try:
             with self._heartbeat():
                 fetching = _Fetching(self.settings)
@@ -248,7 +249,7 @@ class Worker:
                 finally:
                     fetching.close()
         finally:
-            self.artworks.end_worker(self.name)
+            self.artworks.workers.end(self.name)
             engines.close()
         return self.report
 
@@ -262,7 +263,7 @@ class Worker:
             now = time.monotonic()
             ending = now - began > settings.max_worker_seconds
             if now - reconciled > RECONCILE_SECONDS:
-                self.artworks.reconcile(max_attempts=settings.max_attempts)
+                self.artworks.queue.reconcile(max_attempts=settings.max_attempts)
                 reconciled = now
             if now - collected > COLLECT_SECONDS:
                 self.collect()
@@ -297,7 +298,7 @@ class Worker:
         room = min(most - at_work, DOWNLOADS_PER_CLAIM * most - fetching.busy)
         if room <= 0:
             return
-        claims = self.artworks.claim(self.name, limit=room, lease_seconds=self.settings.lease_seconds, loaded=engines.keys)
+        claims = self.artworks.queue.claim(self.name, limit=room, lease_seconds=self.settings.lease_seconds, loaded=engines.keys)
         self.held.update(claimed.id for claimed in claims)
         for claimed in claims:
             if claimed.attempt > 1:
@@ -309,7 +310,7 @@ class Worker:
         """Gives back what was claimed and never begun, for the next worker."""
         ids = [claimed.id for claimed in self.waiting_alone]
         if ids:
-            self.artworks.release(ids, self.name, tried=False)
+            self.artworks.queue.release(ids, self.name, tried=False)
             self.held.difference_update(ids)
             self.waiting_alone.clear()
 
@@ -372,7 +373,7 @@ class Worker:
             if claimed.attempt >= self.settings.max_attempts:
                 self._finish(claimed, _refused(ErrorKind.INTERNAL, _reason(error)), each.seconds)
             else:
-                self.artworks.release([claimed.id], self.name)
+                self.artworks.queue.release([claimed.id], self.name)
                 self.held.discard(claimed.id)
 
     def _run_group(self, parameters: DepthParameters, group: list[_Ready], engine: Engine) -> None:
@@ -421,12 +422,14 @@ class Worker:
         if fetch_seconds:
             words["seconds"] = {"download": fetch_seconds, **outcome.seconds}
         if outcome.status == records.SUCCEEDED:
-            done = self.artworks.finish(
+            done = self.artworks.queue.finish(
                 claimed.id, self.name, folder=outcome.folder, results=outcome.results, seconds=seconds, outcome=words
             )
         else:
             kind = ErrorKind(outcome.error_kind or ErrorKind.INTERNAL)
-            done = self.artworks.fail(claimed.id, self.name, kind, outcome.error_message or "", seconds=seconds, outcome=words)
+            done = self.artworks.queue.fail(
+                claimed.id, self.name, kind, outcome.error_message or "", seconds=seconds, outcome=words
+            )
         self.held.discard(claimed.id)
         self.lost.discard(claimed.id)
         self.alone = False
@@ -446,7 +449,7 @@ class Worker:
         self.paused_until = now + pause
         unfinished = [claimed.id for claimed in claims if claimed.id in self.held]
         log.error("%s; %d artworks wait, next attempt in %.0f s", error, len(unfinished), pause)
-        self.artworks.release(unfinished, self.name, tried=False)
+        self.artworks.queue.release(unfinished, self.name, tried=False)
         for artwork_id in unfinished:
             self.held.discard(artwork_id)
             self.lost.discard(artwork_id)
@@ -456,7 +459,7 @@ class Worker:
         self.held.discard(artwork_id)
         self.lost.discard(artwork_id)
         self.alone = False
-        self.artworks.release([artwork_id], self.name, tried=False)  # nothing, unless it was thought lost and is not
+        self.artworks.queue.release([artwork_id], self.name, tried=False)  # nothing, unless it was thought lost and is not
         self.report.dropped += 1
 
     @contextmanager
@@ -468,7 +471,7 @@ class Worker:
             while not stop.wait(min(2.0, self.settings.lease_seconds / 4)):
                 try:
                     before = set(self.held)
-                    still = self.artworks.heartbeat(self.name, lease_seconds=self.settings.lease_seconds)
+                    still = self.artworks.workers.heartbeat(self.name, lease_seconds=self.settings.lease_seconds)
                     self.lost |= before - still  # what has ended in between is not asked for again
                 except Exception:
                     log.exception("heartbeat of %s failed; trying again", self.name)

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 
 import dagster as dg
 
-from depth_core.serving.artworks import open_store
+from depth_core.serving.artworks.store import open_store
 from depth_core.settings import Settings
 from pipelines import names
 from pipelines.event_metadata import counts, preview

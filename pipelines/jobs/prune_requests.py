@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from depth_core.serving.artworks import open_store
+from depth_core.serving.artworks.retention import prune
+from depth_core.serving.artworks.store import open_store
 from pipelines.assets.request_records import pruned_before
 from pipelines.resources import DepthlineResource
 from pipelines.step_failures import fails_in_one_line
@@ -18,7 +19,7 @@ def prune_artworks(context: dg.OpExecutionContext, depthline: DepthlineResource)
     before, pruned = pruned_before(settings), 0
     artworks = open_store(settings)
     try:
-        while count := artworks.prune(before=before):  # in small transactions, between which others write
+        while count := prune(artworks.database, before=before):  # in small transactions, between which others write
             pruned += count
     finally:
         artworks.close()

@@ -14,7 +14,7 @@ from depth_core.display import shown_text
 from depth_core.errors import StoreError
 from depth_core.output import gallery
 from depth_core.serving import inbox
-from depth_core.serving.artworks import ArtworkStore, open_store
+from depth_core.serving.artworks.store import ArtworkStore, open_store
 from depth_core.settings import Settings
 from depth_core.storage import Store
 from pipelines import names

@@ -7,7 +7,7 @@ from typing import TypedDict
 import dagster as dg
 
 from depth_core.serving import inbox
-from depth_core.serving.artworks import ArtworkStore, open_store
+from depth_core.serving.artworks.store import ArtworkStore, open_store
 from pipelines.jobs import serve_inbox
 from pipelines.resources import DepthlineResource
 
@@ -34,8 +34,8 @@ def inbox_sensor(context: dg.SensorEvaluationContext, depthline: DepthlineResour
         deadline = time.monotonic() + TICK_SECONDS
         while True:
             serve_inbox.check_inbox(context.log, watch)
-            artworks.reconcile(max_attempts=settings.max_attempts, dead_workers=_dead_workers(context.instance, artworks))
-            waiting, _ = artworks.waiting()
+            artworks.queue.reconcile(max_attempts=settings.max_attempts, dead_workers=_dead_workers(context.instance, artworks))
+            waiting, _ = artworks.queue.waiting()
             if waiting:
                 launched: dict[str, Launched] = json.loads(context.cursor) if context.cursor else {}
                 requests = [
@@ -73,7 +73,7 @@ def _launch(
     A run that is under way and has announced no worker yet is waited for: it is starting, or waits in the queue for the pool.
     One whose worker has stopped giving signs of life is not.
     """
-    alive = artworks.workers(fresh_seconds=FRESH_SECONDS, device=device)
+    alive = artworks.workers.find(fresh_seconds=FRESH_SECONDS, device=device)
     if any(not worker.run_id or instance.has_run(worker.run_id) for worker in alive):  # not those of another machine's Dagster
         return None
     last = launched.get(device) or Launched(n=0, at=0.0, failures=0)
@@ -88,7 +88,7 @@ def _launch(
         failures = last["failures"] + 1 if run.status == dg.DagsterRunStatus.FAILURE else 0
         if failures > 1 and age < min(LONGEST_PAUSE_SECONDS, 2.0**failures):
             return None
-    elif all(worker.run_id != run.run_id for worker in artworks.workers(device=device)):
+    elif all(worker.run_id != run.run_id for worker in artworks.workers.find(device=device)):
         return None
     number = last["n"] + 1
     launched[device] = Launched(n=number, at=time.time(), failures=failures)
@@ -104,6 +104,7 @@ def _dead_workers(instance: dg.DagsterInstance, artworks: ArtworkStore) -> list[
 
     A run that this instance does not know may be another instance's; its lease decides.
     """
-    alive = {worker.run_id: worker.name for worker in artworks.workers(limit=20) if worker.ended_at is None and worker.run_id}
+    found = artworks.workers.find(limit=20)
+    alive = {worker.run_id: worker.name for worker in found if worker.ended_at is None and worker.run_id}
     runs = instance.get_runs(dg.RunsFilter(run_ids=list(alive))) if alive else []
     return [alive[run.run_id] for run in runs if run.is_finished]

@@ -26,7 +26,7 @@ from PIL import Image
 from ports import free_port
 from standardwebhooks import Webhook
 
-from depth_core.serving.artworks import ArtworkStore
+from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.database import open_database
 
 ROOT = Path(__file__).parents[2]
@@ -195,7 +195,7 @@ def test_a_post_becomes_a_depth_map_a_signed_webhook_and_an_entry_in_its_dagster
 def test_a_killed_drain_loses_nothing_and_repeats_nothing(running, world, ask, artworks) -> None:
     ids = [ask(f"slow/{n}.jpg").json()["id"] for n in range(5)]
     wait_until(lambda: {status(running, each) for each in ids} == {"processing"}, "not claimed")
-    (worker,) = artworks.workers(fresh_seconds=10)
+    (worker,) = artworks.workers.find(fresh_seconds=10)
 
     os.kill(worker.pid, signal.SIGKILL)
     world.let_go.set()

@@ -15,7 +15,7 @@ import uvicorn
 from depth_api.app import create_app
 from depth_api.connections import configured
 from depth_core import settings as settings_module
-from depth_core.serving.artworks import ArtworkStore, open_store
+from depth_core.serving.artworks.store import ArtworkStore, open_store
 from depth_core.serving.database import open_database
 from depth_core.settings import Settings
 from depth_core.storage import Store
@@ -103,11 +103,11 @@ def finish(artworks: ArtworkStore, settings: Settings) -> Callable[..., dict[str
     def done(**files: bytes) -> dict[str, bytes]:
         written = files or {"depth.png": bytes(range(256)) * 4, "depth.json": b'{"model": "tiny"}'}
         store = Store(settings.store_location)
-        for claimed in artworks.claim("test", limit=8, lease_seconds=60):
+        for claimed in artworks.queue.claim("test", limit=8, lease_seconds=60):
             folder = f"depth/0123456789abcdef/{claimed.id.hex[:2]}/{claimed.id.hex}"
             for name, data in written.items():
                 store.write(f"{folder}/{name}", data)
-            assert artworks.finish(claimed.id, "test", folder=folder, results=list(written), seconds={"predict": 0.25})
+            assert artworks.queue.finish(claimed.id, "test", folder=folder, results=list(written), seconds={"predict": 0.25})
         return written
 
     return done

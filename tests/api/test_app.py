@@ -23,7 +23,7 @@ from moto.server import ThreadedMotoServer
 from depth_core.contract import ArtworkStatus
 from depth_core.errors import ConfigurationError, ErrorKind
 from depth_core.serving import webhooks
-from depth_core.serving.artworks import ArtworkStore
+from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -315,7 +315,7 @@ def test_a_wait_that_saw_the_end_is_a_200_though_a_replay_was_answered_meanwhile
     answers: list[httpx.Response] = []
     first = threading.Thread(target=lambda: answers.append(post(client, **{"Idempotency-Key": "k", "Prefer": "wait=30"})))
     first.start()
-    while artworks.waiting()[0] == 0:
+    while artworks.queue.waiting()[0] == 0:
         time.sleep(0.01)
     meanwhile = post(client, **{"Idempotency-Key": "k"})
     assert (meanwhile.status_code, meanwhile.json()["status"]) == (202, "starting")
@@ -333,7 +333,7 @@ def test_a_wait_outlives_a_database_that_fails_for_a_while(
     answers: list[httpx.Response] = []
     waiting = threading.Thread(target=lambda: answers.append(post(client, Prefer="wait=30")))
     waiting.start()
-    while artworks.waiting()[0] == 0:
+    while artworks.queue.waiting()[0] == 0:
         time.sleep(0.01)
     with closing(sqlite3.connect(tmp_path / "depthline.db")) as connection:
         connection.execute("ALTER TABLE artworks RENAME TO elsewhere")
@@ -424,8 +424,8 @@ def test_cancelling_ends_what_waits_and_leaves_what_is_done(client: httpx.Client
 
 def test_a_failed_artwork_says_why(client: httpx.Client, artworks: ArtworkStore) -> None:
     path = post(client).headers["location"]
-    [claimed] = artworks.claim("test", limit=1, lease_seconds=60)
-    artworks.fail(claimed.id, "test", ErrorKind.NOT_FOUND, "https://example.com/a.jpg: 404")
+    [claimed] = artworks.queue.claim("test", limit=1, lease_seconds=60)
+    artworks.queue.fail(claimed.id, "test", ErrorKind.NOT_FOUND, "https://example.com/a.jpg: 404")
     artwork = client.get(path).json()
     assert artwork["status"] == "failed"
     assert artwork["error"] == {"kind": "not_found", "message": "https://example.com/a.jpg: 404"}
@@ -506,9 +506,9 @@ def test_results_in_a_bucket_are_a_signed_redirect(
         store.fs.mkdir("depth")
         with serving(settings) as url, httpx.Client(base_url=url, headers=BOB) as client:
             path = post(client).headers["location"]
-            [claimed] = artworks.claim("test", limit=1, lease_seconds=60)
+            [claimed] = artworks.queue.claim("test", limit=1, lease_seconds=60)
             store.write("depth/x/depth.png", b"pixels", content_type="image/png")
-            artworks.finish(claimed.id, "test", folder="depth/x", results=["depth.png"], seconds={})
+            artworks.queue.finish(claimed.id, "test", folder="depth/x", results=["depth.png"], seconds={})
             response = client.get(f"{path}/results/depth.png")
             assert response.status_code == 307
             assert "Signature" in response.headers["location"]
@@ -538,7 +538,7 @@ def test_health_says_what_works(client: httpx.Client, artworks: ArtworkStore) ->
         "waiting": 0,
     }
     post(client)
-    artworks.start_worker("w", "cpu")
+    artworks.workers.start("w", "cpu")
     ready = client.get("/health/ready").json()
     assert ready["liveWorkers"] == 1
     assert ready["waiting"] == 1

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import structlog
 
-from depth_core.serving.artworks import ArtworkStore
+from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.settings import Settings
 
 KEY = "Authorization: Bearer ann-key-0123456789"
@@ -101,7 +101,7 @@ def test_a_client_that_hangs_up_is_noted_as_such_and_is_no_error(url: str, clien
         text = b'{"imageUrl": "https://example.com/a.jpg", "model": "tiny"}'
         with connect(url) as waiting:
             waiting.sendall(f"{POST}Prefer: wait=60\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text)
-            until(lambda: artworks.waiting()[0])
+            until(lambda: artworks.queue.waiting()[0])
         until(lambda: len(lines) >= 2)
         figures = client.get("/metrics").text
     requests = [line for line in lines if line.get("path") == "/v2/artworks/depth-map"]

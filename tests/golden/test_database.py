@@ -16,7 +16,8 @@ from depth_api.app import create_app
 from depth_core.contract import ArtworkStatus, DepthParameters
 from depth_core.serving import database as db
 from depth_core.serving import inbox, request_schema, webhooks
-from depth_core.serving.artworks import ArtworkStore, IdempotencyConflictError, NewArtwork
+from depth_core.serving.artworks.store import ArtworkStore
+from depth_core.serving.artworks.types import IdempotencyConflictError, NewArtwork
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -86,14 +87,14 @@ def test_a_replay_finds_its_artwork(database_url: str, facts: dict[str, Any], se
 
 def test_work_goes_on(artworks: ArtworkStore, facts: dict[str, Any]) -> None:
     """What a worker held that is gone comes back, and what waited is claimed."""
-    artworks.reconcile(max_attempts=3)
+    artworks.queue.reconcile(max_attempts=3)
     waiting = {UUID(facts["artworks"][name]["id"]) for name in ("processing", "starting")}
-    artworks.start_worker("new", "cpu")
+    artworks.workers.start("new", "cpu")
     claimed = {}
-    while found := artworks.claim("new", limit=8, lease_seconds=60):
+    while found := artworks.queue.claim("new", limit=8, lease_seconds=60):
         claimed |= {each.id: each.parameters for each in found}
         for each in found:
-            assert artworks.finish(each.id, "new", folder="depth/x", results=["depth.png"], seconds={"predict": 0.1})
+            assert artworks.queue.finish(each.id, "new", folder="depth/x", results=["depth.png"], seconds={"predict": 0.1})
     assert waiting < claimed.keys()
     assert len(claimed) == 3
     assert {each.model for each in claimed.values()} == {"base", "small"}

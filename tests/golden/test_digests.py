@@ -14,7 +14,7 @@ from depth_core.cli.names import Asked
 from depth_core.contract import DepthParameters
 from depth_core.output import encode
 from depth_core.profiles import Profile
-from depth_core.serving.artworks import NewArtwork
+from depth_core.serving.artworks.types import NewArtwork
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 DIGESTS = json.loads((GOLDEN / "digests.json").read_text("utf-8"))

@@ -21,7 +21,8 @@ from PIL import Image
 
 from depth_core.contract import DepthParameters
 from depth_core.output import records
-from depth_core.serving.artworks import ArtworkStore, NewArtwork, open_store
+from depth_core.serving.artworks.store import ArtworkStore, open_store
+from depth_core.serving.artworks.types import NewArtwork
 from pipelines.jobs import serve_inbox
 from pipelines.sensors import inbox as sensor
 
@@ -66,7 +67,7 @@ def test_a_waiting_artwork_launches_one_drain(house, artworks) -> None:
 
 
 def test_a_drain_that_is_alive_is_not_joined_by_another(house, artworks) -> None:
-    artworks.start_worker("worker-cpu-alive", "cpu")
+    artworks.workers.start("worker-cpu-alive", "cpu")
     ask(artworks)
     assert isinstance(tick(house), dg.SkipReason)
 
@@ -121,17 +122,17 @@ def test_a_run_whose_drain_hangs_is_replaced(house, artworks) -> None:
     job = house.defs().resolve_job_def("serve_inbox")
     tags = {"dagster/run_key": "worker-cpu-4"}
     run = house.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
-    artworks.clock = lambda: datetime.now(UTC) - timedelta(minutes=5)
-    artworks.start_worker("hangs", "cpu", run_id=run.run_id)
-    artworks.clock = lambda: datetime.now(UTC)
+    artworks.database.clock = lambda: datetime.now(UTC) - timedelta(minutes=5)
+    artworks.workers.start("hangs", "cpu", run_id=run.run_id)
+    artworks.database.clock = lambda: datetime.now(UTC)
     (request,) = tick(house, json.dumps({"cpu": {"n": 4, "at": time.time() - 400, "failures": 0}})).run_requests
     assert request.run_key == "worker-cpu-5"
 
 
 def test_a_drain_of_another_dagster_is_not_taken_for_dead(house, artworks) -> None:
-    artworks.start_worker("elsewhere", "cpu", run_id="a-run-that-this-instance-does-not-know")
+    artworks.workers.start("elsewhere", "cpu", run_id="a-run-that-this-instance-does-not-know")
     theirs = ask(artworks)
-    artworks.claim("elsewhere", limit=1, lease_seconds=3600)
+    artworks.queue.claim("elsewhere", limit=1, lease_seconds=3600)
     ask(artworks)
     assert len(tick(house).run_requests) == 1, "its device of the same name is another machine's"
     assert artworks.get(theirs).status.value == "processing"
@@ -147,9 +148,9 @@ def test_every_device_gets_a_drain_of_its_own(house, artworks) -> None:
 
 def test_the_claims_of_a_drain_whose_run_has_failed_go_back_at_once(house, artworks) -> None:
     run = house.instance.create_run_for_job(house.defs().resolve_job_def("serve_inbox"), status=dg.DagsterRunStatus.FAILURE)
-    artworks.start_worker("worker-cpu-dead", "cpu", run_id=run.run_id)
+    artworks.workers.start("worker-cpu-dead", "cpu", run_id=run.run_id)
     lost = ask(artworks)
-    artworks.claim("worker-cpu-dead", limit=1, lease_seconds=3600)
+    artworks.queue.claim("worker-cpu-dead", limit=1, lease_seconds=3600)
     result = tick(house)
     assert artworks.get(lost).status.value == "starting"
     assert len(result.run_requests) == 1
@@ -160,7 +161,7 @@ def test_a_file_in_the_inbox_becomes_a_waiting_artwork(house, artworks) -> None:
     inbox.mkdir()
     (inbox / "one.json").write_text(json.dumps({"imageUrl": "http://127.0.0.1:9/a.jpg", "model": "tiny"}))
     assert len(tick(house).run_requests) == 1
-    assert artworks.waiting()[0] == 1
+    assert artworks.queue.waiting()[0] == 1
 
 
 def test_a_drain_run_serves_answers_the_inbox_and_names_its_artworks(house, artworks) -> None:
@@ -266,7 +267,7 @@ def test_a_drain_run_shows_its_last_depth_maps(house, artworks) -> None:
 
 def test_the_days_requests_become_a_table_with_the_columns_of_the_records(house, artworks) -> None:
     yesterday = datetime.now(UTC) - timedelta(days=1)
-    artworks.clock = lambda: yesterday
+    artworks.database.clock = lambda: yesterday
     artworks.cancel(ask(artworks))
     day = yesterday.date().isoformat()
     job = dg.define_asset_job("day", "request_records")
@@ -279,10 +280,10 @@ def test_the_days_requests_become_a_table_with_the_columns_of_the_records(house,
 
 def test_old_artworks_are_forgotten_and_the_table_of_their_day_stands(house, artworks) -> None:
     long_ago = datetime.now(UTC) - timedelta(days=120)
-    artworks.clock = lambda: long_ago
+    artworks.database.clock = lambda: long_ago
     old = ask(artworks)
     artworks.cancel(old)
-    artworks.clock = lambda: datetime.now(UTC)
+    artworks.database.clock = lambda: datetime.now(UTC)
     new = ask(artworks)
     artworks.cancel(new)
     assert house.run("prune_requests", None).success
@@ -299,7 +300,7 @@ def test_old_artworks_are_forgotten_and_the_table_of_their_day_stands(house, art
 
 @pytest.mark.parametrize("overrides", [{"keep_artworks_days": 0}])
 def test_zero_days_keeps_everything(house, artworks) -> None:
-    artworks.clock = lambda: datetime(2026, 1, 1, tzinfo=UTC)
+    artworks.database.clock = lambda: datetime(2026, 1, 1, tzinfo=UTC)
     old = ask(artworks)
     artworks.cancel(old)
     assert house.run("prune_requests", None).success

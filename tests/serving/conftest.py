@@ -16,7 +16,8 @@ import pytest
 import sqlalchemy as sa
 
 from depth_core.contract import DepthParameters
-from depth_core.serving.artworks import ArtworkStore, NewArtwork
+from depth_core.serving.artworks.store import ArtworkStore
+from depth_core.serving.artworks.types import NewArtwork
 from depth_core.serving.database import open_database
 
 

@@ -18,15 +18,11 @@ from hypothesis import strategies as st
 from depth_core.contract import ArtworkStatus
 from depth_core.errors import ErrorKind
 from depth_core.serving import database as db
-from depth_core.serving.artworks import (
-    ArtworkStore,
-    CursorError,
-    IdempotencyConflictError,
-    NewArtwork,
-    Pulse,
-    Reconciled,
-    _read_cursor,
-)
+from depth_core.serving.artworks.cursor import read as read_cursor
+from depth_core.serving.artworks.retention import prune
+from depth_core.serving.artworks.statistics import queue_status, statistics
+from depth_core.serving.artworks.store import ArtworkStore
+from depth_core.serving.artworks.types import CursorError, IdempotencyConflictError, NewArtwork, QueueStatus, Reconciled
 from depth_core.serving.database import open_database
 
 Ask = Callable[..., NewArtwork]
@@ -47,8 +43,8 @@ class Clock:
 
 @pytest.fixture
 def clock(store: ArtworkStore) -> Clock:
-    store.clock = Clock()
-    return store.clock
+    store.database.clock = Clock()
+    return store.database.clock
 
 
 def add(store: ArtworkStore, new: NewArtwork, api_key_id: str = "ann") -> UUID:
@@ -60,7 +56,7 @@ def statuses(store: ArtworkStore, artwork_id: UUID) -> list[str]:
 
 
 def succeed(store: ArtworkStore, artwork_id: UUID, worker: str) -> bool:
-    return store.finish(artwork_id, worker, folder="depth/x", results=["depth.png", "depth.json"], seconds={"predict": 0.5})
+    return store.queue.finish(artwork_id, worker, folder="depth/x", results=["depth.png", "depth.json"], seconds={"predict": 0.5})
 
 
 # -- creating and reading -----------------------------------------------------------------------------------------------------
@@ -125,7 +121,7 @@ def test_a_cursor_that_nobody_handed_out_is_refused(store: ArtworkStore, cursor:
 
 @given(st.text(alphabet=string.ascii_letters + string.digits + "-_", min_size=32, max_size=32))
 def test_any_well_formed_cursor_is_a_place_in_the_list(cursor: str) -> None:
-    at, artwork_id = _read_cursor(cursor)
+    at, artwork_id = read_cursor(cursor)
     assert at.tzinfo is UTC
     assert isinstance(artwork_id, UUID)
 
@@ -169,7 +165,7 @@ def test_reconciling_forgets_old_idempotency_keys(store: ArtworkStore, ask: Ask,
     clock.pass_seconds(20 * 3600)
     store.create(ask(), api_key_id="ann", idempotency_key="new")
     clock.pass_seconds(5 * 3600)
-    assert store.reconcile(max_attempts=3) == Reconciled()
+    assert store.queue.reconcile(max_attempts=3) == Reconciled()
     with store.database.read() as connection:
         assert connection.execute(sa.select(db.idempotency_keys.c.key)).scalars().all() == ["new"]
 
@@ -207,12 +203,12 @@ def test_a_claim_takes_the_oldest_of_equal_parameters(store: ArtworkStore, ask: 
     for name, words in {"a": {}, "b": {"invertDepth": True}, "c": {}, "d": {}}.items():
         ids[name] = add(store, ask(f"https://example.com/{name}", **words))
         clock.pass_seconds(1)
-    batch = store.claim("w1", limit=2, lease_seconds=LEASE)
+    batch = store.queue.claim("w1", limit=2, lease_seconds=LEASE)
     assert [claimed.id for claimed in batch] == [ids["a"], ids["c"]]
     assert [claimed.attempt for claimed in batch] == [1, 1]
-    assert [claimed.id for claimed in store.claim("w2", limit=8, lease_seconds=LEASE)] == [ids["b"]]
-    assert [claimed.id for claimed in store.claim("w1", limit=8, lease_seconds=LEASE)] == [ids["d"]]
-    assert store.claim("w1", limit=8, lease_seconds=LEASE) == []
+    assert [claimed.id for claimed in store.queue.claim("w2", limit=8, lease_seconds=LEASE)] == [ids["b"]]
+    assert [claimed.id for claimed in store.queue.claim("w1", limit=8, lease_seconds=LEASE)] == [ids["d"]]
+    assert store.queue.claim("w1", limit=8, lease_seconds=LEASE) == []
     artwork = store.get(ids["b"])
     assert (artwork.status, artwork.worker) == (ArtworkStatus.PROCESSING, "w2")
 
@@ -221,16 +217,16 @@ def test_loaded_models_go_first_until_something_has_waited_too_long(store: Artwo
     unloaded = add(store, ask(model="small"))
     clock.pass_seconds(1)
     loaded = [add(store, ask()), add(store, ask())]
-    assert store.claim("w", limit=1, lease_seconds=LEASE, loaded=["tiny"])[0].id in loaded
+    assert store.queue.claim("w", limit=1, lease_seconds=LEASE, loaded=["tiny"])[0].id in loaded
     clock.pass_seconds(10)
-    assert store.claim("w", limit=1, lease_seconds=LEASE, loaded=["tiny"])[0].id == unloaded
+    assert store.queue.claim("w", limit=1, lease_seconds=LEASE, loaded=["tiny"])[0].id == unloaded
 
 
 def test_a_finished_artwork_has_results_and_its_history(store: ArtworkStore, ask: Ask) -> None:
     artwork_id = add(store, ask())
-    store.start_worker("w", "cpu", run_id="run-1")
-    store.claim("w", limit=1, lease_seconds=LEASE)
-    assert store.finish(
+    store.workers.start("w", "cpu", run_id="run-1")
+    store.queue.claim("w", limit=1, lease_seconds=LEASE)
+    assert store.queue.finish(
         artwork_id,
         "w",
         folder="depth/d/ab/abcd",
@@ -249,17 +245,17 @@ def test_a_finished_artwork_has_results_and_its_history(store: ArtworkStore, ask
     assert artwork.outcome == {"source_sha256": "abcd"}
     assert statuses(store, artwork_id) == ["starting", "processing", "succeeded"]
     assert [transition.worker for transition in store.history(artwork_id)] == [None, "w", "w"]
-    [worker] = store.workers()
+    [worker] = store.workers.find()
     assert (worker.run_id, worker.succeeded, worker.failed) == ("run-1", 1, 0)
-    figures = store.statistics()
+    figures = statistics(store.database)
     assert figures.by_status["succeeded"] == 1
     assert figures.stage_seconds == {"predict": (0.5, 1), "read": (0.25, 1)}
 
 
 def test_a_failed_artwork_says_why_even_with_odd_characters(store: ArtworkStore, ask: Ask) -> None:
     artwork_id = add(store, ask())
-    store.claim("w", limit=1, lease_seconds=LEASE)
-    assert store.fail(artwork_id, "w", ErrorKind.NOT_AN_IMAGE, "begins with \0 and \ud800")
+    store.queue.claim("w", limit=1, lease_seconds=LEASE)
+    assert store.queue.fail(artwork_id, "w", ErrorKind.NOT_AN_IMAGE, "begins with \0 and \ud800")
     answer = store.get(artwork_id).answer("http://x")
     assert answer.status is ArtworkStatus.FAILED
     assert answer.error is not None
@@ -271,12 +267,12 @@ def test_a_failed_artwork_says_why_even_with_odd_characters(store: ArtworkStore,
 def test_a_final_state_never_changes(store: ArtworkStore, ask: Ask) -> None:
     artwork_id = add(store, ask())
     assert not succeed(store, artwork_id, "w")  # nobody had claimed it
-    store.claim("w", limit=1, lease_seconds=LEASE)
+    store.queue.claim("w", limit=1, lease_seconds=LEASE)
     assert not succeed(store, artwork_id, "another")
     assert succeed(store, artwork_id, "w")
-    assert not store.fail(artwork_id, "w", ErrorKind.INTERNAL, "late")
+    assert not store.queue.fail(artwork_id, "w", ErrorKind.INTERNAL, "late")
     assert not succeed(store, artwork_id, "w")
-    assert store.release([artwork_id], "w") == []
+    assert store.queue.release([artwork_id], "w") == []
     assert store.cancel(artwork_id).status is ArtworkStatus.SUCCEEDED
     assert statuses(store, artwork_id) == ["starting", "processing", "succeeded"]
 
@@ -284,17 +280,17 @@ def test_a_final_state_never_changes(store: ArtworkStore, ask: Ask) -> None:
 def test_cancelling_before_the_work_means_nobody_does_it(store: ArtworkStore, ask: Ask) -> None:
     artwork_id = add(store, ask())
     assert store.cancel(artwork_id).status is ArtworkStatus.CANCELED
-    assert store.claim("w", limit=1, lease_seconds=LEASE) == []
+    assert store.queue.claim("w", limit=1, lease_seconds=LEASE) == []
     assert store.cancel(artwork_id).status is ArtworkStatus.CANCELED
     assert statuses(store, artwork_id) == ["starting", "canceled"]
 
 
 def test_cancelling_during_the_work_throws_its_result_away(store: ArtworkStore, ask: Ask) -> None:
     artwork_id, other = add(store, ask()), add(store, ask())
-    store.start_worker("w", "cpu")
-    store.claim("w", limit=2, lease_seconds=LEASE)
+    store.workers.start("w", "cpu")
+    store.queue.claim("w", limit=2, lease_seconds=LEASE)
     store.cancel(artwork_id)
-    assert store.heartbeat("w", lease_seconds=LEASE) == {other}
+    assert store.workers.heartbeat("w", lease_seconds=LEASE) == {other}
     assert not succeed(store, artwork_id, "w")
     assert store.get(artwork_id).status is ArtworkStatus.CANCELED
 
@@ -307,12 +303,12 @@ def test_a_claim_without_a_heartbeat_goes_back_and_then_runs_alone(store: Artwor
     for _ in range(3):
         ids.append(add(store, ask()))
         clock.pass_seconds(1)
-    store.claim("dead", limit=2, lease_seconds=LEASE)
+    store.queue.claim("dead", limit=2, lease_seconds=LEASE)
     clock.pass_seconds(LEASE - 1)
-    assert store.reconcile(max_attempts=3).released == []
+    assert store.queue.reconcile(max_attempts=3).released == []
     clock.pass_seconds(2)
-    assert sorted(store.reconcile(max_attempts=3).released) == sorted(ids[:2])
-    batches = [store.claim("w", limit=8, lease_seconds=LEASE) for _ in range(3)]
+    assert sorted(store.queue.reconcile(max_attempts=3).released) == sorted(ids[:2])
+    batches = [store.queue.claim("w", limit=8, lease_seconds=LEASE) for _ in range(3)]
     assert [[claimed.id for claimed in batch] for batch in batches] == [[ids[0]], [ids[1]], [ids[2]]]
     assert [batch[0].attempt for batch in batches] == [2, 2, 1]
     assert not succeed(store, ids[0], "dead")
@@ -321,22 +317,22 @@ def test_a_claim_without_a_heartbeat_goes_back_and_then_runs_alone(store: Artwor
 
 def test_heartbeats_keep_a_long_piece_of_work(store: ArtworkStore, ask: Ask, clock: Clock) -> None:
     artwork_id = add(store, ask())
-    store.start_worker("w", "cpu")
-    store.claim("w", limit=1, lease_seconds=LEASE)
+    store.workers.start("w", "cpu")
+    store.queue.claim("w", limit=1, lease_seconds=LEASE)
     for _ in range(5):
         clock.pass_seconds(LEASE - 1)
-        store.heartbeat("w", lease_seconds=LEASE)
-        assert store.reconcile(max_attempts=3).released == []
+        store.workers.heartbeat("w", lease_seconds=LEASE)
+        assert store.queue.reconcile(max_attempts=3).released == []
     assert succeed(store, artwork_id, "w")
 
 
 def test_what_kills_its_worker_too_often_fails_with_the_reason(store: ArtworkStore, ask: Ask, clock: Clock) -> None:
     artwork_id = add(store, ask(webhook="https://example.org/hook"))
     for attempt in (1, 2, 3):
-        [claimed] = store.claim(f"w{attempt}", limit=1, lease_seconds=LEASE)
+        [claimed] = store.queue.claim(f"w{attempt}", limit=1, lease_seconds=LEASE)
         assert claimed.attempt == attempt
         clock.pass_seconds(LEASE + 1)
-        result = store.reconcile(max_attempts=3)
+        result = store.queue.reconcile(max_attempts=3)
         assert (result.failed == [artwork_id]) is (attempt == 3)
     artwork = store.get(artwork_id)
     assert (artwork.status, artwork.error_kind) == (ArtworkStatus.FAILED, "worker_lost")
@@ -347,44 +343,46 @@ def test_what_kills_its_worker_too_often_fails_with_the_reason(store: ArtworkSto
 def test_a_worker_known_to_be_dead_loses_its_claims_at_once(store: ArtworkStore, ask: Ask) -> None:
     first, second = add(store, ask()), add(store, ask(invertDepth=True))
     for worker in ("dead", "alive"):
-        store.start_worker(worker, "cpu")
-        store.claim(worker, limit=1, lease_seconds=LEASE)
-    assert store.reconcile(max_attempts=3, dead_workers=["dead"]).released == [first]
+        store.workers.start(worker, "cpu")
+        store.queue.claim(worker, limit=1, lease_seconds=LEASE)
+    assert store.queue.reconcile(max_attempts=3, dead_workers=["dead"]).released == [first]
     assert store.get(second).worker == "alive"
-    assert [worker.name for worker in store.workers(fresh_seconds=60)] == ["alive"]
+    assert [worker.name for worker in store.workers.find(fresh_seconds=60)] == ["alive"]
 
 
 def test_claims_given_back_untried_do_not_count_as_attempts(store: ArtworkStore, ask: Ask) -> None:
     ids = {add(store, ask()), add(store, ask())}
-    claimed = [each.id for each in store.claim("w", limit=2, lease_seconds=LEASE)]
-    assert store.release(claimed, "another") == []
-    assert set(store.release(claimed, "w", tried=False)) == ids
-    assert [each.attempt for each in store.claim("w", limit=2, lease_seconds=LEASE)] == [1, 1]
-    store.release(claimed, "w")
-    assert len(store.claim("w", limit=2, lease_seconds=LEASE)) == 1
+    claimed = [each.id for each in store.queue.claim("w", limit=2, lease_seconds=LEASE)]
+    assert store.queue.release(claimed, "another") == []
+    assert set(store.queue.release(claimed, "w", tried=False)) == ids
+    assert [each.attempt for each in store.queue.claim("w", limit=2, lease_seconds=LEASE)] == [1, 1]
+    store.queue.release(claimed, "w")
+    assert len(store.queue.claim("w", limit=2, lease_seconds=LEASE)) == 1
 
 
 def test_a_drain_that_ends_gives_back_what_it_did_not_do(store: ArtworkStore, ask: Ask, clock: Clock) -> None:
     artwork_id = add(store, ask())
-    store.start_worker("w", "cpu")
-    store.claim("w", limit=1, lease_seconds=LEASE)
-    assert store.end_worker("w") == [artwork_id]
-    assert store.workers(fresh_seconds=60) == []
+    store.workers.start("w", "cpu")
+    store.queue.claim("w", limit=1, lease_seconds=LEASE)
+    assert store.workers.end("w") == [artwork_id]
+    assert store.workers.find(fresh_seconds=60) == []
     assert store.get(artwork_id).attempts == 0
     clock.pass_seconds(7)
-    assert store.waiting() == (1, 7.0)
-    assert store.pulse(fresh_seconds=60) == Pulse(waiting=1, oldest_waiting_seconds=7.0, live_workers=0, last_worker_seconds=7.0)
+    assert store.queue.waiting() == (1, 7.0)
+    assert queue_status(store.database, fresh_seconds=60) == QueueStatus(
+        waiting=1, oldest_waiting_seconds=7.0, live_workers=0, last_worker_seconds=7.0
+    )
 
 
 def test_a_drain_is_fresh_while_its_heart_beats(store: ArtworkStore, clock: Clock) -> None:
-    store.start_worker("gpu-worker", "cuda:0")
-    store.start_worker("cpu-worker", "cpu")
-    assert len(store.workers(fresh_seconds=30)) == 2
+    store.workers.start("gpu-worker", "cuda:0")
+    store.workers.start("cpu-worker", "cpu")
+    assert len(store.workers.find(fresh_seconds=30)) == 2
     clock.pass_seconds(31)
-    store.heartbeat("gpu-worker", lease_seconds=LEASE)
-    assert [worker.name for worker in store.workers(fresh_seconds=30)] == ["gpu-worker"]
-    assert store.workers(fresh_seconds=30, device="cpu") == []
-    assert store.pulse(fresh_seconds=30).live_workers == 1
+    store.workers.heartbeat("gpu-worker", lease_seconds=LEASE)
+    assert [worker.name for worker in store.workers.find(fresh_seconds=30)] == ["gpu-worker"]
+    assert store.workers.find(fresh_seconds=30, device="cpu") == []
+    assert queue_status(store.database, fresh_seconds=30).live_workers == 1
 
 
 # -- several at once ----------------------------------------------------------------------------------------------------------
@@ -392,9 +390,9 @@ def test_a_drain_is_fresh_while_its_heart_beats(store: ArtworkStore, clock: Cloc
 
 def worker(store: ArtworkStore, worker: str) -> list[UUID]:
     """Claims and finishes until nothing waits; returns what it did."""
-    store.start_worker(worker, "cpu")
+    store.workers.start(worker, "cpu")
     done = []
-    while batch := store.claim(worker, limit=4, lease_seconds=LEASE):
+    while batch := store.queue.claim(worker, limit=4, lease_seconds=LEASE):
         for claimed in batch:
             assert succeed(store, claimed.id, worker)
             done.append(claimed.id)
@@ -425,14 +423,14 @@ def test_ten_drains_do_every_artwork_exactly_once(database_url: str, store: Artw
         done += [UUID(line) for line in output.split()]
     assert Counter(done) == Counter(ids)
     assert all(statuses(store, each) == ["starting", "processing", "succeeded"] for each in ids)
-    assert sum(worker.succeeded for worker in store.workers()) == 80
+    assert sum(worker.succeeded for worker in store.workers.find()) == 80
 
 
 def test_cancels_heartbeats_reconciles_and_finishes_at_once_leave_one_final_state(
     database_url: str, store: ArtworkStore, ask: Ask
 ) -> None:
     ids = [add(store, ask(webhook="https://example.org/hook")) for _ in range(30)]
-    store.start_worker("w", "cpu")
+    store.workers.start("w", "cpu")
     stop = threading.Event()
     faults: list[BaseException] = []
 
@@ -444,14 +442,20 @@ def test_cancels_heartbeats_reconciles_and_finishes_at_once_leave_one_final_stat
             faults.append(error)
 
     def work() -> None:
-        for claimed in store.claim("w", limit=3, lease_seconds=LEASE):
+        for claimed in store.queue.claim("w", limit=3, lease_seconds=LEASE):
             succeed(store, claimed.id, "w")
 
     def cancel() -> None:
         for each in ids[::3]:
             store.cancel(each)
 
-    actions = [work, work, cancel, lambda: store.heartbeat("w", lease_seconds=LEASE), lambda: store.reconcile(max_attempts=3)]
+    actions = [
+        work,
+        work,
+        cancel,
+        lambda: store.workers.heartbeat("w", lease_seconds=LEASE),
+        lambda: store.queue.reconcile(max_attempts=3),
+    ]
     threads = [threading.Thread(target=repeat, args=(action,)) for action in actions]
     for thread in threads:
         thread.start()
@@ -495,9 +499,9 @@ if __name__ == "__main__":  # a worker in a process of its own, for the test of 
 
 
 def test_old_artworks_are_forgotten_with_all_that_hangs_on_them(store: ArtworkStore, ask: Ask, clock: Clock) -> None:
-    store.start_worker("w", "cpu", run_id="run-1")
+    store.workers.start("w", "cpu", run_id="run-1")
     done, undelivered = add(store, ask()), add(store, ask(webhook="https://example.org/hook"))
-    store.claim("w", limit=8, lease_seconds=LEASE)
+    store.queue.claim("w", limit=8, lease_seconds=LEASE)
     for each in (done, undelivered):
         succeed(store, each, "w")
     waiting = add(store, ask())
@@ -505,13 +509,13 @@ def test_old_artworks_are_forgotten_with_all_that_hangs_on_them(store: ArtworkSt
     young = add(store, ask())
     store.cancel(young)
 
-    assert store.prune(before=clock() - timedelta(hours=1)) == 1
+    assert prune(store.database, before=clock() - timedelta(hours=1)) == 1
 
     assert store.get(done) is None
     assert store.history(done) == []
-    assert store.workers() == []
+    assert store.workers.find() == []
     assert [store.get(each) is not None for each in (undelivered, waiting, young)] == [True] * 3
-    assert store.prune(before=clock() - timedelta(hours=1)) == 0
+    assert prune(store.database, before=clock() - timedelta(hours=1)) == 0
 
 
 def test_forgetting_goes_in_small_steps_oldest_first(store: ArtworkStore, ask: Ask, clock: Clock) -> None:
@@ -520,25 +524,25 @@ def test_forgetting_goes_in_small_steps_oldest_first(store: ArtworkStore, ask: A
         ids.append(add(store, ask()))
         store.cancel(ids[-1])
         clock.pass_seconds(1)
-    assert store.prune(before=clock(), limit=2) == 2
+    assert prune(store.database, before=clock(), limit=2) == 2
     assert [store.get(each) is None for each in ids] == [True, True, False]
 
 
 def test_an_artwork_names_every_drain_that_had_it(store: ArtworkStore, ask: Ask, clock: Clock) -> None:
     mine = add(store, ask())
     for n in range(3):
-        store.start_worker(f"w{n}", "cpu", run_id=f"run-{n}")
+        store.workers.start(f"w{n}", "cpu", run_id=f"run-{n}")
         clock.pass_seconds(1)
     for worker in ("w0", "w2"):
-        store.claim(worker, limit=1, lease_seconds=LEASE)
-        store.release([mine], worker)
-    assert [worker.run_id for worker in store.workers_of(mine)] == ["run-0", "run-2"]
+        store.queue.claim(worker, limit=1, lease_seconds=LEASE)
+        store.queue.release([mine], worker)
+    assert [worker.run_id for worker in store.workers.that_had(mine)] == ["run-0", "run-2"]
 
 
 def test_why_a_model_cannot_be_used_is_told_to_operators_only(store: ArtworkStore, ask: Ask) -> None:
     artwork_id = store.create(ask(), api_key_id="ann").artwork.id
-    store.claim("w", limit=1, lease_seconds=60)
-    store.fail(artwork_id, "w", ErrorKind.MODEL_UNAVAILABLE, "/srv/weights is empty: set DEPTH_CHECKPOINTS")
+    store.queue.claim("w", limit=1, lease_seconds=60)
+    store.queue.fail(artwork_id, "w", ErrorKind.MODEL_UNAVAILABLE, "/srv/weights is empty: set DEPTH_CHECKPOINTS")
     stored = store.get(artwork_id)
     error = stored.answer("https://depth.example").error
     assert (error.kind, error.message[:30]) == ("model_unavailable", "the model tiny cannot be used ")

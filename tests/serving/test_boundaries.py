@@ -16,7 +16,8 @@ import pytest
 
 from depth_core import settings as settings_module
 from depth_core.serving import inbox, webhooks
-from depth_core.serving.artworks import ArtworkStore, NewArtwork
+from depth_core.serving.artworks.store import ArtworkStore
+from depth_core.serving.artworks.types import NewArtwork
 from depth_core.serving.database import open_database
 from depth_core.serving.inbox import Faults, open_inbox
 from depth_core.settings import Settings

@@ -14,7 +14,8 @@ from moto.server import ThreadedMotoServer
 
 from depth_core import settings as settings_module
 from depth_core.serving import inbox
-from depth_core.serving.artworks import ArtworkStore
+from depth_core.serving.artworks.retention import prune
+from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.inbox import Faults, PickedUp, answer, open_inbox, pick_up
 from depth_core.settings import Settings
 from depth_core.storage import PARTS, Store
@@ -61,9 +62,9 @@ def look(store: ArtworkStore, folder: Store, settings: Settings) -> Callable[[],
 
 
 def succeed_all(store: ArtworkStore) -> None:
-    while batch := store.claim("w", limit=100, lease_seconds=60):
+    while batch := store.queue.claim("w", limit=100, lease_seconds=60):
         for claimed in batch:
-            store.finish(claimed.id, "w", folder="depth/x", results=["depth.png"], seconds={})
+            store.queue.finish(claimed.id, "w", folder="depth/x", results=["depth.png"], seconds={})
 
 
 Drop = Callable[[str, Any], None]
@@ -278,7 +279,7 @@ def test_a_file_whose_artwork_was_forgotten_is_no_new_request(
     look()
     succeed_all(store)
     answer(store, folder, settings)
-    assert store.prune(before=store.clock()) == 1
+    assert prune(store.database, before=store.database.clock()) == 1
     drop("a.json", ONE)  # touched: the stamp is another, the content is not
     assert look() == PickedUp()
     assert answer(store, folder, settings) == []

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from depth_core import settings as settings_module
 from depth_core.cli.commands import app
 from depth_core.serving import webhooks
-from depth_core.serving.artworks import ArtworkStore, NewArtwork, open_store
+from depth_core.serving.artworks.store import ArtworkStore, open_store
+from depth_core.serving.artworks.types import NewArtwork
 from depth_core.settings import Settings
 
 Ask = Callable[..., NewArtwork]
@@ -63,10 +64,10 @@ def test_a_webhook_is_delivered_looked_at_and_replayed(
 def test_an_artwork_is_shown_with_its_history_and_the_runs_that_had_it(
     settings: Settings, artworks: ArtworkStore, ask: Ask
 ) -> None:
-    artworks.start_worker("worker-1", "cpu", run_id="4b825dc6")
+    artworks.workers.start("worker-1", "cpu", run_id="4b825dc6")
     artwork_id = artworks.create(ask(), api_key_id="ann").artwork.id
-    artworks.claim("worker-1", limit=1, lease_seconds=60)
-    artworks.finish(artwork_id, "worker-1", folder="depth/x", results=["depth.png"], seconds={})
+    artworks.queue.claim("worker-1", limit=1, lease_seconds=60)
+    artworks.queue.finish(artwork_id, "worker-1", folder="depth/x", results=["depth.png"], seconds={})
     shown = CliRunner().invoke(app, ["artwork", str(artwork_id)]).stdout
     for words in ('"status": "succeeded"', "ann, http", "run", "4b825dc6", "starting", "processing worker-1", str(settings.data)):
         assert words in shown

@@ -21,7 +21,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from depth_core import settings as settings_module
 from depth_core.errors import ConfigurationError, DepthlineError, ErrorKind
 from depth_core.serving import webhooks
-from depth_core.serving.artworks import ArtworkStore, NewArtwork
+from depth_core.serving.artworks.store import ArtworkStore
+from depth_core.serving.artworks.types import NewArtwork
 from depth_core.serving.database import now
 from depth_core.settings import Settings
 
@@ -44,7 +45,7 @@ def settings(tmp_path: Path) -> Settings:
 def wait(store: ArtworkStore) -> Callable[[float], None]:
     """Sets the store's clock forward."""
     passed = timedelta()
-    store.clock = lambda: now() + passed
+    store.database.clock = lambda: now() + passed
 
     def forward(seconds: float) -> None:
         nonlocal passed
@@ -56,8 +57,8 @@ def wait(store: ArtworkStore) -> Callable[[float], None]:
 def ended(store: ArtworkStore, new: NewArtwork, api_key_id: str = "ann") -> UUID:
     """An artwork that has succeeded, and so has a webhook to send."""
     artwork_id = store.create(new, api_key_id=api_key_id).artwork.id
-    store.claim("w", limit=100, lease_seconds=60)
-    store.finish(artwork_id, "w", folder="depth/x", results=["depth.png"], seconds={"predict": 0.5})
+    store.queue.claim("w", limit=100, lease_seconds=60)
+    store.queue.finish(artwork_id, "w", folder="depth/x", results=["depth.png"], seconds={"predict": 0.5})
     return artwork_id
 
 
@@ -121,8 +122,8 @@ def test_failed_and_canceled_artworks_are_told_too(store: ArtworkStore, settings
     gone = store.create(ask(webhook=server.url), api_key_id="ann").artwork.id
     store.cancel(gone)
     failing = store.create(ask(webhook=server.url), api_key_id="ann").artwork.id
-    store.claim("w", limit=1, lease_seconds=60)
-    store.fail(failing, "w", ErrorKind.NOT_AN_IMAGE, "it is a text")
+    store.queue.claim("w", limit=1, lease_seconds=60)
+    store.queue.fail(failing, "w", ErrorKind.NOT_AN_IMAGE, "it is a text")
     assert deliver(store, settings) == 2
     told = {body["id"]: body for body in (json.loads(body) for _, _, body in server.received)}
     assert told[str(gone)]["status"] == "canceled"

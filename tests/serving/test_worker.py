@@ -33,8 +33,16 @@ from depth_core.errors import StoreError
 from depth_core.output import encode, records
 from depth_core.serving import request_records
 from depth_core.serving import worker as worker_module
-from depth_core.serving.artworks import ArtworkStore, NewArtwork, open_store
+<<<<<<< HEAD
+from depth_core.serving.artworks.store import ArtworkStore, open_store
+from depth_core.serving.artworks.types import NewArtwork
 from depth_core.serving.worker import Engines, Worker
+=======
+from depth_core.serving.artworks.statistics import statistics
+from depth_core.serving.artworks.store import ArtworkStore, open_store
+from depth_core.serving.artworks.types import NewArtwork
+from depth_core.serving.worker import Models, Worker
+>>>>>>> 1c6c61d (serving/artworks is a package: the store, the queue of workers and their registry were one class of 500 lines)
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -138,7 +146,7 @@ def test_what_waits_is_served_and_the_drain_ends(artworks, store, settings, imag
         assert artwork.duration > 0
         with Image.open(BytesIO(store.read(f"{artwork.folder}/depth.png"))) as picture:
             assert picture.size == (160, 120)
-    assert artworks.workers()[0].ended_at is not None
+    assert artworks.workers.find()[0].ended_at is not None
 
 
 def test_failures_say_why_and_cost_nobody_else(artworks, store, settings, images) -> None:
@@ -234,10 +242,10 @@ def test_a_model_that_does_not_fit_fails_its_artworks_and_no_others(
 
 def test_a_drain_at_its_deadline_gives_back_what_it_has_not_begun(artworks, store, settings, images) -> None:
     dead = "worker-that-died"
-    artworks.start_worker(dead, "cpu")
+    artworks.workers.start(dead, "cpu")
     tried = ask(artworks, f"{images.url}/tried.jpg")
-    artworks.claim(dead, limit=1, lease_seconds=60)
-    artworks.reconcile(max_attempts=3, dead_workers=[dead])
+    artworks.queue.claim(dead, limit=1, lease_seconds=60)
+    artworks.queue.reconcile(max_attempts=3, dead_workers=[dead])
     slow = ask(artworks, f"{images.url}/slow.jpg")
     work = worker(artworks, store, settings.model_copy(update={"max_worker_seconds": 1.0}))
     held_back, begun = work._claim, threading.Event()
@@ -313,7 +321,7 @@ def test_the_sums_of_the_database_count_the_work_of_twins_once(artworks, store, 
     for _ in range(2):
         ask(artworks, f"{images.url}/a.jpg")
     report = worker(artworks, store, settings).serve()
-    sums = artworks.statistics().stage_seconds
+    sums = statistics(artworks.database).stage_seconds
     assert sums["predict"] == (report.seconds_by_stage["predict"], 1)
     assert sums["download"][1] == 2
 
@@ -340,10 +348,10 @@ def test_a_cancelled_artwork_is_dropped(artworks, store, settings, images) -> No
 
 def test_what_was_tried_before_runs_alone(artworks, store, settings, images) -> None:
     dead = "worker-that-died"
-    artworks.start_worker(dead, "cpu")
+    artworks.workers.start(dead, "cpu")
     poison = ask(artworks, f"{images.url}/slow-poison.jpg")
-    artworks.claim(dead, limit=1, lease_seconds=60)
-    artworks.reconcile(max_attempts=3, dead_workers=[dead])
+    artworks.queue.claim(dead, limit=1, lease_seconds=60)
+    artworks.queue.reconcile(max_attempts=3, dead_workers=[dead])
     other = ask(artworks, f"{images.url}/other.jpg")
     thread = threading.Thread(target=worker(artworks, store, settings).serve)
     thread.start()
@@ -358,7 +366,7 @@ def test_what_was_tried_before_runs_alone(artworks, store, settings, images) -> 
 
 PROGRAM = """
 from depth_core import settings
-from depth_core.serving.artworks import open_store
+from depth_core.serving.artworks.store import open_store
 from depth_core.serving.worker import Worker
 from depth_core.storage import Store
 import os
@@ -376,7 +384,7 @@ def test_an_image_that_kills_its_process_fails_after_three_deaths_and_its_neighb
         process = subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment)
         images.victim = process.pid
         assert process.wait(60) == -signal.SIGKILL
-        artworks.reconcile(max_attempts=settings.max_attempts, dead_workers=[f"worker-{process.pid}"])
+        artworks.queue.reconcile(max_attempts=settings.max_attempts, dead_workers=[f"worker-{process.pid}"])
     assert artworks.get(poison).error_kind == "worker_lost"
     assert "died 3 times" in artworks.get(poison).error_message
 

@@ -1,0 +1,108 @@
+"""The statements that change the status of artworks, each within the caller's transaction, each noted in the history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from depth_core.contract import ArtworkStatus
+from depth_core.serving import database as db
+from depth_core.serving.artworks.types import NewArtwork
+
+
+def insert(connection: Connection, artwork_id: UUID, new: NewArtwork, *, api_key_id: str, source: str, at: datetime) -> None:
+    """Adds one waiting artwork."""
+    connection.execute(
+        sa.insert(db.artworks).values(
+            id=artwork_id,
+            api_key_id=api_key_id,
+            source=source,
+            image_url=new.image_url,
+            webhook=new.webhook,
+            parameters=new.parameters.as_api(),
+            model=new.parameters.spec.key,
+            batch_key=new.parameters.digest(),
+            status=ArtworkStatus.STARTING,
+            created_at=at,
+            attempts=0,
+            duration=0.0,
+            folder="",
+            results=[],
+        )
+    )
+    record(connection, [artwork_id], ArtworkStatus.STARTING, at, None, source)
+
+
+def conclude(
+    connection: Connection,
+    artwork_id: UUID,
+    status: ArtworkStatus,
+    *,
+    at: datetime,
+    worker_name: str | None = None,
+    leaving: Sequence[ArtworkStatus] = (ArtworkStatus.PROCESSING,),
+    note: str = "",
+    **values: Any,
+) -> bool:
+    """Sets the final status and adds the webhook to the outbox.
+
+    Returns False, and changes nothing, when the artwork is in no status of `leaving`, or another worker has it.
+    """
+    table = db.artworks
+    here = sa.update(table).where(table.c.id == artwork_id, table.c.status.in_(leaving))
+    if worker_name is not None:
+        here = here.where(table.c.worker == worker_name)
+    changed = connection.execute(here.values(status=status, finished_at=at, lease_until=None, **values))
+    if changed.rowcount == 0:
+        return False
+    record(connection, [artwork_id], status, at, worker_name, note)
+    row = connection.execute(sa.select(table.c.webhook, table.c.api_key_id).where(table.c.id == artwork_id)).one()
+    if row.webhook is not None:
+        connection.execute(
+            sa.insert(db.webhook_deliveries).values(
+                id=uuid4(),
+                artwork_id=artwork_id,
+                api_key_id=row.api_key_id,
+                url=row.webhook,
+                host=(urlsplit(row.webhook).hostname or "")[:255],
+                state="pending",
+                created_at=at,
+                next_attempt_at=at,
+                tries=0,
+            )
+        )
+    return True
+
+
+def put_back(
+    connection: Connection,
+    ids: Sequence[UUID],
+    *,
+    at: datetime,
+    note: str,
+    worker_name: str | None = None,
+    uncounted: bool = False,
+) -> None:
+    """Makes claims waiting artworks again. `uncounted`: the attempt does not count. The caller holds the rows."""
+    if not ids:
+        return
+    table = db.artworks
+    values: dict[str, Any] = {"status": ArtworkStatus.STARTING, "worker": None, "lease_until": None, "started_at": None}
+    if uncounted:
+        values["attempts"] = table.c.attempts - 1
+    connection.execute(sa.update(table).where(table.c.id.in_(ids)).values(values))
+    record(connection, ids, ArtworkStatus.STARTING, at, worker_name, note)
+
+
+def record(
+    connection: Connection, ids: Sequence[UUID], status: ArtworkStatus, at: datetime, worker_name: str | None, note: str = ""
+) -> None:
+    """Adds a step to the history of artworks."""
+    rows = [{"artwork_id": each, "status": status, "at": at, "worker": worker_name, "note": note} for each in ids]
+    connection.execute(sa.insert(db.transitions), rows)
