@@ -8,7 +8,7 @@ import uvicorn
 from depth_api import connections
 from depth_api.app import create_app
 from depth_api.auth import check_bind, read_keys
-from depth_api.telemetry import configure_logs
+from depth_api.logs import configure_logs
 from depth_core import ports
 from depth_core import settings as settings_module
 from depth_core.errors import ConfigurationError

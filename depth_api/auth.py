@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from depth_api.errors import error_response
 from depth_core.errors import ConfigurationError
 from depth_core.settings import Settings
 
@@ -93,7 +93,7 @@ class LoopbackOnly:
             caller = request.client.host if request.client else ""
             if not is_loopback(caller) or not is_loopback(_host_name(request.headers.get("host", ""))):
                 detail = "this API has no API keys and answers on loopback only; set DEPTH_API_KEYS to open it"
-                await JSONResponse({"detail": detail}, 403)(scope, receive, send)
+                await error_response(403, detail)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
@@ -104,8 +104,8 @@ def _host_name(header: str) -> str:
     return header.partition(":")[0].lower()
 
 
-class WithoutSlash:
-    """Takes a path with a slash at its end for the one without: clients write both."""
+class StripTrailingSlash:
+    """Takes a path with a slash at its end as the one without: clients write both."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

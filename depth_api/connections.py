@@ -1,18 +1,20 @@
 """How the API's server listens: uvicorn as the settings have it, and a deadline for requests that do not arrive.
 
-What does not belong here: the deadline of a body, which the application keeps (app.py), and who may call (auth.py).
+What does not belong here: the deadline of a body, which the application keeps (body.py), and who may call (auth.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from depth_api.telemetry import log
+from depth_api.errors import error_body
+from depth_api.logs import log
 from depth_core.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 else:
     _Protocol = AutoHTTPProtocol
 
-_TOO_LATE = b'{"detail":"the request did not arrive in time"}'
+_TOO_LATE = json.dumps(error_body("the request did not arrive in time"), separators=(",", ":")).encode()
 _ANSWER = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
     b"content-length: %d\r\n\r\n%s" % (len(_TOO_LATE), _TOO_LATE)
@@ -29,7 +31,7 @@ _ANSWER = (
 
 def configured(app: ASGIApp, settings: Settings, **more: Any) -> uvicorn.Config:
     """The server's configuration. X-Forwarded-For and -Proto count from DEPTH_TRUSTED_PROXIES alone."""
-    words: dict[str, Any] = {
+    options: dict[str, Any] = {
         "host": settings.api_host,
         "port": settings.api_port,
         "log_config": None,
@@ -40,7 +42,7 @@ def configured(app: ASGIApp, settings: Settings, **more: Any) -> uvicorn.Config:
         "limit_concurrency": settings.api_connections,
         "forwarded_allow_ips": settings.trusted_proxies,
     }
-    return uvicorn.Config(app, **words | more)
+    return uvicorn.Config(app, **options | more)
 
 
 def arriving_within(seconds: float) -> type[asyncio.Protocol]:

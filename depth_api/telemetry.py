@@ -1,12 +1,9 @@
-"""What operators see of the API: /metrics, health, and one structured log line a request."""
+"""Metrics of the API and of the queue for Prometheus, and the middleware that measures and logs every request."""
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 from uuid import uuid4
 
 import structlog
@@ -15,60 +12,18 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from depth_api.errors import error_response
+from depth_api.logs import log
 from depth_core.display import shown_text
 from depth_core.serving.artworks.statistics import queue_status, statistics
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.webhooks import backlog
 
-HUNG_UP = 499  # the status under which a request is noted whose client did not wait for the answer; nobody is sent it
+CLIENT_DISCONNECTED = 499  # in logs and metrics: the client did not wait for the answer; nobody is sent this status
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-FRESH_SECONDS = 60.0  # a worker that gave a sign of life since is alive
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger("depthline.api")
-
-
-def configure_logs() -> None:
-    """JSON lines on stderr, those of uvicorn and SQLAlchemy included. For the program; a library's caller has its own."""
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                _fit_for_people,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-
-
-def _fit_for_people(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Takes what lets somebody in off the URLs of a line, traces included, and spells control characters out."""
-    return {name: _fit(value) for name, value in event.items()}
-
-
-def _fit(value: Any) -> Any:
-    if value is None or isinstance(value, int | float):
-        return value
-    return "\n".join(map(shown_text, (value if isinstance(value, str) else repr(value)).splitlines()))
+FRESH_SECONDS = 60.0  # a worker whose last heartbeat is no older is alive
 
 
 class RequestMetrics:
@@ -79,8 +34,11 @@ class RequestMetrics:
         self.requests = Counter(
             "depthline_http_requests", "Requests by route and status.", ["method", "route", "status"], registry=self.registry
         )
-        self.hung_up = Counter(
-            "depthline_http_hung_up", "Requests whose clients did not wait for the answer.", ["route"], registry=self.registry
+        self.disconnects = Counter(
+            "depthline_http_client_disconnects",
+            "Requests whose clients did not wait for the answer.",
+            ["route"],
+            registry=self.registry,
         )
         self.seconds = Histogram(
             "depthline_http_request_seconds", "Seconds until the last byte.", ["method", "route"], registry=self.registry
@@ -88,19 +46,19 @@ class RequestMetrics:
 
 
 class DatabaseMetrics(Collector):
-    """What the database knows, asked at every scrape: artworks, the queue, workers, stages, webhooks."""
+    """Metrics that the database has, queried at every scrape: artworks, the queue, workers, stages, webhooks."""
 
     def __init__(self, store: ArtworkStore) -> None:
         self._store = store
 
     def describe(self) -> Iterator[Metric]:
-        return iter(())  # so that registering asks nothing
+        return iter(())  # so that registering queries nothing
 
     def collect(self) -> Iterator[Metric]:
         try:
             found = list(self._figures())
-        except SQLAlchemyError as error:  # the API's own figures are wanted then more than ever
-            log.error("metrics without the database's", exc_info=error)
+        except SQLAlchemyError as error:  # the API's own are needed then most of all
+            log.error("metrics without those of the database", exc_info=error)
             found = []
         yield GaugeMetricFamily("depthline_database_up", "1 when the database answers, else 0.", 1 if found else 0)
         yield from found
@@ -130,10 +88,10 @@ class DatabaseMetrics(Collector):
         yield webhooks
 
 
-class Observed:
+class Telemetry:
     """Times, counts and logs every request; gives it an id that its log lines and its answer carry.
 
-    What nobody foresaw is answered here, since Starlette would answer it outside, without the id.
+    Unexpected exceptions are answered here, since Starlette would answer it outside, without the id.
     """
 
     def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
@@ -144,7 +102,7 @@ class Observed:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id, begun, status, answering = uuid4().hex, time.perf_counter(), 500, False
+        request_id, start, status, answering = uuid4().hex, time.perf_counter(), 500, False
         path = shown_text(scope["path"])
         scope.setdefault("state", {})
 
@@ -158,20 +116,20 @@ class Observed:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self.app(scope, receive, send_observed)
-            except ClientDisconnect:  # no fault of anybody's, and nobody to answer
-                status = HUNG_UP
+            except ClientDisconnect:  # there is nobody to answer
+                status = CLIENT_DISCONNECTED
             except Exception as error:
                 log.error("internal error", path=path, exc_info=error)
                 if answering:
                     raise
-                await JSONResponse({"detail": "internal error"}, 500)(scope, receive, send_observed)
+                await error_response(500, "internal error")(scope, receive, send_observed)
             finally:
-                seconds = time.perf_counter() - begun
+                seconds = time.perf_counter() - start
                 # A route's pattern, never the path: labels must not grow with what strangers ask for.
                 route = getattr(scope.get("route"), "path_format", "other")
                 method = scope["method"] if route != "other" and scope["method"] in _METHODS else "other"
-                if status == HUNG_UP:
-                    self.metrics.hung_up.labels(route).inc()
+                if status == CLIENT_DISCONNECTED:
+                    self.metrics.disconnects.labels(route).inc()
                 self.metrics.requests.labels(method, route, str(status)).inc()
                 self.metrics.seconds.labels(method, route).observe(seconds)
                 log.info(

@@ -21,6 +21,8 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from depth_core import catalog
 from depth_core.catalog import ModelSpec
 
+ARTWORKS_PATH = "/v2/artworks"
+
 
 class NormalizationMode(StrEnum):
     STANDARD = "Standard"

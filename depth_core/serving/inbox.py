@@ -346,7 +346,7 @@ def _requests(data: bytes, settings: Settings) -> tuple[list[NewArtwork], bool]:
         except ValidationError as error:
             faults += [
                 f"{'.'.join(map(str, fault['loc'])) or 'request'}: {fault['msg']}"
-                for fault in request_schema.faults(error, (index,) if is_list else ())
+                for fault in request_schema.field_errors(error, (index,) if is_list else ())
             ]
         except UnicodeEncodeError:  # lone surrogates: JSON has them, UTF-8 does not
             faults.append(f"{index}: the text is no valid Unicode")

@@ -1,4 +1,4 @@
-"""The body of a single request, from the HTTP API or an inbox file: its rules, its faults, its JSON schema.
+"""The body of a single request, from the HTTP API or an inbox file: its rules, its errors, its JSON schema.
 
 What does not belong here: headers, files, and what happens to a request afterwards.
 """
@@ -75,7 +75,7 @@ class DepthMapRequest(DepthParameters):
 def parse(body: bytes | object, settings: Settings) -> NewArtwork:
     """A request from its JSON text, a byte order mark before it or not, or from the parsed object.
 
-    Raises pydantic's ValidationError with every fault at once.
+    Raises pydantic's ValidationError with every error at once.
     """
     text = body.removeprefix(BOM_UTF8) if isinstance(body, bytes) else to_json(body)
     repeated = _repeated(text)
@@ -111,8 +111,8 @@ def _also_repeated(errors: Sequence[ErrorDetails], repeated: Sequence[str]) -> V
     return ValidationError.from_exception_data(DepthMapRequest.__name__, lines)
 
 
-def faults(error: ValidationError, loc: Sequence[str | int] = ("body",)) -> list[dict[str, Any]]:
-    """The API's list of what is wrong: `loc` and the fault's own place, `msg`, `type`."""
+def field_errors(error: ValidationError, loc: Sequence[str | int] = ("body",)) -> list[dict[str, Any]]:
+    """The API's list of what is wrong, field by field: `loc` and the place within it, `msg`, `type`."""
     details = error.errors(include_url=False, include_context=False, include_input=False)
     return [{"loc": [*loc, *each["loc"]], "msg": each["msg"], "type": each["type"]} for each in details]
 

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from depth_api.app import create_app
 from depth_api.auth import RateLimit, check_bind, read_keys
-from depth_api.long_polling import Waiting
+from depth_api.long_polling import LongPolling
 from depth_core.errors import ConfigurationError
 from depth_core.settings import Settings
 
@@ -110,8 +110,8 @@ def test_many_who_wait_share_one_question_to_the_database() -> None:
 
     async def wait_together() -> int:
         store = Counting()
-        waiting = Waiting(store)  # type: ignore[arg-type]
-        await asyncio.gather(*(waiting.until_final(uuid4(), 30) for _ in range(50)))
+        polling = LongPolling(store)  # type: ignore[arg-type]
+        await asyncio.gather(*(polling.until_final(uuid4(), 30) for _ in range(50)))
         return store.asked
 
     assert asyncio.run(wait_together()) == 3

@@ -106,7 +106,7 @@ def test_a_client_that_hangs_up_is_noted_as_such_and_is_no_error(url: str, clien
         figures = client.get("/metrics").text
     requests = [line for line in lines if line.get("path") == "/v2/artworks/depth-map"]
     assert [(line["event"], line["log_level"], line["status"]) for line in requests] == [("request", "info", 499)] * 2
-    assert 'depthline_http_hung_up_total{route="/v2/artworks/depth-map"} 2.0' in figures
+    assert 'depthline_http_client_disconnects_total{route="/v2/artworks/depth-map"} 2.0' in figures
     assert 'status="500"' not in figures
 
 

@@ -6,8 +6,8 @@ import sys
 
 PROGRAM = r"""
 import logging, structlog
-from depth_api import telemetry
-telemetry.configure_logs()
+from depth_api import logs
+logs.configure_logs()
 try:
     raise ValueError("INSERT {'image_url': 'https://ann:s3cr3t@a.example/?sig=s3cr3t'}\nsecond line \x9b\x7f")
 except ValueError:

@@ -33,16 +33,10 @@ from depth_core.errors import StoreError
 from depth_core.output import encode, records
 from depth_core.serving import request_records
 from depth_core.serving import worker as worker_module
-<<<<<<< HEAD
-from depth_core.serving.artworks.store import ArtworkStore, open_store
-from depth_core.serving.artworks.types import NewArtwork
-from depth_core.serving.worker import Engines, Worker
-=======
 from depth_core.serving.artworks.statistics import statistics
 from depth_core.serving.artworks.store import ArtworkStore, open_store
 from depth_core.serving.artworks.types import NewArtwork
-from depth_core.serving.worker import Models, Worker
->>>>>>> 1c6c61d (serving/artworks is a package: the store, the queue of workers and their registry were one class of 500 lines)
+from depth_core.serving.worker import Engines, Worker
 from depth_core.settings import Settings
 from depth_core.storage import Store
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from depth_core.contract import Artwork, ArtworkError, ArtworkStatus, DepthParameters
+from depth_core.contract import ARTWORKS_PATH, Artwork, ArtworkError, ArtworkStatus, DepthParameters
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import DepthlineError, ErrorKind
 
@@ -78,7 +78,7 @@ class StoredArtwork:
         For its owner: credentials in its URLs are kept. `shown` is for everybody else.
         """
         parameters = {"imageUrl": self.image_url, **DepthParameters.filled(self.parameters)}
-        base = f"{public_url.rstrip('/')}/v2/artworks/{self.id}/results/"
+        base = f"{public_url.rstrip('/')}{ARTWORKS_PATH}/{self.id}/results/"
         return Artwork(
             id=self.id,
             artwork_type="depth_map",

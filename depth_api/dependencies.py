@@ -1,0 +1,65 @@
+"""What routes ask FastAPI for: the application's state, who calls, and the caller's artwork that the path names."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, HTTPException, Path, Request
+from starlette.concurrency import run_in_threadpool
+
+from depth_api.auth import LOCAL
+from depth_api.state import ApiState
+from depth_core.serving.artworks.types import StoredArtwork
+
+
+async def _state(request: Request) -> ApiState:
+    state: ApiState = request.app.state.api
+    return state
+
+
+State = Annotated[ApiState, Depends(_state)]
+
+
+async def _caller(request: Request, state: State) -> str:
+    """The name of the caller's API key, once its rate limit lets it through."""
+    name = _key_name(request, state) if state.keys else LOCAL
+    request.state.api_key = name
+    if wait := state.limit.take(name):
+        raise HTTPException(429, "too many requests", {"Retry-After": str(wait)})
+    return name
+
+
+def _key_name(request: Request, state: ApiState) -> str:
+    """The name of the API key in the Authorization header. Answers 401 when there is none, 429 after too many wrong ones."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    key = key.strip() if scheme.lower() == "bearer" else ""
+    address = request.client.host if request.client else ""
+    if key and (wait := state.wrong_keys.wait(address, key)):
+        raise HTTPException(429, "too many wrong API keys from this address", {"Retry-After": str(wait)})
+    name = state.keys.owner(key)
+    if name is None:
+        if key:
+            state.wrong_keys.wrong(address)
+        raise HTTPException(401, "an API key is needed: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
+    state.wrong_keys.right(address, key)
+    return name
+
+
+Caller = Annotated[str, Depends(_caller)]
+
+
+async def _own_artwork(artwork_id: Annotated[UUID, Path()], request: Request, state: State, caller: Caller) -> StoredArtwork:
+    """The artwork that the path names. Answers 404 when there is none, or it is not the caller's."""
+    request.state.artwork_id = str(artwork_id)
+    artwork = await run_in_threadpool(state.artworks.get, artwork_id, api_key_id=caller)
+    if artwork is None:
+        raise no_such_artwork(artwork_id)
+    return artwork
+
+
+OwnArtwork = Annotated[StoredArtwork, Depends(_own_artwork)]
+
+
+def no_such_artwork(artwork_id: UUID) -> HTTPException:
+    return HTTPException(404, f"there is no artwork {artwork_id}")

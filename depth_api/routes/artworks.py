@@ -1,0 +1,186 @@
+"""Routes of artworks: create, list, get, cancel. A request is validated, written and answered.
+
+What does not belong here: what a request may say (serving.request_schema), the life of an artwork (serving.artworks), any model.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Header, HTTPException, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from depth_api import body, errors, long_polling
+from depth_api.dependencies import Caller, OwnArtwork, State, no_such_artwork
+from depth_api.openapi import header
+from depth_api.routes.head import answer_head
+from depth_api.schemas import ArtworkPage
+from depth_api.state import ApiState
+from depth_core.contract import ARTWORKS_PATH, Artwork, ArtworkStatus
+from depth_core.serving import request_schema
+from depth_core.serving.artworks.cursor import CURSOR_PATTERN
+from depth_core.serving.artworks.store import ACCEPTED
+from depth_core.serving.artworks.types import Created, IdempotencyConflictError, NewArtwork, StoredArtwork
+from depth_core.settings import Settings
+
+_IDEMPOTENCY_KEY = r"[!-~]([ -~]{0,253}[!-~])?"
+_CREATED_HEADERS = (
+    header("Location", "The artwork's path.", format="uri-reference")
+    | header("Preference-Applied", "The wait that was granted.", always=False, pattern="^wait=[0-9]+$")
+    | header("Idempotent-Replayed", "An earlier request with this key made the artwork.", always=False, enum=["true"])
+)
+
+
+def build(settings: Settings) -> APIRouter:
+    """The router. What a body may say depends on the settings, and so does its schema."""
+    always = (401, 429, 503) if settings.api_keys.get_secret_value() else (429, 503)
+    router = APIRouter(prefix=ARTWORKS_PATH)
+    router.add_api_route(
+        "/depth-map",
+        _create,
+        methods=["POST"],
+        status_code=ACCEPTED,
+        response_model=Artwork,
+        response_model_exclude_none=True,
+        responses=errors.documented(*always, 408, 409, 413, 415)
+        | {
+            200: {"model": Artwork, "description": "`Prefer: wait` saw it end.", "headers": _CREATED_HEADERS},
+            202: {"description": "Accepted; `GET` its Location to see how it goes.", "headers": _CREATED_HEADERS},
+        },
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": request_schema.json_schema(settings)}},
+            }
+        },
+        operation_id="createDepthMap",
+        summary="Create a depth map",
+    )
+    router.add_api_route(
+        "",
+        _list,
+        methods=["GET"],
+        response_model=ArtworkPage,
+        response_model_exclude_none=True,
+        responses=errors.documented(*always),
+        operation_id="listArtworks",
+        summary="List artworks",
+    )
+    for path, method, endpoint, operation_id, summary in (
+        ("/{artwork_id:uuid}", "GET", _get, "getArtwork", "Get an artwork"),
+        ("/{artwork_id:uuid}/cancel", "POST", _cancel, "cancelArtwork", "Cancel an artwork"),
+    ):
+        router.add_api_route(
+            path,
+            endpoint,
+            methods=[method],
+            response_model=Artwork,
+            response_model_exclude_none=True,
+            responses=errors.documented(*always, 404),
+            operation_id=operation_id,
+            summary=summary,
+        )
+    return answer_head(router)
+
+
+async def _create(
+    request: Request,
+    response: Response,
+    state: State,
+    caller: Caller,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            description="The same key and body within 24 hours are the same artwork; another body is a 409.",
+            json_schema_extra={"pattern": f"^{_IDEMPOTENCY_KEY}$"},
+        ),
+    ] = None,
+    _prefer: Annotated[  # documented here; read below, since several lines are one list
+        str | None,
+        Header(alias="prefer", description=f"`wait=N`: answer when done, or after N seconds, up to {long_polling.LONGEST_WAIT}."),
+    ] = None,
+) -> Any:
+    """Asks for a depth map. The answer comes at once, or with `Prefer: wait=N` when the artwork is done."""
+    new = _validated(await body.read_json_text(request, state.settings), idempotency_key, state.settings)
+    wait = long_polling.wait_seconds(request.headers.getlist("prefer"))
+    try:
+        created = await run_in_threadpool(
+            state.artworks.create,
+            new,
+            api_key_id=caller,
+            idempotency_key=idempotency_key,
+            status_code=None if wait else ACCEPTED,
+        )
+    except IdempotencyConflictError as error:
+        raise HTTPException(409, str(error)) from None
+    artwork, status_code = created.artwork, created.status_code
+    request.state.artwork_id = str(artwork.id)
+    if status_code is None:
+        artwork, status_code = await _awaited(request, response, state, created, wait)
+        if idempotency_key is not None and not created.replayed:
+            await run_in_threadpool(state.artworks.answered, caller, idempotency_key, status_code)
+    response.status_code = status_code
+    response.headers["Location"] = f"{ARTWORKS_PATH}/{artwork.id}"
+    if created.replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    return state.answer(artwork)
+
+
+def _validated(text: bytes, idempotency_key: str | None, settings: Settings) -> NewArtwork:
+    """The request of a body. Raises RequestValidationError with everything that is wrong, in headers and body."""
+    found: list[dict[str, Any]] = []
+    if idempotency_key is not None and not re.fullmatch(_IDEMPOTENCY_KEY, idempotency_key):
+        message = "must be 1 to 255 printable ASCII characters"
+        found.append({"loc": ["header", "Idempotency-Key"], "msg": message, "type": "idempotency_key"})
+    try:
+        new = request_schema.parse(text, settings)
+    except ValidationError as error:
+        raise RequestValidationError(found + request_schema.field_errors(error)) from None
+    if found:
+        raise RequestValidationError(found)
+    return new
+
+
+async def _awaited(
+    request: Request, response: Response, state: ApiState, created: Created, wait: int
+) -> tuple[StoredArtwork, int]:
+    """The artwork after `wait` seconds or when it is final, and the status code. 0 is for a replay that does not wait itself,
+    while the first request with its key still does."""
+    artwork = created.artwork
+    if not wait:
+        return artwork, ACCEPTED
+    await long_polling.unless_disconnected(request, state.long_polling.until_final(artwork.id, wait))
+    latest: StoredArtwork | None = await run_in_threadpool(state.artworks.get, artwork.id)
+    artwork = latest or artwork  # it may have been pruned
+    response.headers["Preference-Applied"] = f"wait={wait}"
+    return artwork, 200 if artwork.status.final else ACCEPTED
+
+
+async def _list(
+    state: State,
+    caller: Caller,
+    status: Annotated[ArtworkStatus | None, Query(description="Only artworks that have this status.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(pattern=CURSOR_PATTERN, description="`nextCursor` of the page before.")] = None,
+) -> Any:
+    """Your artworks, newest first."""
+    page = await run_in_threadpool(state.artworks.page, api_key_id=caller, status=status, limit=limit, cursor=cursor)
+    return ArtworkPage(artworks=[state.answer(artwork) for artwork in page.artworks], next_cursor=page.next_cursor)
+
+
+async def _get(artwork: OwnArtwork, state: State) -> Any:
+    """One artwork as it is now."""
+    return state.answer(artwork)
+
+
+async def _cancel(artwork_id: Annotated[UUID, Path()], request: Request, state: State, caller: Caller) -> Any:
+    """Cancels an artwork that waits or is being worked on. A final one stays as it is; the answer has its status."""
+    request.state.artwork_id = str(artwork_id)
+    artwork = await run_in_threadpool(state.artworks.cancel, artwork_id, api_key_id=caller)
+    if artwork is None:
+        raise no_such_artwork(artwork_id)
+    return state.answer(artwork)

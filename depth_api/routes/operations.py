@@ -1,0 +1,59 @@
+"""Routes for operators: is the process alive, can it take requests, metrics for Prometheus."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.concurrency import run_in_threadpool
+
+from depth_api.dependencies import State
+from depth_api.errors import DATABASE_ERRORS
+from depth_api.routes.head import answer_head
+from depth_api.schemas import Check, Readiness
+from depth_api.telemetry import FRESH_SECONDS
+from depth_core.serving.artworks.statistics import queue_status
+
+router = APIRouter()
+
+
+@router.get("/health/live", operation_id="live", summary="Is the process alive?")
+async def _live() -> dict[Literal["status"], Literal["live"]]:
+    return {"status": "live"}
+
+
+@router.get(
+    "/health/ready",
+    operation_id="ready",
+    summary="Can requests be taken?",
+    responses={503: {"model": Readiness, "description": "Not ready; the checks say why."}},
+)
+async def _ready(response: Response, state: State) -> Readiness:
+    """Ready when database and store answer. The age of the last worker's heartbeat is shown, and decides nothing."""
+    queue, database = None, Check(ok=True)
+    try:
+        queue = await run_in_threadpool(queue_status, state.artworks.database, fresh_seconds=FRESH_SECONDS)
+    except DATABASE_ERRORS as error:
+        database = Check(ok=False, detail=type(error).__name__)
+    store = await run_in_threadpool(state.check_store)
+    ready = database.ok and store.ok
+    response.status_code = 200 if ready else 503
+    return Readiness(
+        status="ready" if ready else "not ready",
+        database=database,
+        store=store,
+        last_worker_seconds=queue.last_worker_seconds if queue else None,
+        live_workers=queue.live_workers if queue else 0,
+        waiting=queue.waiting if queue else 0,
+    )
+
+
+@router.get("/metrics", operation_id="metrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
+async def _metrics(state: State) -> Response:
+    text = await run_in_threadpool(generate_latest, state.metrics.registry)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+answer_head(router)

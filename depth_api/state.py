@@ -1,0 +1,50 @@
+"""What the routes work with while the application runs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from depth_api.auth import ApiKeys, RateLimit
+from depth_api.long_polling import LongPolling
+from depth_api.schemas import Check
+from depth_api.telemetry import RequestMetrics
+from depth_api.wrong_keys import WrongKeys
+from depth_core.contract import Artwork
+from depth_core.display import shown_text
+from depth_core.errors import StoreError
+from depth_core.serving.artworks.store import ArtworkStore
+from depth_core.serving.artworks.types import StoredArtwork
+from depth_core.settings import Settings
+from depth_core.storage import Store
+
+STORE_CHECK_SECONDS = 10.0
+
+
+@dataclass
+class ApiState:
+    """One for each application, on `app.state.api`."""
+
+    settings: Settings
+    keys: ApiKeys
+    limit: RateLimit
+    metrics: RequestMetrics
+    artworks: ArtworkStore
+    store: Store
+    long_polling: LongPolling
+    wrong_keys: WrongKeys
+    store_checked: tuple[float, Check] | None = None
+
+    def answer(self, artwork: StoredArtwork) -> Artwork:
+        return artwork.answer(self.settings.public_url)
+
+    def check_store(self) -> Check:
+        """Whether the store can be written. Asked of it now and then only: on s3 every question costs."""
+        if self.store_checked is None or time.monotonic() - self.store_checked[0] > STORE_CHECK_SECONDS:
+            check = Check(ok=True)
+            try:
+                self.store.check_writable()
+            except StoreError as error:
+                check = Check(ok=False, detail=shown_text(str(error)))
+            self.store_checked = (time.monotonic(), check)
+        return self.store_checked[1]
