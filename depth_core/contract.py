@@ -25,9 +25,21 @@ ARTWORKS_PATH = "/v2/artworks"
 
 
 class NormalizationMode(StrEnum):
+    """How a network's numbers become a picture; output/normalization.py computes it."""
+
     STANDARD = "Standard"
     V2_STYLE = "V2-Style"
     RAW = "Raw"
+
+    @property
+    def writes_floats(self) -> bool:
+        """Whether the network's numbers are written too, as depth.tiff."""
+        return self is NormalizationMode.RAW
+
+    @property
+    def range_is_positive(self) -> bool:
+        """Whether a given range must be of numbers above 0."""
+        return self is NormalizationMode.V2_STYLE
 
 
 class ArtworkStatus(StrEnum):

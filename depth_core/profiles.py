@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from depth_core.contract import DepthParameters, NormalizationMode
+from depth_core.contract import DepthParameters
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import ConfigurationError, StoreError
 from depth_core.settings import Settings
@@ -60,10 +60,10 @@ class Profile(BaseModel):
 
     @model_validator(mode="after")
     def _range_fits_mode(self) -> Self:
-        disparities = self.parameters.normalization_mode is NormalizationMode.V2_STYLE
-        if disparities and isinstance(self.range, tuple) and min(self.range) <= 0:
+        mode = self.parameters.normalization_mode
+        if mode.range_is_positive and isinstance(self.range, tuple) and min(self.range) <= 0:
             raise ValueError(
-                f"range {list(self.range)}: with V2-Style near and far are depths above 0, or every map would be black"
+                f"range {list(self.range)}: with {mode.value} near and far are depths above 0, or every map would be black"
             )
         return self
 

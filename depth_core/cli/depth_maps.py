@@ -43,7 +43,7 @@ def map_photos(
         ),
     ] = None,
     invert: Annotated[bool, typer.Option("--invert", help="Lighter is farther.")] = False,
-    mode: Annotated[NormalizationMode, typer.Option(help="V2-Style and Raw need a V3 model.")] = NormalizationMode.STANDARD,
+    mode: Annotated[NormalizationMode, typer.Option(help="All but Standard need a V3 model.")] = NormalizationMode.STANDARD,
     network_size: Annotated[bool, typer.Option("--network-size", help="Keep the network's size, not the photo's.")] = False,
     depth16: Annotated[bool, typer.Option("--16-bit", help="Also write NAME.depth16.png, without banding.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", show_default="as DEPTH_DEVICE says")] = "",

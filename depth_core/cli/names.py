@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depth_core.contract import DepthParameters, NormalizationMode
+from depth_core.contract import DepthParameters
 from depth_core.engine.stages import Item
 from depth_core.errors import ErrorKind, ImageError, StoreError
 from depth_core.output import encode
@@ -163,8 +163,7 @@ class _There:
 
 
 def _is_written(kind: str, asked: Asked) -> bool:
-    raw = asked.parameters.normalization_mode is NormalizationMode.RAW
-    return {encode.TIFF: raw, encode.PNG16: asked.depth16}.get(kind, True)
+    return {encode.TIFF: asked.parameters.normalization_mode.writes_floats, encode.PNG16: asked.depth16}.get(kind, True)
 
 
 def _same(name: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from depth_core.contract import DepthParameters, NormalizationMode
+from depth_core.contract import DepthParameters
 from depth_core.display import shown_url
 from depth_core.engine import transfer
 from depth_core.engine.transfer import DeviceTimer, Timing
@@ -138,7 +138,7 @@ def picture_bytes_of(size: tuple[int, int], device: str, plan: Plan) -> int:
     """The most memory of the host that an image's pictures take, from the network's answer until they are written."""
     if not plan.parameters.use_post_resize:
         return 0
-    raw = plan.parameters.normalization_mode is NormalizationMode.RAW
+    raw = plan.parameters.normalization_mode.writes_floats
     # Floats are the device's; what arrives, and what it becomes when encoded, the host's.
     per_pixel = (5.5 + 5 * plan.depth16 if device == "cpu" else 3 + 4 * plan.depth16) + (8 if raw else 0)
     return int(per_pixel * size[0] * size[1])
@@ -187,9 +187,11 @@ def render(
         gray = transfer.to_host(shade.round_().to(torch.uint8))
         del shade
         raw = None
-        if parameters.normalization_mode is NormalizationMode.RAW:
+        if parameters.normalization_mode.writes_floats:
             metres = predictor.metres_per_number(image.focal_px, image.source_size, image.size)
-            numbers = normalization.raw(depth[n : n + 1] * (metres or 1.0), invert=parameters.invert_depth)[0]
+            numbers = normalization.numbers(
+                depth[n : n + 1] * (metres or 1.0), mode=parameters.normalization_mode, invert=parameters.invert_depth
+            )[0]
             raw = transfer.to_host(normalization.resize(numbers, size, align_corners=spec.family.align_corners))
         rendered.append(Rendered(image, gray, gray16, raw, finite_ranges[n], timer.stop()))
     return rendered

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from depth_core import layout
-from depth_core.catalog import DepthKind, ModelSpec
-from depth_core.contract import DepthParameters, NormalizationMode
+from depth_core.catalog import BY_KEY, DepthKind, ModelSpec
+from depth_core.contract import DepthParameters
 from depth_core.storage import Store
 
 if TYPE_CHECKING:  # the HTTP API reads sidecars alone, and starts faster without
@@ -156,10 +156,10 @@ class Sidecar(_Words):
         notes = [f"The source: {odd}."] if (odd := words.pop("sourceNote")) else []
         if self.kind is DepthKind.METRIC_DEPTH and self.unit is None:
             notes.append(
-                "The focal length is unknown, so the numbers have no unit: metres = number * focal length / 300, "
-                "the focal length in pixels of an image of the size `process`."
+                "The focal length is unknown, so the numbers have no unit: metres = number * focal length / "
+                f"{BY_KEY[self.model].canonical_focal_px:g}, the focal length in pixels of an image of the size `process`."
             )
-        if self.parameters.normalization_mode is NormalizationMode.RAW and self.parameters.invert_depth:
+        if self.parameters.normalization_mode.writes_floats and self.parameters.invert_depth:
             words["largeMeans"] = "far" if self.large_means == "near" else "near"
             notes.append(
                 f"depth.tiff is inverted, max - number: large is {words['largeMeans']} there. min and max are those of the "

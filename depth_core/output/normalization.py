@@ -1,12 +1,14 @@
 """From a network's numbers to a picture in 0..1: the API's three modes, inversion, the resize to the output's size.
 
 Everything takes torch tensors (and stays on their device) or numpy arrays (and gives numpy back), batched, each image by
-itself. What does not belong here: files (encode.py), and what a network computes (depth_core.inference).
+itself. What a mode computes is in MODES; its name, and what others must know of it, in contract.py. What does not belong here:
+files (encode.py), and what a network computes (depth_core.inference).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from depth_core.catalog import DepthKind
@@ -53,34 +55,24 @@ def picture(
     """
     tensor, restore = _as_tensor(depth)
     sky_tensor = None if sky is None else _as_tensor(sky)[0]
-    if mode is NormalizationMode.V2_STYLE:
-        if kind.large_is_near:
-            raise ValueError("V2-Style is defined for networks that predict depth, not disparity")
-        shade = _v2_style(tensor, sky_tensor, value_range)
-    else:
-        shade = _min_max(tensor, large_is_near=kind.large_is_near, value_range=value_range)
+    shade = MODES[mode].shade(tensor, sky_tensor, kind, value_range)
     return restore(1 - shade if invert else shade)  # type: ignore[no-any-return]
 
 
-def raw(depth: Array, *, invert: bool = False) -> Array:
-    """Mode Raw: the network's numbers, float32, untouched; with `invert`, each image's largest finite number minus them.
+def numbers(depth: Array, *, mode: NormalizationMode, invert: bool = False) -> Array:
+    """What a mode that writes floats (NormalizationMode.writes_floats) writes of (N, H, W): float32 (N, H, W).
 
-    NaN and infinities stay what they are (infinities change sign with `invert`).
+    Raw: the network's numbers, untouched; with `invert`, each image's largest finite number minus them. NaN and infinities stay
+    what they are (infinities change sign with `invert`).
     """
     tensor, restore = _as_tensor(depth)
-    if invert:
-        tensor = _finite_ends(tensor)[1][:, None, None] - tensor
-    return restore(tensor)  # type: ignore[no-any-return]
+    return restore(MODES[mode].numbers(tensor, invert))  # type: ignore[no-any-return]
 
 
 def finite_range(depth: Array) -> Array:
     """(N, 2) float32: least and greatest finite number of each image of (N, H, W); NaN, NaN where none is finite."""
-    import torch
-
     tensor, restore = _as_tensor(depth)
-    low, high = _finite_ends(tensor)
-    ends = torch.stack((low, high), dim=1)
-    return restore(torch.where((low <= high)[:, None], ends, torch.nan))  # type: ignore[no-any-return]
+    return restore(_range(*_finite_ends(tensor)))  # type: ignore[no-any-return]
 
 
 def own_range(depth: Array, sky: Array | None = None, *, kind: DepthKind, mode: NormalizationMode) -> Array:
@@ -88,16 +80,8 @@ def own_range(depth: Array, sky: Array | None = None, *, kind: DepthKind, mode: 
 
     NaN, NaN for an image that has none: no finite number, in V2-Style no content.
     """
-    import torch
-
-    if mode is not NormalizationMode.V2_STYLE or kind.large_is_near:
-        return finite_range(depth)
     tensor, restore = _as_tensor(depth)
-    disparity, land = _disparity(tensor), None if sky is None else _not_sky(_as_tensor(sky)[0])
-    low, high, count = _content_ends(disparity, land)
-    far, near = (end.clamp(min=_FARTHEST) for end in (low, high))
-    ends = torch.stack((1 / near - EPSILON, 1 / far - EPSILON), dim=1)
-    return restore(torch.where(count > 0, ends, torch.nan))  # type: ignore[no-any-return]
+    return restore(MODES[mode].own_range(tensor, None if sky is None else _as_tensor(sky)[0], kind))  # type: ignore[no-any-return]
 
 
 def resize(values: Array, size: tuple[int, int], *, align_corners: bool = False) -> Array:
@@ -131,17 +115,31 @@ def resize(values: Array, size: tuple[int, int], *, align_corners: bool = False)
 # -- the modes ----------------------------------------------------------------------------------------------------------
 
 
-def _min_max(depth: torch.Tensor, *, large_is_near: bool, value_range: tuple[float, float] | None) -> torch.Tensor:
+def _min_max(
+    depth: torch.Tensor, _sky: torch.Tensor | None, kind: DepthKind, value_range: tuple[float, float] | None
+) -> torch.Tensor:
     if value_range is None:
         low, high = (end[:, None, None] for end in _finite_ends(depth))
     else:
         low, high = (_scalar(end, depth) for end in sorted(value_range))
     scaled = _scaled(depth, low, high, _EPSILON_STANDARD)
-    near = scaled if large_is_near else 1 - scaled
+    near = scaled if kind.large_is_near else 1 - scaled
     return near.masked_fill(depth.isnan() | (low > high), 0)
 
 
-def _v2_style(depth: torch.Tensor, sky: torch.Tensor | None, value_range: tuple[float, float] | None) -> torch.Tensor:
+def _min_max_range(depth: torch.Tensor, _sky: torch.Tensor | None, _kind: DepthKind) -> torch.Tensor:
+    return _range(*_finite_ends(depth))
+
+
+def _untouched(depth: torch.Tensor, invert: bool) -> torch.Tensor:
+    return _finite_ends(depth)[1][:, None, None] - depth if invert else depth
+
+
+def _v2_style(
+    depth: torch.Tensor, sky: torch.Tensor | None, kind: DepthKind, value_range: tuple[float, float] | None
+) -> torch.Tensor:
+    if kind.large_is_near:
+        raise ValueError("V2-Style is defined for networks that predict depth, not disparity")
     disparity, land = _disparity(depth), None if sky is None else _not_sky(sky)
     if value_range is None:
         low, high = (end[:, None, None] for end in _content_ends(disparity, land)[:2])
@@ -149,6 +147,41 @@ def _v2_style(depth: torch.Tensor, sky: torch.Tensor | None, value_range: tuple[
         low, high = (_scalar(1 / (end + EPSILON), depth) for end in sorted(value_range, reverse=True))
     near = _scaled(disparity, low, high, EPSILON).sqrt().masked_fill(~disparity.isfinite(), 0)
     return near if land is None else near * _softened(land)
+
+
+def _v2_style_range(depth: torch.Tensor, sky: torch.Tensor | None, kind: DepthKind) -> torch.Tensor:
+    if kind.large_is_near:
+        return _min_max_range(depth, sky, kind)
+    low, high, count = _content_ends(_disparity(depth), None if sky is None else _not_sky(sky))
+    far, near = (end.clamp(min=_FARTHEST) for end in (low, high))
+    return _range(1 / near - EPSILON, 1 / far - EPSILON, count[:, 0] > 0)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How one mode computes, for tensors (N, H, W) on any device. What the API and its files know of it: NormalizationMode."""
+
+    shade: Callable[[torch.Tensor, torch.Tensor | None, DepthKind, tuple[float, float] | None], torch.Tensor]
+    own_range: Callable[[torch.Tensor, torch.Tensor | None, DepthKind], torch.Tensor]
+    numbers: Callable[[torch.Tensor, bool], torch.Tensor] = _untouched
+
+
+MODES: dict[NormalizationMode, Mode] = {
+    NormalizationMode.STANDARD: Mode(_min_max, _min_max_range),
+    NormalizationMode.V2_STYLE: Mode(_v2_style, _v2_style_range),
+    NormalizationMode.RAW: Mode(_min_max, _min_max_range),
+}
+
+
+# -- their parts --------------------------------------------------------------------------------------------------------
+
+
+def _range(low: torch.Tensor, high: torch.Tensor, is_there: torch.Tensor | None = None) -> torch.Tensor:
+    """Low and high, (N,) each, to (N, 2): NaN, NaN where there is no range, by `is_there`, (N,), or since low is above high."""
+    import torch
+
+    ends = torch.stack((low, high), dim=1)
+    return torch.where((low <= high if is_there is None else is_there)[:, None], ends, torch.nan)
 
 
 def _scaled(values: torch.Tensor, low: torch.Tensor, high: torch.Tensor, epsilon: float) -> torch.Tensor:

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from depth_core.catalog import DepthKind
 from depth_core.contract import NormalizationMode
-from depth_core.output.normalization import finite_range, own_range, picture, raw, resize
+from depth_core.output.normalization import MODES, finite_range, numbers, own_range, picture, resize
 
 STANDARD, V2_STYLE, RAW = NormalizationMode.STANDARD, NormalizationMode.V2_STYLE, NormalizationMode.RAW
 DISPARITY, DEPTH = DepthKind.DISPARITY, DepthKind.RELATIVE_DEPTH
@@ -218,8 +218,8 @@ def test_v2_style_is_refused_for_disparity() -> None:
 
 def test_raw_is_untouched_and_inverted_raw_is_the_maximum_minus_it() -> None:
     values = field(1.5, 4, np.nan, 2)
-    np.testing.assert_array_equal(raw(values), values)
-    np.testing.assert_array_equal(raw(values, invert=True), field(2.5, 0, np.nan, 2))
+    np.testing.assert_array_equal(numbers(values, mode=RAW), values)
+    np.testing.assert_array_equal(numbers(values, mode=RAW, invert=True), field(2.5, 0, np.nan, 2))
 
 
 def test_resizing_to_the_same_size_changes_nothing() -> None:
@@ -267,3 +267,7 @@ def test_a_map_that_shrinks_to_a_few_pixels_does_so_in_steps_that_a_gpu_can_take
 def test_shrinking_v3_averages_what_a_pixel_covers() -> None:
     stripes = np.tile(np.array([0, 1], np.float32), (8, 8))
     np.testing.assert_allclose(resize(stripes, (4, 2)), 0.5, atol=0.05)
+
+
+def test_every_mode_is_computed_by_an_entry_of_its_own() -> None:
+    assert MODES.keys() == set(NormalizationMode)
