@@ -7,6 +7,7 @@ Complete means that another run would find nothing to do and change nothing. Wha
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -51,14 +52,16 @@ class Completeness:
         return self.reason is None
 
 
-_OF_ITS_RUN = {"run_id", "created_at", "reused"}  # what a record says of the run that wrote it, and not of its row
+# What a record says of the runs that fetched its image and wrote it, and not of its row: another profile's run fetches again.
+_OF_ITS_RUN = {"run_id", "created_at", "reused", "seconds_download"}
 _LASTING = pa.schema([column for column in records.SCHEMA if column.name not in _OF_ITS_RUN])
 
 
-def _lasting(frame: pd.DataFrame) -> pa.Table:
+def _lasting(frame: pd.DataFrame, parameters: DepthParameters, columns: Collection[str]) -> pa.Table:
     """Records without what is of their run, to be compared: parameters are the same whichever version wrote them."""
-    same = (json.dumps(DepthParameters.identity_of(json.loads(asked)), sort_keys=True) for asked in frame["parameters"])
-    return pa.Table.from_pandas(frame.assign(parameters=pd.Series(same, frame.index, dtype=object)), _LASTING)
+    same = (json.dumps(parameters.identity_of(json.loads(asked)), sort_keys=True) for asked in frame["parameters"])
+    schema = pa.schema([column for column in _LASTING if column.name in columns])
+    return pa.Table.from_pandas(frame.assign(parameters=pd.Series(same, frame.index, dtype=object)), schema)
 
 
 def check(chunk: str, profile: Profile, *, checkpoint: Checkpoint, store: Store, settings: Settings) -> Completeness:
@@ -113,6 +116,7 @@ def _reason(
         parameters=profile.parameters.as_api(),
         store=store,
     )
-    if not _lasting(frame).equals(_lasting(due)):
+    columns = records.columns_of(store, profile.name, chunk)
+    if not _lasting(frame, profile.parameters, columns).equals(_lasting(due, profile.parameters, columns)):
         return Reason.RECORDS_CHANGED, nothing
     return None, frame

@@ -454,6 +454,11 @@ def read_chunk(store: Store, profile: str, chunk: str) -> pd.DataFrame:
     return to_frame(pq.read_table(io.BytesIO(store.read(layout.records_key(profile, chunk))), schema=SCHEMA))
 
 
+def columns_of(store: Store, profile: str, chunk: str) -> list[str]:
+    """The columns that the file of a chunk's records has: of those that came later `read_chunk` has nulls. Raises as that."""
+    return list(pq.read_schema(io.BytesIO(store.read(layout.records_key(profile, chunk)))).names)
+
+
 def read(
     store: Store,
     *,

@@ -13,11 +13,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from depth_core import profiles
+from depth_core import completeness, layout, profiles
 from depth_core.contract import DepthParameters
-from depth_core.engine import chunk as chunk_engine
 from depth_core.inference import checkpoints
-from depth_core.ingest import manifest, sources
+from depth_core.ingest import manifest
 from depth_core.output import records
 from depth_core.profiles import Profile
 from depth_core.settings import Settings
@@ -50,18 +49,18 @@ def later(profile: Profile, **changes: Any) -> LaterProfile:
     return LaterProfile.model_validate(words | {"parameters": words["parameters"] | changes})
 
 
-def is_up_to_date(profile: Profile, chunk: str, settings: Settings) -> bool:
+def completeness_of(profile: Profile, chunk: str, settings: Settings) -> completeness.Reason | None:
+    checkpoint = checkpoints.resolve(profile.parameters.spec, settings, profile.checkpoint)
     store = Store.from_settings(settings)
-    table = sources.read_table(store, chunk)
-    assert table is not None
-    return chunk_engine.is_up_to_date(
-        [chunk_engine.Source(sha) for sha in table["sha256"].dropna()],
-        profile=profile,
-        chunk=chunk,
-        checkpoint=checkpoints.resolve(profile.parameters.spec, settings, profile.checkpoint),
-        store=store,
-        settings=settings,
-    )
+    return completeness.check(chunk, profile, checkpoint=checkpoint, store=store, settings=settings).reason
+
+
+@pytest.fixture
+def galleries(bucket: Any) -> None:
+    """Pages in the places of those that were left out of the golden store."""
+    for profile in PROFILES:
+        for chunk in CHUNKS:
+            bucket.put_object(Bucket="golden", Key=f"store/{layout.gallery_page_key(profile, chunk)}", Body=b"a page")
 
 
 def test_the_manifest_has_its_slug_and_the_weights_have_their_revision(settings: Settings) -> None:
@@ -70,18 +69,32 @@ def test_the_manifest_has_its_slug_and_the_weights_have_their_revision(settings:
     assert checkpoints.resolve(spec, settings).revision == "30a1b5e02b9974f7"
 
 
+@pytest.mark.usefixtures("galleries")
 @pytest.mark.parametrize("name", PROFILES)
-def test_every_chunk_is_up_to_date(name: str, settings: Settings) -> None:
+def test_every_chunk_is_complete(name: str, settings: Settings) -> None:
     profile = profiles.find(settings, name)
     for chunk in CHUNKS:
-        assert is_up_to_date(profile, chunk, settings)
-        assert is_up_to_date(later(profile), chunk, settings)
-        assert not is_up_to_date(later(profile, edgeGuard=3), chunk, settings)
+        assert completeness_of(profile, chunk, settings) is None
+        assert completeness_of(later(profile), chunk, settings) is None
+    assert completeness_of(later(profile, edgeGuard=3), CHUNKS[0], settings) is completeness.Reason.DEPTH_MAPS_CHANGED
+
+
+@pytest.mark.usefixtures("galleries")
+def test_a_column_that_came_later_leaves_records_complete(settings: Settings, bucket: Any, golden: Path) -> None:
+    key = f"store/{layout.records_key('inverted', CHUNKS[0])}"
+    data = (golden / "bucket" / key).read_bytes()
+    file = io.BytesIO()
+    pq.write_table(pq.read_table(io.BytesIO(data)).drop_columns(["licence", "source_bytes"]), file)
+    bucket.put_object(Bucket="golden", Key=key, Body=file.getvalue())
+    try:
+        assert completeness_of(profiles.find(settings, "inverted"), CHUNKS[0], settings) is None
+    finally:
+        bucket.put_object(Bucket="golden", Key=key, Body=data)
 
 
 def saved_records(golden: Path, profile: str) -> pd.DataFrame:
     """As the first version wrote them, in the columns that it had."""
-    files = [golden / "bucket" / "store" / records.key_of(profile, chunk) for chunk in CHUNKS]
+    files = [golden / "bucket" / "store" / layout.records_key(profile, chunk) for chunk in CHUNKS]
     return pd.concat([pq.read_table(io.BytesIO(file.read_bytes())).to_pandas() for file in files], ignore_index=True)
 
 
@@ -100,7 +113,7 @@ def test_materializing_makes_nothing(
     with dg.DagsterInstance.ephemeral() as instance:
         report = materialize(URI, name, depthline, instance)
     assert report.chunks == CHUNKS
-    assert (report.made, report.failed_now) == (0, 0)
+    assert (report.made, report.failed) == (0, 0)
     assert report.depth_maps == 4
     assert objects("store/depth/") == before
     columns = [column for column in saved.columns if column not in OF_A_RUN and not column.startswith("seconds_")]
