@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.photos import PHOTOS, make_photos
-from depth_core.ingest.images import decode, headers, memory_budget
+from depth_core.ingest.images import decode, decoders, headers, memory_budget
 from depth_core.settings import Settings
 
 ROUNDS = 9
@@ -39,7 +39,7 @@ def look(data: bytes) -> None:
 
 
 def without(data: bytes) -> object:
-    return decode.here(data, name="", settings=SETTINGS, check=None)
+    return decoders.decode(data, name="", settings=SETTINGS, check=None)
 
 
 def progressive(path: Path) -> bytes:
@@ -55,7 +55,7 @@ def main() -> None:
             *make_photos(Path(folder) / "12", 2, sizes=((4000, 3000),)),
             *make_photos(Path(folder) / "24", 2, sizes=((6000, 4000),)),
         ]
-        files = {path.name: path.read_bytes() for path in sorted(PHOTOS.iterdir()) if headers.inspect(path.read_bytes()).form}
+        files = {path.name: path.read_bytes() for path in sorted(PHOTOS.iterdir()) if headers.inspect(path.read_bytes()).format}
         files |= {f"{path.parent.name} megapixels {path.name}": path.read_bytes() for path in large}
         files["24 megapixels progressive"] = progressive(large[-1])
     shares, totals = [], [0.0, 0.0]
@@ -72,7 +72,7 @@ def main() -> None:
     print(f"the sample photos together: {totals[0] * 1e3:.1f} ms, {totals[1] * 1e3:.2f} ms, {totals[1] / totals[0]:.2%}")
     print(f"share: median {statistics.median(shares):.2%}, greatest {max(shares):.2%}")
     photo = files["24 megapixels 00001.jpg"]
-    apart = statistics.median(seconds(lambda: decode.decode(photo, settings=SETTINGS, careful=True)) for _ in range(ROUNDS))
+    apart = statistics.median(seconds(lambda: decode.decode(photo, settings=SETTINGS, isolate=True)) for _ in range(ROUNDS))
     here = statistics.median(seconds(lambda: without(photo)) for _ in range(ROUNDS))
     print(f"24 megapixels in a process of its own: {apart:.2f} s, here {here:.2f} s")
 

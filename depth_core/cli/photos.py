@@ -1,6 +1,6 @@
 """Which files the arguments of `depthline map` name: photos, folders with all that is below them, patterns.
 
-What does not belong here: what their results are called (names.py), and what is a photo by its bytes (ingest/images/decode.py).
+What does not belong here: what their results are called (names.py), and what is a photo by its bytes (ingest/images/decoders.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from depth_core.errors import ConfigurationError
-from depth_core.ingest.images import decode
+from depth_core.ingest.images import decoders
 from depth_core.output import encode
 
 RESULTS = tuple(f".{name}" for name in encode.RESULT_ORDER)
@@ -137,7 +137,7 @@ def _below(top: Path, out: str, found: Found) -> Iterator[tuple[Path, str]]:
 def _why_not_read(file: Path) -> str | None:
     """What a file of a folder is that is not read, for people; "" when nobody needs to hear of it, None for a photo."""
     kind = file.suffix.lower()
-    if file.name.startswith(".") or (kind and kind not in decode.EXTENSIONS | _IMAGE_LIKE) or _is_result(file):
+    if file.name.startswith(".") or (kind and kind not in decoders.EXTENSIONS | _IMAGE_LIKE) or _is_result(file):
         return ""
     if not os.path.exists(file):
         return "link that leads nowhere"
@@ -145,7 +145,7 @@ def _why_not_read(file: Path) -> str | None:
         return ""
     if file.name.endswith(RESULTS):
         return _LIKE_RESULT
-    if kind in decode.EXTENSIONS:
+    if kind in decoders.EXTENSIONS:
         return None
     return kind[1:].upper() if kind else _WITHOUT_SUFFIX
 

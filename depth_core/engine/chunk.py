@@ -356,8 +356,8 @@ class _Work:
             if self.deaths[item.source] >= most:
                 message = f"{most} runs died while this image was at work alone (DEPTH_MAX_ATTEMPTS)"
                 yield item, stages.failed(item, ImageError(ErrorKind.WORKER_LOST, message, attempts=most), self.checkpoint)
-        careful = [replace(item, careful=True) for item in suspects if self.deaths[item.source] < most]
-        for items, alone in ((careful, True), (others, False)):
+        isolated = [replace(item, isolate=True) for item in suspects if self.deaths[item.source] < most]
+        for items, alone in ((isolated, True), (others, False)):
             if not items:
                 continue
             run = engine.run(note.alone(items) if alone else note.together(items), plan, steps=steps, alone=alone)

@@ -41,7 +41,7 @@ class Item:
     read: Callable[[], bytes]
     folder: str  # key prefix of its files in the store
     name: str = ""  # file name or URL, for messages and the extension
-    careful: bool = False  # decoded in a process of its own, whatever it is: it was at work when a run died
+    isolate: bool = False  # decoded in a process of its own, whatever it is: it was at work when a run died
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def prepare(item: Item, preprocessor: Preprocessor, device: str, plan: Plan, set
             name=item.name,
             settings=settings,
             check=lambda width, height: preprocessor.network_size(width, height, limit),
-            careful=item.careful,
+            isolate=item.isolate,
             header=header,
         )
         size = preprocessor.network_size(image.width, image.height, limit)
@@ -127,7 +127,7 @@ def _memory(header: headers.Header, preprocessor: Preprocessor, device: str, pla
         return header.decode_bytes  # decoding will say so, unless it finds something worse
     memory = memory_budget.of(settings)
     decode.check_limits(header, settings)
-    what = f"{header.width} x {header.height} pixels of {header.form} need"
+    what = f"{header.width} x {header.height} pixels of {header.format} need"
     memory.check(header.prepare_bytes(network), what)
     pictures = picture_bytes_of((header.width, header.height), device, plan)
     memory.check(pictures, f"a depth map of {what.partition(' of ')[0]} needs")

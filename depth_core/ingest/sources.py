@@ -1,7 +1,7 @@
 """Images as they were received, each kept once by content hash, and the index that says which URL had which content.
 
 Bytes are written before the index entry that names them, so an entry means that the bytes are there. What does not belong here:
-how bytes are fetched (download.py) and what they mean (decode.py).
+how bytes are fetched (download.py) and what they mean (images/).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation, u
 from depth_core.ingest.fetch import local_files
 from depth_core.ingest.fetch.download import Downloader, Fetched
 from depth_core.ingest.fetch.ssrf_guard import BlockedAddressError
-from depth_core.ingest.images.decode import is_web_page
+from depth_core.ingest.images.unknown_formats import is_web_page
 from depth_core.settings import Settings
 from depth_core.storage import Store
 from depth_core.url_schemes import is_local, local_path

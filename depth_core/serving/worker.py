@@ -395,7 +395,7 @@ class Worker:
                 twins[str(first[folder].claimed.id)].append(each)
             else:
                 first[folder] = each
-                items.append(Item(source, each.image.read, folder, each.claimed.image_url, careful=each.claimed.attempt > 1))
+                items.append(Item(source, each.image.read, folder, each.claimed.image_url, isolate=each.claimed.attempt > 1))
         for item, outcome in engine.run(items, plan):
             first_one = by_source[item.source]
             self._finish(first_one.claimed, outcome, first_one.seconds)

@@ -1,6 +1,6 @@
 """Runs a chunk, in a process for each run, until one comes to its end; says how many died. Started by test_interrupted.py.
 
-deadly.py STORE decode|render MOST SHA256...: the image in the middle kills the process that decodes it, that of the careful
+deadly.py STORE decode|render MOST SHA256...: the image in the middle kills the process that decodes it, the isolated
 decoder too, or the one that renders it, which nothing protects.
 """
 
@@ -12,18 +12,18 @@ import sys
 from contextlib import nullcontext
 from typing import Any
 
-from depth_core.ingest.images import decode, isolated
+from depth_core.ingest.images import decoders, isolated, isolated_worker
 
 
 def kill_when_decoding(marked: str, how: signal.Signals) -> None:
-    ordinary = decode.here
+    ordinary = decoders.decode
 
     def deadly(data: bytes, *words: Any, **named: Any) -> Any:
         if named["name"] == marked:
             os.kill(os.getpid(), how)
         return ordinary(data, *words, **named)
 
-    decode.here = deadly
+    decoders.decode = deadly
 
 
 def main(folder: str, step: str, most: str, *images: str) -> None:
@@ -77,5 +77,5 @@ def main(folder: str, step: str, most: str, *images: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "child":
         kill_when_decoding(sys.argv[2], signal.SIGSEGV)
-        isolated.main()
+        isolated_worker.main()
     main(*sys.argv[1:])

@@ -102,7 +102,7 @@ def test_only_what_was_at_work_is_done_apart_and_first(
     ordinary = stages.decode.decode
 
     def watched(data: bytes, **words: Any) -> Any:
-        decoded.append((words["name"], words["careful"]))
+        decoded.append((words["name"], words["isolate"]))
         return ordinary(data, **words)
 
     monkeypatch.setattr(stages.decode, "decode", watched)

@@ -1,14 +1,12 @@
 """Decoding in a process of its own, with limits of memory and time: for files that are out of the ordinary, and for those that
-were at work when a run died. Neither a decoder's fault nor the kernel's killer reaches the run then.
+were at work when a run died. Neither a decoder's crash nor the kernel's out-of-memory killer reaches the run then.
 
-python -m depth_core.ingest.images.isolated is that process: pictures through its pipes, one after another. It loads no torch,
-sees no secret of the environment and ends with its parent. A thread keeps one for its ordinary pictures; one that is out of the
-ordinary has a new one to itself. What does not belong here: which files need it (headers.py), pixels (decode.py).
+The process is isolated_worker.py: a thread keeps one for its ordinary pictures; one that is out of the ordinary has a new one to
+itself. What does not belong here: which files need it (headers/), pixels (decoders.py).
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -19,26 +17,24 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from depth_core.display import printable
-from depth_core.errors import ErrorKind, ImageError, row_failure
+from depth_core.errors import ErrorKind, ImageError
 
 if TYPE_CHECKING:
     from depth_core.ingest.images.headers import Header
     from depth_core.settings import Settings
 
-_SETTINGS = ("max_image_pixels", "min_image_side", "strict_extension")  # all that decode.py asks of them
+_SETTINGS = ("max_image_pixels", "min_image_side", "strict_extension")  # all that decoders.py reads of them
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT")
-_PROGRAM = ("-P", "-S", "-m", "depth_core.ingest.images.isolated")  # -S: it is told all places to import from
+_PROGRAM = ("-P", "-S", "-m", "depth_core.ingest.images.isolated_worker")  # -S: it is told all places to import from
 _SLACK = 256 << 20  # address space for threads' stacks and the allocator's reserves
-_MESSAGES = 1 << 20  # bytes that the libraries' warnings may take
+MAX_MESSAGES = 1 << 20  # bytes that the libraries' warnings may take
 _PATIENCE = 4  # seconds by the clock for each of the processor's, on a machine that is busy with other things
 _AT_ONCE = threading.BoundedSemaphore(max(1, min(4, os.cpu_count() or 1)))  # pictures
 _MINE = threading.local()  # the process that this thread keeps
@@ -48,7 +44,7 @@ Decoded = tuple[dict[str, Any], npt.NDArray[np.uint8]]
 
 
 def decode(data: bytes, header: Header, *, name: str, settings: Settings, check: Check | None) -> Decoded:
-    """The fields of decode.DecodedImage but for its pixels, and these: the same that decode.decode gives here.
+    """The fields of DecodedImage without its pixels, and the pixels: the same that decoders.decode returns in this process.
 
     Raises ImageError as that does, and OUT_OF_MEMORY, or WORKER_LOST when the process crashed or took longer than
     DEPTH_DECODE_SECONDS. macOS does not keep the limit of memory; that of time holds everywhere.
@@ -64,12 +60,12 @@ def decode(data: bytes, header: Header, *, name: str, settings: Settings, check:
         "seconds": settings.decode_seconds,
     }
     with _AT_ONCE:
-        process = _Process() if header.odd else _mine()
+        process = _Process() if header.unusual else _mine()
         answer = process.ask(request, data, check)
         if process.died and process.pictures > 1:  # pictures before this one may have done the harm
             process = _Process()
             answer = process.ask(request, data, check)
-        if header.odd:
+        if header.unusual:
             process.end()
         elif process.end.alive:
             _MINE.process = process
@@ -151,10 +147,10 @@ def _talk(
     assert process.stdin is not None
     assert process.stdout is not None
     with suppress(BrokenPipeError):
-        process.stdin.write(_line(request))
+        process.stdin.write(json_line(request))
         process.stdin.write(data)
         process.stdin.flush()
-    while line := process.stdout.readline(_MESSAGES):
+    while line := process.stdout.readline(MAX_MESSAGES):
         try:
             answer = json.loads(line)
         except ValueError:  # it ended while it spoke
@@ -180,7 +176,7 @@ def _talk(
     return None
 
 
-def _line(words: object) -> bytes:
+def json_line(words: object) -> bytes:
     return json.dumps(words).encode() + b"\n"
 
 
@@ -205,72 +201,3 @@ def _lost(code: int, request: dict[str, Any], messages: IO[bytes], *, late: bool
 
 def _name(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit status {code}"
-
-
-# -- the process ----------------------------------------------------------------------------------------------------------
-
-
-def main() -> None:
-    """Reads requests, each with its file, from standard input until that ends; answers on standard output."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    _end_with_parent()
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no part of the answer
-    while line := sys.stdin.buffer.readline():
-        _answer(json.loads(line), out)
-        out.flush()
-    os._exit(0)  # nothing is left to tidy up
-
-
-def _answer(request: dict[str, Any], out: IO[bytes]) -> None:
-    from depth_core.ingest.images import decode
-
-    def ask(width: int, height: int) -> None:
-        out.write(_line({"size": (width, height)}))
-        out.flush()
-        sys.stdin.buffer.readline()
-
-    _limit(request["address_space"], request["seconds"])
-    data = sys.stdin.buffer.read(request["bytes"])
-    settings = cast("Settings", SimpleNamespace(**request["settings"]))
-    try:
-        image = decode.here(data, name=request["name"], settings=settings, check=ask if request["asks"] else None)
-    except MemoryError:
-        out.write(_line({"error": (ErrorKind.OUT_OF_MEMORY, "no memory left to decode it")}))
-    except Exception as error:  # noqa: BLE001 - the parent judges
-        failure = row_failure(error)
-        out.write(_line({"error": (failure.kind, failure.message)}))
-    else:
-        facts = {field.name: getattr(image, field.name) for field in fields(image) if field.name != "rgb"}
-        out.write(_line({"image": facts, "shape": image.rgb.shape[:2]}))
-        out.write(image.rgb.reshape(-1).data)
-
-
-def _end_with_parent() -> None:
-    """So that a run that is killed leaves nobody behind; and the kernel, short of memory, takes this process first."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        with suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def _limit(memory: int, seconds: float) -> None:
-    """From here on: so many bytes more than it has, so many more seconds of the processor."""
-    import resource
-
-    def most(what: int, limit: int) -> None:
-        hard = resource.getrlimit(what)[1]
-        with suppress(ValueError, OSError):  # macOS refuses some
-            resource.setrlimit(what, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-
-    most(resource.RLIMIT_CORE, 0)
-    most(resource.RLIMIT_FSIZE, _MESSAGES)
-    spent = resource.getrusage(resource.RUSAGE_SELF)
-    most(resource.RLIMIT_CPU, max(1, round(spent.ru_utime + spent.ru_stime + seconds)))
-    if sys.platform == "linux":
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        most(resource.RLIMIT_AS, pages * os.sysconf("SC_PAGE_SIZE") + memory)
-
-
-if __name__ == "__main__":
-    main()

@@ -39,7 +39,7 @@ _MISSING = ("premature end of", "bad Huffman code", "instead of RST", "bad arith
 class Jpeg:
     """A JPEG's header. Of several pictures in one file (MPO, motion photos) the first."""
 
-    form = "jpeg"
+    format = "jpeg"
 
     def __init__(self, data: bytes) -> None:
         """Raises ImageError: NOT_AN_IMAGE for varieties that are not read; anything when it is damaged."""

@@ -16,7 +16,7 @@ _CODE_POINTS = re.compile(rb"colrnclx(....)", re.DOTALL)  # of AVIF
 _BOXES = 1 << 20  # those that say something stand at the beginning
 
 
-class ByPillow:
+class PillowDecoder:
     """The first picture of a file."""
 
     FORMATS: ClassVar[dict[str, str]] = {"GIF": "gif", "BMP": "bmp", "AVIF": "avif"}
@@ -29,17 +29,17 @@ class ByPillow:
             if "Unsupported BMP" not in str(error):
                 raise
             raise ImageError(ErrorKind.NOT_AN_IMAGE, f"a BMP of a variety that is not read: {error}") from None
-        self.form = self.FORMATS[self._image.format or ""]
+        self.format = self.FORMATS[self._image.format or ""]
         self.size = self._image.size
         read = exif.of_image(self._image)
         self.orientation = exif.orientation(read)
         self._icc = self._image.info.get("icc_profile")
-        if self.form == "avif" and not self._icc and (said := _CODE_POINTS.search(data, 0, _BOXES)):
+        if self.format == "avif" and not self._icc and (said := _CODE_POINTS.search(data, 0, _BOXES)):
             self._icc = colorimetry.of_code_points(*struct.unpack(">HH", said[1]))
         self.focal_px = exif.focal_px(read, *self.size)
 
     def read(self) -> tuple[pixels.RGB, str]:
-        frame = self._image.tile[0].extents if self.form == "gif" else None
+        frame = self._image.tile[0].extents if self.format == "gif" else None
         self._image.load()
         rgb = pixels.from_image(self._image, self._icc, self.orientation)
         if frame is not None:

@@ -26,7 +26,7 @@ _STRIP = 1 << 17  # pixels worked on at once
 class Picture(Protocol):
     """A file's first picture, of which the header was read and nothing else."""
 
-    form: str  # "jpeg", "png", "webp", "gif", "bmp", "tiff", "avif"
+    format: str  # "jpeg", "png", "webp", "gif", "bmp", "tiff", "avif"
     size: tuple[int, int]  # width, height as stored
     orientation: int  # EXIF's, 1 to 8
     focal_px: float | None

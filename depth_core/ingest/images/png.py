@@ -29,7 +29,7 @@ _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2),
 class Png:
     """A PNG's chunks. Of an animation the picture for viewers that know none: the first, nearly always."""
 
-    form = "png"
+    format = "png"
 
     def __init__(self, data: bytes) -> None:
         """Raises ImageError: TRUNCATED_IMAGE, or NOT_AN_IMAGE for Apple's variety."""

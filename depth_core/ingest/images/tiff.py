@@ -66,7 +66,7 @@ _READ_AT_ONCE = 16 << 20  # bytes of the file; tifffile's own 256 MiB are held t
 class Tiff:
     """The first page of a TIFF."""
 
-    form = "tiff"
+    format = "tiff"
 
     def __init__(self, data: bytes) -> None:
         """Raises ImageError: NOT_AN_IMAGE for a camera's raw data; anything when the file is damaged."""

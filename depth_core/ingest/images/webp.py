@@ -13,7 +13,7 @@ from depth_core.ingest.images import exif, pixels
 class WebP:
     """A WebP's chunks; of an animation the first picture."""
 
-    form = "webp"
+    format = "webp"
 
     def __init__(self, data: bytes) -> None:
         """Raises ImageError: TRUNCATED_IMAGE."""

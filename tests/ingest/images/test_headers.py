@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from depth_core.inference.preprocessing import area_or_cubic, cubic, normalised
-from depth_core.ingest.images import decode, headers
+from depth_core.ingest.images import decoders, headers
 from depth_core.settings import Settings
 
 def most(line):
@@ -55,7 +55,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
             ctypes.CDLL(None).malloc_trim(0)  # what is free already is taken without being seen
             Path("/proc/self/clear_refs").write_text("5")
             before = most("VmRSS")
-            image = decode.here(data, header, name="", settings=settings, check=None)
+            image = decoders.decode(data, header, name="", settings=settings, check=None)
             if resize is not None:
                 normalised(resize(image.rgb, network))
             told = header.decode_bytes if resize is None else header.prepare_bytes(network)
@@ -110,21 +110,21 @@ def test_a_second_decoder_has_room_before_it_is_tried(settings: Settings) -> Non
     assert caught.value.kind is ErrorKind.TOO_MANY_PIXELS
     enough = settings.model_copy(update={"decode_memory": header.second_try_bytes})
     assert decode(data, settings=enough).rgb.shape == (600, 800, 3)
-    assert decode(data, settings=enough, careful=True).rgb.shape == (600, 800, 3)
+    assert decode(data, settings=enough, isolate=True).rgb.shape == (600, 800, 3)
 
 
 def test_a_header_tells_the_size_that_decoding_finds(settings: Settings) -> None:
     for name, data in hostile.varieties((60, 40)).items():
         header, image = headers.inspect(data), decode(data, settings=settings)
-        assert header.form == image.format, name
+        assert header.format == image.format, name
         assert {header.width, header.height} == {image.width, image.height} == {60, 40}, name
-        assert not header.odd, name
+        assert not header.unusual, name
 
 
 def test_ordinary_photos_are_ordinary() -> None:
     told = [headers.inspect(path.read_bytes()) for path in sorted(PHOTOS.iterdir())]
-    assert {header.form for header in told} == {"jpeg", "png", "webp", ""}  # "": the one that is no photo
-    assert [header.odd for header in told if header.odd] == []
+    assert {header.format for header in told} == {"jpeg", "png", "webp", ""}  # "": the one that is no photo
+    assert [header.unusual for header in told if header.unusual] == []
 
 
 def test_large_photos_and_scans_that_a_laptop_can_hold_are_ordinary() -> None:
@@ -139,7 +139,7 @@ def test_large_photos_and_scans_that_a_laptop_can_hold_are_ordinary() -> None:
         for head in (scan, deep)
     ]
     for header, pixels in zip((phone, *others), (201_326_592, 100_000_000, 80_000_000), strict=True):
-        assert (header.pixels, header.odd) == (pixels, "")
+        assert (header.pixels, header.unusual) == (pixels, "")
         assert header.prepare_bytes((784, 518)) < 2 << 30  # half of what such a machine has free
 
 
@@ -179,7 +179,7 @@ def test_an_absurd_count_is_a_bomb(data: bytes, what: str, settings: Settings) -
     ids=["scans", "chunks", "GIF", "strips", "pixels", "ratio", "text", "EXIF", "segments", "LZMA"],
 )
 def test_what_is_far_from_ordinary_is_odd(data: bytes, why: str) -> None:
-    assert why in headers.inspect(data).odd
+    assert why in headers.inspect(data).unusual
 
 
 def test_a_picture_larger_than_its_header_tells_is_decoded_in_a_process_of_its_own(

@@ -41,14 +41,14 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
 
 def failure(data: bytes, settings: Settings) -> ImageError:
     with pytest.raises(ImageError) as caught:
-        decode(data, settings=settings, careful=True)
+        decode(data, settings=settings, isolate=True)
     return caught.value
 
 
 @pytest.mark.parametrize("name", ["palace.jpg", "photographer.png", "room.webp"])
 def test_it_is_the_same_picture(name: str, settings: Settings) -> None:
     data = (PHOTOS / name).read_bytes()
-    here, there = decode(data, settings=settings), decode(data, settings=settings, careful=True)
+    here, there = decode(data, settings=settings), decode(data, settings=settings, isolate=True)
     assert all(getattr(here, field.name) == getattr(there, field.name) for field in fields(here) if field.name != "rgb")
     assert np.array_equal(here.rgb, there.rgb)
     assert there.rgb.flags.c_contiguous
@@ -61,7 +61,7 @@ def test_it_is_asked_whether_a_size_can_be_used(settings: Settings) -> None:
     def check(width: int, height: int) -> None:
         asked.append((width, height))
 
-    here, there = (decode(data, settings=settings, check=check, careful=apart) for apart in (False, True))
+    here, there = (decode(data, settings=settings, check=check, isolate=apart) for apart in (False, True))
     np.testing.assert_array_equal(here.rgb, there.rgb)
     assert asked == [(800, 600), (800, 600)]
 
@@ -71,7 +71,7 @@ def test_a_size_that_is_refused_is_that_failure(settings: Settings) -> None:
         raise ImageError(ErrorKind.NETWORK_TOO_LARGE, "too thin")
 
     with pytest.raises(ImageError, match="too thin"):
-        decode(hostile.encoded("RGB", (800, 600), "JPEG"), settings=settings, check=refuse, careful=True)
+        decode(hostile.encoded("RGB", (800, 600), "JPEG"), settings=settings, check=refuse, isolate=True)
 
 
 @pytest.mark.parametrize(
@@ -130,15 +130,15 @@ def test_however_it_dies_one_image_fails_and_says_why(
 FRAGILE = """
 import os, signal, sys
 sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
-from depth_core.ingest.images import isolated, decode
-ordinary, harmed = decode.here, []
+from depth_core.ingest.images import decoders, isolated_worker
+ordinary, harmed = decoders.decode, []
 def here(data, **words):
     if words["name"] == "kill" or harmed:
         os.kill(os.getpid(), signal.SIGSEGV)
     harmed.extend(["harm"] * (words["name"] == "harm"))
     return ordinary(data, **words)
-decode.here = here
-isolated.main()
+decoders.decode = here
+isolated_worker.main()
 """
 
 
@@ -146,7 +146,7 @@ def how_they_end(names: list[str], settings: Settings) -> list[str]:
     ends = []
     for name in names:
         try:
-            decode(hostile.png((80, 60), 8, 2), name=name, settings=settings, careful=True)
+            decode(hostile.png((80, 60), 8, 2), name=name, settings=settings, isolate=True)
             ends.append("")
         except ImageError as error:
             ends.append(error.message)
@@ -168,9 +168,9 @@ def test_what_dies_of_the_picture_before_it_is_tried_in_a_new_process(settings: 
 
 def test_a_picture_out_of_the_ordinary_has_a_new_process_to_itself(settings: Settings, started) -> None:
     ordinary, odd = hostile.png((80, 60), 8, 2), hostile.many_scans(120, (80, 60))
-    assert headers.inspect(odd).odd
+    assert headers.inspect(odd).unusual
     for data in (ordinary, odd, ordinary, odd):
-        decode(data, settings=settings, careful=True)
+        decode(data, settings=settings, isolate=True)
     assert [process.poll() for process in started] == [None, -signal.SIGKILL, -signal.SIGKILL]
 
 
@@ -200,7 +200,7 @@ def test_the_limit_of_memory_is_each_pictures_own(settings: Settings, monkeypatc
 def test_a_thread_takes_its_process_with_it(settings: Settings, started) -> None:
     with ThreadPoolExecutor(1) as pool:
         for _ in range(2):
-            pool.submit(decode, hostile.png((80, 60), 8, 2), settings=settings, careful=True).result()
+            pool.submit(decode, hostile.png((80, 60), 8, 2), settings=settings, isolate=True).result()
         assert [process.poll() for process in started] == [None]
     assert [process.wait(60) for process in started] == [-signal.SIGKILL]
 
@@ -211,15 +211,15 @@ def test_a_size_that_is_refused_leaves_no_process_that_waits_for_an_answer(setti
 
     data = hostile.encoded("RGB", (800, 600), "JPEG")
     with pytest.raises(ImageError, match="too thin"):
-        decode(data, settings=settings, check=refuse, careful=True)
-    assert decode(data, settings=settings, careful=True).rgb.shape == (600, 800, 3)
+        decode(data, settings=settings, check=refuse, isolate=True)
+    assert decode(data, settings=settings, isolate=True).rgb.shape == (600, 800, 3)
     assert [process.poll() for process in started] == [-signal.SIGKILL, None]
 
 
 def test_several_at_once_are_kept_apart(settings: Settings) -> None:
     sizes = [(40 + n, 30) for n in range(3)]
     with ThreadPoolExecutor(3) as pool:
-        images = list(pool.map(lambda size: decode(hostile.png(size, 8, 2), settings=settings, careful=True), sizes))
+        images = list(pool.map(lambda size: decode(hostile.png(size, 8, 2), settings=settings, isolate=True), sizes))
     assert [(image.width, image.height) for image in images] == sizes
 
 
@@ -236,6 +236,6 @@ def test_it_sees_no_secret_and_loads_no_torch(settings: Settings, monkeypatch: p
     monkeypatch.setattr(isolated, "_PROGRAM", ("-P", "-S", "-c", seen))
     with open(os.devnull, "wb") as messages, isolated._started(messages) as asked:
         assert asked.communicate()[0] == b"[]\n"
-    program = "import sys, depth_core.ingest.images.isolated, depth_core.ingest.images.decode; print('torch' in sys.modules)"
+    program = "import sys, depth_core.ingest.images.isolated_worker; print('torch' in sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert loaded.stdout == "False\n"
