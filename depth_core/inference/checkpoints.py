@@ -29,7 +29,7 @@ HUB_INDEX = HUB_FILE + weights.INDEX  # in its place where a repository holds sh
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_KNOCK_SECONDS = 5.0
+_CONNECT_SECONDS = 5.0
 _known_sha256: dict[tuple[str, int, int], str] = {}
 
 
@@ -209,7 +209,7 @@ def _cache(settings: Settings) -> Path:
 def _from_hub(spec: ModelSpec, settings: Settings, repository: str, *, download: bool, refresh: bool) -> Checkpoint:
     """A revision that is in the cache is used without asking anybody, so a branch moves only when it is fetched again."""
     revision = settings.hub_revisions.get(spec.key) or spec.revision
-    file = None if refresh else _cached_from_hub(repository, revision)
+    file = None if refresh else _cached_from_hub(spec, repository, revision)
     if file is None:
         if not download:
             raise ModelAbsentError(f"{spec.key} is not here yet: {_fetch(spec)} gets {repository}@{revision} from the Hub")
@@ -218,18 +218,19 @@ def _from_hub(spec: ModelSpec, settings: Settings, repository: str, *, download:
         raise ModelUnavailableError(
             f"{spec.key}: asked for {repository}@{revision}, the Hub answered with {file.parent.name}: see HF_ENDPOINT"
         )
-    fault = _fault(file, spec, settings, revision)
-    if fault and refresh:  # of what the cache holds, perhaps, which the Hub's library takes for granted
+    error = _hub_error(file, spec, settings, revision)
+    if error and refresh:  # of what the cache holds, perhaps, which the Hub's library takes for granted
         file = _download_from_hub(spec, repository, revision, force=True)
-        fault = _fault(file, spec, settings, revision)
-    if fault:
+        error = _hub_error(file, spec, settings, revision)
+    if error:
         cure = "so it comes from the Hub: see HF_ENDPOINT, or choose" if refresh else f"{_fetch(spec)} gets it again, or choose"
-        raise ModelUnavailableError(f"{fault}; {cure} another revision with DEPTH_HUB_REVISIONS")
+        raise ModelUnavailableError(f"{error}; {cure} another revision with DEPTH_HUB_REVISIONS")
     commit = file.parent.name
-    return Checkpoint(spec, f"hub:{repository}@{commit}", file, commit, spec.licence)
+    path = file.parent if spec.family.config_files else file
+    return Checkpoint(spec, f"hub:{repository}@{commit}", path, commit, spec.licence)
 
 
-def _fault(file: Path, spec: ModelSpec, settings: Settings, revision: str | None) -> str:
+def _hub_error(file: Path, spec: ModelSpec, settings: Settings, revision: str | None) -> str:
     """What is wrong with a file in the Hub's cache; "" when nothing is."""
     try:
         weights.inspect(file)
@@ -244,7 +245,7 @@ def _fault(file: Path, spec: ModelSpec, settings: Settings, revision: str | None
     return ""
 
 
-def _cached_from_hub(repository: str, revision: str | None) -> Path | None:
+def _cached_from_hub(spec: ModelSpec, repository: str, revision: str | None) -> Path | None:
     """The weights file or the index in the Hub's cache, when all that belongs to it is there too."""
     import huggingface_hub
 
@@ -252,18 +253,22 @@ def _cached_from_hub(repository: str, revision: str | None) -> Path | None:
         found = huggingface_hub.try_to_load_from_cache(repository, name, revision=revision)
         return Path(found) if isinstance(found, str) else None
 
-    if (file := cached(HUB_FILE, revision)) is not None:
-        return file
-    index = cached(HUB_INDEX, revision)
-    return index if index and all(cached(name, index.parent.name) for name in _shards(index)) else None
+    file = cached(HUB_FILE, revision) or cached(HUB_INDEX, revision)
+    return file if file and all(cached(name, file.parent.name) for name in _beside(file, spec)) else None
 
 
-def _shards(index: Path) -> list[str]:
-    """Of an index that is bad none: _fault says what is wrong."""
+def _beside(file: Path, spec: ModelSpec) -> list[str]:
+    """What a model needs beside its weights file or index: the configuration, and the shards of an index.
+
+    A bad index has no shards: _hub_error says what is wrong with it.
+    """
+    config = list(spec.family.config_files)
+    if file.name != HUB_INDEX:
+        return config
     try:
-        return weights.parse_index(index.read_bytes(), str(index)).shards
+        return config + weights.parse_index(file.read_bytes(), str(file)).shards
     except ModelUnavailableError:
-        return []
+        return config
 
 
 def _download_from_hub(spec: ModelSpec, repository: str, revision: str | None, *, force: bool = False) -> Path:
@@ -274,17 +279,17 @@ def _download_from_hub(spec: ModelSpec, repository: str, revision: str | None, *
         return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision, force_download=force))
 
     try:
-        _knock()
+        _check_hub_answers()
         try:
-            return get(HUB_FILE, revision)
+            file = get(HUB_FILE, revision)
         except errors.RemoteEntryNotFoundError as failure:
             try:
-                index = get(HUB_INDEX, revision)
+                file = get(HUB_INDEX, revision)
             except errors.RemoteEntryNotFoundError:
                 raise failure from None
-        for name in _shards(index):
-            get(name, index.parent.name)  # of the index's commit, wherever the branch is by now
-        return index
+        for name in _beside(file, spec):
+            get(name, file.parent.name)  # of the same commit, wherever the branch is by now
+        return file
     except (
         errors.GatedRepoError,
         errors.RepositoryNotFoundError,
@@ -303,7 +308,7 @@ def _download_from_hub(spec: ModelSpec, repository: str, revision: str | None, *
     )
 
 
-def _knock() -> None:
+def _check_hub_answers() -> None:
     """Raises OSError at once when nobody can be reached at the Hub: its library tries for half a minute first."""
     import huggingface_hub
     from huggingface_hub import constants
@@ -313,7 +318,7 @@ def _knock() -> None:
     session = huggingface_hub.get_session()
     http: Any = import_module(type(session).__module__.partition(".")[0])  # httpx or what has taken its place there
     try:
-        session.head(constants.ENDPOINT, timeout=_KNOCK_SECONDS)
+        session.head(constants.ENDPOINT, timeout=_CONNECT_SECONDS)
     except (http.ConnectError, http.ConnectTimeout, http.ProxyError) as error:
         raise OSError(f"nobody answers at {constants.ENDPOINT}: {error}") from None
     except http.HTTPError:  # somebody is there: what it has, the download finds out

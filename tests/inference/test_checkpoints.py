@@ -707,12 +707,13 @@ def hub() -> Iterator[Hub]:
 
 SCRIPT = """
 import dataclasses, json, sys
-from depth_core import settings
-from depth_core.catalog import BY_KEY
+from depth_core import catalog, settings
 from depth_core.errors import ModelUnavailableError
 from depth_core.inference import checkpoints
 try:
-    spec, now = dataclasses.replace(BY_KEY["v2/small"], **json.loads(sys.argv[2])), settings.load()
+    entry, now = json.loads(sys.argv[2]), settings.load()
+    family = getattr(catalog, entry.pop("family", "V2"))
+    spec = dataclasses.replace(catalog.BY_KEY["v2/small"], family=family, **entry)
     fetched = sys.argv[1] == "fetch"
     found = checkpoints.fetch(spec, now) if fetched else checkpoints.resolve(spec, now, download=sys.argv[1] != "look")
     print(json.dumps([found.source, found.revision, str(found.path), "torch" in sys.modules]))
@@ -727,7 +728,7 @@ BRANCH = {"revision": "main", "sha256": None}  # the catalogue's entry, if it pi
 def resolved(tmp_path: Path, how: str = "resolve", *, entry: dict[str, Any] = BRANCH, **environment: str) -> Any:
     """v2/small as a fresh process resolves or fetches it, since the Hub's library reads its environment once.
 
-    `entry`: what the catalogue says instead of what it does.
+    `entry`: what the catalogue says instead of what it does; `family` by its name there.
     """
     words = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "DEPTH_CHECKPOINT_CACHE": str(tmp_path / "cache")}
     process = subprocess.run(
@@ -822,6 +823,18 @@ def test_a_repository_without_all_its_weights_is_a_clear_error(
 ) -> None:
     hub.bodies = bodies
     assert message in resolved(tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}")
+
+
+def test_a_family_with_configuration_gets_it_from_the_hub_too_and_is_a_folder(hub: Hub, tmp_path: Path) -> None:
+    entry, endpoint = BRANCH | {"family": "TINY"}, f"http://127.0.0.1:{hub.server_port}"
+    (tmp_path / "other").mkdir()
+    assert f"/resolve/{COMMIT}/config.json" in resolved(tmp_path / "other", entry=entry, HF_ENDPOINT=endpoint)
+    hub.bodies |= {"config.json": b"{}", "preprocessor_config.json": b"{}"}
+    found = resolved(tmp_path, entry=entry, HF_ENDPOINT=endpoint)
+    assert {file.name for file in Path(found[2]).iterdir()} == hub.bodies.keys()
+    hub.requests.clear()
+    assert resolved(tmp_path, "look", entry=entry, HF_ENDPOINT=endpoint) == found
+    assert hub.requests == []
 
 
 PINNED = {"revision": COMMIT, "sha256": hashlib.sha256(BODY).hexdigest()}
