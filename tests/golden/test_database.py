@@ -76,7 +76,8 @@ def test_a_replay_finds_its_artwork(database_url: str, facts: dict[str, Any], se
     by_later = NewArtwork(asked.image_url, Later.model_validate(asked.parameters.as_api()), asked.webhook)
     other = NewArtwork(asked.image_url, Later.model_validate(asked.parameters.as_api() | {"edgeGuard": 1}), asked.webhook)
     at = datetime.fromisoformat(said["createdAt"]) + timedelta(hours=1)
-    store = ArtworkStore(db.open_database(database_url), clock=lambda: at)
+    store = ArtworkStore(db.open_database(database_url))
+    store.database.clock = lambda: at
     for new in (asked, by_later):
         created = store.create(new, api_key_id="ann", idempotency_key=said["idempotencyKey"])
         assert (created.replayed, str(created.artwork.id), created.status_code) == (True, said["id"], 202)
