@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from depth_core import terminal
-from depth_core.cli import artworks, depth_maps, doctor, models
+from depth_core.cli import artworks, depth_maps, doctor, models, worker
 from depth_core.cli.common import console, errors
 
 # No pretty traces: they show the values of variables, keys among them.
@@ -21,6 +21,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.command("map")(depth_maps.map_photos)
 app.command()(doctor.doctor)
 app.add_typer(models.app, name="models")
+app.command()(worker.worker)
 app.command()(artworks.artwork)
 app.add_typer(artworks.webhooks_app, name="webhooks")
 

@@ -1,7 +1,7 @@
 """The database of single requests: its tables, how it is opened, how it is brought up to date.
 
 SQLite and PostgreSQL take one code path; what differs between them stands here. What does not belong here: what the rows mean
-(artworks/, webhooks.py, inbox.py).
+(artworks/, inbox/, webhooks.py).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ What an artwork is, how it is claimed and what a worker does is in depth_core.se
 """
 
 import time
-import uuid
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -13,8 +13,6 @@ from pydantic import Field
 from depth_core.display import shown_text
 from depth_core.errors import StoreError
 from depth_core.output import gallery
-from depth_core.serving import inbox
-from depth_core.serving.artworks.store import ArtworkStore, open_store
 from depth_core.settings import Settings
 from depth_core.storage import Store
 from pipelines import names
@@ -23,7 +21,8 @@ from pipelines.resources import DepthlineResource
 from pipelines.step_failures import fails_in_one_line
 
 if TYPE_CHECKING:
-    from depth_core.serving.worker import Report, Worker
+    from depth_core.serving.worker.report import Report
+    from depth_core.serving.worker.worker import Worker
 
 POOL = "gpu_requests"
 LISTED = 50  # artworks in a run's table
@@ -41,22 +40,16 @@ class WorkerConfig(dg.Config):
 )
 @fails_in_one_line
 def run_worker(context: dg.OpExecutionContext, config: WorkerConfig, depthline: DepthlineResource) -> None:
-    settings = depthline.settings()
-    if config.device != "auto":
-        settings = settings.model_copy(update={"device": config.device})
-    store, artworks = depthline.store(), open_store(settings)
-    log = _WorkerLog(context)
-    worker = _worker(log, config.device, settings, store, artworks)
-    context.log.info(f"serving the inbox on device {config.device} as {worker.name}")
-    try:
-        report = worker.serve()
-    except BaseException as error:  # a cancelled run too
-        if worker.report.new:
-            log.add(worker.report)
-        log.write_summary(worker.report, {"ended by": type(error).__name__, "all ids": _ids(worker.report)})
-        raise
-    finally:
-        artworks.close()
+    store, log = depthline.store(), _WorkerLog(context)
+    with _open_worker(log, config.device, depthline.settings(), store) as worker:
+        context.log.info(f"serving the inbox on device {config.device} as {worker.name}")
+        try:
+            report = worker.serve()
+        except BaseException as error:  # a cancelled run too
+            if worker.report.new:
+                log.add(worker.report)
+            log.write_summary(worker.report, {"ended by": type(error).__name__, "all ids": _ids(worker.report)})
+            raise
     try:
         strip = gallery.strip(report.last_pictures, store)
     except StoreError as error:
@@ -76,29 +69,18 @@ def run_config(device: str) -> dict[str, Any]:
     return {"ops": {run_worker.name: {"config": {"device": device}}}}
 
 
-def _worker(log: "_WorkerLog", device_name: str, settings: Settings, store: Store, artworks: ArtworkStore) -> "Worker":
-    from depth_core.engine import device
-    from depth_core.serving.worker import Worker
+def _open_worker(log: "_WorkerLog", device: str, settings: Settings, store: Store) -> AbstractContextManager["Worker"]:
+    from depth_core.serving.worker.opening import open_worker
 
-    watch = inbox.Watch(artworks, settings)
-
-    def every_second() -> None:
-        check_inbox(log.context.log, watch)
-        log.write_summary_when_due(worker.report)
-
-    run_id = log.context.run_id
-    worker = Worker(
-        artworks,
-        store,
+    return open_worker(
         settings,
-        name=f"worker-{device_name}-{run_id}-{uuid.uuid4().hex[:4]}",
-        device=device_name,
-        run_id=run_id,
-        lock_device=device.PriorityDeviceLock,
-        collect=every_second,
+        store,
+        device=device,
+        run_id=log.context.run_id,
+        warn=log.context.log.warning,
+        every_second=log.write_summary_when_due,
         on_progress=log.add,
     )
-    return worker
 
 
 class _WorkerLog:
@@ -162,15 +144,6 @@ def _summary(report: "Report", seconds: float) -> dict[str, Any]:
             schema=dg.TableSchema([dg.TableColumn(name) for name in ("id", "status", "error")]),
         ),
     }
-
-
-def check_inbox(log: Any, watch: inbox.Watch) -> None:
-    """Takes up the files of the inbox and answers those whose artworks have ended; logs what is wrong with the others."""
-    found = watch.look()
-    for name, reason in found.quarantined.items():
-        log.warning(f"inbox: {shown_text(name)} is quarantined: {shown_text(reason)}")
-    for fault in found.faults:
-        log.warning(f"inbox: {shown_text(fault)}")
 
 
 @dg.job(

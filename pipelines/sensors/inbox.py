@@ -6,8 +6,9 @@ from typing import TypedDict
 
 import dagster as dg
 
-from depth_core.serving import inbox
 from depth_core.serving.artworks.store import ArtworkStore, open_store
+from depth_core.serving.inbox.file_errors import FileErrors
+from depth_core.serving.inbox.watch import Watch
 from pipelines.jobs import serve_inbox
 from pipelines.resources import DepthlineResource
 
@@ -17,7 +18,7 @@ FRESH_SECONDS = 10.0  # a worker that gave no sign of life for so long does not 
 STARTING_SECONDS = 60.0  # how long Dagster may take to make a run of a request for one
 LONGEST_PAUSE_SECONDS = 60.0  # between workers that fail one after the other
 
-_FAULTS = inbox.Faults()  # the sensor's: a tick lasts seconds, and what one has reported the next one need not
+_FILE_ERRORS = FileErrors()  # the sensor's: a tick lasts seconds, and what one has reported the next one need not
 
 
 @dg.sensor(
@@ -29,11 +30,12 @@ _FAULTS = inbox.Faults()  # the sensor's: a tick lasts seconds, and what one has
 def inbox_sensor(context: dg.SensorEvaluationContext, depthline: DepthlineResource) -> dg.SensorResult | dg.SkipReason:
     settings = depthline.settings()
     artworks = open_store(settings)
-    watch = inbox.Watch(artworks, settings, _FAULTS)
+    watch = Watch(artworks, settings, _FILE_ERRORS)
     try:
         deadline = time.monotonic() + TICK_SECONDS
         while True:
-            serve_inbox.check_inbox(context.log, watch)
+            for line in watch.check().warnings():
+                context.log.warning(line)
             artworks.queue.reconcile(max_attempts=settings.max_attempts, dead_workers=_dead_workers(context.instance, artworks))
             waiting, _ = artworks.queue.waiting()
             if waiting:

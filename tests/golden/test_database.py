@@ -15,9 +15,10 @@ from fastapi.testclient import TestClient
 from depth_api.app import create_app
 from depth_core.contract import ArtworkStatus, DepthParameters
 from depth_core.serving import database as db
-from depth_core.serving import inbox, request_schema, webhooks
+from depth_core.serving import request_schema, webhooks
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import IdempotencyConflictError, NewArtwork
+from depth_core.serving.inbox import watch
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -112,8 +113,8 @@ def test_webhooks_keep_their_secret_and_their_attempts(artworks: ArtworkStore, f
 
 def test_files_of_the_inbox_are_not_picked_up_again(artworks: ArtworkStore, settings: Settings, endpoint: str) -> None:
     folder = Store(settings.inbox_location, settings.store_options)
-    found = inbox.pick_up(artworks, folder, settings)
-    assert (found.artworks, found.quarantined, found.faults) == ([], {}, [])
+    found = watch.pick_up(artworks, folder, settings)
+    assert (found.artworks, found.quarantined, found.errors) == ([], {}, [])
 
 
 # -- over HTTP ----------------------------------------------------------------------------------------------------------------

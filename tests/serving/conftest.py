@@ -1,6 +1,8 @@
 """Both databases, each a real one: a SQLite file and a PostgreSQL server that the test extra brings along."""
 
+import os
 import shutil
+import signal
 import tempfile
 import threading
 import uuid
@@ -9,11 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
+from PIL import Image
 
 from depth_core.contract import DepthParameters
 from depth_core.serving.artworks.store import ArtworkStore
@@ -161,3 +166,52 @@ def receiver() -> Iterator[Callable[..., Receiver]]:
         end.set()
         server.shutdown()
         server.server_close()
+
+
+class Images:
+    """A server of images; `slow` holds its answers back until they are let go, `poison` kills who asks."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+        self.victim: int | None = None
+        self.asked: list[str] = []
+        images = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                images.asked.append(self.path)
+                if self.path.startswith("/slow"):
+                    images.let_go.wait(20)
+                if self.path.startswith("/poison") and images.victim:
+                    os.kill(images.victim, signal.SIGKILL)
+                if self.path.startswith("/none"):
+                    self.send_error(404)
+                    return
+                body = b"<html>" if self.path.startswith("/text") else images.photo(self.path)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *words: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @staticmethod
+    def photo(path: str) -> bytes:
+        coarse = np.random.default_rng(sum(path.encode())).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+        file = BytesIO()
+        Image.fromarray(coarse).resize((160, 120), Image.Resampling.BICUBIC).save(file, "JPEG")
+        return file.getvalue()
+
+
+@pytest.fixture
+def images() -> Iterator[Images]:
+    server = Images()
+    yield server
+    server.let_go.set()
+    server.server.shutdown()
+    server.server.server_close()

@@ -15,18 +15,21 @@ import odd_calls
 import pytest
 
 from depth_core import settings as settings_module
-from depth_core.serving import inbox, webhooks
+from depth_core.serving import webhooks
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import NewArtwork
 from depth_core.serving.database import open_database
-from depth_core.serving.inbox import Faults, open_inbox
+from depth_core.serving.inbox import watch
+from depth_core.serving.inbox.file_errors import FileErrors
+from depth_core.serving.inbox.files import open_inbox
 from depth_core.settings import Settings
 
 Ask = Callable[..., NewArtwork]
 
 FILES = (
     "serving/webhooks.py",
-    "serving/inbox.py",
+    "serving/inbox/watch.py",
+    "serving/inbox/files.py",
     "serving/request_schema.py",
     "ingest/fetch/ssrf_guard.py",
     "ingest/fetch/responses.py",
@@ -84,25 +87,25 @@ def test_a_delivery(sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver
 
 def test_a_file_of_the_inbox(sqlite: ArtworkStore, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = (tmp_path / f"inbox{n}" for n in itertools.count())
-    marked = odd_calls.marking(inbox._pick_up_one, lambda store, folder, settings, file, found: file.name.startswith("odd"))
-    monkeypatch.setattr(inbox, "_pick_up_one", marked)
+    marked = odd_calls.marking(watch._pick_up_one, lambda store, folder, settings, file, found: file.name.startswith("odd"))
+    monkeypatch.setattr(watch, "_pick_up_one", marked)
 
-    def work() -> tuple[inbox.PickedUp, list[str]]:
+    def work() -> tuple[watch.PickedUp, list[str]]:
         where = next(folders)
         where.mkdir()
         for name in ("fine", "odd", "other"):
             (where / f"{name}.json").write_text(json.dumps(ONE))
         (where / "odd-too.json").write_text(json.dumps([ONE, {"imageUrl": "file:///x"}]))
-        faults = Faults()
-        return inbox.pick_up(
-            sqlite, open_inbox(settings.model_copy(update={"inbox_url": str(where)})), settings, faults
-        ), faults.take()
+        errors = FileErrors()
+        return watch.pick_up(
+            sqlite, open_inbox(settings.model_copy(update={"inbox_url": str(where)})), settings, errors
+        ), errors.take()
 
     count = 0
-    for call, (found, faults) in odd_calls.each_raising(FILES, work):
+    for call, (found, errors) in odd_calls.each_raising(FILES, work):
         count += 1
-        told = [*found.quarantined.values(), *faults]
-        assert [text for text in told if "OddError: from" in text] or call.function == "parse_url", call
+        lines = [*found.quarantined.values(), *errors]
+        assert [text for text in lines if "OddError: from" in text] or call.function == "parse_url", call
         assert len(found.artworks) >= 2, call
     assert count >= 25
 

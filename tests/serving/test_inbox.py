@@ -13,10 +13,13 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from depth_core import settings as settings_module
-from depth_core.serving import inbox
 from depth_core.serving.artworks.retention import prune
 from depth_core.serving.artworks.store import ArtworkStore
-from depth_core.serving.inbox import Faults, PickedUp, answer, open_inbox, pick_up
+from depth_core.serving.inbox import files
+from depth_core.serving.inbox import watch as watch_module
+from depth_core.serving.inbox.file_errors import LONGEST_PAUSE_SECONDS, FileErrors
+from depth_core.serving.inbox.files import open_inbox
+from depth_core.serving.inbox.watch import MOST_ERRORS, PickedUp, Watch, answer, pick_up
 from depth_core.settings import Settings
 from depth_core.storage import PARTS, Store
 
@@ -83,9 +86,9 @@ def test_a_file_is_picked_up_once_and_answered_beside_it(
     assert answer(store, folder, settings) == []
     succeed_all(store)
     assert answer(store, folder, settings) == ["cat.artwork.json"]
-    told = json.loads(folder.read("cat.artwork.json"))
-    assert (told["id"], told["status"]) == (str(artwork_id), "succeeded")
-    assert told["results"] == [f"{settings.public_url}/v2/artworks/{artwork_id}/results/depth.png"]
+    written = json.loads(folder.read("cat.artwork.json"))
+    assert (written["id"], written["status"]) == (str(artwork_id), "succeeded")
+    assert written["results"] == [f"{settings.public_url}/v2/artworks/{artwork_id}/results/depth.png"]
     assert answer(store, folder, settings) == []
     assert look() == PickedUp()
     assert folder.exists("cat.json")
@@ -101,17 +104,17 @@ def test_a_list_is_answered_by_a_list_in_its_order_when_all_have_ended(
     assert answer(store, folder, settings) == []
     succeed_all(store)
     assert answer(store, folder, settings) == ["many.artwork.json"]
-    told = json.loads(folder.read("many.artwork.json"))
-    assert [each["id"] for each in told] == [str(artwork_id) for artwork_id in ids]
-    assert [each["status"] for each in told] == ["succeeded", "canceled", "succeeded"]
+    written = json.loads(folder.read("many.artwork.json"))
+    assert [each["id"] for each in written] == [str(artwork_id) for artwork_id in ids]
+    assert [each["status"] for each in written] == ["succeeded", "canceled", "succeeded"]
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b'{"imageUrl": "https://example.com/a.jpg"', "no JSON"),
-        (b"", "no JSON"),
-        (b"\xff\xfe\x00", "no JSON"),
+        (b'{"imageUrl": "https://example.com/a.jpg"', "not JSON"),
+        (b"", "not JSON"),
+        (b"\xff\xfe\x00", "not JSON"),
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
         (b"[" * 500 + b"]" * 500, "recursion limit"),
         (b'{"imageUrl": "\\ud800"}', "Unicode"),
@@ -133,14 +136,14 @@ def test_what_is_not_valid_is_quarantined_with_the_reason(
     assert reason in found.quarantined["bad.json"]
     assert store.page().artworks == []
     assert not folder.exists("bad.json")
-    kept = {key.rpartition(".")[0][-7:]: folder.read(key) for key in folder.keys(inbox.QUARANTINE)}
+    kept = {key.rpartition(".")[0][-7:]: folder.read(key) for key in folder.keys(files.QUARANTINE)}
     assert len(kept) == 2
     note = json.loads(kept.pop(".reason"))
     assert (note["file"], note["reason"]) == ("bad.json", found.quarantined["bad.json"])
     assert kept.popitem()[1] == (content if isinstance(content, bytes) else json.dumps(content).encode())
 
 
-def test_every_fault_of_a_file_is_in_its_reason(drop: Drop, look: Look) -> None:
+def test_every_error_of_a_file_is_in_its_reason(drop: Drop, look: Look) -> None:
     drop("bad.json", {"imageUrl": "x", "invertDepth": 1, "colour": "red"})
     reason = look().quarantined["bad.json"]
     assert all(name in reason for name in ("imageUrl", "invertDepth", "colour"))
@@ -253,22 +256,22 @@ def test_a_writer_that_goes_on_in_a_quarantined_file_loses_nothing(store: Artwor
         file.flush()
         assert "slow.json" in pick_up(store, folder, settings).quarantined
         file.write(' "https://example.com/a.jpg"}')
-    [kept] = [key for key in folder.keys(inbox.QUARANTINE) if not key.endswith(".reason.json")]
+    [kept] = [key for key in folder.keys(files.QUARANTINE) if not key.endswith(".reason.json")]
     assert json.loads(folder.read(kept)) == {"imageUrl": "https://example.com/a.jpg"}
 
 
 def test_a_folder_is_looked_at_whenever_asked_and_a_bucket_now_and_then(
     store: ArtworkStore, settings: Settings, folder: Store, drop: Drop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watch = inbox.Watch(store, settings)
-    assert watch.look() == PickedUp()
+    watch = Watch(store, settings)
+    assert watch.check() == PickedUp()
     drop("a.json", ONE)
-    assert len(watch.look().artworks) == (1 if folder.local else 0)
-    monkeypatch.setattr(inbox, "REMOTE_SECONDS", 0.0)
-    assert len(watch.look().artworks) == (0 if folder.local else 1)
+    assert len(watch.check().artworks) == (1 if folder.local else 0)
+    monkeypatch.setattr(watch_module, "REMOTE_SECONDS", 0.0)
+    assert len(watch.check().artworks) == (0 if folder.local else 1)
     succeed_all(store)
-    monkeypatch.setattr(inbox, "REMOTE_SECONDS", 3600.0)
-    watch.look()
+    monkeypatch.setattr(watch_module, "REMOTE_SECONDS", 3600.0)
+    watch.check()
     assert folder.exists("a.artwork.json"), "answers wait for no listing"
 
 
@@ -308,14 +311,14 @@ def fill(folder: Path, *names: str | bytes) -> None:
 
 
 def quarantined(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(note.read_text()) for note in (folder / inbox.QUARANTINE).glob("*.reason.json")]
+    return [json.loads(note.read_text()) for note in (folder / files.QUARANTINE).glob("*.reason.json")]
 
 
 def test_a_name_that_is_no_utf_8_is_quarantined_and_the_others_are_picked_up(
     store: ArtworkStore, local: Settings, dropbox: Path
 ) -> None:
     fill(dropbox, "a.json", b"caf\xe9.json", "z.json")
-    found = inbox.Watch(store, local).look()
+    found = Watch(store, local).check()
     assert len(found.artworks) == 2
     [note] = quarantined(dropbox)
     assert "no UTF-8" in note["reason"]
@@ -330,39 +333,39 @@ def test_a_name_with_no_room_for_its_answer_is_quarantined_under_a_shorter_one(
 ) -> None:
     (dropbox / f"{name}.json").write_text(json.dumps(content))
     fill(dropbox, "z.json")
-    found = inbox.Watch(store, local).look()
+    found = Watch(store, local).check()
     assert len(found.artworks) == 1
     [note] = quarantined(dropbox)
     assert note["file"] == f"{name}.json"
     assert "shorter" in note["reason"]
-    [kept] = [path for path in (dropbox / inbox.QUARANTINE).iterdir() if not path.name.endswith(".reason.json")]
+    [kept] = [path for path in (dropbox / files.QUARANTINE).iterdir() if not path.name.endswith(".reason.json")]
     assert json.loads(kept.read_text()) == content
     assert name.startswith(kept.stem[:60])
 
 
 def test_the_longest_name_there_is_room_for_is_answered(store: ArtworkStore, local: Settings, dropbox: Path) -> None:
-    name = "a" * (inbox.MAX_NAME_BYTES - len(".json"))
+    name = "a" * (files.MAX_NAME_BYTES - len(".json"))
     fill(dropbox, f"{name}.json")
-    watch = inbox.Watch(store, local)
-    assert len(watch.look().artworks) == 1
+    watch = Watch(store, local)
+    assert len(watch.check().artworks) == 1
     succeed_all(store)
-    watch.look()
+    watch.check()
     assert (dropbox / f"{name}.artwork.json").exists()
 
 
 def test_a_file_that_cannot_be_quarantined_is_told_once_in_a_while_and_the_others_are_picked_up(
     store: ArtworkStore, local: Settings, dropbox: Path
 ) -> None:
-    (dropbox / inbox.QUARANTINE).write_text("in the way")
+    (dropbox / files.QUARANTINE).write_text("in the way")
     (dropbox / "a.json").write_text("{}")
     fill(dropbox, "b.json")
-    watch = inbox.Watch(store, local)
-    found = watch.look()
+    watch = Watch(store, local)
+    found = watch.check()
     assert len(found.artworks) == 1
-    assert "a.json" in found.faults[0]
-    assert watch.look() == PickedUp(), "not tried again at once"
-    (dropbox / inbox.QUARANTINE).unlink()
-    assert "a.json" in inbox.Watch(store, local).look().quarantined
+    assert "a.json" in found.errors[0]
+    assert watch.check() == PickedUp(), "not tried again at once"
+    (dropbox / files.QUARANTINE).unlink()
+    assert "a.json" in Watch(store, local).check().quarantined
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -371,77 +374,77 @@ def test_a_file_that_may_not_be_read_is_told_and_the_others_are_picked_up(
 ) -> None:
     fill(dropbox, "a.json", "b.json")
     (dropbox / "a.json").chmod(0)
-    found = inbox.Watch(store, local).look()
+    found = Watch(store, local).check()
     assert len(found.artworks) == 1
-    assert "permission denied" in found.faults[0]
+    assert "permission denied" in found.errors[0]
 
 
 def test_an_answer_that_cannot_be_written_is_told_and_the_others_are(store: ArtworkStore, local: Settings, dropbox: Path) -> None:
     fill(dropbox, "a.json", "b.json")
     (dropbox / "a.artwork.json").mkdir()
-    watch = inbox.Watch(store, local)
-    watch.look()
+    watch = Watch(store, local)
+    watch.check()
     succeed_all(store)
-    [fault] = watch.look().faults
-    assert "a.artwork.json" in fault
+    [error] = watch.check().errors
+    assert "a.artwork.json" in error
     assert (dropbox / "b.artwork.json").exists()
-    assert watch.look() == PickedUp(), "not tried again at once"
+    assert watch.check() == PickedUp(), "not tried again at once"
     (dropbox / "a.artwork.json").rmdir()
-    inbox.Watch(store, local).look()
+    Watch(store, local).check()
     assert (dropbox / "a.artwork.json").is_file(), "it was not forgotten"
 
 
-def test_files_beyond_many_that_are_at_fault_are_picked_up_at_the_next_looks(
+def test_files_beyond_many_that_fail_are_picked_up_at_the_next_checks(
     store: ArtworkStore, local: Settings, dropbox: Path
 ) -> None:
-    (dropbox / inbox.QUARANTINE).write_text("in the way")
-    for index in range(2 * inbox.MOST_FAULTS):
+    (dropbox / files.QUARANTINE).write_text("in the way")
+    for index in range(2 * MOST_ERRORS):
         (dropbox / f"bad{index:03}.json").write_text("{}")
     fill(dropbox, "z.json")
-    watch = inbox.Watch(store, local)
-    assert [len(watch.look().artworks) for _ in range(3)] == [0, 0, 1]
+    watch = Watch(store, local)
+    assert [len(watch.check().artworks) for _ in range(3)] == [0, 0, 1]
 
 
-def test_a_fault_is_tried_again_ever_more_slowly_and_told_ever_more_rarely() -> None:
-    now, pauses, told = 0.0, [], 0
-    faults = Faults(clock=lambda: now)
+def test_a_file_that_fails_is_tried_again_ever_more_slowly_and_reported_ever_more_rarely() -> None:
+    now, pauses, reported = 0.0, [], 0
+    errors = FileErrors(clock=lambda: now)
     for _ in range(64):
-        while faults.waits("file"):
+        while errors.waits("file"):
             now += 1.0
         pauses.append(now)
-        with faults.contained("file"):
+        with errors.contained("file"):
             raise PermissionError("no")
-        told += len(faults.take())
+        reported += len(errors.take())
     gaps = [after - before for before, after in pairwise(pauses)]
     assert gaps == sorted(gaps)
-    assert gaps[-1] == inbox.LONGEST_PAUSE_SECONDS
-    assert told == 7  # the attempts 1, 2, 4, ... 64
+    assert gaps[-1] == LONGEST_PAUSE_SECONDS
+    assert reported == 7  # the attempts 1, 2, 4, ... 64
 
 
-def test_a_fault_that_is_cured_and_comes_back_is_told_again() -> None:
-    faults = Faults(clock=lambda: 0.0)
+def test_an_error_that_comes_back_after_a_success_is_reported_again() -> None:
+    errors = FileErrors(clock=lambda: 0.0)
     for _ in range(2):
-        with faults.contained("file"):
+        with errors.contained("file"):
             raise PermissionError("no")
-        assert len(faults.take()) == 1
-        with faults.contained("file"):
+        assert len(errors.take()) == 1
+        with errors.contained("file"):
             pass
-        assert not faults.waits("file")
+        assert not errors.waits("file")
 
 
 def test_the_folder_is_made_by_the_first_look(store: ArtworkStore, local: Settings) -> None:
-    inbox.Watch(store, local).look()
+    Watch(store, local).check()
     assert os.path.isdir(open_inbox(local).root)
 
 
 def test_a_file_in_the_place_of_the_folder_is_told_with_the_cure(store: ArtworkStore, local: Settings) -> None:
     root = Path(open_inbox(local).root)
     root.write_text(json.dumps(ONE))
-    watch = inbox.Watch(store, local)
-    [fault] = watch.look().faults
-    assert "is a file" in fault
-    assert "DEPTH_INBOX_URL" in fault
-    assert watch.look().faults == [], "not told at every look"
+    watch = Watch(store, local)
+    [error] = watch.check().errors
+    assert "is a file" in error
+    assert "DEPTH_INBOX_URL" in error
+    assert watch.check().errors == [], "not reported at every check"
     root.unlink()
-    inbox.Watch(store, local).look()
+    Watch(store, local).check()
     assert root.is_dir()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
-import http.server
 import json
 import logging
 import os
@@ -32,11 +31,14 @@ from depth_core.contract import ArtworkStatus, DepthParameters
 from depth_core.errors import StoreError
 from depth_core.output import encode, records
 from depth_core.serving import request_records
-from depth_core.serving import worker as worker_module
 from depth_core.serving.artworks.statistics import statistics
 from depth_core.serving.artworks.store import ArtworkStore, open_store
 from depth_core.serving.artworks.types import NewArtwork
-from depth_core.serving.worker import Engines, Worker
+from depth_core.serving.worker import report as report_module
+from depth_core.serving.worker import worker as worker_module
+from depth_core.serving.worker.engines import Engines
+from depth_core.serving.worker.report import Report
+from depth_core.serving.worker.worker import Worker
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -67,55 +69,6 @@ def artworks(settings: Settings) -> Iterator[ArtworkStore]:
 @pytest.fixture
 def store(settings: Settings) -> Store:
     return Store(settings.store_location)
-
-
-class Images:
-    """A server of images; `slow` holds its answers back until they are let go, `poison` kills who asks."""
-
-    def __init__(self) -> None:
-        self.let_go = threading.Event()
-        self.victim: int | None = None
-        self.asked: list[str] = []
-        images = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                images.asked.append(self.path)
-                if self.path.startswith("/slow"):
-                    images.let_go.wait(20)
-                if self.path.startswith("/poison") and images.victim:
-                    os.kill(images.victim, signal.SIGKILL)
-                if self.path.startswith("/none"):
-                    self.send_error(404)
-                    return
-                body = b"<html>" if self.path.startswith("/text") else images.photo(self.path)
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *words: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @staticmethod
-    def photo(path: str) -> bytes:
-        coarse = np.random.default_rng(sum(path.encode())).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-        file = BytesIO()
-        Image.fromarray(coarse).resize((160, 120), Image.Resampling.BICUBIC).save(file, "JPEG")
-        return file.getvalue()
-
-
-@pytest.fixture
-def images() -> Iterator[Images]:
-    server = Images()
-    yield server
-    server.let_go.set()
-    server.server.shutdown()
-    server.server.server_close()
 
 
 def ask(artworks: ArtworkStore, url: str, parameters: DepthParameters = TINY) -> Any:
@@ -244,10 +197,10 @@ def test_a_drain_at_its_deadline_gives_back_what_it_has_not_begun(artworks, stor
     work = worker(artworks, store, settings.model_copy(update={"max_worker_seconds": 1.0}))
     held_back, begun = work._claim, threading.Event()
 
-    def claim_both(models: Any, fetching: Any) -> None:  # the slow one first, so that the tried one has to wait
+    def claim_both(engines: Any, downloads: Any) -> None:  # the slow one first, so that the tried one has to wait
         if not work.held:
             work.held.add(slow)
-        held_back(models, fetching)
+        held_back(engines, downloads)
         begun.set()
 
     work._claim = claim_both
@@ -260,6 +213,34 @@ def test_a_drain_at_its_deadline_gives_back_what_it_has_not_begun(artworks, stor
     thread.join(30)
     assert not thread.is_alive()
     assert status(artworks, tried) == "starting"
+
+
+def test_a_worker_that_is_stopped_finishes_what_it_has_at_work_and_begins_nothing(artworks, store, settings, images) -> None:
+    ids = [ask(artworks, f"{images.url}/{n}.jpg") for n in range(3)]
+    work = worker(artworks, store, settings.model_copy(update={"worker_claims": 1}), on_progress=lambda report: work.stop())
+    assert work.serve().succeeded == ids[:1]
+    assert [status(artworks, each) for each in ids] == ["succeeded", "starting", "starting"]
+    assert [artworks.get(each).attempts for each in ids] == [1, 0, 0]
+
+
+def test_a_worker_that_is_stopped_between_two_images_of_a_batch_gives_the_others_back(
+    artworks, store, settings, images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [ask(artworks, f"{images.url}/{n}.jpg") for n in range(4)]
+    work = worker(artworks, store, settings)
+    add = Report.add
+
+    def add_and_stop(*args: Any) -> None:
+        add(*args)
+        work.stop()
+
+    monkeypatch.setattr(Report, "add", add_and_stop)
+    [done] = work.serve().succeeded
+    others = [artworks.get(each) for each in ids if each != done]
+    assert {(each.status.value, each.attempts, each.worker) for each in others} == {("starting", 0, None)}
+    monkeypatch.undo()
+    worker(artworks, store, settings).serve()
+    assert [status(artworks, each) for each in ids] == ["succeeded"] * 4
 
 
 def test_a_model_that_is_not_here_is_a_failed_artwork_with_the_cure(artworks, store, settings, images) -> None:
@@ -302,8 +283,8 @@ def test_seconds_by_stage_are_those_of_this_drain_each_spent_once(artworks, stor
 
 
 def test_a_report_names_so_many_and_counts_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "REMEMBERED", 2)
-    report = worker_module.Report()
+    monkeypatch.setattr(report_module, "REMEMBERED", 2)
+    report = Report()
     for how in (records.SUCCEEDED, records.FAILED):
         for _ in range(3):
             report.add(uuid4(), records.Outcome(source_sha256="", status=how), {})
@@ -361,7 +342,7 @@ def test_what_was_tried_before_runs_alone(artworks, store, settings, images) -> 
 PROGRAM = """
 from depth_core import settings
 from depth_core.serving.artworks.store import open_store
-from depth_core.serving.worker import Worker
+from depth_core.serving.worker.worker import Worker
 from depth_core.storage import Store
 import os
 now = settings.load()

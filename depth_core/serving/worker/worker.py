@@ -1,27 +1,23 @@
-"""A worker: claims waiting artworks, fetches their images, runs them through the engine and finishes them, until nothing comes.
+"""One worker's loop: claim, fetch, run through an engine, finish, until nothing comes.
 
-One worker has one device. It keeps models loaded within a memory budget, so that only the first request of a model waits for it.
-What does not belong here: when a worker is started (pipelines), what claims and leases are (artworks/).
+A worker has one device. Artworks of equal parameters that are at hand together go through the engine together.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import queue
 import threading
 import time
-from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
 from uuid import UUID
 
 from depth_core import layout
-from depth_core.catalog import ModelSpec
 from depth_core.contract import DepthParameters
 from depth_core.display import shown_text
-from depth_core.engine import choose
 from depth_core.engine.base import Engine, LockDevice, no_lock
 from depth_core.engine.stages import Item, Plan
 from depth_core.errors import (
@@ -34,158 +30,25 @@ from depth_core.errors import (
     url_failure,
 )
 from depth_core.inference import checkpoints
-from depth_core.inference.checkpoints import Checkpoint
-from depth_core.ingest.fetch.download import Downloader, Fetched
+from depth_core.ingest.fetch.download import Fetched
 from depth_core.output import encode, records
 from depth_core.output.records import Outcome
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import Claimed
+from depth_core.serving.worker.downloads import Downloads
+from depth_core.serving.worker.engines import Engines
+from depth_core.serving.worker.report import Report
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.05  # between looks at the database while nothing is at hand
+POLL_SECONDS = 0.05  # between queries of the database while nothing is at hand
 DOWNLOADS_PER_CLAIM = 4
 COLLECT_SECONDS = 1.0
 RECONCILE_SECONDS = 10.0
 STORE_PATIENCE_SECONDS = 120.0  # a store that refuses everything for so long ends the worker
 LONGEST_PAUSE_SECONDS = 15.0
-REMEMBERED = 10_000  # artworks named in a report; more are counted
-
-
-@dataclass
-class Report:
-    """What a worker has done so far."""
-
-    succeeded: list[UUID] = field(default_factory=list)
-    failed: dict[UUID, str] = field(default_factory=dict)  # why
-    successes: int = 0  # of all, also those that are not named
-    dropped: int = 0  # cancelled while at work, or taken back
-    by_error_kind: Counter[str] = field(default_factory=Counter)
-    seconds_by_stage: Counter[str] = field(default_factory=Counter)  # download, and the engine's
-    last_pictures: list[str] = field(default_factory=list)  # keys in the store, newest last
-    new: list[tuple[UUID, str]] = field(default_factory=list)  # finished since the last call of on_progress, and how
-
-    @property
-    def failures(self) -> int:
-        return self.by_error_kind.total()
-
-    def add(self, artwork_id: UUID, outcome: Outcome, seconds: Mapping[str, float]) -> None:
-        """`seconds`: what this worker spent, by stage; an outcome that was found done has those of whoever made it."""
-        self.new.append((artwork_id, outcome.error_kind or outcome.status))
-        self.seconds_by_stage.update(seconds)
-        if outcome.status == records.SUCCEEDED:
-            self.successes += 1
-            if len(self.succeeded) < REMEMBERED:
-                self.succeeded.append(artwork_id)
-            self.last_pictures = [*self.last_pictures[-7:], layout.file_key(outcome.folder, encode.PNG)]
-        else:
-            self.by_error_kind[outcome.error_kind or ErrorKind.INTERNAL] += 1
-            if len(self.failed) < REMEMBERED:
-                self.failed[artwork_id] = f"{outcome.error_kind}: {outcome.error_message}"
-
-
-class Engines:
-    """Engines that stay open, each with its model: the least recently used closes when the next one would exceed the budget."""
-
-    def __init__(self, store: Store, settings: Settings, budget_bytes: float, lock_device: LockDevice = no_lock) -> None:
-        self._store = store
-        self._settings = settings
-        self._budget = budget_bytes
-        self._lock_device = lock_device
-        self._open: OrderedDict[str, tuple[Engine, ExitStack]] = OrderedDict()  # by the model's key
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The models that are loaded, the one used last at the end."""
-        return tuple(self._open)
-
-    def get(self, checkpoint: Checkpoint) -> Engine:
-        """An engine with a checkpoint, opened if it is not. Raises ModelUnavailableError, ConfigurationError."""
-        key = checkpoint.spec.key
-        if key in self._open and self._open[key][0].checkpoint.revision != checkpoint.revision:
-            self._open.pop(key)[1].close()
-        if key not in self._open:
-            while self._open and sum(map(_bytes, self._specs())) + _bytes(checkpoint.spec) > self._budget:
-                self._open.popitem(last=False)[1][1].close()
-            self._open[key] = self._opened(checkpoint)
-        self._open.move_to_end(key)
-        return self._open[key][0]
-
-    def _opened(self, checkpoint: Checkpoint) -> tuple[Engine, ExitStack]:
-        stack = ExitStack()
-        opened = choose.open_engine(checkpoint, store=self._store, settings=self._settings, lock_device=self._lock_device)
-        return stack.enter_context(opened), stack
-
-    def _specs(self) -> Iterable[ModelSpec]:
-        return [engine.checkpoint.spec for engine, _ in self._open.values()]
-
-    def close(self) -> None:
-        while self._open:
-            self._open.popitem()[1][1].close()
-
-
-def _bytes(spec: ModelSpec) -> float:
-    """Memory that a loaded network keeps: its weights in float32."""
-    return spec.parameters_million * 1e6 * 4
-
-
-class _Fetching:
-    """Downloads of claimed artworks, many at once in a thread of their own: a slow host delays nobody else."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.done: queue.SimpleQueue[tuple[Claimed, Fetched | Exception]] = queue.SimpleQueue()  # not ImageError: of everybody
-        self._downloader = Downloader(settings, allow_private=settings.allow_private_hosts, only_http=not settings.image_buckets)
-        self._seconds = settings.request_fetch_seconds
-        self.busy = 0  # started and not taken from `done` yet; counted by the worker's thread alone
-        self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._main, name="request-downloads", daemon=True)
-        self._thread.start()
-        self._ready.wait()
-
-    def _main(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve())
-
-    async def _serve(self) -> None:
-        self._stop = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        async with self._downloader.session() as self._session:
-            self._ready.set()
-            await self._stop.wait()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def start(self, claimed: Claimed) -> None:
-        self.busy += 1
-
-        def begin() -> None:
-            task = self._loop.create_task(self._fetch(claimed))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-        self._loop.call_soon_threadsafe(begin)
-
-    async def _fetch(self, claimed: Claimed) -> None:
-        try:
-            async with asyncio.timeout(self._seconds):
-                fetched = await self._downloader.fetch(claimed.image_url, session=self._session)
-            self.done.put((claimed, fetched))
-        except TimeoutError:
-            message = f"not there within {self._seconds:g} s, all attempts together (DEPTH_REQUEST_FETCH_SECONDS)"
-            self.done.put((claimed, ImageError(ErrorKind.TIMEOUT, message)))
-        except Exception as error:  # noqa: BLE001 - by place: an artwork's download ends here
-            try:
-                self.done.put((claimed, url_failure(claimed.image_url, error)))
-            except Exception as fault:  # noqa: BLE001 - of the installation: the worker's thread judges it
-                self.done.put((claimed, fault))
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
 
 
 @dataclass(slots=True)
@@ -213,8 +76,9 @@ class Worker:
         collect: Callable[[], object] = lambda: None,
         on_progress: Callable[[Report], None] = lambda report: None,
     ) -> None:
-        """`name`: one that was never used before. `lock_device`: given a network's device, the lock to hold there.
-        `collect`: called every second, to bring in what came elsewhere (the inbox) and to answer there."""
+        """`name`: one that was never used before. `device`: for the registry of workers; the settings say which one is used.
+        `lock_device`: given a network's device, the lock to hold there. `collect`: called every second, to bring in what came
+        elsewhere (the inbox) and to answer there."""
         self.artworks = artworks
         self.store = store
         self.settings = settings
@@ -231,9 +95,14 @@ class Worker:
         self.waiting_alone: list[Claimed] = []
         self.store_failed_at: float | None = None  # since when the store has refused everything
         self.paused_until = 0.0
+        self.stopping = False
+
+    def stop(self) -> None:
+        """Makes `serve` end soon: images at the device are finished, other claims go back. Signal handlers may call it."""
+        self.stopping = True
 
     def serve(self) -> Report:
-        """Works until nothing has come for `idle_timeout_seconds`, or `max_worker_seconds` are over.
+        """Works until nothing has come for `idle_timeout_seconds`, `max_worker_seconds` are over, or `stop` is called.
 
         What it had claimed and not done goes back when it ends, also by an exception. What the store refuses waits and is tried
         again; raises StoreError when it has refused everything for STORE_PATIENCE_SECONDS.
@@ -242,12 +111,12 @@ class Worker:
         self.artworks.workers.start(self.name, self.device, run_id=self.run_id)
         try:
             with self._heartbeat():
-                fetching = _Fetching(self.settings)
+                downloads = Downloads(self.settings)
                 try:
-                    self._loop(engines, fetching)
+                    self._loop(engines, downloads)
                     self.collect()
                 finally:
-                    fetching.close()
+                    downloads.close()
         finally:
             self.artworks.workers.end(self.name)
             engines.close()
@@ -255,11 +124,11 @@ class Worker:
 
     # -- the loop -------------------------------------------------------------------------------------------------------------
 
-    def _loop(self, engines: Engines, fetching: _Fetching) -> None:
+    def _loop(self, engines: Engines, downloads: Downloads) -> None:
         settings = self.settings
         began = last_work = time.monotonic()
         collected = reconciled = -RECONCILE_SECONDS
-        while True:
+        while not self.stopping:
             now = time.monotonic()
             ending = now - began > settings.max_worker_seconds
             if now - reconciled > RECONCILE_SECONDS:
@@ -271,8 +140,8 @@ class Worker:
             if ending:
                 self._release_waiting()
             elif now >= self.paused_until:
-                self._claim(engines, fetching)
-            ready = self._fetched(fetching, wait=POLL_SECONDS)
+                self._claim(engines, downloads)
+            ready = self._fetched(downloads, wait=POLL_SECONDS)
             if ready:
                 try:
                     self._run(ready, engines)
@@ -287,15 +156,15 @@ class Worker:
             elif ending or now - max(last_work, self.paused_until) > settings.idle_timeout_seconds:
                 return
 
-    def _claim(self, engines: Engines, fetching: _Fetching) -> None:
+    def _claim(self, engines: Engines, downloads: Downloads) -> None:
         if self.waiting_alone and not self.held - {claimed.id for claimed in self.waiting_alone}:
             self.alone = True
-            fetching.start(self.waiting_alone.pop(0))
+            downloads.start(self.waiting_alone.pop(0))
         if self.alone or self.waiting_alone:
             return
         # Downloads have a window of their own, so that slow hosts do not keep the device from what is quick.
-        at_work, most = len(self.held) - fetching.busy, self.settings.worker_claims
-        room = min(most - at_work, DOWNLOADS_PER_CLAIM * most - fetching.busy)
+        at_work, most = len(self.held) - downloads.busy, self.settings.worker_claims
+        room = min(most - at_work, DOWNLOADS_PER_CLAIM * most - downloads.busy)
         if room <= 0:
             return
         claims = self.artworks.queue.claim(self.name, limit=room, lease_seconds=self.settings.lease_seconds, loaded=engines.keys)
@@ -304,7 +173,7 @@ class Worker:
             if claimed.attempt > 1:
                 self.waiting_alone.append(claimed)
             else:
-                fetching.start(claimed)
+                downloads.start(claimed)
 
     def _release_waiting(self) -> None:
         """Gives back what was claimed and never begun, for the next worker."""
@@ -314,15 +183,15 @@ class Worker:
             self.held.difference_update(ids)
             self.waiting_alone.clear()
 
-    def _fetched(self, fetching: _Fetching, *, wait: float) -> list[_Ready]:
+    def _fetched(self, downloads: Downloads, *, wait: float) -> list[_Ready]:
         """Images that have arrived, up to one round of work; waits a moment for the first. Failed downloads are finished here."""
         ready: list[_Ready] = []
         while len(ready) < self.settings.worker_claims:
             try:
-                claimed, image = fetching.done.get(timeout=wait if not ready else 0.0)
+                claimed, image = downloads.done.get(timeout=wait if not ready else 0.0)
             except queue.Empty:
                 break
-            fetching.busy -= 1
+            downloads.busy -= 1
             if claimed.id in self.lost:
                 self._drop(claimed.id)
             elif isinstance(image, ImageError):
@@ -342,6 +211,8 @@ class Worker:
         for each in ready:
             groups[each.claimed.parameters].append(each)
         for parameters, group in groups.items():
+            if self.stopping:
+                return
             try:
                 engine = engines.get(checkpoints.resolve(parameters.spec, self.settings))
             except ModelUnavailableError as error:
@@ -364,7 +235,7 @@ class Worker:
                 raise
 
     def _blame(self, group: list[_Ready], error: Exception) -> None:
-        """Something unforeseen ends the worker. What was at work counts as tried: it runs alone the next time, and in the end
+        """An unexpected error ends the worker. What was at work counts as tried: it runs alone the next time, and in the end
         fails, so that one artwork cannot end worker after worker."""
         for each in group:
             claimed = each.claimed
@@ -396,13 +267,16 @@ class Worker:
             else:
                 first[folder] = each
                 items.append(Item(source, each.image.read, folder, each.claimed.image_url, isolate=each.claimed.attempt > 1))
-        for item, outcome in engine.run(items, plan):
-            first_one = by_source[item.source]
-            self._finish(first_one.claimed, outcome, first_one.seconds)
-            done = outcome.status == records.SUCCEEDED
-            alike = replace(outcome, reused=True) if done else replace(outcome, seconds={})  # the work is counted once
-            for twin in twins[item.source]:
-                self._finish(twin.claimed, alike, twin.seconds)
+        with closing(engine.run(items, plan)) as outcomes:
+            for item, outcome in outcomes:
+                first_one = by_source[item.source]
+                self._finish(first_one.claimed, outcome, first_one.seconds)
+                done = outcome.status == records.SUCCEEDED
+                alike = replace(outcome, reused=True) if done else replace(outcome, seconds={})  # the work is counted once
+                for twin in twins[item.source]:
+                    self._finish(twin.claimed, alike, twin.seconds)
+                if self.stopping:
+                    return
 
     def _known(self, each: _Ready, folder: str) -> Outcome | None:
         """What was made of an artwork's image before, if anything, or why nobody can tell. Raises faults of the installation."""
@@ -418,17 +292,17 @@ class Worker:
     def _finish(self, claimed: Claimed, outcome: Outcome, fetch_seconds: float = 0.0) -> None:
         spent = {} if outcome.reused else dict(outcome.seconds)
         seconds = {"download": fetch_seconds, **spent} if fetch_seconds else spent
-        words = asdict(outcome)
+        facts = asdict(outcome)
         if fetch_seconds:
-            words["seconds"] = {"download": fetch_seconds, **outcome.seconds}
+            facts["seconds"] = {"download": fetch_seconds, **outcome.seconds}
         if outcome.status == records.SUCCEEDED:
             done = self.artworks.queue.finish(
-                claimed.id, self.name, folder=outcome.folder, results=outcome.results, seconds=seconds, outcome=words
+                claimed.id, self.name, folder=outcome.folder, results=outcome.results, seconds=seconds, outcome=facts
             )
         else:
             kind = ErrorKind(outcome.error_kind or ErrorKind.INTERNAL)
             done = self.artworks.queue.fail(
-                claimed.id, self.name, kind, outcome.error_message or "", seconds=seconds, outcome=words
+                claimed.id, self.name, kind, outcome.error_message or "", seconds=seconds, outcome=facts
             )
         self.held.discard(claimed.id)
         self.lost.discard(claimed.id)

@@ -1,0 +1,76 @@
+"""`depthline worker`: serves single requests without Dagster."""
+
+from __future__ import annotations
+
+import math
+import signal
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from depth_core import settings as settings_module
+from depth_core.cli.common import clear_errors, console, errors
+from depth_core.settings import Settings
+from depth_core.terminal import message
+
+if TYPE_CHECKING:
+    from depth_core.serving.worker.report import Report
+    from depth_core.serving.worker.worker import Worker
+
+
+def worker(
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1, mps; auto: as DEPTH_DEVICE says. One worker for each device.")
+    ] = "auto",
+    idle_timeout: Annotated[
+        float | None, typer.Option(min=0, help="Seconds without work after which it ends; default: DEPTH_IDLE_TIMEOUT_SECONDS.")
+    ] = None,
+    forever: Annotated[bool, typer.Option("--forever", help="Go on until a signal comes, however long nothing waits.")] = False,
+) -> None:
+    """Computes what the HTTP API and the inbox were asked for, as Dagster's job `serve_inbox` does, until nothing comes.
+
+    SIGTERM or Ctrl-C ends it after the images at the device, and gives other claims back; a second one ends it at once.
+    """
+    with clear_errors():
+        from depth_core.serving.worker.opening import open_worker
+        from depth_core.storage import Store
+
+        settings = _configured(idle_timeout, forever=forever)
+        store = Store.from_settings(settings)
+        with open_worker(settings, store, device=device, warn=_warn, on_progress=_print_finished) as opened:
+            _stop_at_signals(opened)
+            console.print(f"{opened.name} serves on device {message(device)}", soft_wrap=True)
+            report = opened.serve()
+        console.print(f"{report.successes:,} succeeded, {report.failures:,} failed, {report.dropped:,} dropped")
+
+
+def _configured(idle_timeout: float | None, *, forever: bool) -> Settings:
+    if forever and idle_timeout is not None:
+        raise typer.BadParameter("--forever and --idle-timeout exclude each other")
+    settings = settings_module.load()
+    if forever:
+        return settings.model_copy(update={"idle_timeout_seconds": math.inf, "max_worker_seconds": math.inf})
+    return settings if idle_timeout is None else settings.model_copy(update={"idle_timeout_seconds": idle_timeout})
+
+
+def _stop_at_signals(opened: Worker) -> None:
+    """The first signal ends the worker in good order; the handlers that were there get the second one."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        opened.stop()
+
+    for number in before:
+        signal.signal(number, stop)
+
+
+def _print_finished(report: Report) -> None:
+    for artwork_id, status in report.new:
+        console.print(f"{artwork_id} {status}", soft_wrap=True)
+
+
+def _warn(line: str) -> None:
+    errors.print(f"[yellow]warning[/yellow] {message(line)}", soft_wrap=True)
