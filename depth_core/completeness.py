@@ -17,6 +17,7 @@ import pyarrow as pa
 from depth_core import layout
 from depth_core.contract import DepthParameters
 from depth_core.engine import chunk as chunk_engine
+from depth_core.engine.chunk_context import Source
 from depth_core.errors import ManifestError
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.ingest import manifest, sources
@@ -101,10 +102,8 @@ def _reason(
         frame = records.read_chunk(store, profile.name, chunk)
     except FileNotFoundError:
         return Reason.NO_RECORDS, nothing
-    images = [chunk_engine.Source(sha256) for sha256 in table["sha256"].dropna()]
-    if not chunk_engine.is_up_to_date(
-        images, profile=profile, chunk=chunk, checkpoint=checkpoint, store=store, settings=settings
-    ):
+    images = [Source(sha256) for sha256 in table["sha256"].dropna()]
+    if not chunk_engine.is_up_to_date(images, profile=profile, chunk=chunk, checkpoint=checkpoint, store=store):
         return Reason.DEPTH_MAPS_CHANGED, nothing
     due = records.build(
         rows,

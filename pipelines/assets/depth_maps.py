@@ -9,7 +9,7 @@ import pandas as pd
 from pydantic import Field
 
 from depth_core.engine import chunk as chunk_engine
-from depth_core.engine.chunk import Progress, Redo
+from depth_core.engine.chunk_context import Progress, Redo, Source
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.ingest import sources
 from depth_core.output import records
@@ -64,7 +64,7 @@ def generate_depth_maps(
         raise dg.Failure(f"chunk {chunk} has no source images yet: materialize source_images (job ingest_chunk) for it first")
     kept = table.dropna(subset=["sha256"])
     result = chunk_engine.run(
-        [chunk_engine.Source(sha, url) for sha, url in zip(kept["sha256"], kept["image_url"], strict=True)],
+        [Source(sha, url) for sha, url in zip(kept["sha256"], kept["image_url"], strict=True)],
         profile=profile,
         chunk=chunk,
         run_id=context.run_id,

@@ -30,6 +30,7 @@ def main(folder: str, step: str, most: str, *images: str) -> None:
     from depth_core import catalog
     from depth_core.contract import DepthParameters
     from depth_core.engine import chunk, stages
+    from depth_core.engine.chunk_context import Source
     from depth_core.engine.local import LocalEngine
     from depth_core.inference import checkpoints, predictor
     from depth_core.profiles import Profile
@@ -56,7 +57,7 @@ def main(folder: str, step: str, most: str, *images: str) -> None:
         process = os.fork()
         if not process:
             chunk.run(
-                [chunk.Source(sha, sha) for sha in images],
+                [Source(sha, sha) for sha in images],
                 profile=Profile(name="preview", parameters=DepthParameters(model="tiny", resolution_lower_limit=256)),
                 chunk="photos-00000000-00000",
                 run_id=f"run-{died}",

@@ -16,7 +16,8 @@ from PIL import Image
 from depth_core import catalog, layout
 from depth_core.contract import DepthParameters
 from depth_core.engine import chunk, raw
-from depth_core.engine.chunk import Redo, Result, Source
+from depth_core.engine.chunk import Result
+from depth_core.engine.chunk_context import Redo, Source
 from depth_core.engine.local import LocalEngine
 from depth_core.errors import ModelUnavailableError
 from depth_core.inference import checkpoints
@@ -402,32 +403,32 @@ def test_a_fixed_range_is_used_for_every_image(run: Run, store: Store, photo: An
 
 
 @pytest.mark.parametrize("value_range", ["image", "chunk", (0.0, 1.0)])
-def test_a_chunk_stands_until_something_about_it_changes(
+def test_a_chunk_is_up_to_date_until_something_about_it_changes(
     run: Run, store: Store, settings: Settings, photo: Any, profile: Profile, value_range: Any
 ) -> None:
     now = profile.model_copy(update={"range": value_range})
     broken, good = keep(store, b"no image", photo(seed=1))
 
-    def stands(images: list[Source], profile: Profile = now) -> bool:
+    def up_to_date(images: list[Source], profile: Profile = now) -> bool:
         checkpoint = checkpoints.resolve(catalog.BY_KEY["tiny"], settings)
-        words = {"chunk": "photos-00000000-00000", "checkpoint": checkpoint, "store": store, "settings": settings}
+        words = {"chunk": "photos-00000000-00000", "checkpoint": checkpoint, "store": store}
         return chunk.is_up_to_date(images, profile=profile, **words)
 
-    assert not stands([good])
+    assert not up_to_date([good])
     outcomes = run([good, broken, good], profile=now).outcomes
-    assert stands([good, broken])
-    assert not stands([good]), "an image less"
-    assert not stands([good, broken, *keep(store, photo(seed=2))]), "an image more"
-    assert not stands([good, broken], now.model_copy(update={"depth16": not now.depth16})), "other parameters"
+    assert up_to_date([good, broken])
+    assert not up_to_date([good]), "an image less"
+    assert not up_to_date([good, broken, *keep(store, photo(seed=2))]), "an image more"
+    assert not up_to_date([good, broken], now.model_copy(update={"depth16": not now.depth16})), "other parameters"
     store.delete(f"{outcomes[good.sha256].folder}/{encode.PNG}")
-    assert not stands([good, broken]), "a file that is gone"
+    assert not up_to_date([good, broken]), "a file that is gone"
 
 
-def test_a_chunk_with_a_failure_that_may_pass_or_a_run_that_was_killed_does_not_stand(
+def test_a_chunk_with_a_failure_that_may_pass_or_a_run_that_was_killed_is_not_up_to_date(
     run: Run, store: Store, settings: Settings, photo: Any, profile: Profile
 ) -> None:
     images = keep(store, photo(seed=1))
-    words = {"profile": profile, "chunk": "photos-00000000-00000", "store": store, "settings": settings}
+    words = {"profile": profile, "chunk": "photos-00000000-00000", "store": store}
     words["checkpoint"] = checkpoints.resolve(catalog.BY_KEY["tiny"], settings)
     (outcome,) = run(images).outcomes.values()
     with records.Journal(store, profile.name, "photos-00000000-00000", "killed") as journal:

@@ -16,7 +16,7 @@ import pytest
 
 from depth_core import catalog, layout
 from depth_core.engine import chunk, stages
-from depth_core.engine.chunk import Source
+from depth_core.engine.chunk_context import Source
 from depth_core.engine.local import LocalEngine
 from depth_core.errors import ErrorKind, StoreError
 from depth_core.inference import checkpoints

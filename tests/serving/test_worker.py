@@ -487,6 +487,7 @@ def test_networks_stay_loaded_within_the_budget_and_the_least_recently_used_goes
 def test_a_request_waits_for_one_batch_of_bulk_and_not_for_the_chunk(artworks, store, settings, images, tmp_path: Path) -> None:
     from depth_core import catalog
     from depth_core.engine import chunk, device
+    from depth_core.engine.chunk_context import Source
     from depth_core.engine.local import LocalEngine
     from depth_core.inference import checkpoints, predictor
     from depth_core.profiles import Profile
@@ -527,7 +528,7 @@ def test_a_request_waits_for_one_batch_of_bulk_and_not_for_the_chunk(artworks, s
 
     bulk = threading.Thread(
         target=chunk.run,
-        args=([chunk.Source(sha) for sha in shas],),
+        args=([Source(sha) for sha in shas],),
         kwargs={
             "profile": Profile(name="preview", parameters=TINY),
             "chunk": "photos-00000",
