@@ -113,7 +113,7 @@ class StoreError(DepthlineError):
 _OF_THE_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.EFBIG})
 
 
-def is_fault_of_installation(error: BaseException) -> bool:
+def is_installation_error(error: BaseException) -> bool:
     """Whether an exception says that nothing can be done here any more: store, memory, disk, configuration. It ends the run."""
     if isinstance(error, DepthlineError):
         return not isinstance(error, ImageError)
@@ -123,10 +123,10 @@ def is_fault_of_installation(error: BaseException) -> bool:
 def row_failure(error: Exception) -> ImageError:
     """Whatever was raised while one row was at work, as that row's failure: INTERNAL, with the exception and its place.
 
-    An ImageError comes back as it is. Raises the error again when it is a fault of the installation. Called where the work of one
+    An ImageError comes back as it is. Raises the error again when it is one of the installation. Called where the work of one
     row ends, so that what a stranger's URL, server or file makes a library raise costs no other row anything.
     """
-    if is_fault_of_installation(error):
+    if is_installation_error(error):
         raise error
     if isinstance(error, ImageError):
         return error

@@ -226,3 +226,8 @@ def gallery_depth_key(gallery: str, folder: str) -> str:
 def path_in_gallery(gallery: str, key: str) -> str:
     """The path from a gallery's page to any key of the store, for relative links."""
     return key[len(gallery) + 1 :] if key.startswith(f"{gallery}/") else "../" * (gallery.count("/") + 1) + key
+
+
+# -- columns of files ---------------------------------------------------------------------------------------------------------
+
+EXTRA_COLUMNS = "carried"  # of rows and records: JSON of the manifest's columns that are neither the URL nor the id

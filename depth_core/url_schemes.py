@@ -17,7 +17,7 @@ from fsspec.spec import AbstractFileSystem
 
 from depth_core import s3
 from depth_core.display import shown_text, shown_url
-from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation
+from depth_core.errors import ErrorKind, ImageError, is_installation_error
 from depth_core.settings import Settings
 
 
@@ -74,13 +74,13 @@ class BucketScheme(Scheme):
 
     @contextmanager
     def clear_errors(self, url: str) -> Iterator[None]:
-        """Turns whatever is raised for an object into ImageError; not faults of the installation."""
+        """Turns whatever is raised for an object into ImageError; not errors of the installation."""
         try:
             yield
         except ImageError:
             raise
         except Exception as error:  # the errors of botocore, aiohttp and fsspec have no common base
-            if is_fault_of_installation(error):
+            if is_installation_error(error):
                 raise
             kind, reason = self.explain(error) or _explain(error)
             raise ImageError(kind, f"cannot read {shown_url(url)}: {shown_text(reason)[:300]}") from error

@@ -23,7 +23,7 @@ from depth_core.engine.base import Load, LockDevice, Steps
 from depth_core.engine.batching import Batch, Batcher, UnexplainedFailure, UnexplainedFailures, picture_bytes
 from depth_core.engine.device import NO_DEVICE_LOCK, DeviceLock
 from depth_core.engine.stages import Item, Plan, Prepared
-from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation, row_failure
+from depth_core.errors import ErrorKind, ImageError, is_installation_error, row_failure
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.ingest.images import memory_budget
 from depth_core.output.records import Outcome
@@ -297,7 +297,7 @@ class _Run:
         except Exception as error:
             if self.predictor.is_out_of_memory(error):
                 yield from self._did_not_fit(event.batch)
-            elif is_fault_of_installation(error):
+            elif is_installation_error(error):
                 raise
             elif not self.batches.retry_alone(event.batch):  # an image that fails alone may be to blame, or all are
                 self.failures.add(UnexplainedFailure(event.batch[0], error, self.sent))

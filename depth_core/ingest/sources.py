@@ -21,7 +21,7 @@ from io import BytesIO
 import pandas as pd
 
 from depth_core import layout
-from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation, url_failure
+from depth_core.errors import ErrorKind, ImageError, is_installation_error, url_failure
 from depth_core.ingest.fetch import local_files
 from depth_core.ingest.fetch.download import Downloader, Fetched
 from depth_core.ingest.fetch.ssrf_guard import BlockedAddressError
@@ -139,7 +139,7 @@ def ingest(
     manifests. `only_http`: for URLs that strangers send.
 
     An image that cannot be fetched is a failed outcome, and so is whatever its URL or its server make a library raise. Raises
-    StoreError when the store cannot be read or written, and other faults of the installation.
+    StoreError when the store cannot be read or written, and other errors of the installation.
     """
     private = settings.manifests_may_be_private if allow_private is None else allow_private
     downloader = Downloader(settings, allow_private=private, only_http=only_http)
@@ -270,7 +270,7 @@ def _changed_since(entry: SourceEntry) -> bool:
     try:
         return local_files.etag(os.stat(local_path(entry.url))) != entry.etag
     except Exception as error:
-        if is_fault_of_installation(error):
+        if is_installation_error(error):
             raise
         return True  # the download says what is wrong with it
 

@@ -275,7 +275,7 @@ def _write_thumbnail(store: Store, key: str, of: str) -> str | None:
 
 def _card(record: Mapping[str, Any], folder: str, there: set[str], link: Callable[[str], str]) -> dict[str, Any]:
     url = record["image_url"] or ""
-    carried = json.loads(record["carried"] or "{}")
+    carried = json.loads(record[layout.EXTRA_COLUMNS] or "{}")
     shown = shown_url(url)
     card: dict[str, Any] = {
         "name": _name(record),

@@ -313,7 +313,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("reused", pa.bool_(), "True when the run found the depth map done"),
     Column("folder", _TEXT, "Key of the folder of files in the store; null when failed"),
     Column("run_id", _TEXT, "The run that made this record"),
-    Column("carried", _TEXT, "JSON: the manifest's other columns; `read(expand_carried=True)` makes them columns"),
+    Column(layout.EXTRA_COLUMNS, _TEXT, "JSON: the manifest's other columns; `read(expand_carried=True)` makes them columns"),
 )
 
 SCHEMA = pa.schema([pa.field(c.name, c.type, metadata={"description": c.description}) for c in COLUMNS])
@@ -404,7 +404,7 @@ def build(
         "folder": outcome["folder"].where(succeeded),
         "run_id": run_id,
         "file": rows["file"].map(shown_url, na_action="ignore"),
-        **{name: rows[name] for name in ("image_url", "row_id", "row_key", "line", "position", "carried")},
+        **{name: rows[name] for name in ("image_url", "row_id", "row_key", "line", "position", layout.EXTRA_COLUMNS)},
     }
     return to_frame(pa.Table.from_pandas(pd.DataFrame(records, index=rows.index), schema=SCHEMA, preserve_index=False))
 
@@ -506,8 +506,8 @@ def _names_of(chunk: str) -> tuple[str, str]:
 
 
 def _expanded(frame: pd.DataFrame) -> pd.DataFrame:
-    carried = pd.DataFrame([json.loads(text) for text in frame["carried"].fillna("{}")], index=frame.index)
-    return frame.drop(columns="carried").join(carried.add_prefix("carried."))
+    carried = pd.DataFrame([json.loads(text) for text in frame[layout.EXTRA_COLUMNS].fillna("{}")], index=frame.index)
+    return frame.drop(columns=layout.EXTRA_COLUMNS).join(carried.add_prefix(f"{layout.EXTRA_COLUMNS}."))
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:

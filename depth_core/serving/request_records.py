@@ -68,5 +68,5 @@ def _row(artwork: StoredArtwork, store: Store, chunk: str, position: int, run_id
         "reused": bool(outcome.get("reused")),
         "folder": artwork.folder or None,
         "run_id": run_id,
-        "carried": json.dumps({"worker": artwork.worker} if artwork.worker else {}),
+        layout.EXTRA_COLUMNS: json.dumps({"worker": artwork.worker} if artwork.worker else {}),
     }

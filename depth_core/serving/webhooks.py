@@ -27,7 +27,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from standardwebhooks import Webhook
 
 from depth_core.display import shown_text, shown_url
-from depth_core.errors import ConfigurationError, DepthlineError, ImageError, is_fault_of_installation, row_failure
+from depth_core.errors import ConfigurationError, DepthlineError, ImageError, is_installation_error, row_failure
 from depth_core.ingest.fetch import responses, ssrf_guard
 from depth_core.ingest.fetch.ssrf_guard import Resolver, async_transport
 from depth_core.serving import database as db
@@ -326,7 +326,7 @@ def _message(store: ArtworkStore, settings: Settings, delivery: Delivery) -> tup
 
 def _reason(error: Exception) -> str:
     """What went wrong, for the record: one line that every database takes, with the place when nobody foresaw it."""
-    if is_fault_of_installation(error):
+    if is_installation_error(error):
         return f"{type(error).__name__}: {shown_text(str(error))[:500]}"
     return row_failure(error).message
 

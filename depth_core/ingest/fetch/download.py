@@ -80,7 +80,7 @@ class Downloader:
     async def fetch(self, url: str, *, etag: str = "", session: Session | None = None) -> Fetched:
         """One file, with all retries. With `etag`, the answer may be `not_modified`.
 
-        Raises ImageError, whatever the URL or its server make a library raise; else only faults of the installation.
+        Raises ImageError, whatever the URL or its server make a library raise; else only errors of the installation.
 
         `session` keeps connections between calls; without it each call makes its own.
         """
@@ -182,7 +182,7 @@ class Downloader:
 
         Runs an event loop in a thread of its own. Downloads in flight plus results that nobody has taken yet are never more than
         `download_concurrency`. URLs are read ahead further, so that one slow host does not hold up the others. What a URL, its
-        server or `then` raise is that URL's result, as ImageError. Faults of the installation, and what `urls` raises, end the
+        server or `then` raise is that URL's result, as ImageError. Errors of the installation, and what `urls` raises, end the
         iteration and are raised here. Stopping early cancels what is in flight.
         """
         known = etags or {}

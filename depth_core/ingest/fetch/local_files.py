@@ -14,7 +14,7 @@ from typing import Any
 
 from depth_core import url_schemes
 from depth_core.display import shown_text, shown_url
-from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation
+from depth_core.errors import ErrorKind, ImageError, is_installation_error
 from depth_core.ingest.fetch.body import PIECE, Body
 
 _NO_SUCH_FILE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
@@ -53,7 +53,7 @@ def _clear_errors(path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        if is_fault_of_installation(error):
+        if is_installation_error(error):
             raise
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise ImageError(_kind(error), f"cannot read {shown_url(path)}: {shown_text(reason)}") from error

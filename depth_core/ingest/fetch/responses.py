@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 from depth_core.display import printable, shown_text
-from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation
+from depth_core.errors import ErrorKind, ImageError, is_installation_error
 from depth_core.ingest.fetch import ssrf_guard
 
 LONGEST_HEADER = 200  # characters of a header that are kept or shown
@@ -138,7 +138,7 @@ def next_url(response: httpx.Response) -> httpx.URL | None:
     except ImageError as error:
         raise ImageError(ErrorKind.BAD_URL, f"redirects to what is {error.message}") from None
     except Exception as error:
-        if is_fault_of_installation(error):
+        if is_installation_error(error):
             raise
         raise ImageError(ErrorKind.BAD_URL, f"redirects to what is not a URL: {shown(str(error))}") from None
     if there.scheme not in ("http", "https"):

@@ -40,7 +40,7 @@ def run_many(
     """Runs `work` for each URL within one `session`; yields the results in the order in which they end.
 
     URLs are read ahead beyond the limits, so that one slow host does not hold up the others. What `work` raises for a URL is that
-    URL's result, as ImageError. Faults of the installation, and what `urls` raises, end the iteration and are raised here.
+    URL's result, as ImageError. Errors of the installation, and what `urls` raises, end the iteration and are raised here.
     Stopping early cancels what is in flight.
     """
     results: queue.SimpleQueue[tuple[str, T | ImageError] | BaseException | None] = queue.SimpleQueue()
@@ -137,7 +137,7 @@ class _Run(Generic[S, T]):
                 await self._changed.wait()
 
     async def _run_one(self, session: S, host: str, url: str) -> None:
-        """The boundary of one row: only faults of the installation leave it, and end all."""
+        """The boundary of one row: only errors of the installation leave it, and end all."""
         result: T | ImageError
         try:
             result = await self._work(session, url)

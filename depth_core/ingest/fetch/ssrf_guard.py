@@ -20,7 +20,7 @@ import httpx
 
 from depth_core import url_schemes
 from depth_core.display import printable, shown_text, shown_url
-from depth_core.errors import ErrorKind, ImageError, is_fault_of_installation
+from depth_core.errors import ErrorKind, ImageError, is_installation_error
 from depth_core.ingest.fetch.lenient_http import LenientStream
 from depth_core.url_schemes import WebScheme
 
@@ -154,7 +154,7 @@ def parse_url(url: str | httpx.URL) -> httpx.URL:
     try:
         return httpx.URL(url)
     except Exception as error:
-        if is_fault_of_installation(error):
+        if is_installation_error(error):
             raise
         if (older := _by_the_older_rules(str(url))) != str(url):
             with suppress(Exception):

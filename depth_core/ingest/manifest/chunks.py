@@ -40,10 +40,13 @@ CHUNK_COLUMNS = (
     "row_key",
     "row_id",
     "image_url",
-    "carried",
+    layout.EXTRA_COLUMNS,
     "error_kind",
     "error_message",
 )
+
+
+_IN_DIGEST = ("row_id", "image_url", layout.EXTRA_COLUMNS, "error_kind")
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def _digests(table: pa.Table) -> Integers:
     digests = np.empty(len(table), np.uint64)
     for start in range(0, len(table), _SLICE):
         part = table.slice(start, _SLICE)
-        columns = (pc.fill_null(part[name], "").to_pylist() for name in ("row_id", "image_url", "carried", "error_kind"))
+        columns = (pc.fill_null(part[name], "").to_pylist() for name in _IN_DIGEST)
         texts = map("\0".join, zip(*columns, strict=True))
         packed = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
         digests[start : start + len(part)] = np.frombuffer(packed, ">u8")

@@ -27,7 +27,7 @@ from depth_core.ingest.manifest.rows import (
     Limits,
     Rows,
     distinct,
-    fault_of,
+    message_of,
     no_url_column,
     position,
     template,
@@ -68,13 +68,13 @@ class _Header:
         return position(self.names, ID_COLUMN)
 
     @cached_property
-    def carried_at(self) -> list[int]:
+    def extra_at(self) -> list[int]:
         return [n for n in range(self.width) if n not in (self.url_at, self.id_at)]
 
     @cached_property
     def template(self) -> str:
         every = distinct(self.names)
-        return template([every[n] for n in self.carried_at])
+        return template([every[n] for n in self.extra_at])
 
 
 class _Lines:
@@ -213,7 +213,7 @@ def _tall_header(lines: list[str], delimiter: str) -> tuple[list[str], int] | No
 
 
 def _records(lines: _Lines, delimiter: str, width: int, max_chars: int) -> Iterator[_Batch]:
-    """Line number (from 1) and fields of every row that is not blank, and the faults by position, a batch at a time.
+    """Line number (from 1) and fields of every row that is not blank, and the errors by position, a batch at a time.
 
     A quote that is never closed would take the rows behind it along. So quotes are read strictly, and where that fails, or a
     record of several lines makes no sense, its first line stands alone and reading goes on at the line after it.
@@ -222,7 +222,7 @@ def _records(lines: _Lines, delimiter: str, width: int, max_chars: int) -> Itera
     tallest = min(max(_TALLEST_ROW, width * (2 * max_chars + 3)), 1 << 24)
     starts: list[int] = []
     records: list[tuple[str, ...]] = []
-    faults: dict[int, str] = {}
+    errors: dict[int, str] = {}
     read_again = 0
 
     base = seen = 0  # lines before those of the reader; lines of its that are done with
@@ -244,11 +244,11 @@ def _records(lines: _Lines, delimiter: str, width: int, max_chars: int) -> Itera
             lines.forget()
         base, seen = lines.before + lines.at, 0
         if read_again > _READ_AGAIN:
-            _stand_alone(lines.ahead[lines.at], base + 1, delimiter, width, "a quote is not closed", starts, records, faults)
+            _stand_alone(lines.ahead[lines.at], base + 1, delimiter, width, "a quote is not closed", starts, records, errors)
             lines.at += 1
             if len(records) >= batch:
-                yield starts, records, faults
-                starts, records, faults = [], [], {}
+                yield starts, records, errors
+                starts, records, errors = [], [], {}
             continue
         reader = csv.reader(chain.from_iterable(following()), delimiter=delimiter, strict=True)
         try:
@@ -263,15 +263,15 @@ def _records(lines: _Lines, delimiter: str, width: int, max_chars: int) -> Itera
                     records.append(tuple(record))
                 seen = count
                 if len(records) >= batch:
-                    yield starts, records, faults
-                    starts, records, faults = [], [], {}
+                    yield starts, records, errors
+                    starts, records, errors = [], [], {}
             lines.at = len(lines.ahead)
         except csv.Error as error:
             first = base + seen - lines.before
             read_again += sum(map(len, lines.ahead[first + 1 : base + reader.line_num - lines.before]))
-            _stand_alone(lines.ahead[first], base + seen + 1, delimiter, width, str(error), starts, records, faults)
+            _stand_alone(lines.ahead[first], base + seen + 1, delimiter, width, str(error), starts, records, errors)
             lines.at = first + 1
-    yield starts, records, faults
+    yield starts, records, errors
 
 
 def _stand_alone(
@@ -282,9 +282,9 @@ def _stand_alone(
     error: str,
     starts: list[int],
     records: list[tuple[str, ...]],
-    faults: dict[int, str],
+    errors: dict[int, str],
 ) -> None:
-    """Adds a line with quotes in odd places, such as `"12" screen`, as a row, with a fault when it makes none by itself."""
+    """Adds a line with quotes in odd places, such as `"12" screen`, as a row, with an error when it makes none by itself."""
     try:
         first, second = csv.reader([line, _END], delimiter=delimiter)
         alone = tuple(first) if len(first) == width and second == [_END] else None
@@ -292,51 +292,51 @@ def _stand_alone(
         alone = None
     if alone is None:
         plain = next((ours for theirs, ours in _PLAINLY.items() if error.startswith(theirs)), error)
-        faults[len(records)] = f"cannot be parsed: {plain}"
+        errors[len(records)] = f"cannot be parsed: {plain}"
     starts.append(number)
     records.append(alone or ())
 
 
-def _add(header: _Header, rows: Rows, starts: list[int], records: list[tuple[str, ...]], faults: dict[int, str]) -> None:
+def _add(header: _Header, rows: Rows, starts: list[int], records: list[tuple[str, ...]], errors: dict[int, str]) -> None:
     width, max_chars = header.width, rows.limits.field_chars
     if set(map(len, records)) - {width}:
         for n, record in enumerate(records):
-            if len(record) != width and n not in faults:
+            if len(record) != width and n not in errors:
                 if len(record) > width and not any(record[width:]):
                     records[n] = record[:width]
                 else:
-                    faults[n] = f"has {len(record)} fields where the header has {width}"
-    # Rows with faults are not filled up to the header's width: there may be many of both.
-    good = [n for n in range(len(records)) if n not in faults] if faults else range(len(records))
-    columns = list(zip(*(map(records.__getitem__, good) if faults else records), strict=True))
+                    errors[n] = f"has {len(record)} fields where the header has {width}"
+    # Rows with errors are not filled up to the header's width: there may be many of both.
+    good = [n for n in range(len(records)) if n not in errors] if errors else range(len(records))
+    columns = list(zip(*(map(records.__getitem__, good) if errors else records), strict=True))
     for name, column in zip(header.names, columns, strict=bool(columns)):
         if max(map(len, column)) > max_chars:
             for n, cell in zip(good, column, strict=True):
                 if len(cell) > max_chars:
-                    faults.setdefault(n, too_long(name, max_chars))
-    carried = ["{}"] * len(records)
-    if header.carried_at and columns:
-        for n, text in zip(good, _carried(header, columns, good, faults), strict=True):
-            carried[n] = text if n not in faults else "{}"
+                    errors.setdefault(n, too_long(name, max_chars))
+    extra = ["{}"] * len(records)
+    if header.extra_at and columns:
+        for n, text in zip(good, _extra(header, columns, good, errors), strict=True):
+            extra[n] = text if n not in errors else "{}"
     url_at, id_at = header.url_at, header.id_at
     image_url = [record[url_at].strip() if len(record) > url_at else "" for record in records]
     row_id = (
         [record[id_at].strip() if len(record) > id_at else "" for record in records] if id_at is not None else [""] * len(records)
     )
-    rows.extend(starts, row_id, image_url, carried, faults)
+    rows.extend(starts, row_id, image_url, extra, errors)
 
 
-def _carried(header: _Header, columns: list[tuple[str, ...]], good: list[int] | range, faults: dict[int, str]) -> list[str]:
-    """One JSON object per good row. What makes that fail is the fault of its row."""
-    carried = [columns[n] for n in header.carried_at]
+def _extra(header: _Header, columns: list[tuple[str, ...]], good: list[int] | range, errors: dict[int, str]) -> list[str]:
+    """One JSON object per good row. What makes that fail is the error of its row."""
+    extra = [columns[n] for n in header.extra_at]
     try:
-        return [header.template % cells for cells in zip(*(map(encode_basestring, column) for column in carried), strict=True)]
+        return [header.template % cells for cells in zip(*(map(encode_basestring, column) for column in extra), strict=True)]
     except Exception:  # noqa: BLE001 - each row is tried by itself
         texts = []
-        for n, cells in zip(good, zip(*carried, strict=True), strict=True):
+        for n, cells in zip(good, zip(*extra, strict=True), strict=True):
             try:
                 texts.append(header.template % tuple(map(encode_basestring, cells)))
             except Exception as error:  # noqa: BLE001 - the boundary of a row
-                faults.setdefault(n, fault_of(error))
+                errors.setdefault(n, message_of(error))
                 texts.append("{}")
         return texts

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from depth_core import url_schemes
 from depth_core.display import shown_text, shown_url
-from depth_core.errors import ErrorKind, ImageError, ManifestError, is_fault_of_installation, row_failure
+from depth_core.errors import ErrorKind, ImageError, ManifestError, is_installation_error, row_failure
 from depth_core.ingest.fetch import local_files, objects
 from depth_core.ingest.manifest import formats, pointers
 from depth_core.ingest.manifest.keys import POINTER, canonical, slug
@@ -89,7 +89,7 @@ def _listed(location: str, settings: Settings) -> Iterator[tuple[str, str]]:
     except Exception as error:
         if isinstance(error, ImageError) and error.kind is ErrorKind.NOT_FOUND:
             return
-        if is_fault_of_installation(error):
+        if is_installation_error(error):
             raise
         why = shown_text(str(error))
         raise ManifestError(f"cannot list the manifests in {shown_url(location)}: {why}; see DEPTH_MANIFESTS_URL") from error

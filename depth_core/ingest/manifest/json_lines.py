@@ -16,7 +16,7 @@ from depth_core.ingest.manifest.rows import (
     Limits,
     Rows,
     as_text,
-    fault_of,
+    message_of,
     position,
     to_json,
     too_long,
@@ -47,13 +47,13 @@ def _add(blocks: Iterator[list[str]], rows: Rows) -> None:
                 raise ValueError("is not a JSON object")
             url_name, id_name = _names_in(values)
             named = named or url_name is not None
-            row, fault = _row(values, url_name, id_name, max_chars, long=len(line) > max_chars), ""
+            row, message = _row(values, url_name, id_name, max_chars, long=len(line) > max_chars), ""
         except (ValueError, RecursionError) as error:
-            row, fault = ("", "", "{}"), str(error)[:300]
+            row, message = ("", "", "{}"), str(error)[:300]
         except Exception as error:  # noqa: BLE001 - the boundary of a row
-            row, fault = ("", "", "{}"), fault_of(error)
-        first = first or (number, fault)
-        rows.add(number, *row, fault=fault)
+            row, message = ("", "", "{}"), message_of(error)
+        first = first or (number, message)
+        rows.add(number, *row, error=message)
     if first and not named:
         why = f"; line {first[0]}: {first[1]}" if first[1] else ""
         raise ManifestError(f"{rows.uri}: no row has a {' or '.join(URL_COLUMNS)}{why}")

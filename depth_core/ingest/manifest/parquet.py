@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from depth_core.display import shown_text
-from depth_core.errors import ManifestError, is_fault_of_installation
+from depth_core.errors import ManifestError, is_installation_error
 from depth_core.ingest.manifest.rows import (
     ID_COLUMN,
     URL_COLUMNS,
@@ -24,7 +24,7 @@ from depth_core.ingest.manifest.rows import (
     Rows,
     as_text,
     distinct,
-    fault_of,
+    message_of,
     no_url_column,
     position,
     template,
@@ -40,13 +40,13 @@ _BATCH = 8192  # rows that are converted at once
 _CELLS = 1_000_000
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "BYTE_ARRAY": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12}  # bytes in memory
 
-_Fault = Callable[[int, str], object]  # told the row's place in its batch, and what is wrong with it
+_Report = Callable[[int, str], object]  # gets the row's place in its batch, and what is wrong with it
 
 
 def read(file: BinaryIO, uri: str, limits: Limits) -> pd.DataFrame:
     """Rows of a Parquet manifest, with the columns of ManifestRows.frame; `line` is the row's number from 1.
 
-    Binary columns are not carried. Raises ManifestError when it is no Parquet file, has no column of URLs, or is too large.
+    Binary columns are left out. Raises ManifestError when it is no Parquet file, has no column of URLs, or is too large.
     """
     rows = Rows(uri, limits)
     try:
@@ -58,7 +58,7 @@ def read(file: BinaryIO, uri: str, limits: Limits) -> pd.DataFrame:
     except ManifestError:
         raise
     except Exception as error:
-        if is_fault_of_installation(error):
+        if is_installation_error(error):
             raise
         raise ManifestError(f"{uri} is not a readable Parquet file: {shown_text(str(error).strip())[:300]}") from error
     return rows.frame()
@@ -145,63 +145,63 @@ def _add(batch: pa.RecordBatch, at: int, rows: Rows) -> None:
     names = batch.schema.names
     url_at, id_at = position(names, *URL_COLUMNS), position(names, ID_COLUMN)
     assert url_at is not None
-    faults: dict[int, str] = {}
+    errors: dict[int, str] = {}
 
     def cells(n: int, name: str, to_text: Callable[[Any], str]) -> list[str]:
-        texts = _cells(_finite(batch.column(n)), name, to_text, max_chars, faults.setdefault)
+        texts = _cells(_finite(batch.column(n)), name, to_text, max_chars, errors.setdefault)
         if max(map(len, texts), default=0) > max_chars:
             for at, text in enumerate(texts):
                 if len(text) > max_chars:
-                    faults.setdefault(at, too_long(name, max_chars))
+                    errors.setdefault(at, too_long(name, max_chars))
         return texts
 
     image_url = cells(url_at, names[url_at], lambda value: value.strip() if value else "")
     row_id = cells(id_at, ID_COLUMN, as_text) if id_at is not None else [""] * len(batch)
     every = distinct(names)
-    carried_at = [n for n, field in enumerate(batch.schema) if n not in (url_at, id_at) and not _is_binary(field.type)]
-    carried_names = [every[n] for n in carried_at]
-    encoded = [cells(n, name, _any_to_json) for n, name in zip(carried_at, carried_names, strict=True)]
-    form = template(carried_names)
-    carried = [form % row for row in zip(*encoded, strict=True)] if encoded else ["{}"] * len(batch)
-    for n in faults:
-        carried[n] = "{}"
-    rows.extend(range(at + 1, at + len(batch) + 1), row_id, image_url, carried, faults)
+    extra_at = [n for n, field in enumerate(batch.schema) if n not in (url_at, id_at) and not _is_binary(field.type)]
+    extra_names = [every[n] for n in extra_at]
+    encoded = [cells(n, name, _any_to_json) for n, name in zip(extra_at, extra_names, strict=True)]
+    objects = template(extra_names)
+    extra = [objects % row for row in zip(*encoded, strict=True)] if encoded else ["{}"] * len(batch)
+    for n in errors:
+        extra[n] = "{}"
+    rows.extend(range(at + 1, at + len(batch) + 1), row_id, image_url, extra, errors)
 
 
-def _cells(column: pa.Array, name: str, to_text: Callable[[Any], str], max_chars: int, fault: _Fault) -> list[str]:
-    """Every cell as text. A cell that cannot be converted is "", and its row has a fault."""
+def _cells(column: pa.Array, name: str, to_text: Callable[[Any], str], max_chars: int, report: _Report) -> list[str]:
+    """Every cell as text. A cell that cannot be converted is "", and its row has an error."""
     if not (pa.types.is_dictionary(column.type) and _is_text(column.type.value_type)):
-        return list(_texts(column, to_text, fault))
+        return list(_texts(column, to_text, report))
     # The same text is converted once, whatever the number of its rows, and of one that is too long only what is kept.
     used = pc.unique(column.indices.drop_null())
     values = column.dictionary.take(used)
     long = pc.fill_null(pc.greater(pc.binary_length(values), 4 * max_chars), False)
-    told: dict[int, str] = {}
-    texts = list(_texts(pc.if_else(long, pa.scalar(None, values.type), values), to_text, told.setdefault))
+    of_value: dict[int, str] = {}
+    texts = list(_texts(pc.if_else(long, pa.scalar(None, values.type), values), to_text, of_value.setdefault))
     for n in pc.indices_nonzero(long).to_pylist():
-        told[n] = too_long(name, max_chars)
+        of_value[n] = too_long(name, max_chars)
         texts[n] = to_text(values[n].as_buffer()[: 4 * max_chars].to_pybytes().decode("utf-8", "ignore"))
     places, absent = column.indices.to_pylist(), to_text(None)
     of_place = dict(zip(used.to_pylist(), texts, strict=True))
-    if told:
-        faults = {used[n].as_py(): why for n, why in told.items()}
+    if of_value:
+        errors = {used[n].as_py(): why for n, why in of_value.items()}
         for n, place in enumerate(places):
-            if place in faults:
-                fault(n, faults[place])
+            if place in errors:
+                report(n, errors[place])
     return [absent if place is None else of_place[place] for place in places]
 
 
-def _texts(column: pa.Array, to_text: Callable[[Any], str], fault: _Fault) -> Iterator[str]:
+def _texts(column: pa.Array, to_text: Callable[[Any], str], report: _Report) -> Iterator[str]:
     try:
         yield from list(map(to_text, column.to_pylist()))
     except Exception as error:
-        if is_fault_of_installation(error):
+        if is_installation_error(error):
             raise
         for n, cell in enumerate(column):
             try:
                 yield to_text(_value(cell))
             except Exception as error:  # noqa: BLE001 - the boundary of a row
-                fault(n, fault_of(error))
+                report(n, message_of(error))
                 yield ""
 
 

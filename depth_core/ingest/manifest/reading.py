@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 
 from depth_core import url_schemes
 from depth_core.display import shown_text, shown_url
-from depth_core.errors import ErrorKind, ImageError, ManifestError, is_fault_of_installation
+from depth_core.errors import ErrorKind, ImageError, ManifestError, is_installation_error
 from depth_core.ingest.fetch.download import Downloader, Fetched
 from depth_core.ingest.manifest import formats
 from depth_core.ingest.manifest.chunks import ManifestRows
@@ -80,7 +80,7 @@ def _opened(uri: str, settings: Settings) -> BinaryIO:
 
 
 def _unreadable(name: str, error: Exception) -> Exception:
-    return error if is_fault_of_installation(error) else ManifestError(f"{name} cannot be read: {shown_text(str(error))}")
+    return error if is_installation_error(error) else ManifestError(f"{name} cannot be read: {shown_text(str(error))}")
 
 
 def _copied(source: Any) -> BinaryIO:

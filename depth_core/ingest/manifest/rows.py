@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from depth_core import layout
 from depth_core.display import shown_text
 from depth_core.errors import ErrorKind, ManifestError, row_failure
 
@@ -56,7 +57,7 @@ class Limits:
 
 
 class Rows:
-    """Columns as they are being read. A row that could not be read has a fault: why."""
+    """Columns as they are being read. A row that could not be read has an error: why."""
 
     def __init__(self, uri: str, limits: Limits) -> None:
         self.uri = uri
@@ -64,21 +65,21 @@ class Rows:
         self._line: list[int] = []
         self._row_id: list[str] = []
         self._image_url: list[str] = []
-        self._carried: list[str] = []
-        self._faults: dict[int, str] = {}
+        self._extra: list[str] = []
+        self._errors: dict[int, str] = {}
         self._batches: list[pa.RecordBatch] = []
         self._nothing = pa.nulls(0, _TEXT)
         self._rows = 0
         self._bytes = 0
 
-    def add(self, line: int, row_id: str = "", image_url: str = "", carried: str = "{}", fault: str = "") -> None:
+    def add(self, line: int, row_id: str = "", image_url: str = "", extra: str = "{}", error: str = "") -> None:
         """One row; `line` is counted from 1."""
-        if fault:
-            self._faults[len(self._line)] = fault
+        if error:
+            self._errors[len(self._line)] = error
         self._line.append(line)
         self._row_id.append(row_id)
         self._image_url.append(image_url)
-        self._carried.append(carried)
+        self._extra.append(extra)
         if len(self._line) >= BATCH:
             self._flush()
 
@@ -87,16 +88,16 @@ class Rows:
         line: Sequence[int],
         row_id: Sequence[str],
         image_url: Sequence[str],
-        carried: Sequence[str],
-        faults: Mapping[int, str],
+        extra: Sequence[str],
+        errors: Mapping[int, str],
     ) -> None:
-        """Many rows; `faults` by position in these."""
+        """Many rows; `errors` by position in these."""
         start = len(self._line)
-        self._faults |= {start + n: fault for n, fault in faults.items()}
+        self._errors |= {start + n: error for n, error in errors.items()}
         self._line += line
         self._row_id += row_id
         self._image_url += image_url
-        self._carried += carried
+        self._extra += extra
         if len(self._line) >= BATCH:
             self._flush()
 
@@ -112,18 +113,18 @@ class Rows:
         self._rows += count
         if self._rows > self.limits.rows:
             raise too_many_rows(self.uri, self.limits)
-        for cells in (self._row_id, self._image_url, self._carried):
+        for cells in (self._row_id, self._image_url, self._extra):
             if _UNREADABLE.search("".join(cells)):
                 for n, cell in enumerate(cells):
                     if _UNREADABLE.search(cell):
-                        self._faults.setdefault(n, "has a NUL byte or is not valid UTF-8; save the manifest as UTF-8")
+                        self._errors.setdefault(n, "has a NUL byte or is not valid UTF-8; save the manifest as UTF-8")
                         cells[n] = _UNREADABLE.sub("\N{REPLACEMENT CHARACTER}", cell)
-        for n in self._faults:
+        for n in self._errors:
             self._image_url[n] = self._image_url[n][: self.limits.field_chars]
             self._row_id[n] = self._row_id[n][: self.limits.field_chars]
         arrays = [pa.array(self._line, pa.int64())]
-        arrays += [pa.array(cells, _TEXT) for cells in (self._row_id, self._image_url, self._carried)]
-        arrays += self._errors(count)
+        arrays += [pa.array(cells, _TEXT) for cells in (self._row_id, self._image_url, self._extra)]
+        arrays += self._error_columns(count)
         self._bytes += sum(array.nbytes for array in arrays[1:4])
         if self._bytes > 2 * self.limits.bytes:
             raise ManifestError(
@@ -131,20 +132,20 @@ class Rows:
                 "DEPTH_MAX_MANIFEST_BYTES; split it, or raise that setting"
             )
         self._batches.append(pa.RecordBatch.from_arrays(arrays, _COLUMNS))
-        self._line, self._row_id, self._image_url, self._carried, self._faults = [], [], [], [], {}
+        self._line, self._row_id, self._image_url, self._extra, self._errors = [], [], [], [], {}
 
-    def _errors(self, count: int) -> list[pa.Array]:
+    def _error_columns(self, count: int) -> list[pa.Array]:
         """Kind and message of each pending row. Where none has failed, all batches share one array of nothing."""
-        if not self._faults:
+        if not self._errors:
             if len(self._nothing) < count:
                 self._nothing = pa.nulls(count, _TEXT)
             return [self._nothing.slice(0, count)] * 2
-        kinds = [ErrorKind.BAD_ROW.value if n in self._faults else None for n in range(count)]
-        messages = [f"{self.uri}:{self._line[n]}: {self._faults[n]}" if n in self._faults else None for n in range(count)]
+        kinds = [ErrorKind.BAD_ROW.value if n in self._errors else None for n in range(count)]
+        messages = [f"{self.uri}:{self._line[n]}: {self._errors[n]}" if n in self._errors else None for n in range(count)]
         return [pa.array(kinds, _TEXT), pa.array(messages, _TEXT)]
 
 
-_COLUMNS = ["line", "row_id", "image_url", "carried", "error_kind", "error_message"]
+_COLUMNS = ["line", "row_id", "image_url", layout.EXTRA_COLUMNS, "error_kind", "error_message"]
 
 
 def too_many_rows(uri: str, limits: Limits) -> ManifestError:
@@ -156,12 +157,12 @@ def too_large(uri: str, limit: int) -> ManifestError:
 
 
 def too_long(name: object, max_chars: int) -> str:
-    """The fault of a row with a field of that name that is too long."""
+    """What is wrong with a row that has a field of that name that is too long."""
     return f"its field {str(name)[:80]!r} is longer than {max_chars} characters (DEPTH_MAX_FIELD_CHARS)"
 
 
-def fault_of(error: Exception) -> str:
-    """The fault of a row that made a library raise. Raises the error again when it is a fault of the installation."""
+def message_of(error: Exception) -> str:
+    """What is wrong with a row that made a library raise. Raises the error again when it is one of the installation."""
     return f"cannot be read: {row_failure(error).message}"
 
 

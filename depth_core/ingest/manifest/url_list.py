@@ -19,6 +19,6 @@ def read(file: BinaryIO, uri: str, limits: Limits) -> pd.DataFrame:
             number += 1
             url = line.strip()
             if url and not url.startswith("#"):
-                fault = too_long("URL", limits.field_chars) if len(url) > limits.field_chars else ""
-                rows.add(number, image_url=url, fault=fault)
+                error = too_long("URL", limits.field_chars) if len(url) > limits.field_chars else ""
+                rows.add(number, image_url=url, error=error)
     return rows.frame()

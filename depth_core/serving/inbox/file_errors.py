@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError, StatementError
 
 from depth_core.display import shown_text
-from depth_core.errors import StoreError, is_fault_of_installation, row_failure
+from depth_core.errors import StoreError, is_installation_error, row_failure
 
 LONGEST_PAUSE_SECONDS = 60.0  # between attempts at one file
 
@@ -61,4 +61,4 @@ def _of_the_installation(error: Exception) -> bool:
         return False
     if isinstance(error, SQLAlchemyError):  # but for values that the database cannot take
         return not (isinstance(error, DataError | IntegrityError) or type(error) is StatementError)
-    return is_fault_of_installation(error)
+    return is_installation_error(error)

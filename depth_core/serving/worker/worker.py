@@ -25,7 +25,7 @@ from depth_core.errors import (
     ImageError,
     ModelUnavailableError,
     StoreError,
-    is_fault_of_installation,
+    is_installation_error,
     row_failure,
     url_failure,
 )
@@ -279,7 +279,7 @@ class Worker:
                     return
 
     def _known(self, each: _Ready, folder: str) -> Outcome | None:
-        """What was made of an artwork's image before, if anything, or why nobody can tell. Raises faults of the installation."""
+        """What was made of an artwork's image before, if anything, or why nobody can tell. Raises errors of the installation."""
         try:
             sidecar = encode.read_sidecar(self.store, folder)
             return None if sidecar is None else records.outcome_from_sidecar(folder, sidecar)
@@ -365,7 +365,7 @@ def _no_room(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    return shown_text(str(error)) if is_fault_of_installation(error) else row_failure(error).message
+    return shown_text(str(error)) if is_installation_error(error) else row_failure(error).message
 
 
 def _unfetched(error: ImageError) -> Outcome:

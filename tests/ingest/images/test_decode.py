@@ -301,7 +301,7 @@ def test_errors_of_the_check_pass_through(quarters: Image.Image, encode: Encode,
         (b"qoif" + bytes(30), "QOI"),
         (b"DDS " + bytes(30), "DDS"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
-        (bytes(range(200)), "no format that is known"),
+        (bytes(range(200)), "unknown format"),
     ],
 )
 def test_what_is_no_image_is_named_for_what_it_looks_like(data: bytes, looks_like: str, settings: Settings) -> None:
