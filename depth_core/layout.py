@@ -24,6 +24,7 @@ DEPTH, RECORDS = "depth", "records"
 API_PROFILE = "api"  # the profile of single requests
 
 _CHUNK = re.compile(r"(?P<slug>[a-z0-9_-]+)-(?P<number>\d{5,})")
+_REQUEST_CHUNK = re.compile(rf"{API_PROFILE}-\d{{8}}")
 _HASH = re.compile(r"-[0-9a-f]{8}$")
 _PARQUET = ".parquet"
 _SEGMENT = ".jsonl"
@@ -43,6 +44,11 @@ def request_chunk(day: date) -> str:
     return f"{API_PROFILE}-{day:%Y%m%d}"
 
 
+def is_request_chunk(chunk: str) -> bool:
+    """Whether a chunk key is of a day's single requests."""
+    return _REQUEST_CHUNK.fullmatch(chunk) is not None
+
+
 def slug_of_chunk(chunk: str) -> str:
     """The manifest's part of a chunk key, "photos-1a2b3c4d" of "photos-1a2b3c4d-00007"; another shape is its own slug."""
     match = _CHUNK.fullmatch(chunk)
@@ -60,6 +66,11 @@ def name_of_slug(slug: str) -> str:
 
 
 # -- manifests and sources ----------------------------------------------------------------------------------------------------
+
+
+def manifests_folder() -> str:
+    """All manifests, a folder for each, named by its slug."""
+    return "manifests"
 
 
 def manifest_facts_key(slug: str) -> str:

@@ -13,13 +13,14 @@ from typing import Annotated
 import typer
 
 from depth_core import terminal
-from depth_core.cli import artworks, depth_maps, doctor, models, worker
+from depth_core.cli import artworks, depth_maps, doctor, explain, models, worker
 from depth_core.cli.common import console, errors
 
 # No pretty traces: they show the values of variables, keys among them.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Depth maps of many images.")
 app.command("map")(depth_maps.map_photos)
 app.command()(doctor.doctor)
+app.command()(explain.explain)
 app.add_typer(models.app, name="models")
 app.command()(worker.worker)
 app.command()(artworks.artwork)

@@ -10,7 +10,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from depth_core.errors import ErrorKind
+from depth_core.explain import cures
 from pipelines import names
+from pipelines.partitions import pair
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -83,3 +86,13 @@ def test_a_broken_profiles_file_is_one_clear_error(house) -> None:
     (house.folder / "profiles.toml").write_text('[x.parameters]\nmodel = "huge"\nfoo = 1\n')
     with pytest.raises(Exception, match=r"(?s)\[x\] parameters.model: .*huge.*; \[x\] parameters.foo"):
         house.defs()
+
+
+def test_the_jobs_that_explain_tells_people_to_run_are_there(house) -> None:
+    partitions = {"ingest_chunk": "c-00000"}
+    defs = house.defs()
+    for stage in cures.Stage:
+        for kind in ErrorKind:
+            for job, partition in cures.of_row(stage, kind, chunk="c-00000", profile="preview").jobs:
+                assert defs.resolve_job_def(job)
+                assert partition == partitions.get(job, str(pair("c-00000", "preview")))

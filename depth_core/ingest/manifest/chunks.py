@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from depth_core import layout
 from depth_core.errors import ManifestError
+from depth_core.ingest.manifest import index as index_file
 from depth_core.ingest.manifest.index import GONE, Index, Integers, hashes_of
 from depth_core.ingest.manifest.rows import frugal
 from depth_core.storage import Store
@@ -276,6 +277,12 @@ def read_index(store: Store, slug: str) -> Index | None:
     """The index of the last time, for assign_chunks; None when there was none."""
     data = store.read_or_none(layout.manifest_index_key(slug))
     return None if data is None else Index.from_parquet(data)
+
+
+def find_rows(store: Store, slug: str, matches: Callable[[pa.Array], pa.Array]) -> Iterator[tuple[str, str]]:
+    """Row key and chunk of each row of a manifest whose key matches, as the last index run left it; see `index.find`."""
+    data = store.read_or_none(layout.manifest_index_key(slug))
+    return iter(()) if data is None else index_file.find(data, matches)
 
 
 def read_chunk(store: Store, chunk: str) -> pd.DataFrame:

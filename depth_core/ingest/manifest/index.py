@@ -6,7 +6,7 @@ here: which rows get which chunk (chunks.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -95,6 +95,17 @@ class Index:
         if not keys:
             return cls.empty()
         return cls(pa.concat_arrays(keys), list(numbers), np.concatenate(chunks), np.concatenate(digests))
+
+
+def find(data: bytes, matches: Callable[[pa.Array], pa.Array]) -> Iterator[tuple[str, str]]:
+    """Key and chunk of each row of an index file that the manifest still has and whose key matches.
+
+    `matches`: given keys (large_string), a boolean for each. Holds some thousand rows at once.
+    """
+    for batch in pq.ParquetFile(BytesIO(data)).iter_batches(_SLICE, columns=_SCHEMA.names, use_threads=False):
+        there = pc.and_(matches(batch["row_key"].cast(_TEXT)), pc.not_equal(batch["digest"].cast(_TEXT), ""))
+        for row in batch.filter(there).to_pylist():
+            yield row["row_key"], row["chunk"]
 
 
 _SCHEMA = pa.schema([("row_key", _TEXT), ("chunk", _TEXT), ("digest", _TEXT)])

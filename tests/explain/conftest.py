@@ -1,0 +1,127 @@
+"""A store as bulk runs leave it, made without a network: rows, sources, outcomes and records of two manifests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from depth_core import layout, profiles
+from depth_core import settings as settings_module
+from depth_core.ingest import manifest, sources
+from depth_core.output import records
+from depth_core.output.records import Outcome
+from depth_core.settings import Settings
+from depth_core.storage import Store
+
+PROFILES = """
+[preview.parameters]
+model = "tiny"
+resolutionLowerLimit = 256
+[inverted.parameters]
+model = "tiny"
+invertDepth = true
+"""
+SECRET = "http://me:hunter2@127.0.0.1:9/gone.jpg?token=hunter3"
+
+
+@dataclass(frozen=True)
+class Production:
+    """What an operator has."""
+
+    folder: Path
+    settings: Settings
+    store: Store
+
+    def photo(self, name: str, seed: int) -> Path:
+        path = self.folder / "photos" / name
+        path.parent.mkdir(exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+        return path
+
+    def index(self, name: str, *lines: str) -> list[str]:
+        """Writes and indexes a manifest; returns its chunks."""
+        path = self.folder / "manifests" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(lines) + "\n", "utf-8")
+        rows, slug = manifest.read(str(path), self.settings), manifest.slug(str(path))
+        index = manifest.read_index(self.store, slug)
+        assignment = manifest.assign_chunks(rows, index, slug=slug, rows_per_chunk=self.settings.rows_per_chunk)
+        manifest.write_chunks(self.store, slug, assignment, rows, run_id="index-run")
+        return sorted(assignment.index.names)
+
+    def ingest(self, chunk: str) -> None:
+        rows = manifest.validate(manifest.read_chunk(self.store, chunk), self.settings)
+        manifest.write_rows(self.store, chunk, rows)
+        urls = rows.loc[rows["error_kind"].isna(), "image_url"]
+        sources.write_table(self.store, chunk, sources.table(sources.ingest(urls, self.store, self.settings)))
+
+    def make(self, chunk: str, profile: str, failures: dict[str, tuple[str, str]] | None = None) -> None:
+        """Outcomes and records of a chunk. `failures`: kind and message by the file's name, in place of a depth map."""
+        table = sources.read_table(self.store, chunk)
+        assert table is not None
+        outcomes = []
+        for url, sha in table.dropna(subset=["sha256"])[["image_url", "sha256"]].itertuples(index=False):
+            kind, message = (failures or {}).get(Path(url).name, (None, None))
+            folder = layout.depth_folder(sha, "d" * 12)
+            if kind is None:
+                for name in ("depth.png", "depth.json"):
+                    self.store.write(f"{folder}/{name}", b"x")
+            outcomes.append(
+                Outcome(
+                    sha,
+                    "succeeded" if kind is None else "failed",
+                    folder,
+                    ("depth.png", "depth.json") if kind is None else (),
+                    model="tiny",
+                    error_kind=kind,
+                    error_message=message,
+                    finished_at="2026-02-03T04:05:06.000Z",
+                )
+            )
+        found = profiles.find(self.settings, profile)
+        records.write_outcomes(self.store, found, chunk, outcomes)
+        facts = manifest.read_facts(self.store, layout.slug_of_chunk(chunk))
+        assert facts is not None
+        frame = records.build(
+            manifest.read_rows(self.store, chunk),
+            table,
+            outcomes,
+            manifest=facts["uri"],
+            chunk=chunk,
+            profile=profile,
+            parameters=found.parameters.as_api(),
+            store=self.store,
+            run_id="run-7",
+        )
+        records.write(self.store, frame, profile, chunk)
+
+
+@pytest.fixture
+def production(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Production:
+    """Of one manifest: good, damaged, two that cannot be fetched, and a row without a URL, under one of two profiles."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEPTH_DATA", str(tmp_path))
+    monkeypatch.setenv("DEPTH_ALLOW_PRIVATE_HOSTS", "true")
+    monkeypatch.setenv("DEPTH_DOWNLOAD_ATTEMPTS", "1")
+    (tmp_path / "profiles.toml").write_text(PROFILES, "utf-8")
+    settings = settings_module.load()
+    place = Production(tmp_path, settings, Store.from_settings(settings))
+    place.photo("good.png", 1)
+    place.photo("damaged.png", 2)
+    (chunk,) = place.index(
+        "shots.csv",
+        "id,image_url",
+        "a,../photos/good.png",
+        "b,../photos/damaged.png",
+        "c,../photos/nowhere.png",
+        f"d,{SECRET}",
+        "e,",
+    )
+    place.ingest(chunk)
+    place.make(chunk, "preview", {"damaged.png": ("truncated_image", "the image ends early")})
+    return place
