@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 
 # Before torch is imported: its threads sleep while they wait, or those of two workers would take each other's cores by waiting.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-sys.path.insert(0, str(Path(__file__).parent))  # for odd_calls.py, ports.py, small_network.py
+sys.path.insert(0, str(Path(__file__).parent))  # for `support`
 
 # No example fails because the machine is busy, and every run has the same ones. --hypothesis-profile=search looks for others.
 _PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
@@ -28,10 +29,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _a_small_network_in_the_place_of_the_bundled_one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Most tests need a network and no good one; programs that tests start take it too."""
-    import small_network
+    from support import small_network
 
     folder = small_network.write(tmp_path_factory.mktemp("small") / "tiny")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DEPTH_CHECKPOINTS", json.dumps({"tiny": str(folder)}))
         patch.setenv("DEPTH_RUNTIME", "torch")  # converting a network for OpenVINO takes seconds
         yield
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A server that speaks S3, one for all tests of a worker: tests take buckets of their own."""
+    from support.servers import s3_server
+
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[sa.URL]:
+    """A PostgreSQL server, one for all tests of a worker: tests take databases of their own."""
+    from support.servers import postgresql_server
+
+    with postgresql_server() as url:
+        yield url

@@ -23,8 +23,8 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from ports import free_port
 from standardwebhooks import Webhook
+from support.ports import free_port
 
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.database import open_database

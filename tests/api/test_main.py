@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from ports import free_port
+from support.ports import free_port
 
 from depth_api import __main__ as program
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small_network
 import torch
+from support import small_network
 
 from depth_core.catalog import BY_KEY
 from depth_core.errors import ConfigurationError

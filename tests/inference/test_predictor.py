@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import oracle
 import pytest
-import small_network
 import torch
 import transformers
 from safetensors.torch import save_file
+from support import small_network
 
 from depth_core.catalog import BY_KEY
 from depth_core.errors import ConfigurationError, ModelUnavailableError

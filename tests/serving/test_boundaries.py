@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import odd_calls
 import pytest
+from support import odd_calls
 
 from depth_core import settings as settings_module
 from depth_core.serving import webhooks

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import odd_calls
 import pytest
+from support import odd_calls
 
 from depth_core.errors import StoreError
 from depth_core.ingest import sources
