@@ -22,6 +22,8 @@ from depth_core.errors import ManifestError
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.ingest import manifest, sources
 from depth_core.output import records
+from depth_core.output.outcomes import read_outcomes
+from depth_core.output.record_schema import SCHEMA
 from depth_core.profiles import Profile
 from depth_core.settings import Settings
 from depth_core.storage import Store
@@ -55,7 +57,7 @@ class Completeness:
 
 # What a record says of the runs that fetched its image and wrote it, and not of its row: another profile's run fetches again.
 _OF_ITS_RUN = {"run_id", "created_at", "reused", "seconds_download"}
-_LASTING = pa.schema([column for column in records.SCHEMA if column.name not in _OF_ITS_RUN])
+_LASTING = pa.schema([column for column in SCHEMA if column.name not in _OF_ITS_RUN])
 
 
 def _lasting(frame: pd.DataFrame, parameters: DepthParameters, columns: Collection[str]) -> pa.Table:
@@ -108,7 +110,7 @@ def _reason(
     due = records.build(
         rows,
         table,
-        records.read_outcomes(store, profile.name, chunk).values(),
+        read_outcomes(store, profile.name, chunk).values(),
         manifest=facts["uri"],
         chunk=chunk,
         profile=profile.name,

@@ -76,7 +76,7 @@ class Store:
         """
         if self.local:
             return None
-        with self._clear_errors("sign a link to", key):
+        with self.clear_errors("sign a link to", key):
             try:
                 return str(self.fs.sign(self.path(key), expiration=seconds))
             except NotImplementedError:
@@ -86,7 +86,7 @@ class Store:
 
     def read(self, key: str) -> bytes:
         """All bytes of a key. Raises FileNotFoundError when it is not there, StoreError when the store cannot be read."""
-        with self._clear_errors("read", key):
+        with self.clear_errors("read", key):
             if self.local:
                 return Path(self.path(key)).read_bytes()
             return cast(bytes, self.fs.cat_file(self.path(key)))
@@ -99,13 +99,13 @@ class Store:
 
     def open(self, key: str) -> BinaryIO:
         """A seekable stream over a key, for Parquet and for range requests."""
-        with self._clear_errors("read", key):
+        with self.clear_errors("read", key):
             return cast(BinaryIO, self.fs.open(self.path(key), "rb"))
 
     def size(self, key: str) -> int | None:
         """Bytes of a key, None when it is not there."""
         try:
-            with self._clear_errors("read", key):
+            with self.clear_errors("read", key):
                 if self.local:
                     status = os.stat(self.path(key))
                     return status.st_size if stat.S_ISREG(status.st_mode) else None
@@ -119,7 +119,7 @@ class Store:
 
     def keys(self, prefix: str) -> Iterator[str]:
         """All keys below a folder, sorted; none when the folder is not there. Files half-written are not keys."""
-        with self._clear_errors("list", prefix):
+        with self.clear_errors("list", prefix):
             self.fs.invalidate_cache()
             try:
                 paths = sorted(self.fs.find(self.path(prefix)))
@@ -131,7 +131,7 @@ class Store:
 
     def entries(self, prefix: str) -> list[dict[str, Any]]:
         """What lies directly in a folder, as the file system tells it (name, type, size, times); [] when it is not there."""
-        with self._clear_errors("list", prefix):
+        with self.clear_errors("list", prefix):
             self.fs.invalidate_cache()
             try:
                 return cast(list[dict[str, Any]], self.fs.ls(self.path(prefix), detail=True))
@@ -142,7 +142,7 @@ class Store:
 
     def write(self, key: str, data: bytes | memoryview, *, content_type: str | None = None) -> None:
         """Puts the whole key at once. Raises StoreError (permissions, disk full, no network); the old bytes then stay."""
-        with self._clear_errors("write", key):
+        with self.clear_errors("write", key):
             self._put(key, data, content_type)
 
     def _put(self, key: str, data: bytes | memoryview, content_type: str | None = None) -> None:
@@ -211,7 +211,7 @@ class Store:
 
     def delete(self, key: str) -> None:
         """Removes a key; not an error when it is not there."""
-        with self._clear_errors("delete", key), suppress(FileNotFoundError):
+        with self.clear_errors("delete", key), suppress(FileNotFoundError):
             self.fs.rm_file(self.path(key))
 
     def check_writable(self) -> None:
@@ -219,7 +219,7 @@ class Store:
         key = f".writable-{uuid.uuid4().hex[:8]}"
         folders = [f"{self.root}/{PARTS}", *_with_parents(self.root)] if self.local else []
         missing = [folder for folder in folders if not os.path.lexists(folder)]
-        with self._clear_errors("write", ""):
+        with self.clear_errors("write", ""):
             try:
                 self._put(key, b"")
                 self.delete(key)
@@ -231,8 +231,11 @@ class Store:
     # -- errors ---------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _clear_errors(self, verb: str, key: str) -> Iterator[None]:
-        """Turns a file system's own errors into StoreError; FileNotFoundError passes through, except from a write."""
+    def clear_errors(self, verb: str, key: str) -> Iterator[None]:
+        """Turns a file system's own errors into StoreError; FileNotFoundError passes through, except from a write.
+
+        For a block that reads, lists or writes through `fs` itself; `verb` says which, for the message.
+        """
         try:
             yield
         except StoreError:

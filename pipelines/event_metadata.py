@@ -1,6 +1,6 @@
-"""What people see of an asset in Dagster's UI beside its data: counts, previews, pictures, schemas. Bounded in size.
+"""What assets show in Dagster's UI beside their data: counts, previews, pictures, schemas. Bounded in size, whatever the chunk.
 
-What other code reads from an event is in event_facts.py.
+For people only. What other code reads from an event is in event_facts.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import dagster as dg
 import pandas as pd
 
 from depth_core.display import shown_text
-from depth_core.output import records
+from depth_core.output.record_schema import COLUMNS
 
 PREVIEW_ROWS = 10
 
@@ -48,6 +48,4 @@ def _cell(value: Any) -> str | int | float | bool:
 
 def record_schema() -> dg.TableSchema:
     """The columns of the table of records."""
-    return dg.TableSchema(
-        [dg.TableColumn(column.name, str(column.type), description=column.description) for column in records.COLUMNS]
-    )
+    return dg.TableSchema([dg.TableColumn(column.name, str(column.type), description=column.description) for column in COLUMNS])

@@ -1,4 +1,4 @@
-"""What the commands share: where they print, how they end when something is wrong, models by name."""
+"""What the commands share: where they print, how they end when something is wrong, the words for models."""
 
 from __future__ import annotations
 

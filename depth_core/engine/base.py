@@ -14,7 +14,7 @@ from depth_core.engine import stages
 from depth_core.engine.device import NO_DEVICE_LOCK, DeviceLock
 from depth_core.engine.stages import Item, Plan, Prepared
 from depth_core.inference.checkpoints import Checkpoint
-from depth_core.output.records import Outcome
+from depth_core.output.outcomes import Outcome
 from depth_core.settings import Settings
 from depth_core.storage import Store
 

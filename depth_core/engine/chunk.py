@@ -17,8 +17,9 @@ from depth_core.engine.independent import run_independent
 from depth_core.engine.passes import ChunkRun, OpenWith
 from depth_core.engine.shared_range import clear_raw_predictions, run_shared_range
 from depth_core.inference.checkpoints import Checkpoint
-from depth_core.output import interrupted, records
-from depth_core.output.records import Outcome
+from depth_core.output import interrupted
+from depth_core.output.journal import clear_journal, read_journal
+from depth_core.output.outcomes import Outcome, write_outcomes
 from depth_core.profiles import Profile
 from depth_core.settings import Settings
 from depth_core.storage import Store
@@ -76,8 +77,8 @@ def run(
     run_images = run_shared_range if profile.range == "chunk" else run_independent
     outcomes, progress = run_images(work, wanted)
     ordered = {sha256: outcomes[sha256] for sha256 in wanted}
-    records.write_outcomes(store, profile, chunk, ordered.values())
-    records.clear_journal(store, profile.name, chunk)
+    write_outcomes(store, profile, chunk, ordered.values())
+    clear_journal(store, profile.name, chunk)
     if profile.range == "chunk":
         clear_raw_predictions(work)
     return Result(ordered, progress, time.monotonic() - started)
@@ -88,7 +89,7 @@ def is_up_to_date(images: Sequence[Source], *, profile: Profile, chunk: str, che
 
     Raises StoreError.
     """
-    if records.read_journal(store, profile.name, chunk):
+    if read_journal(store, profile.name, chunk):
         return False  # a run did not come to its end
     context = ChunkContext.read(profile, chunk, checkpoint=checkpoint, store=store, redo=Redo(verify=True))
     return stale.is_up_to_date(context, _content_hashes(images))

@@ -13,8 +13,9 @@ from typing import Self
 from depth_core import layout
 from depth_core.engine.stages import Plan
 from depth_core.inference.checkpoints import Checkpoint
-from depth_core.output import encode, records
-from depth_core.output.records import Outcome
+from depth_core.output import encode
+from depth_core.output.journal import read_journal
+from depth_core.output.outcomes import Outcome, read_outcomes
 from depth_core.profiles import Profile
 from depth_core.storage import Store
 
@@ -74,7 +75,7 @@ class ChunkContext:
     def read(cls, profile: Profile, chunk: str, *, checkpoint: Checkpoint, store: Store, redo: Redo) -> Self:
         """Reads the last complete table of outcomes, and the journals of runs that did not end. Raises StoreError."""
         where = (store, profile.name, chunk)
-        prior = records.read_outcomes(*where) | records.read_journal(*where)
+        prior = read_outcomes(*where) | read_journal(*where)
         return cls(profile, chunk, checkpoint, store, redo, prior)
 
     @property

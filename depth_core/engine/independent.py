@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from depth_core.engine import stale
 from depth_core.engine.chunk_context import Progress
 from depth_core.engine.passes import ChunkRun, run_pass
-from depth_core.output.records import Outcome
+from depth_core.output.outcomes import Outcome
 
 
 def run_independent(run: ChunkRun, images: Sequence[str]) -> tuple[dict[str, Outcome], Progress]:

@@ -26,7 +26,7 @@ from depth_core.engine.stages import Item, Plan, Prepared
 from depth_core.errors import ErrorKind, ImageError, is_installation_error, row_failure
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.ingest.images import memory_budget
-from depth_core.output.records import Outcome
+from depth_core.output.outcomes import Outcome
 from depth_core.settings import Settings
 from depth_core.storage import Store
 

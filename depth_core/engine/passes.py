@@ -13,8 +13,9 @@ from depth_core.engine.stages import Item, Plan
 from depth_core.errors import ErrorKind, ImageError
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.ingest import sources
-from depth_core.output import interrupted, records
-from depth_core.output.records import Outcome
+from depth_core.output import interrupted
+from depth_core.output.journal import Journal
+from depth_core.output.outcomes import FAILED, Outcome
 
 OpenWith = Callable[[Checkpoint], AbstractContextManager[Engine]]
 
@@ -56,20 +57,20 @@ def run_pass(
     where = (context.store, context.profile.name, context.chunk, run.run_id)
     outcomes: dict[str, Outcome] = {}
     with (
-        records.Journal(*where) as kept,
+        Journal(*where) as kept,
         interrupted.Note(*where, run.deaths) as note,
         closing(_ended(run, engine, run.items(folders), note, plan, steps)) as ended,
     ):
         for item, outcome in ended:
             note.ended(item.source)
             earlier = context.prior.get(item.source)
-            if earlier is not None and earlier.status == records.FAILED:
+            if earlier is not None and earlier.status == FAILED:
                 outcome = replace(outcome, attempts=earlier.attempts + outcome.attempts)
             if journal:
                 kept.append(outcome)
             outcomes[item.source] = outcome
             progress.done += 1
-            progress.failed += outcome.status == records.FAILED
+            progress.failed += outcome.status == FAILED
             run.on_progress(progress)
     return outcomes
 

@@ -19,8 +19,8 @@ from depth_core import layout
 from depth_core.engine import stages, transfer
 from depth_core.engine.stages import Item, Plan, Prepared, Rendered
 from depth_core.engine.transfer import DeviceTimer, Timing
-from depth_core.output import normalization, records
-from depth_core.output.records import Outcome
+from depth_core.output import normalization
+from depth_core.output.outcomes import SUCCEEDED, Outcome, utc_now
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -96,7 +96,7 @@ def save_raw(raw: RawPrediction, predictor: Predictor, plan: Plan, store: Store,
         "own_range": (low, high),
     }
     store.write(layout.raw_facts_key(image.item.folder), json.dumps(facts).encode())
-    return Outcome(image.sha256, records.SUCCEEDED, image.item.folder, ends=(low, high), finished_at=records.now())
+    return Outcome(image.sha256, SUCCEEDED, image.item.folder, ends=(low, high), finished_at=utc_now())
 
 
 def saved_range(store: Store, stem: str) -> tuple[float, float] | None:

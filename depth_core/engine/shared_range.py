@@ -11,8 +11,7 @@ from depth_core.engine import raw, stale
 from depth_core.engine.base import Engine, Steps
 from depth_core.engine.chunk_context import DepthRange, Progress, span
 from depth_core.engine.passes import ChunkRun, run_pass
-from depth_core.output import records
-from depth_core.output.records import Outcome
+from depth_core.output.outcomes import FAILED, Outcome
 
 
 def run_shared_range(run: ChunkRun, images: Sequence[str]) -> tuple[dict[str, Outcome], Progress]:
@@ -85,7 +84,7 @@ class _TwoPasses:
         plan = self.run.context.plan(None)
         ended = run_pass(self.run, self.engine, stems, plan, replace(self.progress), steps=steps, journal=False)
         for sha, outcome in ended.items():
-            if outcome.status == records.FAILED:
+            if outcome.status == FAILED:
                 self.failed[sha] = outcome
             else:
                 assert outcome.ends is not None
@@ -118,5 +117,5 @@ class _TwoPasses:
     def _lost(self, made: Mapping[str, Outcome]) -> list[str]:
         """Images that failed because their raw predictions are no longer where the first pass left them."""
         store = self.run.context.store
-        failures = [sha for sha, outcome in made.items() if outcome.status == records.FAILED]
+        failures = [sha for sha, outcome in made.items() if outcome.status == FAILED]
         return [sha for sha in failures if raw.saved_range(store, layout.raw_stem(self.folder, sha)) is None]

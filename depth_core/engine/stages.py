@@ -19,8 +19,8 @@ from depth_core.engine.transfer import DeviceTimer, Timing
 from depth_core.errors import ErrorKind, ImageError
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.ingest.images import decode, headers, memory_budget
-from depth_core.output import encode, normalization, records
-from depth_core.output.records import Outcome
+from depth_core.output import encode, normalization
+from depth_core.output.outcomes import FAILED, Outcome, outcome_from_sidecar, utc_now
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -229,13 +229,13 @@ def write(rendered: Rendered, predictor: Predictor, plan: Plan, store: Store, se
         source_note=image.note,
         runtime=predictor.runtime,
         seconds={stage: round(spent, 4) for stage, spent in image.seconds.items()},
-        finished_at=records.now(),
+        finished_at=utc_now(),
         versions=plan.versions,
     )
     names = encode.write(store, image.item.folder, files, sidecar)
     image.seconds["write"] = time.perf_counter() - started - image.seconds["encode"]
     written = sidecar.model_copy(update={"files": names, "seconds": image.seconds})
-    return records.outcome_from_sidecar(image.item.folder, written.as_json(), reused=False)
+    return outcome_from_sidecar(image.item.folder, written.as_json(), reused=False)
 
 
 def _scaled(value_range: tuple[float, float], factor: float) -> tuple[float, float]:
@@ -255,7 +255,7 @@ def failed(item: Item, error: ImageError, checkpoint: Checkpoint, prepared: Prep
     width, height = prepared.source_size if prepared else (0, 0)
     return Outcome(
         source_sha256=prepared.sha256 if prepared else item.source,
-        status=records.FAILED,
+        status=FAILED,
         folder=item.folder,
         source_width=width,
         source_height=height,
@@ -267,5 +267,5 @@ def failed(item: Item, error: ImageError, checkpoint: Checkpoint, prepared: Prep
         attempts=error.attempts,
         error_kind=error.kind.value,
         error_message=error.message,
-        finished_at=records.now(),
+        finished_at=utc_now(),
     )

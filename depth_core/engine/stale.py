@@ -9,8 +9,8 @@ from dataclasses import replace
 from depth_core import layout
 from depth_core.engine.chunk_context import ChunkContext, DepthRange, Redo, span
 from depth_core.errors import ErrorKind
-from depth_core.output import encode, records
-from depth_core.output.records import Outcome
+from depth_core.output import encode
+from depth_core.output.outcomes import FAILED, SUCCEEDED, Outcome, outcome_from_sidecar
 from depth_core.storage import Store
 
 LOOKUPS_AT_ONCE = 32  # sidecars asked for at once; on s3 one takes about 20 ms
@@ -37,7 +37,7 @@ def done_with_shared_range(context: ChunkContext, images: Sequence[str]) -> dict
     if context.redo.everything:
         return None
     known = {sha256: replace(context.prior[sha256], reused=True) for sha256 in images if sha256 in context.prior}
-    failures = {sha256: outcome for sha256, outcome in known.items() if outcome.status == records.FAILED}
+    failures = {sha256: outcome for sha256, outcome in known.items() if outcome.status == FAILED}
     made = [sha256 for sha256 in known if sha256 not in failures]
     ranges = [ends for sha256 in made if (ends := known[sha256].ends) is not None]
     if len(failures) + len(ranges) < len(images):
@@ -88,7 +88,7 @@ def _done(store: Store, folders: Mapping[str, str], prior: Mapping[str, Outcome]
         outcome = prior.get(sha256)
         if outcome is None or outcome.folder != folder:
             unknown.append(sha256)
-        elif outcome.status == records.SUCCEEDED:
+        elif outcome.status == SUCCEEDED:
             if redo.verify:
                 unknown.append(sha256)
             else:
@@ -100,7 +100,7 @@ def _done(store: Store, folders: Mapping[str, str], prior: Mapping[str, Outcome]
             sidecars = pool.map(lambda sha256: encode.read_sidecar(store, folders[sha256]), unknown)
             for sha256, sidecar in zip(unknown, sidecars, strict=True):
                 if sidecar is not None and (not redo.verify or _files_are_there(store, folders[sha256], sidecar)):
-                    done[sha256] = replace(records.outcome_from_sidecar(folders[sha256], sidecar), reused=True)
+                    done[sha256] = replace(outcome_from_sidecar(folders[sha256], sidecar), reused=True)
     return done
 
 

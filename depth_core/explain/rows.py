@@ -15,7 +15,8 @@ from depth_core.explain import cures
 from depth_core.explain.cures import Cure, Stage
 from depth_core.ingest import manifest, sources
 from depth_core.output import interrupted, records
-from depth_core.output.records import Outcome
+from depth_core.output.journal import read_journal
+from depth_core.output.outcomes import SUCCEEDED, Outcome
 from depth_core.storage import Store
 
 
@@ -98,7 +99,7 @@ def _outcome(
 ) -> ProfileOutcome:
     unfinished = deaths = None
     if source is not None and source.sha256:
-        unfinished = records.read_journal(store, profile, chunk).get(source.sha256)
+        unfinished = read_journal(store, profile, chunk).get(source.sha256)
         deaths = interrupted.read(store, profile, chunk).get(source.sha256)
     if record is None:
         stage, kind = _stage_without_record(row, source)
@@ -128,7 +129,7 @@ def _outcome(
 
 
 def _stage(row: dict[str, Any], source: Source | None, record: dict[str, Any], lost: Sequence[str]) -> Stage:
-    if record["status"] == records.SUCCEEDED:
+    if record["status"] == SUCCEEDED:
         return Stage.FILES_LOST if lost else Stage.DONE
     if row["error_kind"]:
         return Stage.ROW

@@ -16,11 +16,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
-from io import BytesIO
 
 import pandas as pd
 
-from depth_core import layout
+from depth_core import layout, parquet
 from depth_core.errors import ErrorKind, ImageError, is_installation_error, url_failure
 from depth_core.ingest.fetch import local_files
 from depth_core.ingest.fetch.download import Downloader, Fetched
@@ -298,12 +297,9 @@ def table(outcomes: Iterable[SourceOutcome]) -> pd.DataFrame:
 
 def write_table(store: Store, chunk: str, frame: pd.DataFrame) -> None:
     """Keeps the table of a chunk's sources."""
-    buffer = BytesIO()
-    frame.to_parquet(buffer, index=False)
-    store.write(layout.sources_table_key(chunk), buffer.getbuffer())
+    parquet.write_frame(store, layout.sources_table_key(chunk), frame)
 
 
 def read_table(store: Store, chunk: str) -> pd.DataFrame | None:
     """The table of a chunk's sources; None when nobody fetched them yet."""
-    data = store.read_or_none(layout.sources_table_key(chunk))
-    return None if data is None else pd.read_parquet(BytesIO(data))
+    return parquet.read_frame(store, layout.sources_table_key(chunk))

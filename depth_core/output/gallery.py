@@ -22,7 +22,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from depth_core import layout
 from depth_core.display import MASK, printable, shown_field, shown_text, shown_url
 from depth_core.output import encode, large
-from depth_core.output.records import FAILED, SUCCEEDED, Summary, summarize
+from depth_core.output.outcomes import FAILED, SUCCEEDED
+from depth_core.output.records import Summary, summarize
 from depth_core.storage import Store
 
 THUMBNAIL_SIDE = 360  # pixels of the longer side
@@ -275,7 +276,7 @@ def _write_thumbnail(store: Store, key: str, of: str) -> str | None:
 
 def _card(record: Mapping[str, Any], folder: str, there: set[str], link: Callable[[str], str]) -> dict[str, Any]:
     url = record["image_url"] or ""
-    carried = json.loads(record[layout.EXTRA_COLUMNS] or "{}")
+    extra = json.loads(record[layout.EXTRA_COLUMNS] or "{}")
     shown = shown_url(url)
     card: dict[str, Any] = {
         "name": _name(record),
@@ -284,7 +285,7 @@ def _card(record: Mapping[str, Any], folder: str, there: set[str], link: Callabl
         "line": record["line"],
         "file": shown_text(record["file"] or ""),
         "status": record["status"],
-        "carried": {shown_text(name): shown_field(name, value) for name, value in carried.items() if value not in ("", None)},
+        "extra": {shown_text(name): shown_field(name, value) for name, value in extra.items() if value not in ("", None)},
     }
     if record["status"] != SUCCEEDED:
         return card | {"kind": record["error_kind"], "message": shown_text(record["error_message"] or "")}
@@ -311,7 +312,7 @@ def _card(record: Mapping[str, Any], folder: str, there: set[str], link: Callabl
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("depth_core.output", "."),
-        autoescape=True,  # URLs, ids and carried columns are whatever a stranger wrote
+        autoescape=True,  # URLs, ids and extra columns are whatever a stranger wrote
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -15,6 +15,8 @@ import pyarrow as pa
 
 from depth_core import layout
 from depth_core.output import records
+from depth_core.output.outcomes import STAGES, facts_of
+from depth_core.output.record_schema import SCHEMA
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import StoredArtwork
 from depth_core.storage import Store
@@ -31,16 +33,15 @@ def write_day(artworks: ArtworkStore, store: Store, day: date, *, run_id: str = 
 
 
 def frame(artworks: Sequence[StoredArtwork], store: Store, *, chunk: str, run_id: str = "") -> pd.DataFrame:
-    """One record per artwork, in the order given; columns as `records.COLUMNS`."""
+    """One record per artwork, in the order given; columns as `record_schema.COLUMNS`."""
     rows = [_row(artwork, store, chunk, position, run_id) for position, artwork in enumerate(artworks)]
-    return records.to_frame(pa.Table.from_pylist(rows, schema=records.SCHEMA))
+    return records.to_frame(pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def _row(artwork: StoredArtwork, store: Store, chunk: str, position: int, run_id: str) -> dict[str, Any]:
     outcome = artwork.outcome or {}
     seconds = outcome.get("seconds") or {}
-    words = {name: outcome.get(name) or None for name in records.FACTS}
-    return words | {
+    return facts_of(outcome) | {
         "id": str(artwork.id),
         "artwork_type": "depth_map",
         "status": artwork.status.value,
@@ -63,7 +64,7 @@ def _row(artwork: StoredArtwork, store: Store, chunk: str, position: int, run_id
         "source_sha256": outcome.get("source_sha256") or None,
         "source_bytes": None,
         "seconds_download": seconds.get("download"),
-        **{f"seconds_{stage}": seconds.get(stage) for stage in records.STAGES},
+        **{f"seconds_{stage}": seconds.get(stage) for stage in STAGES},
         "attempts": artwork.attempts,
         "reused": bool(outcome.get("reused")),
         "folder": artwork.folder or None,

@@ -6,6 +6,7 @@ from depth_core import layout
 from depth_core.errors import ErrorKind
 from depth_core.ingest import manifest, sources
 from depth_core.output import records
+from depth_core.output.outcomes import FAILED, SUCCEEDED, read_outcomes, read_parameters
 from pipelines import automation_conditions, names
 from pipelines.event_metadata import counts, preview, record_schema
 from pipelines.partitions import Partitions, chunk_and_profile
@@ -29,9 +30,9 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
         store = depthline.store()
         chunk, profile_name = chunk_and_profile(context)
         table = sources.read_table(store, chunk)
-        outcomes = records.read_outcomes(store, profile_name, chunk)
+        outcomes = read_outcomes(store, profile_name, chunk)
         facts = manifest.read_facts(store, layout.slug_of_chunk(chunk))
-        parameters = records.read_parameters(store, profile_name, chunk)  # not the profile's: it may have been edited since
+        parameters = read_parameters(store, profile_name, chunk)  # not the profile's: it may have been edited since
         if table is None or parameters is None:
             raise dg.Failure(f"chunk {chunk} has no depth maps under {profile_name} yet: materialize depth_maps for it first")
         frame = records.build(
@@ -46,12 +47,12 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
             run_id=context.run.run_id,
         )
         key = records.write(store, frame, profile_name, chunk)
-        failed = frame[frame["status"] == records.FAILED]
+        failed = frame[frame["status"] == FAILED]
         passing = failed["error_kind"].isin([kind.value for kind in ErrorKind if kind.retryable])
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": len(frame),
-                "succeeded": int((frame["status"] == records.SUCCEEDED).sum()),
+                "succeeded": int((frame["status"] == SUCCEEDED).sum()),
                 "failed": len(failed),
                 "failed, may get better": int(passing.sum()),
                 "failed by kind": dg.MetadataValue.json(counts(frame["error_kind"])),

@@ -12,8 +12,7 @@ from depth_core.engine import chunk as chunk_engine
 from depth_core.engine.chunk_context import Progress, Redo, Source
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.ingest import sources
-from depth_core.output import records
-from depth_core.output.records import Outcome
+from depth_core.output.outcomes import FAILED, SUCCEEDED, Outcome, read_outcomes
 from depth_core.settings import Settings
 from depth_core.storage import Store
 from pipelines import automation_conditions, names, progress_reports
@@ -113,8 +112,8 @@ def _result_metadata(result: chunk_engine.Result, checkpoint: Checkpoint) -> dic
     made = progress.done - progress.failed
     return {
         "images": progress.total,
-        "succeeded": sum(outcome.status == records.SUCCEEDED for outcome in outcomes),
-        "failed": sum(outcome.status == records.FAILED for outcome in outcomes),
+        "succeeded": sum(outcome.status == SUCCEEDED for outcome in outcomes),
+        "failed": sum(outcome.status == FAILED for outcome in outcomes),
         "failed by kind": dg.MetadataValue.json(result.by_error_kind),
         "made now": made,
         "failed now": progress.failed,
@@ -140,7 +139,7 @@ def _fetch_again(
     since this run goes on with them: no sensor need start another. Without new images it is an observation, which starts nothing.
     """
     before = sources.read_table(store, chunk)
-    undone = [sha for sha, outcome in records.read_outcomes(store, profile, chunk).items() if outcome.status == records.FAILED]
+    undone = [sha for sha, outcome in read_outcomes(store, profile, chunk).items() if outcome.status == FAILED]
     table, spent = fetch_sources(
         context.log,
         chunk=chunk,
@@ -168,7 +167,7 @@ def _preview(outcomes: Iterable[Outcome]) -> dg.MetadataValue:
         "error_kind",
         "error_message",
     ]
-    some = nsmallest(PREVIEW_ROWS, outcomes, key=lambda outcome: outcome.status != records.FAILED)
+    some = nsmallest(PREVIEW_ROWS, outcomes, key=lambda outcome: outcome.status != FAILED)
     frame = pd.DataFrame([{name: getattr(outcome, name) for name in columns} for outcome in some], columns=columns)
     return preview(frame.assign(source_sha256=frame["source_sha256"].str[:12]), columns)
 

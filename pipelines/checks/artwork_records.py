@@ -15,6 +15,7 @@ from PIL import Image
 from depth_core.display import shown_text
 from depth_core.ingest import manifest
 from depth_core.output import large, records
+from depth_core.output.outcomes import FAILED, SUCCEEDED
 from depth_core.storage import Store
 from pipelines import names
 from pipelines.partitions import Partitions, chunk_and_profile
@@ -49,7 +50,7 @@ def every_row_has_a_record(rows: pd.DataFrame, frame: pd.DataFrame) -> dg.AssetC
 
 def pictures_are_sound(frame: pd.DataFrame, store: Store) -> tuple[dg.AssetCheckResult, dg.AssetCheckResult]:
     """Reads the depth.png of every succeeded record once: is each readable, of the size that the record says, and not flat?"""
-    good = frame[frame["status"] == records.SUCCEEDED].drop_duplicates("folder")
+    good = frame[frame["status"] == SUCCEEDED].drop_duplicates("folder")
 
     def check(folder: str, width: int, height: int) -> tuple[str | None, bool]:
         """What is wrong with a picture's file, None if nothing is; and whether the picture has one gray value everywhere."""
@@ -86,7 +87,7 @@ def pictures_are_sound(frame: pd.DataFrame, store: Store) -> tuple[dg.AssetCheck
 
 def failure_rate_is_bounded(frame: pd.DataFrame, bound: float) -> dg.AssetCheckResult:
     """At most the share of rows that the profile allows has failed."""
-    failed = frame[frame["status"] == records.FAILED]
+    failed = frame[frame["status"] == FAILED]
     rate = len(failed) / len(frame) if len(frame) else 0.0
     return _result(
         rate <= bound,

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from depth_core import layout
 from depth_core.display import shown_url
-from depth_core.output import records
+from depth_core.output.outcomes import FAILED, SUCCEEDED
 from depth_core.storage import Store
 from depth_core.terminal import message, name
 from pipelines import names
@@ -84,9 +84,9 @@ def print_report(report: Report, profile: str, store: Store, console: Console) -
 
 def _rows_of_records(report: Report, profile: str) -> Iterable[tuple[str, str]]:
     frame = report.records
-    failed = frame[frame["status"] == records.FAILED]
+    failed = frame[frame["status"] == FAILED]
     yield "rows", f"{len(frame):,} of {message(report.uri)} under profile {profile}"
-    yield "succeeded", f"[green]{int((frame['status'] == records.SUCCEEDED).sum()):,}[/green]"
+    yield "succeeded", f"[green]{int((frame['status'] == SUCCEEDED).sum()):,}[/green]"
     yield "failed", f"[red]{len(failed):,}[/red]" if len(failed) else "0"
     listed = failed.head(LISTED).astype(object)
     for row in listed.where(listed.notna(), None).itertuples(index=False):

@@ -7,6 +7,7 @@ import pandas as pd
 
 from depth_core.errors import ErrorKind
 from depth_core.output import records
+from depth_core.output.outcomes import FAILED
 from pipelines.jobs.chunks import retry_failed_rows
 from pipelines.partitions import pair
 from pipelines.resources import DepthlineResource
@@ -24,7 +25,7 @@ def retry_failed_rows_schedule(
     context: dg.ScheduleEvaluationContext, depthline: DepthlineResource
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
     passing = {kind.value for kind in ErrorKind if kind.retryable}
-    failed = records.read(depthline.store(), status=records.FAILED, columns=["chunk", "profile", "error_kind"])
+    failed = records.read(depthline.store(), status=FAILED, columns=["chunk", "profile", "error_kind"])
     # Single requests and profiles that were taken out have records too, and no partitions.
     there = failed["profile"].isin(depthline.profiles())
     pairs = failed.loc[failed["error_kind"].isin(passing) & there, ["chunk", "profile"]].drop_duplicates()

@@ -61,7 +61,7 @@ CALLS = [
     ("PNG", stages.encode, "png8"),
     ("sidecar", stages.encode, "Sidecar"),
     ("files", stages.encode, "write"),
-    ("outcome", stages.records, "outcome_from_sidecar"),
+    ("outcome", stages, "outcome_from_sidecar"),
 ]
 
 

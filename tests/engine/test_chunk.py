@@ -22,7 +22,9 @@ from depth_core.engine.local import LocalEngine
 from depth_core.errors import ModelUnavailableError
 from depth_core.inference import checkpoints
 from depth_core.inference.predictor import Predictor
-from depth_core.output import encode, records
+from depth_core.output import encode
+from depth_core.output.journal import Journal
+from depth_core.output.outcomes import read_outcomes, write_outcomes
 from depth_core.profiles import Profile
 from depth_core.settings import Settings
 from depth_core.storage import Store
@@ -108,7 +110,7 @@ def test_the_journal_of_a_run_that_died_is_believed(run: Run, store: Store, phot
     result = run(images)
     key = f"outcomes/{profile.name}/photos-00000000-00000.parquet"
     store.delete(key)
-    with records.Journal(store, profile.name, "photos-00000000-00000", "dead-run") as journal:
+    with Journal(store, profile.name, "photos-00000000-00000", "dead-run") as journal:
         for outcome in result.outcomes.values():
             journal.append(outcome)
 
@@ -149,7 +151,7 @@ def test_failures_that_may_pass_are_tried_again_by_the_next_run(run: Run, store:
     good = run(images, redo=Redo(everything=True)).outcomes[images[0].sha256]
     store.delete(f"{good.folder}/depth.json")
     failed = replace(good, status="failed", error_kind="out_of_memory", error_message="full", results=())
-    records.write_outcomes(store, profile, "photos-00000000-00000", [failed])
+    write_outcomes(store, profile, "photos-00000000-00000", [failed])
     again = run(images).outcomes[images[0].sha256]
     assert (again.status, again.attempts) == ("succeeded", 2)
 
@@ -194,7 +196,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_and_not_the_images(
     images = keep(store, photo())
     with pytest.raises(ModelUnavailableError, match="no weights here"):
         run(images, open_engine=open_engine)
-    assert records.read_outcomes(store, profile.name, "photos-00000000-00000") == {}
+    assert read_outcomes(store, profile.name, "photos-00000000-00000") == {}
 
 
 class TestOneRangeForTheChunk:
@@ -431,11 +433,11 @@ def test_a_chunk_with_a_failure_that_may_pass_or_a_run_that_was_killed_is_not_up
     words = {"profile": profile, "chunk": "photos-00000000-00000", "store": store}
     words["checkpoint"] = checkpoints.resolve(catalog.BY_KEY["tiny"], settings)
     (outcome,) = run(images).outcomes.values()
-    with records.Journal(store, profile.name, "photos-00000000-00000", "killed") as journal:
+    with Journal(store, profile.name, "photos-00000000-00000", "killed") as journal:
         journal.append(outcome)
     assert not chunk.is_up_to_date(images, **words)
     run(images)
     assert chunk.is_up_to_date(images, **words)
     failed = replace(outcome, status="failed", error_kind="out_of_memory")
-    records.write_outcomes(store, profile, "photos-00000000-00000", [failed])
+    write_outcomes(store, profile, "photos-00000000-00000", [failed])
     assert not chunk.is_up_to_date(images, **words)

@@ -21,7 +21,9 @@ from depth_core.engine.local import LocalEngine
 from depth_core.errors import ErrorKind, StoreError
 from depth_core.inference import checkpoints
 from depth_core.inference.predictor import Predictor
-from depth_core.output import interrupted, records
+from depth_core.output import interrupted
+from depth_core.output.journal import read_journal
+from depth_core.output.outcomes import FAILED, read_outcomes
 from depth_core.profiles import Profile
 from depth_core.settings import Settings
 from depth_core.storage import Store
@@ -53,9 +55,9 @@ def test_an_image_that_kills_the_run_while_it_is_decoded_fails_at_the_next_and_e
 
     assert runs_that_died(store, "decode", images, 2) == 1
 
-    outcomes = records.read_outcomes(store, "preview", CHUNK)
+    outcomes = read_outcomes(store, "preview", CHUNK)
     assert set(outcomes) == set(images)
-    failed = {sha: outcome for sha, outcome in outcomes.items() if outcome.status == records.FAILED}
+    failed = {sha: outcome for sha, outcome in outcomes.items() if outcome.status == FAILED}
     assert [(sha, outcome.error_kind) for sha, outcome in failed.items()] == [(images[2], "worker_lost")]
     assert "crashed (SIGSEGV)" in (failed[images[2]].error_message or "")
     assert not list(store.keys("journal"))
@@ -66,7 +68,7 @@ def test_an_image_that_kills_run_after_run_in_another_step_fails_in_the_end(stor
 
     assert runs_that_died(store, "render", images, 6) == 1 + Settings().max_attempts
 
-    outcomes = records.read_outcomes(store, "preview", CHUNK)
+    outcomes = read_outcomes(store, "preview", CHUNK)
     assert [outcomes[sha].error_kind for sha in images] == [None, "worker_lost", None]
     assert "DEPTH_MAX_ATTEMPTS" in (outcomes[images[1]].error_message or "")
 
@@ -155,7 +157,7 @@ def test_deaths_are_counted_for_the_image_that_was_alone(store: Store) -> None:
         kept.ended(item.source)
     note(store, {"b": 0, "a": 2}, "another")
     assert interrupted.read(store, "preview", CHUNK) == {"a": 2, "b": 1}
-    assert records.read_journal(store, "preview", CHUNK) == {}
+    assert read_journal(store, "preview", CHUNK) == {}
 
 
 def test_worker_lost_is_for_good() -> None:

@@ -21,7 +21,7 @@ from depth_core.engine.stages import Item, Plan, Prepared
 from depth_core.errors import StoreError
 from depth_core.inference.predictor import Predictor
 from depth_core.output import encode
-from depth_core.output.records import Outcome
+from depth_core.output.outcomes import Outcome
 from depth_core.settings import Settings
 from depth_core.storage import Store
 

@@ -13,7 +13,7 @@ from depth_core import layout, profiles
 from depth_core import settings as settings_module
 from depth_core.ingest import manifest, sources
 from depth_core.output import records
-from depth_core.output.records import Outcome
+from depth_core.output.outcomes import Outcome, write_outcomes
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -84,7 +84,7 @@ class Production:
                 )
             )
         found = profiles.find(self.settings, profile)
-        records.write_outcomes(self.store, found, chunk, outcomes)
+        write_outcomes(self.store, found, chunk, outcomes)
         facts = manifest.read_facts(self.store, layout.slug_of_chunk(chunk))
         assert facts is not None
         frame = records.build(

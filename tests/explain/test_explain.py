@@ -19,7 +19,8 @@ from depth_core.explain import cures
 from depth_core.explain.cures import Stage
 from depth_core.ingest import manifest, sources
 from depth_core.output import records
-from depth_core.output.records import Outcome
+from depth_core.output.journal import Journal
+from depth_core.output.outcomes import Outcome
 from depth_core.serving import request_records
 from depth_core.serving.artworks.store import open_store
 from depth_core.serving.artworks.types import NewArtwork
@@ -129,7 +130,7 @@ def test_whether_the_chunk_is_complete_is_said_when_that_is_asked(production) ->
 def test_an_outcome_of_a_run_that_has_not_ended_is_told(production) -> None:
     (chunk,) = set(records.read(production.store)["chunk"])
     sha = sha_of(production, "damaged.png")
-    with records.Journal(production.store, "preview", chunk, "run-8") as journal:
+    with Journal(production.store, "preview", chunk, "run-8") as journal:
         journal.append(Outcome(sha, "failed", error_kind="out_of_memory", error_message="no room"))
     assert "a run that has not come to its end says failed: out_of_memory, no room" in said("b")
 

@@ -123,7 +123,7 @@ def test_materializing_makes_nothing(
 
 def test_records_of_the_first_version_are_read(golden: Path) -> None:
     store = Store(str(golden / "bucket" / "store"))
-    frame = records.read(store, manifest=URI, profile="preview", expand_carried=True).set_index("row_id")
+    frame = records.read(store, manifest=URI, profile="preview", expand_extra=True).set_index("row_id")
     assert frame["status"].value_counts().to_dict() == {"succeeded": 5, "failed": 3}
     assert frame["error_kind"].dropna().to_dict() == {"missing": "not_found", "text": "not_an_image", "bad": "missing_url"}
     assert frame.loc["third", "carried.camera"] == "äöü"

@@ -17,7 +17,7 @@ from depth_core import catalog, layout
 from depth_core.contract import DepthParameters
 from depth_core.errors import StoreError
 from depth_core.output import encode
-from depth_core.output.records import outcome_from_sidecar
+from depth_core.output.outcomes import outcome_from_sidecar
 from depth_core.storage import Store
 
 

@@ -26,7 +26,7 @@ from PIL import Image
 
 from depth_core import layout
 from depth_core.output import encode, gallery, records
-from depth_core.output.records import Outcome, outcome_from_sidecar
+from depth_core.output.outcomes import Outcome, outcome_from_sidecar
 from depth_core.profiles import Profile
 from depth_core.storage import Store
 

@@ -1,9 +1,10 @@
-"""The table of records: every row exactly one record, whatever became of its image; the journal survives being killed."""
+"""The table of records: every row exactly one record, whatever became of its image."""
 
 from __future__ import annotations
 
 import json
-import threading
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from hypothesis import strategies as st
 from depth_core.contract import Artwork
 from depth_core.errors import ErrorKind, StoreError
 from depth_core.output import records
-from depth_core.output.records import Journal, Outcome
+from depth_core.output.outcomes import Outcome
+from depth_core.output.record_schema import COLUMNS, SCHEMA
 from depth_core.profiles import Profile
 from depth_core.storage import Store
 
@@ -206,14 +208,14 @@ def test_ids_are_the_same_when_records_are_made_again_and_differ_between_profile
 def test_an_empty_chunk_gives_an_empty_table_with_all_columns(local_store: Store, profile: Profile, make_rows: Any) -> None:
     frame = build(make_rows([]), pd.DataFrame(), [], profile, local_store)
     assert len(frame) == 0
-    assert list(frame.columns) == [column.name for column in records.COLUMNS]
+    assert list(frame.columns) == [column.name for column in COLUMNS]
     records.write(local_store, frame, "preview", CHUNK)
     assert len(records.read(local_store)) == 0
 
 
 def test_every_column_is_described() -> None:
-    assert all(column.description for column in records.COLUMNS)
-    assert [field.metadata[b"description"].decode() for field in records.SCHEMA] == [c.description for c in records.COLUMNS]
+    assert all(column.description for column in COLUMNS)
+    assert [field.metadata[b"description"].decode() for field in SCHEMA] == [c.description for c in COLUMNS]
 
 
 _URLS = st.sampled_from(["", "u:a", "u:b", "u:c", "u:d"])
@@ -329,11 +331,11 @@ def test_what_is_read_is_what_was_built(local_store: Store, profile: Profile, ma
     pd.testing.assert_frame_equal(records.read(local_store), frame)
 
 
-def test_carried_columns_become_columns_on_request(local_store: Store, profile: Profile, make_rows: Any) -> None:
+def test_extra_columns_become_columns_on_request(local_store: Store, profile: Profile, make_rows: Any) -> None:
     rows = make_rows(["u:1", "u:2"])
     rows["carried"] = ['{"title": "a", "tags": ["x"]}', '{"year": 1999, "id": "hostile"}']
     records.write(local_store, build(rows, pd.DataFrame(), [], profile, local_store), "preview", CHUNK)
-    frame = records.read(local_store, expand_carried=True)
+    frame = records.read(local_store, expand_extra=True)
     assert "carried" not in frame
     assert frame["carried.title"].fillna("").tolist() == ["a", ""]
     assert frame["carried.tags"].iloc[0] == ["x"]
@@ -359,6 +361,62 @@ def test_a_file_of_an_older_schema_is_read_with_nulls_for_what_it_lacks(
     assert read["seconds_write"].isna().all()
 
 
+def test_columns_may_be_in_any_order_and_more_than_are_known(
+    local_store: Store, profile: Profile, make_rows: Any, make_sources: Any
+) -> None:
+    frame = build(make_rows(["u:1"]), make_sources({"u:1": "aa"}), [succeeded("aa")], profile, local_store)
+    path = Path(local_store.path(records.write(local_store, frame, "preview", CHUNK)))
+    table = pq.read_table(path)
+    pq.write_table(table.select(table.column_names[::-1]).append_column("weather", [["fine"]]), path)
+    pd.testing.assert_frame_equal(records.read(local_store), frame)
+    assert records.read(local_store, status="succeeded", columns=["source_width", "id"]).columns.tolist() == [
+        "source_width",
+        "id",
+    ]
+
+
+def test_a_damaged_file_is_an_error_that_names_it(many_chunks: Store) -> None:
+    key = "records/preview/photos-1a2b3c4d-00001.parquet"
+    many_chunks.write(key, many_chunks.read(key)[:100])
+    with pytest.raises(StoreError, match=r"cannot read .*photos-1a2b3c4d-00001"):
+        records.read(many_chunks, columns=["chunk"])
+
+
+_READ_FAILED_ROWS = """
+import sys
+from depth_core.output import records
+from depth_core.storage import Store
+
+def peak() -> int:
+    status = open("/proc/self/status").read()
+    return int(status.partition("VmHWM:")[2].split()[0]) // 1024
+
+before = peak()
+frame = records.read(Store(sys.argv[1]), status="failed", columns=["chunk", "profile", "error_kind"])
+print(len(frame), peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for the peak of memory")
+def test_reading_few_columns_of_a_million_records_takes_little_memory(local_store: Store) -> None:
+    rows = 5_000
+    noise = np.random.default_rng(0)
+    frame = pd.DataFrame({"status": np.where(np.arange(rows) % 10, "succeeded", "failed")})
+    frame = frame.reindex(columns=SCHEMA.names).astype(object)
+    frame["chunk"], frame["profile"], frame["error_kind"] = CHUNK, "preview", "timeout"
+    for name in ("parameters", "image_url", "error_message"):  # what is not asked for: about 1 MB a file
+        frame[name] = [noise.bytes(50).hex() for _ in range(rows)]
+    key = records.write(local_store, frame, "preview", CHUNK)
+    for n in range(1, 200):
+        Path(local_store.path(key.replace("00000", f"{n:05d}"))).hardlink_to(local_store.path(key))
+    child = subprocess.run(
+        [sys.executable, "-c", _READ_FAILED_ROWS, local_store.root], capture_output=True, text=True, check=True
+    )
+    found, mebibytes = map(int, child.stdout.split())
+    assert found == 200 * rows // 10
+    assert mebibytes < 150
+
+
 def test_the_summary_counts_rows_by_kind_and_images_once(
     local_store: Store, profile: Profile, make_rows: Any, make_sources: Any
 ) -> None:
@@ -369,138 +427,3 @@ def test_the_summary_counts_rows_by_kind_and_images_once(
     assert (summary.rows, summary.succeeded, summary.failed, summary.images, summary.reused) == (5, 3, 2, 2, 1)
     assert summary.by_kind == {"timeout": 1, "missing_url": 1}
     assert summary.seconds["predict"] == 0.3
-
-
-# -- outcomes and their journal -----------------------------------------------------------------------------------------------
-
-
-def test_outcomes_of_a_chunk_are_read_as_they_were_written(store: Store, profile: Profile) -> None:
-    outcomes = [succeeded("aa"), failed("bb"), succeeded("cc", unit="m", reused=True, seconds={})]
-    assert records.read_outcomes(store, "preview", CHUNK) == {}
-    assert records.read_parameters(store, "preview", CHUNK) is None
-    records.write_outcomes(store, profile, CHUNK, outcomes)
-    assert records.read_parameters(store, "preview", CHUNK) == profile.parameters.as_api()
-    assert records.read_outcomes(store, "preview", CHUNK) == {o.source_sha256: o for o in outcomes}
-
-
-def test_a_journal_is_read_by_the_next_run_and_cleared_at_the_end(store: Store) -> None:
-    with Journal(store, "preview", CHUNK, "run-1", every=2) as journal:
-        for n in range(5):
-            journal.append(succeeded(f"s{n}"))
-    with Journal(store, "preview", "photos-1a2b3c4d-00001", "run-1") as other:
-        other.append(succeeded("elsewhere"))
-    assert len(list(store.keys(f"journal/preview/{CHUNK}"))) == 3
-    assert records.read_journal(store, "preview", CHUNK) == {f"s{n}": succeeded(f"s{n}") for n in range(5)}
-    records.clear_journal(store, "preview", CHUNK)
-    assert records.read_journal(store, "preview", CHUNK) == {}
-    assert len(records.read_journal(store, "preview", "photos-1a2b3c4d-00001")) == 1
-
-
-def test_the_latest_outcome_of_an_image_counts_whichever_run_wrote_it(local_store: Store) -> None:
-    for run, minute in (("run-b", 1), ("run-a", 2)):
-        with Journal(local_store, "preview", CHUNK, run) as journal:
-            journal.append(failed("aa", finished_at=f"2026-03-01T12:{minute:02d}:00.000Z", error_message=run))
-    assert records.read_journal(local_store, "preview", CHUNK)["aa"].error_message == "run-a"
-
-
-def test_a_run_that_is_tried_again_overwrites_nothing_of_its_first_try(local_store: Store) -> None:
-    for sha in ("aa", "bb"):
-        with Journal(local_store, "preview", CHUNK, "run-1") as journal:
-            journal.append(succeeded(sha))
-    assert records.read_journal(local_store, "preview", CHUNK).keys() == {"aa", "bb"}
-
-
-def test_outcomes_that_came_are_written_when_time_has_passed(local_store: Store) -> None:
-    journal = Journal(local_store, "preview", CHUNK, "run-1", every=1000, seconds=0.0)
-    journal.append(succeeded("aa"))
-    assert records.read_journal(local_store, "preview", CHUNK).keys() == {"aa"}
-
-
-def test_outcomes_are_kept_when_the_block_is_left_by_an_error(local_store: Store) -> None:
-    def broken() -> None:
-        with Journal(local_store, "preview", CHUNK, "run-1") as journal:
-            journal.append(succeeded("aa"))
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        broken()
-    assert records.read_journal(local_store, "preview", CHUNK).keys() == {"aa"}
-
-
-def test_nothing_is_lost_when_the_store_fails_once(local_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    journal = Journal(local_store, "preview", CHUNK, "run-1", every=1)
-
-    def full(*_: Any, **__: Any) -> None:
-        raise StoreError("no space left")
-
-    with monkeypatch.context() as broken:
-        broken.setattr(local_store, "write", full)
-        with pytest.raises(StoreError):
-            journal.append(succeeded("aa"))
-    journal.append(succeeded("bb"))
-    assert records.read_journal(local_store, "preview", CHUNK).keys() == {"aa", "bb"}
-
-
-def test_several_threads_may_append_at_once(local_store: Store) -> None:
-    with Journal(local_store, "preview", CHUNK, "run-1", every=7) as journal:
-
-        def append(thread: int) -> None:
-            for n in range(50):
-                journal.append(succeeded(f"{thread}-{n}"))
-
-        threads = [threading.Thread(target=append, args=(n,)) for n in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert len(records.read_journal(local_store, "preview", CHUNK)) == 200
-
-
-_TEXT = st.text(max_size=20)
-_OUTCOMES = st.builds(
-    Outcome,
-    source_sha256=st.text("0123456789abcdef", min_size=1, max_size=8),
-    status=st.sampled_from(["succeeded", "failed"]),
-    folder=_TEXT,
-    results=st.lists(_TEXT, max_size=3).map(tuple),
-    source_width=st.integers(0, 2**31 - 1),
-    depth_min=st.none() | st.floats(allow_nan=False, allow_infinity=False),
-    unit=st.none() | _TEXT,
-    seconds=st.dictionaries(_TEXT, st.floats(0, 1e6), max_size=3),
-    error_message=st.none() | _TEXT,
-    finished_at=st.just(""),
-    reused=st.booleans(),
-)
-
-
-@settings(max_examples=60)
-@given(_OUTCOMES)
-def test_an_outcome_survives_its_line_of_json(outcome: Outcome) -> None:
-    line = records.to_json_line(outcome)
-    assert line.count(b"\n") == 1
-    assert records.from_json_line(line) == outcome
-
-
-@given(_OUTCOMES, st.data())
-def test_half_a_line_is_no_outcome(outcome: Outcome, data: st.DataObject) -> None:
-    line = records.to_json_line(outcome).rstrip(b"\n")
-    cut = data.draw(st.integers(0, len(line) - 1))
-    assert records.from_json_line(line[:cut]) is None
-
-
-def test_a_half_line_at_the_end_of_a_journal_is_ignored(local_store: Store) -> None:
-    line = records.to_json_line(succeeded("aa"))
-    local_store.write(f"journal/preview/{CHUNK}/run-1-000000.jsonl", line + records.to_json_line(succeeded("bb"))[:50])
-    assert records.read_journal(local_store, "preview", CHUNK) == {"aa": succeeded("aa")}
-
-
-def test_a_journal_of_a_newer_version_is_read_as_far_as_it_is_understood() -> None:
-    line = json.dumps({"source_sha256": "aa", "status": "failed", "weather": "fine"}).encode()
-    assert records.from_json_line(line) == Outcome("aa", "failed")
-
-
-def test_times_sort_as_text() -> None:
-    times = [records.now() for _ in range(50)]
-    assert times == sorted(times)
-    assert {len(time) for time in times} == {24}
-    assert not np.isnat(np.datetime64(times[0].rstrip("Z")))

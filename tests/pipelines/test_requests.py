@@ -21,6 +21,7 @@ from PIL import Image
 
 from depth_core.contract import DepthParameters
 from depth_core.output import records
+from depth_core.output.record_schema import COLUMNS
 from depth_core.serving.artworks.store import ArtworkStore, open_store
 from depth_core.serving.artworks.types import NewArtwork
 from pipelines.jobs import serve_inbox
@@ -275,7 +276,7 @@ def test_the_days_requests_become_a_table_with_the_columns_of_the_records(house,
     assert defs.resolve_job_def("day").execute_in_process(instance=house.instance, partition_key=day).success
     frame = records.read(house.store, profile="api")
     assert frame["status"].tolist() == ["canceled"]
-    assert list(frame.columns) == [column.name for column in records.COLUMNS]
+    assert list(frame.columns) == [column.name for column in COLUMNS]
 
 
 def test_old_artworks_are_forgotten_and_the_table_of_their_day_stands(house, artworks) -> None:

@@ -30,6 +30,8 @@ from depth_core import layout
 from depth_core.contract import ArtworkStatus, DepthParameters
 from depth_core.errors import StoreError
 from depth_core.output import encode, records
+from depth_core.output.outcomes import FAILED, SUCCEEDED, Outcome
+from depth_core.output.record_schema import COLUMNS
 from depth_core.serving import request_records
 from depth_core.serving.artworks.statistics import statistics
 from depth_core.serving.artworks.store import ArtworkStore, open_store
@@ -285,9 +287,9 @@ def test_seconds_by_stage_are_those_of_this_drain_each_spent_once(artworks, stor
 def test_a_report_names_so_many_and_counts_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_module, "REMEMBERED", 2)
     report = Report()
-    for how in (records.SUCCEEDED, records.FAILED):
+    for how in (SUCCEEDED, FAILED):
         for _ in range(3):
-            report.add(uuid4(), records.Outcome(source_sha256="", status=how), {})
+            report.add(uuid4(), Outcome(source_sha256="", status=how), {})
     assert (len(report.succeeded), len(report.failed)) == (2, 2)
     assert (report.successes, report.failures) == (3, 3)
 
@@ -559,7 +561,7 @@ def test_artworks_and_bulk_records_share_one_table(artworks, store, settings, im
     request_records.write_day(artworks, store, day)
     frame = records.read(store, profile="api")
     assert sorted(frame["status"]) == ["failed", "succeeded"]
-    assert list(frame.columns) == [column.name for column in records.COLUMNS]
+    assert list(frame.columns) == [column.name for column in COLUMNS]
     done = frame[frame["status"] == "succeeded"].iloc[0]
     assert done["results"][0].endswith(encode.PNG)
     assert done["network_width"] > 0

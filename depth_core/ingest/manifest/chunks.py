@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from depth_core import layout
+from depth_core import layout, parquet
 from depth_core.errors import ManifestError
 from depth_core.ingest.manifest import index as index_file
 from depth_core.ingest.manifest.index import GONE, Index, Integers, hashes_of
@@ -241,13 +240,13 @@ def write_chunks(store: Store, slug: str, assignment: ChunkAssignment, rows: Man
     waiting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(_WRITERS) as pool:
         for chunk in assignment.changed:  # encoded here: in many threads Arrow keeps memory for each
-            data = _as_parquet(assignment.chunks[chunk])
-            waiting.append(pool.submit(store.write, layout.chunk_rows_key(chunk), data))
+            data = parquet.encode_frame(assignment.chunks[chunk])
+            waiting.append(pool.submit(parquet.write_encoded, store, layout.chunk_rows_key(chunk), data))
             if len(waiting) > 2 * _WRITERS:
                 waiting.popleft().result()
         for written in waiting:
             written.result()
-    store.write(layout.manifest_index_key(slug), assignment.index.to_parquet())
+    parquet.write_encoded(store, layout.manifest_index_key(slug), assignment.index.to_parquet())
     bad = rows.frame["error_kind"].notna()
     facts = {
         "uri": rows.uri,
@@ -287,7 +286,7 @@ def find_rows(store: Store, slug: str, matches: Callable[[pa.Array], pa.Array]) 
 
 def read_chunk(store: Store, chunk: str) -> pd.DataFrame:
     """The rows of a chunk as the manifest has them, with CHUNK_COLUMNS. Raises ManifestError when nobody wrote it."""
-    frame = _read_table(store, layout.chunk_rows_key(chunk))
+    frame = parquet.read_frame(store, layout.chunk_rows_key(chunk))
     if frame is None:
         raise ManifestError(f"chunk {chunk} is not there: index its manifest first")
     return frame
@@ -295,27 +294,12 @@ def read_chunk(store: Store, chunk: str) -> pd.DataFrame:
 
 def write_rows(store: Store, chunk: str, rows: pd.DataFrame) -> None:
     """Keeps the judged rows of a chunk, as `validate` gives them."""
-    _write_table(store, layout.validated_rows_key(chunk), rows)
+    parquet.write_frame(store, layout.validated_rows_key(chunk), rows)
 
 
 def read_rows(store: Store, chunk: str) -> pd.DataFrame:
     """The judged rows of a chunk. Raises ManifestError when nobody judged them yet."""
-    frame = _read_table(store, layout.validated_rows_key(chunk))
+    frame = parquet.read_frame(store, layout.validated_rows_key(chunk))
     if frame is None:
         raise ManifestError(f"the rows of chunk {chunk} are not validated yet: do that first")
     return frame
-
-
-def _write_table(store: Store, key: str, frame: pd.DataFrame) -> None:
-    store.write(key, _as_parquet(frame))
-
-
-def _as_parquet(frame: pd.DataFrame) -> memoryview:
-    buffer = BytesIO()
-    frame.to_parquet(buffer, index=False)
-    return buffer.getbuffer()
-
-
-def _read_table(store: Store, key: str) -> pd.DataFrame | None:
-    data = store.read_or_none(key)
-    return None if data is None else pd.read_parquet(BytesIO(data))

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+
+from depth_core import parquet
 
 GONE = np.uint64(0)  # digest of a row that the manifest no longer has; it keeps its place
 _SLICE = 10_000  # rows that are Python objects at once
@@ -69,11 +69,7 @@ class Index:
 
     def to_parquet(self) -> memoryview:
         """The file that the store has: row_key, chunk, digest (16 hex digits, "" for a row that is gone)."""
-        buffer = BytesIO()
-        with pq.ParquetWriter(buffer, _SCHEMA) as writer:
-            for batch in self._batches():
-                writer.write_batch(batch)
-        return buffer.getbuffer()
+        return parquet.encode_batches(self._batches(), _SCHEMA)
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         names = pa.array(self.names, _TEXT)
@@ -85,8 +81,7 @@ class Index:
     @classmethod
     def from_parquet(cls, data: bytes) -> Index:
         keys, chunks, digests, numbers = [], [], [], dict[str, int]()
-        file = pq.ParquetFile(BytesIO(data))
-        for batch in file.iter_batches(_SLICE, columns=_SCHEMA.names, use_threads=False):  # each thread would keep memory
+        for batch in parquet.iter_batches(data, _SLICE, _SCHEMA.names):
             named = batch["chunk"].dictionary_encode()
             of_batch = [numbers.setdefault(name, len(numbers)) for name in named.dictionary.to_pylist()]
             keys.append(batch["row_key"].cast(_TEXT))
@@ -102,7 +97,7 @@ def find(data: bytes, matches: Callable[[pa.Array], pa.Array]) -> Iterator[tuple
 
     `matches`: given keys (large_string), a boolean for each. Holds some thousand rows at once.
     """
-    for batch in pq.ParquetFile(BytesIO(data)).iter_batches(_SLICE, columns=_SCHEMA.names, use_threads=False):
+    for batch in parquet.iter_batches(data, _SLICE, _SCHEMA.names):
         there = pc.and_(matches(batch["row_key"].cast(_TEXT)), pc.not_equal(batch["digest"].cast(_TEXT), ""))
         for row in batch.filter(there).to_pylist():
             yield row["row_key"], row["chunk"]

@@ -9,8 +9,8 @@ from uuid import UUID
 
 from depth_core import layout
 from depth_core.errors import ErrorKind
-from depth_core.output import encode, records
-from depth_core.output.records import Outcome
+from depth_core.output import encode
+from depth_core.output.outcomes import SUCCEEDED, Outcome
 
 REMEMBERED = 10_000  # artworks named in a report; more are counted
 
@@ -36,7 +36,7 @@ class Report:
         """`seconds`: what this worker spent, by stage; an outcome that was found done has those of whoever made it."""
         self.new.append((artwork_id, outcome.error_kind or outcome.status))
         self.seconds_by_stage.update(seconds)
-        if outcome.status == records.SUCCEEDED:
+        if outcome.status == SUCCEEDED:
             self.successes += 1
             if len(self.succeeded) < REMEMBERED:
                 self.succeeded.append(artwork_id)

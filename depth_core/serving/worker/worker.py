@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from depth_core import layout
@@ -31,8 +31,8 @@ from depth_core.errors import (
 )
 from depth_core.inference import checkpoints
 from depth_core.ingest.fetch.download import Fetched
-from depth_core.output import encode, records
-from depth_core.output.records import Outcome
+from depth_core.output import encode
+from depth_core.output.outcomes import FAILED, SUCCEEDED, Outcome, outcome_from_sidecar, outcome_to_files, utc_now
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import Claimed
 from depth_core.serving.worker.downloads import Downloads
@@ -271,7 +271,7 @@ class Worker:
             for item, outcome in outcomes:
                 first_one = by_source[item.source]
                 self._finish(first_one.claimed, outcome, first_one.seconds)
-                done = outcome.status == records.SUCCEEDED
+                done = outcome.status == SUCCEEDED
                 alike = replace(outcome, reused=True) if done else replace(outcome, seconds={})  # the work is counted once
                 for twin in twins[item.source]:
                     self._finish(twin.claimed, alike, twin.seconds)
@@ -282,7 +282,7 @@ class Worker:
         """What was made of an artwork's image before, if anything, or why nobody can tell. Raises errors of the installation."""
         try:
             sidecar = encode.read_sidecar(self.store, folder)
-            return None if sidecar is None else records.outcome_from_sidecar(folder, sidecar)
+            return None if sidecar is None else outcome_from_sidecar(folder, sidecar)
         except Exception as error:  # noqa: BLE001 - by place
             failure = url_failure(each.claimed.image_url, error)
             return _refused(failure.kind, failure.message)
@@ -292,10 +292,10 @@ class Worker:
     def _finish(self, claimed: Claimed, outcome: Outcome, fetch_seconds: float = 0.0) -> None:
         spent = {} if outcome.reused else dict(outcome.seconds)
         seconds = {"download": fetch_seconds, **spent} if fetch_seconds else spent
-        facts = asdict(outcome)
+        facts = outcome_to_files(outcome)
         if fetch_seconds:
             facts["seconds"] = {"download": fetch_seconds, **outcome.seconds}
-        if outcome.status == records.SUCCEEDED:
+        if outcome.status == SUCCEEDED:
             done = self.artworks.queue.finish(
                 claimed.id, self.name, folder=outcome.folder, results=outcome.results, seconds=seconds, outcome=facts
             )
@@ -371,15 +371,13 @@ def _reason(error: Exception) -> str:
 def _unfetched(error: ImageError) -> Outcome:
     return Outcome(
         source_sha256="",
-        status=records.FAILED,
+        status=FAILED,
         attempts=error.attempts,
         error_kind=error.kind.value,
         error_message=error.message,
-        finished_at=records.now(),
+        finished_at=utc_now(),
     )
 
 
 def _refused(kind: ErrorKind, message: str) -> Outcome:
-    return Outcome(
-        source_sha256="", status=records.FAILED, error_kind=kind.value, error_message=message, finished_at=records.now()
-    )
+    return Outcome(source_sha256="", status=FAILED, error_kind=kind.value, error_message=message, finished_at=utc_now())

@@ -1,0 +1,178 @@
+"""An outcome: what became of one image under one profile. And the file that has all outcomes of a chunk.
+
+`Outcome` declares each fact once: its type in files, and whether records have it as a column (record_schema.py). What does not
+belong here: how an outcome comes about (depth_core.engine), and outcomes of runs that have not ended (journal.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from depth_core import layout, parquet
+from depth_core.contract import ArtworkStatus
+from depth_core.profiles import Profile
+from depth_core.storage import Store
+
+STAGES = ("read", "decode", "predict", "encode", "write")  # in `seconds`
+SUCCEEDED, FAILED = ArtworkStatus.SUCCEEDED.value, ArtworkStatus.FAILED.value
+
+_TEXT, _INTEGER, _NUMBER = pa.string(), pa.int32(), pa.float64()
+_UNKNOWN = {_TEXT: "", _INTEGER: 0}  # what stands for "not known" beside None, by type
+_PARAMETERS = b"parameters"  # where the file's metadata have them
+
+
+def _stored(kind: pa.DataType, name: str = "") -> dict[str, Any]:
+    """Of a field that the files of outcomes have. `name`: there, where it is not the field's own."""
+    return {"type": kind, "name": name}
+
+
+def _fact(kind: pa.DataType, description: str) -> dict[str, Any]:
+    """Of a field that records have as a column, too: of succeeded rows and of failed ones, as far as it is known."""
+    return _stored(kind) | {"description": description}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one image under one profile.
+
+    Another fact is one more field here, at a default that says "not known": files of earlier versions do not have it.
+    """
+
+    source_sha256: str = field(metadata=_stored(_TEXT))
+    status: str = field(metadata=_stored(_TEXT))  # "succeeded" | "failed"
+    folder: str = field(default="", metadata=_stored(_TEXT))  # key of the folder that holds the files, "" when failed
+    results: tuple[str, ...] = field(default=(), metadata=_stored(pa.list_(_TEXT)))  # names of the files, depth.png first
+    source_width: int = field(default=0, metadata=_fact(_INTEGER, "Pixels, EXIF orientation applied"))
+    source_height: int = field(default=0, metadata=_fact(_INTEGER, "Pixels, EXIF orientation applied"))
+    network_width: int = field(default=0, metadata=_fact(_INTEGER, "Pixels of what the network saw"))
+    network_height: int = field(default=0, metadata=_fact(_INTEGER, "Pixels of what the network saw"))
+    output_width: int = field(default=0, metadata=_fact(_INTEGER, "Pixels of the depth map"))
+    output_height: int = field(default=0, metadata=_fact(_INTEGER, "Pixels of the depth map"))
+    depth_min: float | None = field(default=None, metadata=_fact(_NUMBER, "Smallest of the network's numbers, in `unit`"))
+    depth_max: float | None = field(default=None, metadata=_fact(_NUMBER, "Largest of the network's numbers, in `unit`"))
+    kind: str = field(default="", metadata=_fact(_TEXT, "What the numbers mean: disparity, relative_depth or metric_depth"))
+    unit: str | None = field(default=None, metadata=_fact(_TEXT, "m for metric depth, null where the numbers have no unit"))
+    model: str = field(default="", metadata=_fact(_TEXT, "The model, family/name"))
+    checkpoint_revision: str = field(default="", metadata=_fact(_TEXT, "Revision of its weights"))
+    licence: str = field(default="", metadata=_fact(_TEXT, "Licence of its weights"))
+    seconds: Mapping[str, float] = field(default_factory=dict, metadata=_stored(pa.map_(_TEXT, _NUMBER)))  # by stage
+    attempts: int = field(default=1, metadata=_stored(_INTEGER))
+    error_kind: str | None = field(default=None, metadata=_stored(_TEXT))
+    error_message: str | None = field(default=None, metadata=_stored(_TEXT))
+    finished_at: str = field(default="", metadata=_stored(_TEXT))  # RFC 3339, UTC
+    reused: bool = field(default=False, metadata=_stored(pa.bool_()))  # was there already
+    # Own range, in the network's numbers (NaN: none); known where a chunk shares one.
+    ends: tuple[float, float] | None = field(default=None, metadata=_stored(pa.list_(_NUMBER), name="ends"))
+
+
+_IN_FILES = {f.name: str(f.metadata["name"] or f.name) for f in fields(Outcome)}
+_SCHEMA = pa.schema([(_IN_FILES[f.name], f.metadata["type"]) for f in fields(Outcome)])
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A fact of an image that records have as a column of the same name."""
+
+    name: str
+    type: pa.DataType
+    description: str
+
+    @property
+    def unknown(self) -> Any:
+        """What an outcome has where the fact is not known; a record has null there."""
+        return _UNKNOWN.get(self.type)
+
+
+FACTS = tuple(Fact(f.name, f.metadata["type"], f.metadata["description"]) for f in fields(Outcome) if "description" in f.metadata)
+
+
+def facts_of(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of an outcome as a record has them, None for what is not known. `outcome`: as files have it."""
+    values = {fact: outcome.get(fact.name) for fact in FACTS}
+    return {fact.name: None if value == fact.unknown else value for fact, value in values.items()}
+
+
+def utc_now() -> str:
+    """The time as outcomes and sidecars have it: RFC 3339, UTC, always the same length, so that text order is time order."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def outcome_from_sidecar(folder: str, sidecar: Mapping[str, Any], *, reused: bool = True) -> Outcome:
+    """The outcome that a complete folder stands for. `sidecar` as `encode.read_sidecar` or `Sidecar.as_json` gives it."""
+    return Outcome(
+        source_sha256=sidecar["sourceSha256"],
+        status=SUCCEEDED,
+        folder=folder,
+        results=tuple(sidecar["files"]),
+        source_width=sidecar["source"]["width"],
+        source_height=sidecar["source"]["height"],
+        network_width=sidecar["process"]["width"],
+        network_height=sidecar["process"]["height"],
+        output_width=sidecar["output"]["width"],
+        output_height=sidecar["output"]["height"],
+        depth_min=sidecar["min"],
+        depth_max=sidecar["max"],
+        kind=sidecar["kind"],
+        unit=sidecar["unit"],
+        model=sidecar["model"],
+        checkpoint_revision=sidecar["checkpoint"]["revision"],
+        licence=sidecar["licence"],
+        seconds=dict(sidecar["seconds"]),
+        finished_at=sidecar["finishedAt"],
+        reused=reused,
+    )
+
+
+def outcome_to_files(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as files have it, by the names there."""
+    return {_IN_FILES[name]: value for name, value in asdict(outcome).items()}
+
+
+def outcome_from_files(values: Mapping[str, Any]) -> Outcome:
+    """An outcome as files have it: lists where there were tuples. Unknown names are ignored.
+
+    Raises TypeError for what is no outcome.
+    """
+    known = {name: values[there] for name, there in _IN_FILES.items() if there in values}
+    ends = known.get("ends")
+    return Outcome(**known | {"results": tuple(known.get("results", ())), "ends": None if ends is None else tuple(ends)})
+
+
+# -- the file of a chunk's outcomes -------------------------------------------------------------------------------------------
+
+
+def write_outcomes(store: Store, profile: Profile, chunk: str, outcomes: Iterable[Outcome]) -> str:
+    """Writes all outcomes of a chunk, and the parameters that they were made with, as one file, and returns its key.
+
+    Raises StoreError; the old file then stays.
+    """
+    rows = [outcome_to_files(outcome) | {"seconds": list(outcome.seconds.items())} for outcome in outcomes]
+    parameters = json.dumps(profile.parameters.as_api()).encode()
+    key = layout.outcomes_key(profile.name, chunk)
+    parquet.write_table(store, key, pa.Table.from_pylist(rows, schema=_SCHEMA), {_PARAMETERS: parameters})
+    return key
+
+
+def read_outcomes(store: Store, profile: str, chunk: str) -> dict[str, Outcome]:
+    """The outcomes of a chunk by source sha256; empty when it never came to its end. Raises StoreError."""
+    try:
+        rows = parquet.read_table(store, layout.outcomes_key(profile, chunk)).to_pylist()
+    except FileNotFoundError:
+        return {}
+    outcomes = (outcome_from_files({**row, "seconds": dict(row["seconds"])}) for row in rows)
+    return {outcome.source_sha256: outcome for outcome in outcomes}
+
+
+def read_parameters(store: Store, profile: str, chunk: str) -> dict[str, Any] | None:
+    """What the outcomes of a chunk were made with, in the API's spelling, whatever the profile says by now.
+
+    None when the chunk never came to its end. Raises StoreError.
+    """
+    metadata = parquet.read_metadata(store, layout.outcomes_key(profile, chunk)) or {}
+    return dict(json.loads(metadata[_PARAMETERS])) if _PARAMETERS in metadata else None

@@ -1,0 +1,111 @@
+"""Parquet files of the store: their compression, content type and metadata, and reading many of them as one table.
+
+What does not belong here: what the columns mean, and Parquet manifests that strangers wrote (ingest/manifest/parquet.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import BytesIO
+from typing import Literal
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from depth_core.storage import Store
+
+CONTENT_TYPE = "application/vnd.apache.parquet"
+_COMPRESSION: Literal["zstd"] = "zstd"
+_FILES_AHEAD = 8  # of many files: opened before they are needed, as a read from s3 is tens of milliseconds of waiting
+_BATCHES_AHEAD = 4
+
+
+# -- one file -----------------------------------------------------------------------------------------------------------------
+
+
+def write_table(store: Store, key: str, table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> None:
+    """Writes a table as one file. `metadata`: of the whole file, in place of what the table's schema has.
+
+    Raises StoreError; the old file then stays.
+    """
+    buffer = BytesIO()
+    pq.write_table(table.replace_schema_metadata(dict(metadata) if metadata else None), buffer, compression=_COMPRESSION)
+    write_encoded(store, key, buffer.getbuffer())
+
+
+def read_table(store: Store, key: str, schema: pa.Schema | None = None) -> pa.Table:
+    """The table of a file. `schema`: its columns in this order, null where the file lacks one.
+
+    Raises FileNotFoundError when it is not there, StoreError when the store cannot be read, ArrowException for a damaged file.
+    """
+    return pq.read_table(BytesIO(store.read(key)), schema=schema)
+
+
+def read_metadata(store: Store, key: str) -> dict[bytes, bytes] | None:
+    """The metadata of a whole file; None when it is not there. Raises StoreError."""
+    data = store.read_or_none(key)
+    return None if data is None else dict(pq.read_schema(BytesIO(data)).metadata or {})
+
+
+def read_columns(store: Store, key: str) -> list[str]:
+    """The names of a file's columns. Raises as `read_table`."""
+    return list(pq.read_schema(BytesIO(store.read(key))).names)
+
+
+def write_frame(store: Store, key: str, frame: pd.DataFrame) -> None:
+    """Writes a frame so that `read_frame` gives it back with the same dtypes; without its index. Raises StoreError."""
+    write_encoded(store, key, encode_frame(frame))
+
+
+def read_frame(store: Store, key: str) -> pd.DataFrame | None:
+    """The frame of a file; None when it is not there. Raises StoreError."""
+    data = store.read_or_none(key)
+    return None if data is None else pd.read_parquet(BytesIO(data))
+
+
+def encode_frame(frame: pd.DataFrame) -> memoryview:
+    """The bytes that `write_frame` writes, for `write_encoded` in another thread."""
+    buffer = BytesIO()
+    frame.to_parquet(buffer, index=False, compression=_COMPRESSION)
+    return buffer.getbuffer()
+
+
+def write_encoded(store: Store, key: str, data: memoryview) -> None:
+    """Writes the bytes of a Parquet file. Raises StoreError."""
+    store.write(key, data, content_type=CONTENT_TYPE)
+
+
+# -- a file that is too large to be in memory as a table ----------------------------------------------------------------------
+
+
+def encode_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> memoryview:
+    """The bytes of a file that holds one batch after the other, each a row group."""
+    buffer = BytesIO()
+    with pq.ParquetWriter(buffer, schema, compression=_COMPRESSION) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return buffer.getbuffer()
+
+
+def iter_batches(data: bytes, rows: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of a file, given as bytes, so many at a time."""
+    yield from pq.ParquetFile(BytesIO(data)).iter_batches(rows, columns=list(columns), use_threads=False)  # each keeps memory
+
+
+# -- many files ---------------------------------------------------------------------------------------------------------------
+
+
+def scan(store: Store, keys: Sequence[str], schema: pa.Schema, columns: Sequence[str], rows: ds.Expression | None) -> pa.Table:
+    """The columns of many files as one table, in the order of `keys`; only rows for which the expression `rows` holds.
+
+    Files are read as `schema`, whatever the order of their columns, null where one lacks a column. Other columns are not read,
+    and no more than a few files are in memory at once. Raises FileNotFoundError when a file is gone, StoreError when the store
+    cannot be read or a file is damaged.
+    """
+    if not keys:
+        return schema.empty_table().select(list(columns))
+    with store.clear_errors("read", keys[0] if len(keys) == 1 else ""):
+        files = ds.dataset([store.path(key) for key in keys], schema=schema, format="parquet", filesystem=store.fs)
+        return files.to_table(columns=list(columns), filter=rows, fragment_readahead=_FILES_AHEAD, batch_readahead=_BATCHES_AHEAD)

@@ -1,0 +1,110 @@
+"""Outcomes of a chunk: one file, with the parameters that they were made with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from depth_core.output.outcomes import (
+    FACTS,
+    Outcome,
+    facts_of,
+    outcome_to_files,
+    read_outcomes,
+    read_parameters,
+    utc_now,
+    write_outcomes,
+)
+from depth_core.profiles import Profile
+from depth_core.storage import Store
+
+CHUNK = "photos-1a2b3c4d-00000"
+
+
+def succeeded(sha: str, **changes: Any) -> Outcome:
+    facts: dict[str, Any] = {
+        "source_sha256": sha,
+        "status": "succeeded",
+        "folder": f"depth/digest/{sha[:2]}/{sha}",
+        "results": ("depth.png", "depth.json"),
+        "source_width": 640,
+        "source_height": 480,
+        "network_width": 344,
+        "network_height": 256,
+        "output_width": 640,
+        "output_height": 480,
+        "depth_min": 0.5,
+        "depth_max": 8.5,
+        "kind": "disparity",
+        "model": "tiny",
+        "checkpoint_revision": "bundled-1",
+        "licence": "Apache-2.0",
+        "seconds": {"read": 0.01, "decode": 0.02, "predict": 0.3, "encode": 0.04, "write": 0.05},
+        "finished_at": "2026-03-01T12:00:00.000Z",
+    }
+    return Outcome(**facts | changes)
+
+
+def failed(sha: str, kind: str | None = "truncated_image", **changes: Any) -> Outcome:
+    facts: dict[str, Any] = {"error_message": f"{kind} it is", "attempts": 2, "finished_at": "2026-03-01T12:00:00.000Z"}
+    return Outcome(sha, "failed", error_kind=kind, **facts | changes)
+
+
+def test_outcomes_of_a_chunk_are_read_as_they_were_written(store: Store, profile: Profile) -> None:
+    outcomes = [succeeded("aa"), failed("bb"), succeeded("cc", unit="m", reused=True, seconds={})]
+    assert read_outcomes(store, "preview", CHUNK) == {}
+    assert read_parameters(store, "preview", CHUNK) is None
+    write_outcomes(store, profile, CHUNK, outcomes)
+    assert read_parameters(store, "preview", CHUNK) == profile.parameters.as_api()
+    assert read_outcomes(store, "preview", CHUNK) == {o.source_sha256: o for o in outcomes}
+
+
+def test_times_sort_as_text() -> None:
+    times = [utc_now() for _ in range(50)]
+    assert times == sorted(times)
+    assert {len(time) for time in times} == {24}
+    assert not np.isnat(np.datetime64(times[0].rstrip("Z")))
+
+
+def test_the_file_of_outcomes_keeps_its_columns(local_store: Store, profile: Profile) -> None:
+    """They are a file format: what is written today is read for years."""
+    key = write_outcomes(local_store, profile, CHUNK, [succeeded("aa")])
+    schema = pq.read_schema(local_store.path(key))
+    assert {field.name: str(field.type).replace(" ('seconds')", "") for field in schema} == {
+        "source_sha256": "string",
+        "status": "string",
+        "folder": "string",
+        "results": "list<element: string>",
+        **{f"{of}_{side}": "int32" for of in ("source", "network", "output") for side in ("width", "height")},
+        "depth_min": "double",
+        "depth_max": "double",
+        "kind": "string",
+        "unit": "string",
+        "model": "string",
+        "checkpoint_revision": "string",
+        "licence": "string",
+        "seconds": "map<string, double>",
+        "attempts": "int32",
+        "error_kind": "string",
+        "error_message": "string",
+        "finished_at": "string",
+        "reused": "bool",
+        "ends": "list<element: double>",
+    }
+
+
+def test_a_file_that_knows_other_facts_is_read_as_far_as_it_is_understood(local_store: Store, profile: Profile) -> None:
+    key = write_outcomes(local_store, profile, CHUNK, [succeeded("aa")])
+    path = local_store.path(key)
+    table = pq.read_table(path).drop_columns(["licence", "ends"])
+    pq.write_table(table.append_column("weather", [["fine"]]), path)
+    assert read_outcomes(local_store, "preview", CHUNK) == {"aa": succeeded("aa", licence="")}
+
+
+def test_facts_are_null_where_they_are_not_known() -> None:
+    facts = facts_of(outcome_to_files(failed("aa", source_width=640, depth_min=0.0)))
+    assert {name: value for name, value in facts.items() if value is not None} == {"source_width": 640, "depth_min": 0.0}
+    assert list(facts) == [fact.name for fact in FACTS]
+    assert set(facts_of({}).values()) == {None}
