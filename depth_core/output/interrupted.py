@@ -1,5 +1,5 @@
 """Which images were at work when a run of a chunk died: a note beside its journal, renewed every few images and gone when the run
-ends in any other way. What does not belong here: what is done with such images (engine/chunk.py).
+ends in any other way. What does not belong here: what is done with such images (engine/passes.py).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ import torch
 from PIL import ExifTags, Image
 
 from depth_core.contract import DepthParameters
-from depth_core.engine import stages, transfer
+from depth_core.engine import stages
 from depth_core.engine.stages import Item, Plan
 from depth_core.inference.predictor import Predictor
 from depth_core.output import encode
@@ -133,29 +133,3 @@ def test_a_jpeg_for_an_official_network_is_resized_from_all_its_pixels(known: Kn
         for data in (file.getvalue(), png(decoded))
     ]
     assert torch.equal(*inputs)
-
-
-class Event:
-    """Stands in for torch.cuda.Event: remembers the streams that it was recorded on."""
-
-    streams: ClassVar[list[object]] = []
-
-    def __init__(self, *, enable_timing: bool) -> None:
-        assert enable_timing
-
-    def record(self, stream: object = "the current device's") -> None:
-        self.streams.append(stream)
-
-    def synchronize(self) -> None: ...
-
-    def elapsed_time(self, other: Event) -> float:
-        return 500.0
-
-
-def test_an_image_waits_for_the_gpu_that_computes_it_not_for_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
-    monkeypatch.setattr(Event, "streams", [])
-    timing = transfer.DeviceTimer.start("cuda:1", images=2).stop()
-    assert timing.seconds() == 0.25
-    assert Event.streams == ["stream of cuda:1"] * 2

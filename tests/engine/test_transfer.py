@@ -1,0 +1,58 @@
+"""What comes back from a device, and the time that it took there."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from depth_core.engine import transfer
+
+
+class Event:
+    """Stands in for torch.cuda.Event: remembers the streams that it was recorded on."""
+
+    streams: ClassVar[list[object]] = []
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self, stream: object = "the current device's") -> None:
+        self.streams.append(stream)
+
+    def synchronize(self) -> None: ...
+
+    def elapsed_time(self, other: Event) -> float:
+        return 500.0
+
+
+def test_an_image_waits_for_the_gpu_that_computes_it_not_for_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr(Event, "streams", [])
+    timing = transfer.DeviceTimer.start("cuda:1", images=2).stop()
+    assert timing.seconds() == 0.25
+    assert Event.streams == ["stream of cuda:1"] * 2
+
+
+def test_on_a_cpu_the_images_of_a_batch_share_its_time() -> None:
+    timer = transfer.DeviceTimer.start("cpu", images=4)
+    one, two = timer.stop(), timer.stop()
+    assert 0 < one.seconds() <= two.seconds()
+    assert one.seconds() == one.elapsed / 4
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])
+def test_arrays_on_the_host_have_the_tensors_numbers(dtype: torch.dtype) -> None:
+    tensor = torch.arange(6).reshape(2, 3).to(dtype)
+    with torch.inference_mode():
+        array = transfer.to_host(tensor * 1 if dtype != torch.uint16 else tensor)
+    assert array.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert array.dtype == np.dtype(str(dtype).removeprefix("torch."))
+
+
+def test_images_are_stacked_in_their_order() -> None:
+    images = [torch.full((3, 2, 2), float(n)) for n in range(3)]
+    assert transfer.stacked(images, "cpu")[:, 0, 0, 0].tolist() == [0.0, 1.0, 2.0]
