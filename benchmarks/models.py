@@ -181,10 +181,10 @@ def random_like(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def stock(folder: str, device: str, **words: Any) -> Forward:
+def stock(folder: str, device: str, **options: Any) -> Forward:
     import transformers
 
-    model = transformers.AutoModelForDepthEstimation.from_pretrained(folder, **words).eval().to(device)
+    model = transformers.AutoModelForDepthEstimation.from_pretrained(folder, **options).eval().to(device)
     return lambda images: model(pixel_values=images).predicted_depth
 
 

@@ -103,7 +103,7 @@ def _tell_of_lacking(lacking: list[Profile], rows: list[checkpoints.ModelRow], n
 
 
 def _device(now: Settings) -> str:
-    device = devices.told_without_torch(now)
+    device = devices.device_without_torch(now)
     if device is None:
         from depth_core.inference import predictor
 

@@ -38,14 +38,14 @@ class Checkpoint:
     """One model's weights on this machine."""
 
     spec: ModelSpec
-    source: str  # for people: "bundled", a path, a URL as weights_cache.shown() tells it, "hub:repository@commit"
+    source: str  # for people: "bundled", a path, a URL as weights_cache.shown() gives it, "hub:repository@commit"
     path: Path  # a folder or a file
     revision: str  # names the weights: the Hub's commit, else the first 16 hex digits of the weights file's sha256 (digest_of)
     licence: str
 
 
 class Presence(StrEnum):
-    """Of a model's weights."""
+    """Whether a model's weights are here."""
 
     HERE = "here"  # usable now, without any download
     ABSENT = "not here"  # and nothing is wrong: not fetched yet, never published, refused by their licence
@@ -54,10 +54,10 @@ class Presence(StrEnum):
 
 @dataclass(frozen=True)
 class ModelRow:
-    """What `depthline models` says of one model."""
+    """What `depthline models` shows of one model."""
 
     spec: ModelSpec
-    memory_gib: float  # device memory wanted for one square image at resolutionLowerLimit 1024, float32
+    memory_gib: float  # device memory for one square image at resolutionLowerLimit 1024, float32
     source: str  # where its weights would come from; why not, when they cannot
     presence: Presence
 
@@ -71,14 +71,14 @@ def resolve(
     refresh: bool = False,
     outage: Exception | None = None,
 ) -> Checkpoint:
-    """The model's weights as a local path, fetched when needed and allowed.
+    """Returns the model's weights as a local path, fetched when needed and allowed. Never those of another model.
 
     `override`: a profile's path or URL. `refresh`: asks the Hub for the newest state of a branch instead of using what is cached,
-    and never makes do with the copy of a URL that cannot be reached. `outage`: why the store of DEPTH_CHECKPOINTS_URL does not
+    and never falls back to the copy of a URL that cannot be reached. `outage`: why the store of DEPTH_CHECKPOINTS_URL does not
     answer, where that is known already; it is not asked again.
 
-    Raises ModelUnavailableError naming the cure: nobody publishes them, the licence forbids it, not there, not reachable,
-    corrupt. Never answers with another model.
+    Raises ModelUnavailableError with the cure when nobody publishes the weights, the licence forbids their use, or they are
+    missing, unreachable or corrupt.
     """
     if settings.commercial_only and not spec.commercial:
         allowed = ", ".join(other.key for other in MODELS if other.commercial)
@@ -113,10 +113,10 @@ def resolve(
 
 
 def checked(checkpoint: Checkpoint) -> Checkpoint:
-    """The same, unless it lacks files or its patch embedding is another model's: the name tells the family, the width the model.
+    """Returns the same checkpoint after a quick check: its files are there, and its patch embedding is that of the model.
 
-    A look ahead; loading compares every tensor that is used. PyTorch files tell nothing before they are read, so they are read,
-    which alone needs torch. Raises ModelUnavailableError.
+    The embedding's name identifies the family, its width the model. Loading compares every tensor that is used. A PyTorch file
+    has to be read for this, which alone needs torch. Raises ModelUnavailableError.
     """
     spec, file = checkpoint.spec, weights.find(checkpoint.path)
     if spec.family.config_files:
@@ -133,12 +133,12 @@ def checked(checkpoint: Checkpoint) -> Checkpoint:
     width = next((shapes[name][0] for name in names if shapes.get(name)), None)
     if width != spec.width:
         reason = f"{names[0]} is missing" if width is None else f"{width} channels, not {spec.width}"
-        raise ModelUnavailableError(f"{file} are no weights of {spec.key} ({reason}): point to that model's own file")
+        raise ModelUnavailableError(f"{file} does not hold the weights of {spec.key} ({reason}): point to that model's own file")
     return checkpoint
 
 
 def describe_models(settings: Settings) -> list[ModelRow]:
-    """Every model: what it is, where its weights would come from and whether they are there. Downloads nothing."""
+    """Describes every model: where its weights would come from and whether they are here. Downloads nothing."""
     outage = weights_cache.find_outage(settings.checkpoints_url, settings) if settings.checkpoints_url else None
     return [_describe(spec, settings, outage) for spec in MODELS]
 
@@ -162,7 +162,7 @@ def fetch(spec: ModelSpec, settings: Settings) -> Checkpoint:
 
 
 def digest_of(file: Path, settings: Settings) -> str:
-    """What names the weights of a file: its sha256 in hex. Of an index with shards: that of all their sha256, one a line."""
+    """The name of a file's weights: its sha256 in hex; of an index with shards, the sha256 of all of theirs, one a line."""
     digests = [sha256_of(part, settings) for part in weights.files(file)]
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
@@ -219,7 +219,7 @@ def _from_hub(spec: ModelSpec, settings: Settings, repository: str, *, download:
             f"{spec.key}: asked for {repository}@{revision}, the Hub answered with {file.parent.name}: see HF_ENDPOINT"
         )
     error = _hub_error(file, spec, settings, revision)
-    if error and refresh:  # of what the cache holds, perhaps, which the Hub's library takes for granted
+    if error and refresh:  # perhaps of what the cache holds, which the Hub's library does not check
         file = _download_from_hub(spec, repository, revision, force=True)
         error = _hub_error(file, spec, settings, revision)
     if error:
@@ -231,7 +231,7 @@ def _from_hub(spec: ModelSpec, settings: Settings, repository: str, *, download:
 
 
 def _hub_error(file: Path, spec: ModelSpec, settings: Settings, revision: str | None) -> str:
-    """What is wrong with a file in the Hub's cache; "" when nothing is."""
+    """Returns what is wrong with a file in the Hub's cache; "" when nothing is."""
     try:
         weights.inspect(file)
         for part in weights.files(file):
@@ -300,7 +300,7 @@ def _download_from_hub(spec: ModelSpec, repository: str, revision: str | None, *
             "check DEPTH_HUB_REVISIONS and HF_ENDPOINT, set HF_TOKEN if the mirror needs one",
             weights_cache.reason(error),
         )
-    except (OSError, ValueError, errors.HfHubHTTPError) as error:  # ValueError: told to be offline, and to download
+    except (OSError, ValueError, errors.HfHubHTTPError) as error:  # ValueError: offline by HF_HUB_OFFLINE
         cure, reason = "is HF_HUB_OFFLINE set, can the Hub be reached, is there room on the disk?", weights_cache.reason(error)
     raise ModelUnavailableError(
         f"{spec.key}: cannot fetch {repository}@{revision} from the Hub: {cure} ({reason}). Without the Hub: put "
@@ -309,19 +309,19 @@ def _download_from_hub(spec: ModelSpec, repository: str, revision: str | None, *
 
 
 def _check_hub_answers() -> None:
-    """Raises OSError at once when nobody can be reached at the Hub: its library tries for half a minute first."""
+    """Raises OSError at once when the Hub cannot be reached: its library tries for half a minute first."""
     import huggingface_hub
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:  # it says that itself
+    if constants.HF_HUB_OFFLINE:  # the library reports that itself
         return
     session = huggingface_hub.get_session()
     http: Any = import_module(type(session).__module__.partition(".")[0])  # httpx or what has taken its place there
     try:
         session.head(constants.ENDPOINT, timeout=_CONNECT_SECONDS)
     except (http.ConnectError, http.ConnectTimeout, http.ProxyError) as error:
-        raise OSError(f"nobody answers at {constants.ENDPOINT}: {error}") from None
-    except http.HTTPError:  # somebody is there: what it has, the download finds out
+        raise OSError(f"no answer from {constants.ENDPOINT}: {error}") from None
+    except http.HTTPError:  # the Hub answers: the download will report what is wrong
         return
 
 

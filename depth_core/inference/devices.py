@@ -1,6 +1,6 @@
-"""Which device there is, where that can be told without loading torch, which takes seconds.
+"""Finds the device without loading torch, which takes seconds, where that is possible.
 
-For looking at an installation. Work asks predictor.choose_device, which asks torch.
+For inspecting an installation. Work uses predictor.choose_device, which asks torch.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 from depth_core.settings import Settings
 
 
-def told_without_torch(settings: Settings) -> str | None:
-    """What `choose_device` would answer, "cpu" always; None where torch alone can tell, or is not installed."""
+def device_without_torch(settings: Settings) -> str | None:
+    """Returns "cpu" where `choose_device` would; None where only torch can know, or is not installed."""
     found = importlib.util.find_spec("torch")
     if found is None or not found.submodule_search_locations:
         return None

@@ -1,4 +1,4 @@
-"""What a preprocessor_config.json asks for, and an image prepared so. What does not belong here: networks, sizes (sizing.py)."""
+"""Reads a preprocessor_config.json, and prepares images as it says. What does not belong here: networks, sizes (sizing.py)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ImageProcessor:
                 return read(found)
             except (TypeError, ValueError, OverflowError):
                 raise ModelUnavailableError(
-                    f"{file} cannot be followed: {key} is {found!r}; get the checkpoint's own again"
+                    f"{file} is invalid: {key} is {found!r}; download the checkpoint's own file again"
                 ) from None
 
         return cls(

@@ -1,4 +1,4 @@
-"""What a network answers, and what every network family offers to predictor.py."""
+"""What a network returns, and the protocol that every network implements for predictor.py."""
 
 from __future__ import annotations
 
@@ -23,4 +23,4 @@ class Network(Protocol):
     """A loaded network of one family."""
 
     def predict(self, batch: torch.Tensor) -> Prediction:
-        """float32 (N, 3, H, W) on the network's device. Each image's answer is what it would be alone."""
+        """float32 (N, 3, H, W) on the network's device. Each image's result is what it would be alone."""

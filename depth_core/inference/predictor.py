@@ -78,7 +78,7 @@ class Predictor:
 
     @contextmanager
     def stream(self, busy: int) -> Iterator[None]:
-        """For what this thread asks of torch: its share of the cores while `busy` streams are at work."""
+        """Gives this thread its share of the cores while `busy` streams are at work."""
         _stream.threads = max(1, threads_at_start() // busy)
         try:
             with intra_op_threads(_stream.threads):
@@ -89,7 +89,7 @@ class Predictor:
     def predict(self, batch: torch.Tensor) -> Prediction:
         """Runs float32 (N, 3, H, W) through the network: fields (N, H, W), float32, on the device.
 
-        Raises what the device raises; is_out_of_memory() tells the one that a smaller batch cures.
+        Raises what the device raises; is_out_of_memory() recognises the error that a smaller batch cures.
         """
         import torch
 
@@ -117,7 +117,7 @@ class Predictor:
         return focal_px * scale / canonical
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        """True when the device had no room for a batch, which a smaller one may have."""
+        """True when the device had no room for a batch; a smaller one may fit."""
         import torch
 
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -202,7 +202,7 @@ def choose_device(settings: Settings) -> str:
     try:
         device = torch.device(settings.device)
     except RuntimeError:
-        raise ConfigurationError(f"DEPTH_DEVICE={settings.device} is no device: use auto, cpu, cuda, cuda:N or mps") from None
+        raise ConfigurationError(f"DEPTH_DEVICE={settings.device} is not a device: use auto, cpu, cuda, cuda:N or mps") from None
     there = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
@@ -211,7 +211,7 @@ def choose_device(settings: Settings) -> str:
     if not there.get(device.type, False):
         found = [name for name, is_there in there.items() if is_there]
         raise ConfigurationError(
-            f"DEPTH_DEVICE={settings.device} is not on this machine (there are: {', '.join(found)}): use auto"
+            f"DEPTH_DEVICE={settings.device} is not on this machine (available: {', '.join(found)}): use auto"
         )
     return settings.device
 

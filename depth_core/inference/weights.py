@@ -42,7 +42,7 @@ def _reading(path: Path) -> Iterator[None]:
 def find(path: Path) -> Path:
     """The weights file: `path` itself, or the one in the folder `path` (safetensors first). Of shards it is their index.
 
-    Raises ModelUnavailableError when there is none, more than one to choose from, or no right to look.
+    Raises ModelUnavailableError when there is none, more than one to choose from, or no permission.
     """
     with _reading(path):
         if path.is_file():
@@ -53,7 +53,7 @@ def find(path: Path) -> Path:
 
 
 def choose(names: Iterable[str], folder: str) -> str:
-    """Which of a folder's files find() answers with. Raises ModelUnavailableError as find() does; `folder` is for the message."""
+    """Chooses the weights file among the names in a folder. Raises as find() does; `folder` is for the message."""
     there = sorted(names)
     for preferred in ("model.safetensors", f"model.safetensors{INDEX}"):
         if preferred in there:
@@ -74,7 +74,7 @@ def choose(names: Iterable[str], folder: str) -> str:
 
 @dataclass(frozen=True)
 class Index:
-    """What the index of a checkpoint in shards says."""
+    """The index of a checkpoint in shards."""
 
     file_of: dict[str, str]  # tensor -> name of the shard, a file beside the index
 
@@ -84,16 +84,16 @@ class Index:
 
 
 def parse_index(text: bytes, origin: str) -> Index:
-    """Raises ModelUnavailableError for what is no index, and for one that names a file anywhere but beside itself."""
+    """Raises ModelUnavailableError for what is not an index, and for one that names a file anywhere but beside itself."""
     try:
         file_of = json.loads(text)["weight_map"]
     except (ValueError, KeyError, TypeError, RecursionError):
         file_of = None
     if not isinstance(file_of, dict) or not file_of or not all(isinstance(name, str) for name in file_of.values()):
-        raise ModelUnavailableError(f"{origin} is no index of shards (it has no weight_map): download it again")
+        raise ModelUnavailableError(f"{origin} is not an index of shards (it has no weight_map): download it again")
     for name in file_of.values():
         if name in ("", ".", "..") or any(character in name for character in "/\\:\0"):
-            raise ModelUnavailableError(f"{origin} is refused: it names {name!r}, which is no file beside it")
+            raise ModelUnavailableError(f"{origin} is refused: it names {name!r}, which is not a file beside it")
     return Index(file_of)
 
 
@@ -108,14 +108,14 @@ def files(file: Path) -> list[Path]:
 
 
 def _index(file: Path) -> Index | None:
-    """What an index says, and that its shards are there; None for a file that is no index."""
+    """Reads an index and checks that its shards are there; None for a file that is not an index."""
     if not _is_index(file):
         return None
     index = parse_index(file.read_bytes(), str(file))
     missing = [name for name in index.shards if not file.with_name(name).is_file()]
     if missing:
         raise ModelUnavailableError(
-            f"{file} names {_some(missing)}, not there: download {'it' if len(missing) == 1 else 'them'} too"
+            f"{file} names {_listed(missing)}, not there: download {'it' if len(missing) == 1 else 'them'} too"
         )
     return index
 
@@ -131,9 +131,9 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def inspect(file: Path) -> Shapes | None:
-    """Looks at the structure of a file, and of its shards if it is an index, not at numbers; reads little and needs no torch.
+    """Checks the structure of a file, and of its shards if it is an index, not the numbers; reads little and needs no torch.
 
-    The shape of every tensor by its name; None for PyTorch files, which tell only when they are read.
+    Returns the shape of every tensor by its name; None for PyTorch files, whose tensors are known only when they are read.
     Raises ModelUnavailableError for a Git LFS pointer, an empty or truncated file, something that holds no weights, a missing
     shard, an index that names tensors that its shards do not hold, and what cannot be read.
     """
@@ -158,7 +158,7 @@ def _check_held(file: Path, index: Index, shard: str, held: Iterable[str]) -> No
     lacking = sorted({name for name, where in index.file_of.items() if where == shard} - set(held))
     if lacking:
         raise ModelUnavailableError(
-            f"{file.with_name(shard)} lacks what {file.name} says it holds ({_some(lacking)}): download both again"
+            f"{file.with_name(shard)} lacks what {file.name} says it holds ({_listed(lacking)}): download both again"
         )
 
 
@@ -183,7 +183,7 @@ def _inspect_one(file: Path) -> Shapes | None:
 
 
 def _entries(file: Path) -> list[str]:
-    """Of a zip, which PyTorch files are since 1.6; none of what is no zip, or a damaged one."""
+    """The names in a zip, which PyTorch files are since 1.6; none of what is not a zip, or a damaged one."""
     try:
         with zipfile.ZipFile(file) as archive:
             return archive.namelist()
@@ -269,7 +269,7 @@ def _read_torch(file: Path) -> dict[str, torch.Tensor]:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not content or not all(map(_is_named_tensor, content.items())):
-        found = _some([str(key) for key in content], 5) if isinstance(content, dict) else f"a {type(content).__name__}"
+        found = _listed([str(key) for key in content], 5) if isinstance(content, dict) else f"a {type(content).__name__}"
         raise ModelUnavailableError(
             f"{file} holds no named tensors (it holds {found or 'nothing'}): save the network's state_dict by itself, or under "
             "model, state_dict or model_state_dict"
@@ -285,7 +285,7 @@ def _is_named_tensor(item: tuple[object, object]) -> bool:
 
 
 def _global_in(error: pickle.UnpicklingError) -> str:
-    """What the pickle asked for, without torch's advice to read it all the same."""
+    """What the pickle asked for, without torch's advice to load it anyway."""
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     return found[1] if found else "objects of Python"
 
@@ -299,9 +299,9 @@ def _reason(error: Exception) -> str:
 def check_against(
     tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, Sequence[int]], *, origin: str, model: str
 ) -> dict[str, torch.Tensor]:
-    """The tensors of `wanted` (name -> shape) in float32. Strict about what a network uses, indifferent to the rest.
+    """The tensors of `wanted` (name -> shape) in float32. Others are ignored.
 
-    Raises ModelUnavailableError listing keys that are missing, have another shape, or hold what no network computes with.
+    Raises ModelUnavailableError listing keys that are missing, have another shape, or hold numbers that cannot be used.
     """
     missing = [name for name in wanted if name not in tensors]
     misshapen = [
@@ -310,13 +310,15 @@ def check_against(
         if name in tensors and tuple(tensors[name].shape) != tuple(shape)
     ]
     if missing or misshapen:
-        raise ModelUnavailableError(complaint(origin, model, missing, misshapen))
-    faults = {name: _fault(tensors[name]) for name in wanted}
-    used = {name: tensors[name].float() for name in wanted if not faults[name]}
-    faults |= {name: "holds NaN or infinity" for name, tensor in used.items() if not _is_finite(tensor)}
-    if any(faults.values()):
-        listed = _some([f"{name} {fault}" for name, fault in faults.items() if fault], 5)
-        raise ModelUnavailableError(f"{origin} are no usable weights of {model} ({listed}): download that model's own file again")
+        raise ModelUnavailableError(mismatch(origin, model, missing, misshapen))
+    errors = {name: _error_in(tensors[name]) for name in wanted}
+    used = {name: tensors[name].float() for name in wanted if not errors[name]}
+    errors |= {name: "holds NaN or infinity" for name, tensor in used.items() if not _is_finite(tensor)}
+    if any(errors.values()):
+        listed = _listed([f"{name} {error}" for name, error in errors.items() if error], 5)
+        raise ModelUnavailableError(
+            f"{origin} does not hold usable weights of {model} ({listed}): download that model's own file again"
+        )
     return used
 
 
@@ -330,8 +332,8 @@ def fill(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], *, origi
     network.load_state_dict(check_against(tensors, wanted, origin=origin, model=model) | counters, assign=True)
 
 
-def _fault(tensor: torch.Tensor) -> str:
-    """What is wrong with the form of a tensor, "" if nothing is. 8 bits want scales, in keys that nobody asks for."""
+def _error_in(tensor: torch.Tensor) -> str:
+    """Returns what is wrong with the form of a tensor, "" if nothing is. 8 bits would need scales, in keys that nothing reads."""
     import torch
 
     if tensor.is_meta:
@@ -346,16 +348,16 @@ def _fault(tensor: torch.Tensor) -> str:
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    """A sum that is finite says it of all, ten times as fast; only that of very large numbers says too little."""
+    """A finite sum proves it for all numbers, ten times as fast; a sum that is not finite may be of very large numbers."""
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
-def complaint(origin: str, model: str, missing: list[str], misshapen: list[str]) -> str:
-    """Why a file's tensors are not the model's."""
-    parts = [f"{len(missing)} keys missing: {_some(missing)}"] if missing else []
-    parts += [f"{len(misshapen)} of another shape: {_some(misshapen)}"] if misshapen else []
-    return f"{origin} are no weights of {model} ({'; '.join(parts)}): point to that model's own file"
+def mismatch(origin: str, model: str, missing: list[str], misshapen: list[str]) -> str:
+    """Says why a file's tensors are not the model's."""
+    parts = [f"{len(missing)} keys missing: {_listed(missing)}"] if missing else []
+    parts += [f"{len(misshapen)} of another shape: {_listed(misshapen)}"] if misshapen else []
+    return f"{origin} does not hold the weights of {model} ({'; '.join(parts)}): point to that model's own file"
 
 
-def _some(items: list[str], limit: int = 20) -> str:
+def _listed(items: list[str], limit: int = 20) -> str:
     return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")

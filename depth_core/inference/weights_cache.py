@@ -29,8 +29,8 @@ from depth_core.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# The first of these that a store tells stands for a file's content. All of what it tells would not do: HTTP's holds the URL to
-# which it was sent on, signed anew each time.
+# The first of these that a store gives identifies a file's content. All that it gives would not do: HTTP's has the URL of a
+# redirect, signed anew each time.
 _MARKS = (
     *("ETag", "etag", "md5", "Content-MD5", "blob_id", "generation", "VersionId", "version_id"),
     *("LastModified", "last_modified", "Last-Modified", "mtime", "modify", "modified", "created"),
@@ -40,10 +40,10 @@ _MARKS = (
 def local(
     url: str, settings: Settings, model: str, *, download: bool, refresh: bool, outage: Exception | None = None
 ) -> Path | None:
-    """The path of a local file or folder; for a URL, of its copy in the cache, which a change at the URL makes stale.
+    """Returns the path of a local file or folder; for a URL, of its copy in the cache, which a change at the URL makes stale.
 
     None when nothing is there. While a store does not answer, the copy that was used last is used, with a warning: an outage
-    should fail no artwork. A file that has changed is waited for, though, when the store falls silent in the middle of it.
+    should fail no artwork. A download of a changed file that stops midway is an error, though. Raises ModelUnavailableError.
     """
     fs, path = _file_system(url, settings)
     if isinstance(fs, LocalFileSystem):
@@ -52,7 +52,7 @@ def local(
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise ModelUnavailableError(f"{model}: cannot look at {path}: {error.strerror or error}") from None
+            raise ModelUnavailableError(f"{model}: cannot access {path}: {error.strerror or error}") from None
         return Path(path)
     copies = _Copies(settings.checkpoint_cache.expanduser() / "weights", hashlib.sha256(url.encode()).hexdigest()[:32])
     try:
@@ -70,7 +70,7 @@ def local(
         known = None if refresh or not _is_outage(error) else copies.latest()
         if known is None:
             raise ModelUnavailableError(
-                f"{model}: cannot look at {shown(url)} ({reason(error)}): check the URL and DEPTH_SOURCE_OPTIONS"
+                f"{model}: cannot access {shown(url)} ({reason(error)}): check the URL and DEPTH_SOURCE_OPTIONS"
             ) from None  # the error itself may hold the URL's password, and logs print causes
         log.warning(
             "%s: %s does not answer (%s): using its weights as they were when it last did", model, shown(url), reason(error)
@@ -91,7 +91,7 @@ def local(
 
 
 def find_outage(url: str, settings: Settings) -> Exception | None:
-    """Why the store of a URL does not answer, to be asked once for all that is wanted of it: it takes its time to say so."""
+    """Returns why the store of a URL does not answer. Ask once for all files of a store: it takes its time."""
     try:
         _info(*_file_system(url, settings))
     except Exception as error:  # noqa: BLE001 (local() raises it, where it matters)
@@ -124,7 +124,7 @@ def _file_system(url: str, settings: Settings) -> tuple[Any, str]:
 
 
 def _info(fs: Any, path: str) -> dict[str, Any] | None:
-    """What a store says of a path; None when it says that nothing is there. Raises what keeps it from telling.
+    """What a store says of a path; None when it says that nothing is there. Raises the error that kept it from answering.
 
     fs.exists() and fs.isfile() say no in both cases, and fsspec's HTTP raises FileNotFoundError whatever the matter is.
     """
@@ -160,7 +160,7 @@ def _local_name(path: str) -> str:
 
 
 def _beside(path: str, name: str) -> str:
-    """The remote file of that name in the same folder; with the same query, since a token may stand in it."""
+    """The remote file of that name in the same folder; with the same query, which may have a token."""
     if not _is_http(path):
         return f"{path.rpartition('/')[0]}/{name}"
     parts = urlsplit(path)
@@ -195,7 +195,7 @@ def _remote_shards(fs: Any, file: str) -> dict[str, dict[str, Any]]:
     names = [_beside(file, name) for name in weights.parse_index(fs.cat_file(file), shown(file)).shards]
     found = {name: info for name in names if (info := _info(fs, name))}
     if missing := [shown(name) for name in names if name not in found]:
-        raise ModelUnavailableError(f"{shown(file)} names shards that are not there: {', '.join(missing)}")
+        raise ModelUnavailableError(f"{shown(file)} names shards that are missing: {', '.join(missing)}")
     return found
 
 
@@ -287,9 +287,9 @@ def _download(fs: Any, files: dict[str, dict[str, Any]], copies: _Copies, copy: 
 def _blocks(fs: Any, name: str, info: dict[str, Any]) -> Iterator[bytes]:
     """A remote file's bytes. Raises ModelUnavailableError for whatever fails there: the writer's own errors are the cache's."""
     # one answer, not many ranges, of which each may be sent on to another URL and some servers give none
-    words = {"block_size": 0, "size": info.get("size")} if _is_http(name) else {}
+    options = {"block_size": 0, "size": info.get("size")} if _is_http(name) else {}
     try:
-        with fs.open(name, "rb", **words) as remote:
+        with fs.open(name, "rb", **options) as remote:
             while block := remote.read(4 * 2**20):
                 yield block
     except Exception as error:  # noqa: BLE001 (the same)

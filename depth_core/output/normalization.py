@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 EPSILON = 1e-6  # of V2-Style: in its disparity, 1 / (depth + EPSILON), and added to what the disparity spans
 _EPSILON_STANDARD = 1e-8  # added to what Standard's range spans: what hardly differs does not become black and white
 _LEAST_SKY = 0.1  # V2-Style: a sky map that is nowhere above shows no sky
-_MANY, _SOME = 1000, 100  # V2-Style: pixels of content above which percentiles are taken; above which, the content's own ends
+# V2-Style: above so many pixels of content percentiles are taken; above so many, the content's own ends
+_ENOUGH_FOR_PERCENTILES, _ENOUGH_FOR_ENDS = 1000, 100
 _FARTHEST = 1e-30  # disparity: what is farther has a depth that a range of finite numbers cannot span
 _MOST_SHRUNK = 32  # times, in one step: torch's own limit on a GPU is 94
 
@@ -154,7 +155,7 @@ def _v2_style_range(depth: torch.Tensor, sky: torch.Tensor | None, kind: DepthKi
         return _min_max_range(depth, sky, kind)
     low, high, count = _content_ends(_disparity(depth), None if sky is None else _not_sky(sky))
     far, near = (end.clamp(min=_FARTHEST) for end in (low, high))
-    return _range(1 / near - EPSILON, 1 / far - EPSILON, count[:, 0] > 0)
+    return _range(1 / near - EPSILON, 1 / far - EPSILON, count > 0)
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def _not_sky(sky: torch.Tensor) -> torch.Tensor:
 
 
 def _content_ends(disparity: torch.Tensor, land: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What V2-Style scales by, (N,) low and high, and of how many pixels of content, (N, 1). 0, 0 where no number is finite.
+    """Returns what V2-Style scales by, low and high (N,), and the pixels of content (N,). 0, 0 where no number is finite.
 
     Content is finite (the disparity of an infinite depth is: 0) and not sky. Percentiles are elements of it (rank = percent of
     the count, cut).
@@ -208,12 +209,12 @@ def _content_ends(disparity: torch.Tensor, land: torch.Tensor | None) -> tuple[t
     finite = disparity.isfinite()
     content = ordered(disparity, finite if land is None else finite & land)
     count = content.count[:, 0]
-    low = content.element(1).where(count > _MANY, content.least())
-    high = content.element(99).where(count > _MANY, content.most())
+    low = content.element(1).where(count > _ENOUGH_FOR_PERCENTILES, content.least())
+    high = content.element(99).where(count > _ENOUGH_FOR_PERCENTILES, content.most())
     if land is not None:
         least, most = _finite_ends(disparity)
-        low, high = low.where(count > _SOME, least), high.where(count > _SOME, most)
-    return low.where(low.isfinite(), 0), high.where(high.isfinite(), 0), content.count
+        low, high = low.where(count > _ENOUGH_FOR_ENDS, least), high.where(count > _ENOUGH_FOR_ENDS, most)
+    return low.where(low.isfinite(), 0), high.where(high.isfinite(), 0), count
 
 
 def _scalar(value: float, like: torch.Tensor) -> torch.Tensor:

@@ -600,7 +600,7 @@ def test_a_fetch_of_several_models_gets_what_can_be_had_and_names_the_rest_at_th
     assert done.stdout == f"tiny: {checkpoints.BUNDLED} at {checkpoints.BUNDLED}\n"
     first, second = done.stderr.splitlines()
     assert first.startswith("error v2/small: no weights at")
-    assert "are no weights of v3/small" in second
+    assert "does not hold the weights of v3/small" in second
     assert here("models", "fetch", "tiny").exit_code == 0
 
 

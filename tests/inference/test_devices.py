@@ -14,7 +14,7 @@ from depth_core.inference import devices, predictor
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "mps", "nonsense"])
 def test_what_is_told_is_what_torch_says(device: str) -> None:
     now = settings.load(device=device)
-    told = devices.told_without_torch(now)
+    told = devices.device_without_torch(now)
     assert told in (None, "cpu")
     if told:
         assert told == predictor.choose_device(now)

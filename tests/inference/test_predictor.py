@@ -208,7 +208,7 @@ def test_half_precision_weights_are_run_in_float32(
 def test_weights_of_another_model_are_refused_with_the_keys_at_fault(
     key: str, other: str, configured: Configured, v2_file: Path, v3_file: Path
 ) -> None:
-    with pytest.raises(ModelUnavailableError, match=rf"no weights of {key} \(\d+ (keys missing|of another shape): \S+"):
+    with pytest.raises(ModelUnavailableError, match=rf"not hold the weights of {key} \(\d+ (keys missing|of another shape): \S+"):
         loaded(key, configured(), {"v2": v2_file, "v3": v3_file}[other])
 
 
@@ -286,7 +286,7 @@ def test_a_preprocessor_config_that_cannot_be_followed_is_refused(
 def test_a_config_that_transformers_cannot_follow_is_refused(text: str, configured: Configured, tmp_path: Path) -> None:
     folder = tiny_folder(tmp_path)
     (folder / "config.json").write_text(text)
-    with pytest.raises(ModelUnavailableError, match="is no depth checkpoint that transformers can load"):
+    with pytest.raises(ModelUnavailableError, match="is not a depth checkpoint that transformers can load"):
         loaded("tiny", configured(), folder)
 
 

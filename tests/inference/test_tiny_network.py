@@ -119,7 +119,7 @@ def folder(tmp_path: Path, section: str, **changed: Any) -> Path:
     ],
 )
 def test_a_config_that_cannot_be_followed_is_refused(section: str, changed: dict[str, Any], why: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailableError, match=rf"config\.json cannot be followed: {why}.*; get the checkpoint's own"):
+    with pytest.raises(ModelUnavailableError, match=rf"config\.json is invalid: {why}.*; download the checkpoint's own"):
         checkpoint_folder._network(folder(tmp_path, section, **changed), "tiny", "cpu")
 
 

@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 
 class CheckpointFolder:
-    """A loaded network. What it answers is taken for what the catalogue says the model's numbers mean."""
+    """A loaded network. Its numbers are taken to mean what the catalogue says of the model."""
 
     def __init__(self, checkpoint: Checkpoint, *, device: str, autocast: bool) -> None:
         self._depth: Callable[[torch.Tensor], torch.Tensor] = _network(checkpoint.path, checkpoint.spec.key, device)
 
     def run_by_openvino(self, runtime: Runtime, name: str) -> None:
-        """Hands the network's convolutions to OpenVINO. `name` tells the weights. Raises what OpenVINO raises."""
+        """Lets OpenVINO compute the network. `name` identifies the weights. Raises what OpenVINO raises."""
         if isinstance(self._depth, tiny_network.Tiny):
-            self._depth.hand_over(runtime, name)
+            self._depth.run_by_openvino(runtime, name)
         elif isinstance(self._depth, glpn.Glpn):
-            self._depth = glpn.handed_over(self._depth, runtime, name)
+            self._depth = glpn.run_by_openvino(self._depth, runtime, name)
         else:
             raise TypeError("this network is transformers' own")
 
@@ -62,7 +62,7 @@ def _network(folder: Path, model: str, device: str) -> Callable[[torch.Tensor], 
 
 
 def _config(file: Path) -> dict[str, Any]:
-    """Empty for what is no JSON object: transformers says what it lacks."""
+    """Reads a config.json; empty when it is not a JSON object, of which transformers reports what is missing."""
     try:
         config = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -77,5 +77,5 @@ def _of_tiny(config: dict[str, Any], folder: Path) -> tiny_network.Config:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ModelUnavailableError(
-            f"{folder / 'config.json'} cannot be followed: {where}: {first['msg']}; get the checkpoint's own again"
+            f"{folder / 'config.json'} is invalid: {where}: {first['msg']}; download the checkpoint's own file again"
         ) from None

@@ -122,15 +122,16 @@ def _attention(
 
 
 def _check_config(name: str, file: Path) -> None:
-    """Refuses a folder whose config.json is of a network with the same keys that answers otherwise.
+    """Refuses a folder whose config.json is of another network with the same keys.
 
-    Metric V2 (large is far, where V2 says near) and V1 (other taps). A file without its configuration cannot be told apart.
+    Those are metric V2, in which large is far, and V1, which has other taps. Without its configuration a file cannot be
+    distinguished from them. Raises ModelUnavailableError.
     """
     try:
         content = json.loads(file.read_bytes())
         backbone = content.get("backbone_config") or {}
         hidden, _, _, taps, _, _ = SIZES[name]
-        faults = [
+        differences = [
             f"{key} is {found.get(key)!r}, not {expected!r}"
             for found, key, expected in (
                 (content, "depth_estimation_type", "relative"),
@@ -139,12 +140,12 @@ def _check_config(name: str, file: Path) -> None:
             )
             if found.get(key) not in (None, expected)
         ]
-    except (OSError, ValueError, AttributeError, RecursionError):  # none, or none of a network
+    except (OSError, ValueError, AttributeError, RecursionError):  # missing, or not of a network
         return
-    if faults:
+    if differences:
         raise ModelUnavailableError(
-            f"{file} is of another network than v2/{name} ({'; '.join(faults)}): point to that model's own folder, or, if the "
-            "weights beside it are that model's, take it away"
+            f"{file} is of another network than v2/{name} ({'; '.join(differences)}): point to that model's own folder, "
+            "or, if the weights beside it are that model's, remove it"
         )
 
 

@@ -67,7 +67,7 @@ class CameraDecoder(nn.Module):
 
 @dataclass(frozen=True)
 class Fields:
-    """What one network answers: (N, H, W) each, float32."""
+    """What one network returns: (N, H, W) each, float32."""
 
     depth: torch.Tensor
     confidence: torch.Tensor | None = None  # main series, 1 or more

@@ -47,7 +47,7 @@ class Sizes(BaseModel, strict=True):
 
 
 def sizes(config: Mapping[str, object]) -> Sizes | None:
-    """Of a network that this module computes; None for what every other config.json says."""
+    """Reads the sizes from a config.json; None when it is of a network that this module does not compute."""
     try:
         return Sizes.model_validate(config)
     except ValidationError:
@@ -62,8 +62,8 @@ def build(sizes: Sizes, tensors: Mapping[str, Tensor], *, origin: str, model: st
     return network.eval().requires_grad_(False)
 
 
-def handed_over(network: nn.Module, runtime: Runtime, name: str) -> nn.Module:
-    """A Glpn, run by OpenVINO at any size."""
+def run_by_openvino(network: nn.Module, runtime: Runtime, name: str) -> nn.Module:
+    """Returns a Glpn that OpenVINO computes, at any size. `name` identifies the weights."""
     return runtime.compiled(network, f"{name} glpn", example=(1, 3, 64, 96), shape=(1, 3, -1, -1))
 
 
@@ -145,7 +145,7 @@ class _Layer(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Each token looks at those of a picture that is `ratio` times smaller."""
+    """Each token attends to those of a picture that is `ratio` times smaller."""
 
     def __init__(self, width: int, heads: int, ratio: int) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class _Attention(nn.Module):
 
 
 class _Mixing(nn.Module):
-    """The feed-forward part, in which a convolution tells tokens where they are."""
+    """The feed-forward part, in which a convolution gives tokens their position."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # or it tells its makers of every import
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # or it reports every import to its makers
 import openvino  # noqa: E402
 
 _FILE = "network.xml"  # beside it network.bin
@@ -41,19 +41,19 @@ class Runtime:
         }
 
     def compiled(self, network: nn.Module, name: str, *, example: Sequence[int], shape: Sequence[int]) -> Compiled:
-        """`network` for one image of `shape`, where -1 is any size; traced at the size `example`. `name` tells its weights.
+        """`network` for one image of `shape`, where -1 is any size; traced at the size `example`. `name` identifies its weights.
 
         Raises what OpenVINO raises for a network that it cannot convert.
         """
-        words = [name, *shape, *(importlib.metadata.version(package) for package in ("depthline", "openvino", "torch"))]
-        kept = self._folder / hashlib.sha256(repr(words).encode()).hexdigest()[:32]
+        identity = [name, *shape, *(importlib.metadata.version(package) for package in ("depthline", "openvino", "torch"))]
+        kept = self._folder / hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
         if not (kept / _FILE).is_file():
             self._keep(_converted(network, example, shape), kept)
         return Compiled(_core().compile_model(str(kept / _FILE), "CPU", self._how))
 
     @staticmethod
     def _keep(model: openvino.Model, folder: Path) -> None:
-        """Whole or not at all, whoever else keeps the same."""
+        """Keeps it whole or not at all, also when other processes keep the same."""
         part = folder.with_name(f".{uuid.uuid4().hex[:12]}.part")
         part.mkdir(parents=True)
         try:

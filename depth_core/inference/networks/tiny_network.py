@@ -96,11 +96,11 @@ class Tiny(nn.Module):
         self.input = config.input
         self.fusion = config.fusion
 
-    def hand_over(self, runtime: Runtime, name: str) -> None:
-        """Both branches to OpenVINO. `name` tells the weights."""
+    def run_by_openvino(self, runtime: Runtime, name: str) -> None:
+        """Lets OpenVINO compute both branches. `name` identifies the weights."""
         seen = (1, 3, self.square, self.square)
         silhouette = runtime.compiled(self.silhouette, f"{name} silhouette", example=seen, shape=seen)
-        self.coarse, self.silhouette = glpn.handed_over(self.coarse, runtime, name), silhouette
+        self.coarse, self.silhouette = glpn.run_by_openvino(self.coarse, runtime, name), silhouette
 
     def forward(self, batch: Tensor) -> Tensor:
         return fuse(*self.branches(batch), self.brightness(batch), self.fusion)

@@ -34,12 +34,12 @@ def build(
                 ignore_mismatched_sizes=True,
             )
     except Exception as error:  # noqa: BLE001 (a config.json that is none makes transformers raise anything)
-        raise ModelUnavailableError(f"{folder} is no depth checkpoint that transformers can load: {error}") from None
+        raise ModelUnavailableError(f"{folder} is not a depth checkpoint that transformers can load: {error}") from None
     # transformers fills what is missing with random numbers, and takes integers for weights
     missing = sorted(report["missing_keys"])
     misshapen = [f"{key}: {tuple(found)} instead of {tuple(wanted)}" for key, found, wanted in sorted(report["mismatched_keys"])]
     if missing or misshapen:
-        raise ModelUnavailableError(weights.complaint(origin, model, missing, misshapen))
+        raise ModelUnavailableError(weights.mismatch(origin, model, missing, misshapen))
     integers = {key for key, tensor in network.state_dict().items() if not tensor.is_floating_point()}
     ignored = integers | set(report["unexpected_keys"])
     used = {key: tensor.shape for key, tensor in tensors.items() if key not in ignored}
