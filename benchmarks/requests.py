@@ -70,7 +70,7 @@ class World:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, *words: object) -> None:
+            def log_message(self, *args: object) -> None:
                 pass
 
         class Server(ThreadingHTTPServer):
@@ -139,7 +139,7 @@ def programs(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 class Client:
-    """One client: posts images of `world`, each asked for once in the whole benchmark, and looks until they are done."""
+    """One client: posts images of `world`, each asked for once in the whole benchmark, and polls until they are done."""
 
     numbers = iter(range(1, 1_000_000))
 
@@ -203,7 +203,7 @@ def load(
     """The load while a chunk runs and a worker is killed. Prints what was counted; True when nothing is wrong."""
     requests -= requests % clients  # each client sends as many
     photos = make_photos(folder / "photos", 60, sizes=((640, 480),))
-    for number in range(60, 1500):  # the same pictures, other bytes: other images to everybody who looks at the bytes
+    for number in range(60, 1500):  # the same pictures, other bytes: other images by their bytes
         copy = photos[number % 60].with_name(f"{number:05d}.jpg")
         copy.write_bytes(photos[number % 60].read_bytes() + number.to_bytes(4))
         photos.append(copy)
@@ -275,7 +275,7 @@ def load(
     print(
         f"{bulk_made} depth maps meanwhile; a worker was killed: {taken_back} artworks taken back, {gap:.1f} s until others ended"
     )
-    print(f"ended: {dict(ends)}, twice: {twice}; webhooks: {len(messages)} artworks told, {repeated} told again")
+    print(f"ended: {dict(ends)}, twice: {twice}; webhooks: {len(messages)} artworks delivered, {repeated} of them again")
     return ends == {"succeeded": len(ids)} and twice == 0 and len(messages) == len(ids) == requests and repeated == 0
 
 

@@ -21,8 +21,8 @@ from depth_api.state import ApiState
 from depth_api.telemetry import DatabaseMetrics, RequestMetrics, Telemetry
 from depth_api.wrong_keys import WrongKeys
 from depth_core import settings as settings_module
-from depth_core.serving import webhooks
 from depth_core.serving.artworks.store import open_store
+from depth_core.serving.webhooks.delivery import deliver_loop
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -69,9 +69,9 @@ async def _opened(settings: Settings, keys: ApiKeys, metrics: RequestMetrics) ->
     database_metrics = DatabaseMetrics(store)
     metrics.registry.register(database_metrics)
     if not keys:
-        log.warning("no DEPTH_API_KEYS: the API answers on loopback only, and whoever is there needs no key")
+        log.warning("no DEPTH_API_KEYS: the API answers on loopback only, without a key")
     stop = asyncio.Event()
-    delivery = asyncio.create_task(webhooks.deliver_loop(store, settings, stop)) if settings.webhooks_in_api else None
+    delivery = asyncio.create_task(deliver_loop(store, settings, stop)) if settings.webhooks_in_api else None
     if delivery is not None:
         delivery.add_done_callback(_log_failure)
     try:

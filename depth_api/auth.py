@@ -32,7 +32,7 @@ class ApiKeys:
         return bool(self.hashes)
 
     def owner(self, key: str) -> str | None:
-        """The name of a key. Every hash is compared, each in constant time, so that timing tells nothing."""
+        """The name of a key. Every hash is compared, each in constant time, so that timing reveals nothing."""
         presented = _hash(key)
         found = None
         for name, expected in self.hashes:
@@ -47,7 +47,9 @@ def read_keys(settings: Settings) -> ApiKeys:
     for pair in filter(None, (part.strip() for part in settings.api_keys.get_secret_value().split(","))):
         name, colon, key = pair.partition(":")
         if not colon or not 0 < len(name) <= 64 or not name.isprintable():
-            raise ConfigurationError("DEPTH_API_KEYS: name:key pairs are wanted, by comma; names have up to 64 characters")
+            raise ConfigurationError(
+                "DEPTH_API_KEYS: must be name:key pairs, separated by commas; names have at most 64 characters"
+            )
         if len(key) < _MIN_KEY_CHARS:
             raise ConfigurationError(
                 f"DEPTH_API_KEYS: the key of {name!r} is shorter than {_MIN_KEY_CHARS} characters; "
@@ -81,7 +83,7 @@ def _hash(key: str) -> bytes:
 class LoopbackOnly:
     """Refuses callers from elsewhere, whatever address the server was bound to.
 
-    The Host header is judged as well: a page in a local browser could otherwise point its own name at 127.0.0.1.
+    The Host header is checked as well: a page in a local browser could otherwise point its own name at 127.0.0.1.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -19,7 +19,7 @@ from depth_api.logs import log
 from depth_core.display import shown_text
 from depth_core.serving.artworks.statistics import queue_status, statistics
 from depth_core.serving.artworks.store import ArtworkStore
-from depth_core.serving.webhooks import backlog
+from depth_core.serving.webhooks.outbox import backlog
 
 CLIENT_DISCONNECTED = 499  # in logs and metrics: the client did not wait for the answer; nobody is sent this status
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -35,7 +35,7 @@ class _Failures:
 class WrongKeys:
     """Failures by address, in this process: after `allowed` within a minute the address waits 1 s, then 2, 4, ... up to 600 s.
 
-    While it waits its keys are not looked at, or guesses would go on. A key that was right from there a short while ago still
+    While it waits its keys are not checked, or guesses would go on. A key that was right from there a short while ago still
     is, so that who shares an address with a guesser (a proxy, an office) goes on working.
     """
 
@@ -46,7 +46,7 @@ class WrongKeys:
         self._right: OrderedDict[tuple[str, bytes], float] = OrderedDict()  # place and key -> when it was right
 
     def wait(self, address: str, key: str) -> int:
-        """The whole seconds after which a key of this address is looked at; 0 for now."""
+        """The whole seconds after which a key of this address is checked; 0: at once."""
         place, now = place_of(address), self._clock()
         failures = self._failures.get(place)
         if failures is None or failures.until <= now:

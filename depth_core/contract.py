@@ -1,4 +1,7 @@
-"""The API's words as types: the parameters of a depth map, an artwork, its status.
+"""The shapes of the API as types: the parameters of a depth map, an artwork, its status.
+
+A new field of a request is added to DepthParameters, and where it is used (engine/stages.py). The request schema, the OpenAPI
+document, artworks, sidecars, records and idempotency follow.
 
 camelCase outside, snake_case inside. What belongs here: shapes and limits. What does not: how anything is stored or served.
 """
@@ -25,7 +28,7 @@ ARTWORKS_PATH = "/v2/artworks"
 
 
 class NormalizationMode(StrEnum):
-    """How a network's numbers become a picture; output/normalization.py computes it."""
+    """How a network's numbers become a picture."""  # computed by output/normalization.py
 
     STANDARD = "Standard"
     V2_STYLE = "V2-Style"
@@ -54,11 +57,11 @@ class ArtworkStatus(StrEnum):
         return self in (ArtworkStatus.SUCCEEDED, ArtworkStatus.FAILED, ArtworkStatus.CANCELED)
 
 
-class _Words(BaseModel):
+class _ApiModel(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 
 
-# The fields and facts of the first version: these tell outputs apart whatever their value. Never add to them. A later one counts
+# The fields and facts of the first version: these identify an output whatever their value. Never add to them. A later one counts
 # only where it is not at its default, so that everything made before it came keeps its name.
 _FIRST_FIELDS = frozenset({"invertDepth", "resolutionLowerLimit", "usePostResize", "useVersion3", "model", "normalizationMode"})
 _FIRST_FACTS = frozenset({"revision", "range", "depth16", "version"})
@@ -70,7 +73,7 @@ def _valid_models() -> str:
     return f"V2: {', '.join(v2[::-1])}. V3: also {', '.join(name for name in v3 if name not in v2)}."
 
 
-class DepthParameters(_Words):
+class DepthParameters(_ApiModel):
     """What makes the pixels of a depth map: the API's fields without `imageUrl` and `webhook`."""
 
     invert_depth: bool = Field(False, strict=True, description="Lighter is nearer; true flips that.")
@@ -96,7 +99,7 @@ class DepthParameters(_Words):
     @field_validator("model")
     @classmethod
     def _model_fits_family(cls, model: str, info: ValidationInfo) -> str:
-        if "use_version_3" not in info.data:  # at fault itself, and said so
+        if "use_version_3" not in info.data:  # it is invalid itself, and reported
             return model
         valid = catalog.names(use_version_3=info.data["use_version_3"])
         if model not in valid:
@@ -110,7 +113,7 @@ class DepthParameters(_Words):
     @field_validator("normalization_mode")
     @classmethod
     def _mode_fits_model(cls, mode: NormalizationMode, info: ValidationInfo) -> NormalizationMode:
-        v3, model = info.data.get("use_version_3"), info.data.get("model")  # None: at fault itself, and said so
+        v3, model = info.data.get("use_version_3"), info.data.get("model")  # None: invalid itself, and reported
         possible = [spec for spec in catalog.valid(use_version_3=v3) if model in (None, spec.name)]
         if all(spec.family.only_standard for spec in possible) and mode is not NormalizationMode.STANDARD:
             raise PydanticCustomError(
@@ -129,7 +132,7 @@ class DepthParameters(_Words):
         return self.model_dump(mode="json", by_alias=True)
 
     def identity(self) -> dict[str, Any]:
-        """What tells these parameters from others, in the API's spelling: the first version's fields, and later ones where they
+        """What identifies these parameters, in the API's spelling: the first version's fields, and later ones where they
         are not at their default. Compare and hash this, never `as_api()`."""
         return self.identity_of(self.as_api())
 
@@ -151,9 +154,9 @@ class DepthParameters(_Words):
         A later fact counts only where it is set: False, None, 0 and what is empty leave the digest as it is.
         """
         facts = {name: value for name, value in also.items() if name in _FIRST_FACTS or value}
-        # what is one network under either flag: the flag does not change a pixel
-        words = self.identity() | ({"useVersion3": False} if self.spec.family.use_version_3 is None else {}) | {"_": facts}
-        return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:16]
+        # one network under either flag: the flag does not change a pixel
+        identity = self.identity() | ({"useVersion3": False} if self.spec.family.use_version_3 is None else {}) | {"_": facts}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def absent_not_null(schema: dict[str, Any]) -> None:
@@ -180,7 +183,7 @@ class AcceptedParameters(DepthParameters):
 
 
 class _DescribedAs:
-    """A JSON object that the schema describes as a model, and nobody validates again."""
+    """A JSON object that the schema describes as a model, and that is not validated again."""
 
     def __init__(self, model: type[BaseModel]) -> None:
         self.model = model
@@ -189,12 +192,12 @@ class _DescribedAs:
         return handler(self.model.__pydantic_core_schema__)
 
 
-class ArtworkError(_Words):
+class ArtworkError(_ApiModel):
     kind: str
     message: str
 
 
-class Artwork(_Words):
+class Artwork(_ApiModel):
     """One request and what became of it, as the API answers it."""
 
     id: UUID

@@ -49,39 +49,39 @@ def deliver(
 ) -> None:
     """Delivers webhooks until it is interrupted, as the HTTP API does by itself unless DEPTH_WEBHOOKS_IN_API is false."""
     with clear_errors(), _artworks() as (store, now):
-        from depth_core.serving import webhooks
+        from depth_core.serving.webhooks.delivery import deliver_once
 
         if once:
-            console.print(f"{asyncio.run(webhooks.deliver_once(store, now)):,} attempts")
+            console.print(f"{asyncio.run(deliver_once(store, now)):,} attempts")
         else:
             asyncio.run(_deliver_until_stopped(store, now))
 
 
 async def _deliver_until_stopped(store: ArtworkStore, now: settings.Settings) -> None:
-    from depth_core.serving import webhooks
+    from depth_core.serving.webhooks.delivery import deliver_loop
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await webhooks.deliver_loop(store, now, stop)
+    await deliver_loop(store, now, stop)
 
 
 @webhooks_app.command()
 def replay(id: Annotated[UUID, typer.Argument(help="Of an artwork or of a delivery.")]) -> None:
     """Sends an artwork's webhook again, whatever became of it before."""
     with clear_errors(), _artworks() as (store, _):
-        from depth_core.serving import webhooks
+        from depth_core.serving.webhooks import outbox
 
-        console.print(f"{webhooks.replay(store, id):,} deliveries are due again")
+        console.print(f"{outbox.replay(store, id):,} deliveries are due again")
 
 
 @webhooks_app.command()
 def attempts(artwork_id: Annotated[UUID, typer.Argument(help="Of an artwork.")]) -> None:
     """Lists every attempt at an artwork's webhook."""
     with clear_errors(), _artworks() as (store, _):
-        from depth_core.serving import webhooks
+        from depth_core.serving.webhooks import outbox
 
-        for delivery, tried in webhooks.deliveries(store, artwork_id):
+        for delivery, tried in outbox.deliveries(store, artwork_id):
             console.print(f"{delivery.id} {delivery.state} {message(delivery.url)}", soft_wrap=True)
             for attempt in tried:
                 result = attempt.error or f"HTTP {attempt.status_code}"
@@ -94,10 +94,10 @@ def secret(
 ) -> None:
     """Prints the secret with which a receiver verifies the webhooks of an API key; makes it when there is none."""
     with clear_errors(), _artworks() as (store, now):
-        from depth_core.serving import webhooks
+        from depth_core.serving.webhooks.signing_secrets import check_api_key_id, signing_secret
 
-        webhooks.check_api_key_id(store, now, name)
-        console.print(webhooks.secret(store, now, name), soft_wrap=True)
+        check_api_key_id(store, now, name)
+        console.print(signing_secret(store, now, name), soft_wrap=True)
 
 
 @contextmanager

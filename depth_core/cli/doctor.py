@@ -123,7 +123,7 @@ def _store(now: Settings) -> str:
 def _database(now: Settings) -> str:
     from depth_core.serving import database
 
-    return database.look_at(now.database_location)
+    return database.describe(now.database_location)
 
 
 def _profiles(now: Settings, known: dict[str, Profile]) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from depth_core import settings as settings_module
 from depth_core.cli.common import clear_errors, console, errors
+from depth_core.errors import DepthlineError
 from depth_core.settings import Settings
 from depth_core.terminal import message
 
@@ -30,9 +31,11 @@ def worker(
 ) -> None:
     """Computes what the HTTP API and the inbox were asked for, as Dagster's job `serve_inbox` does, until nothing comes.
 
-    SIGTERM or Ctrl-C ends it after the images at the device, and gives other claims back; a second one ends it at once.
+    SIGTERM or Ctrl-C ends it after the images at the device, and gives other claims back; a second one does not wait for these.
     """
     with clear_errors():
+        from sqlalchemy.exc import SQLAlchemyError
+
         from depth_core.serving.worker.opening import open_worker
         from depth_core.storage import Store
 
@@ -41,7 +44,10 @@ def worker(
         with open_worker(settings, store, device=device, warn=_warn, on_progress=_print_finished) as opened:
             _stop_at_signals(opened)
             console.print(f"{opened.name} serves on device {message(device)}", soft_wrap=True)
-            report = opened.serve()
+            try:
+                report = opened.serve()
+            except SQLAlchemyError as error:
+                raise DepthlineError(f"the database {opened.artworks.database.shown_url} does not answer: {error}") from None
         console.print(f"{report.successes:,} succeeded, {report.failures:,} failed, {report.dropped:,} dropped")
 
 

@@ -1,7 +1,7 @@
 """The database of single requests: its tables, how it is opened, how it is brought up to date.
 
-SQLite and PostgreSQL take one code path; what differs between them stands here. What does not belong here: what the rows mean
-(artworks/, inbox/, webhooks.py).
+SQLite and PostgreSQL take one code path; what differs between them is here. What does not belong here: what the rows mean
+(artworks/, inbox/, webhooks/).
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ inbox_files = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("path", sa.Text, nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),
-    sa.Column("stamp", sa.Text, nullable=False),  # size and time or ETag: tells an unchanged file without reading it
+    sa.Column("stamp", sa.Text, nullable=False),  # size and time or ETag: shows that a file is unchanged, without reading it
     sa.Column("is_list", sa.Boolean, nullable=False),
     sa.Column("state", sa.String(16), nullable=False, index=True),  # claimed, answered
     sa.Column("created_at", UtcDateTime, nullable=False),
@@ -203,7 +203,7 @@ class Database:
 
     @property
     def shown_url(self) -> str:
-        """For people: without user name, password and what else lets somebody in."""
+        """For people: without user name, password and other credentials."""
         return shown_url(self.engine.url.render_as_string(hide_password=True))
 
     @contextmanager
@@ -238,20 +238,20 @@ def open_database(url: str) -> Database:
     return database
 
 
-def look_at(url: str) -> str:
-    """A database in words, for people; connects for at most some seconds, and neither makes nor migrates anything.
+def describe(url: str) -> str:
+    """Describes a database in a line; connects for at most some seconds, and neither creates nor migrates anything.
 
     Raises ConfigurationError as `open_database` does.
     """
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///").partition("?")[0]).exists():
-        return f"{shown_url(url)}, made when it is first needed"
+        return f"{shown_url(url)}, created when it is first needed"
     database = Database(url, connect_args={"connect_timeout": 2} if not url.startswith("sqlite") else {})
     try:
         with _clear_errors(database):
             revision = _revision(database)
     finally:
         database.close()
-    return f"{database.shown_url}, " + ("ready" if revision == HEAD else "its tables are made when they are first needed")
+    return f"{database.shown_url}, " + ("ready" if revision == HEAD else "its tables are created when they are first needed")
 
 
 @contextmanager
@@ -307,7 +307,7 @@ def _engine(url: str, connect_args: dict[str, Any]) -> Engine:
             return _postgresql(parsed, connect_args)
     except (ArgumentError, ValueError):  # nothing is quoted: of what cannot be read, any part may be the password
         raise ConfigurationError(
-            "DEPTH_DATABASE_URL is no database URL, and not shown as it may have a password; e.g. sqlite:///data/depthline.db"
+            "DEPTH_DATABASE_URL is not a database URL (not shown here, it may contain a password); e.g. sqlite:///data/depthline.db"
         ) from None
     raise ConfigurationError(
         f"DEPTH_DATABASE_URL: {parsed.drivername} is not supported; sqlite:///file or postgresql://host/name"
@@ -316,7 +316,7 @@ def _engine(url: str, connect_args: dict[str, Any]) -> Engine:
 
 def _postgresql(url: URL, connect_args: dict[str, Any]) -> Engine:
     if "@" in f"{url.host}{url.database}":  # the rest of the password, and errors quote the host
-        raise ConfigurationError("DEPTH_DATABASE_URL has more than one @: an @ of a password is written %40")
+        raise ConfigurationError("DEPTH_DATABASE_URL has more than one @; write an @ in a password as %40")
     address = url.set(drivername="postgresql+psycopg")
     return sa.create_engine(address, connect_args=connect_args, pool_pre_ping=True, pool_size=10, max_overflow=20)
 

@@ -45,11 +45,12 @@ class DepthMapRequest(DepthParameters):
         field = cls.model_fields[info.field_name or ""]
         return field.get_default() if value is None and not field.is_required() else value
 
-    @field_validator("resolution_lower_limit", mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _whole_number(cls, limit: Any) -> Any:
-        # JSON knows one kind of number: 512.0 is an integer, 512.5 is none.
-        return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
+    def _whole_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # JSON has one kind of number: 512.0 is an integer, 512.5 is not.
+        is_integer = cls.model_fields[info.field_name or ""].annotation is int
+        return int(value) if is_integer and isinstance(value, float) and value.is_integer() else value
 
     @field_validator("image_url", "webhook")
     @classmethod
@@ -67,7 +68,7 @@ class DepthMapRequest(DepthParameters):
         if not re.fullmatch(pattern, url):
             raise PydanticCustomError(
                 "bad_url",
-                "a URL of printable ASCII with a host name or IPv4 address is wanted; encode the rest with % or punycode",
+                "must be a URL of printable ASCII with a host name or IPv4 address; encode the rest with % or punycode",
             )
         return url
 
@@ -94,7 +95,7 @@ def _repeated(text: bytes) -> list[str]:
     try:
         pairs = json.loads(text, object_pairs_hook=tuple)
     except (ValueError, RecursionError):
-        return []  # no JSON, or no request: pydantic says so
+        return []  # not JSON, or not a request: pydantic reports it
     counts = Counter(name for name, _ in pairs) if isinstance(pairs, tuple) else {}
     return [field.alias for field in DepthMapRequest.model_fields.values() if field.alias and counts.get(field.alias, 0) > 1]
 
@@ -138,11 +139,9 @@ def _http(settings: Settings) -> str:
 def json_schema(settings: Settings) -> dict[str, Any]:
     """The body's schema, which model and mode go with `useVersion3` included."""
     schema = DepthMapRequest.model_json_schema() | {"description": "What is asked of one image."}
-    mode = schema.pop("$defs")["NormalizationMode"]["enum"]
-    properties = schema["properties"]
-    properties["normalizationMode"] = {
-        key: value for key, value in properties["normalizationMode"].items() if key not in ("$ref", "allOf")
-    } | {"type": "string", "enum": mode}
+    definitions = schema.pop("$defs", {})
+    properties = {name: _inlined(field, definitions) for name, field in schema["properties"].items()}
+    schema["properties"] = properties
     properties["imageUrl"] |= {"format": "uri", "pattern": image_url_pattern(settings)}
     properties["webhook"] = {
         "anyOf": [
@@ -151,11 +150,11 @@ def json_schema(settings: Settings) -> dict[str, Any]:
         ],
         "description": properties["webhook"]["description"],
     }
-    for name, words in properties.items():
-        words.pop("title", None)
-        if name not in schema["required"] and "type" in words:  # null is the same as leaving it out
-            words["type"] = [words["type"], "null"]
-            words |= {"enum": [*words["enum"], None]} if "enum" in words else {}
+    for name, field in properties.items():
+        field.pop("title", None)
+        if name not in schema["required"] and "type" in field:  # null is the same as leaving it out
+            field["type"] = [field["type"], "null"]
+            field |= {"enum": [*field["enum"], None]} if "enum" in field else {}
     standard = {"enum": [NormalizationMode.STANDARD.value, None]}
     either = [spec.name for spec in catalog.MODELS if spec.family.use_version_3 is None]
     v2 = catalog.names(use_version_3=False)
@@ -177,3 +176,14 @@ def json_schema(settings: Settings) -> dict[str, Any]:
         },
     ]
     return schema
+
+
+def _inlined(field: dict[str, Any], definitions: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A field's schema with the enum that it refers to in place of the reference."""
+    if "$ref" not in field:
+        return field
+    definition = definitions[field["$ref"].rpartition("/")[2]]
+    return {name: value for name, value in field.items() if name != "$ref"} | {
+        "type": definition["type"],
+        "enum": definition["enum"],
+    }

@@ -22,8 +22,8 @@ from moto.server import ThreadedMotoServer
 
 from depth_core.contract import ArtworkStatus
 from depth_core.errors import ConfigurationError, ErrorKind
-from depth_core.serving import webhooks
 from depth_core.serving.artworks.store import ArtworkStore
+from depth_core.serving.webhooks import outbox
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -77,13 +77,13 @@ def test_every_fault_of_a_body_is_listed_at_once(client: httpx.Client) -> None:
         headers={"Idempotency-Key": "k" * 256},
     )
     assert response.status_code == 422
-    faults = response.json()["detail"]
-    assert all(set(fault) == {"loc", "msg", "type"} for fault in faults)
+    errors = response.json()["detail"]
+    assert all(set(error) == {"loc", "msg", "type"} for error in errors)
     fields = ("imageUrl", "webhook", "resolutionLowerLimit", "invertDepth", "model", "colour", "image_url")
-    assert sorted(fault["loc"] for fault in faults) == sorted(
+    assert sorted(error["loc"] for error in errors) == sorted(
         [["body", name] for name in fields] + [["header", "Idempotency-Key"]]
     )
-    [model] = [fault for fault in faults if fault["loc"] == ["body", "model"]]
+    [model] = [error for error in errors if error["loc"] == ["body", "model"]]
     assert "small, base, large, giant" in model["msg"]
 
 
@@ -110,7 +110,7 @@ def test_every_fault_of_a_body_is_listed_at_once(client: httpx.Client) -> None:
 def test_a_wrong_field_is_named(client: httpx.Client, words: dict[str, Any], named: str) -> None:
     response = post(client, {**BODY, "model": "large", **words})
     assert response.status_code == 422
-    assert [fault["loc"] for fault in response.json()["detail"]] == [["body", named]]
+    assert [error["loc"] for error in response.json()["detail"]] == [["body", named]]
 
 
 @pytest.mark.parametrize(
@@ -192,10 +192,10 @@ def test_a_field_that_is_given_twice_is_a_422_with_the_other_faults(client: http
     text = b'{"imageUrl": "https://example.com/a.jpg", "model": "nope", "model": "tiny"}'
     response = client.post(NEW, content=text, headers=JSON)
     assert response.status_code == 422
-    assert [(fault["loc"], fault["type"]) for fault in response.json()["detail"]] == [(["body", "model"], "repeated_field")]
+    assert [(error["loc"], error["type"]) for error in response.json()["detail"]] == [(["body", "model"], "repeated_field")]
     text = b'{"imageUrl": "https://example.com/a.jpg", "model": "tiny", "model": "nope", "colour": {"a": 1, "a": 2}}'
     detail = client.post(NEW, content=text, headers=JSON).json()["detail"]
-    named = [(fault["loc"][1], fault["type"]) for fault in detail]
+    named = [(error["loc"][1], error["type"]) for error in detail]
     assert named == [("model", "model_name"), ("colour", "extra_forbidden"), ("model", "repeated_field")]
     assert "valid: " in detail[0]["msg"]
 
@@ -226,7 +226,7 @@ def test_addresses_that_may_not_be_called_are_refused_at_once(
         ):
             response = post(client, {**BODY, "imageUrl": bad, "webhook": bad})
             assert response.status_code == 422, bad
-            assert [fault["type"] for fault in response.json()["detail"]] == ["blocked_address"] * 2, bad
+            assert [error["type"] for error in response.json()["detail"]] == ["blocked_address"] * 2, bad
         assert post(client).status_code == 202
 
 
@@ -263,7 +263,7 @@ def test_the_same_idempotency_key_with_another_body_is_a_409(client: httpx.Clien
 
 def test_an_idempotency_key_that_is_too_long_is_a_422(client: httpx.Client) -> None:
     response = client.post(NEW, json=BODY, headers={"Idempotency-Key": "k" * 256})
-    assert [fault["loc"] for fault in response.json()["detail"]] == [["header", "Idempotency-Key"]]
+    assert [error["loc"] for error in response.json()["detail"]] == [["header", "Idempotency-Key"]]
 
 
 # -- Prefer: wait -------------------------------------------------------------------------------------------------------------
@@ -337,7 +337,7 @@ def test_a_wait_outlives_a_database_that_fails_for_a_while(
         time.sleep(0.01)
     with closing(sqlite3.connect(tmp_path / "depthline.db")) as connection:
         connection.execute("ALTER TABLE artworks RENAME TO elsewhere")
-        time.sleep(0.3)  # several looks at the table that is gone
+        time.sleep(0.3)  # several queries of the table that is gone
         connection.execute("ALTER TABLE elsewhere RENAME TO artworks")
     finish()
     waiting.join()
@@ -399,7 +399,7 @@ def test_artworks_are_listed_by_page_and_status(client: httpx.Client) -> None:
 def test_a_wrong_query_is_a_422_that_names_it(client: httpx.Client, query: dict[str, Any]) -> None:
     response = client.get("/v2/artworks", params=query)
     assert response.status_code == 422
-    assert [fault["loc"] for fault in response.json()["detail"]] == [["query", *query]]
+    assert [error["loc"] for error in response.json()["detail"]] == [["query", *query]]
 
 
 def test_an_artwork_of_another_key_is_not_there(client: httpx.Client, finish: Callable[..., Any]) -> None:
@@ -624,7 +624,7 @@ def test_the_openapi_document_promises_what_the_reference_does(client: httpx.Cli
     assert "ETag" in result["200"]["headers"]
 
 
-def test_the_door_loads_neither_torch_nor_dagster_nor_pandas() -> None:
+def test_the_api_loads_neither_torch_nor_dagster_nor_pandas() -> None:
     program = (
         "import sys; from depth_api.app import create_app; create_app(); "
         "print([name for name in ('torch', 'transformers', 'dagster', 'pandas', 'numpy', 'PIL') if name in sys.modules])"
@@ -633,7 +633,7 @@ def test_the_door_loads_neither_torch_nor_dagster_nor_pandas() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_door_delivers_webhooks_by_itself(
+def test_the_api_delivers_webhooks_by_itself(
     configure: Callable[..., Settings], serving: Callable[[Settings], Any], artworks: ArtworkStore
 ) -> None:
     with serving(configure(webhooks_in_api=True)) as url, httpx.Client(base_url=url, headers=BOB) as client:
@@ -641,7 +641,7 @@ def test_the_door_delivers_webhooks_by_itself(
         path = post(client, {**BODY, "webhook": f"{url}/health/live"}).headers["location"]
         client.post(f"{path}/cancel")
         deadline = time.monotonic() + 30
-        while not (tried := webhooks.deliveries(artworks, UUID(path[-36:]))[0][1]):
+        while not (tried := outbox.deliveries(artworks, UUID(path[-36:]))[0][1]):
             assert time.monotonic() < deadline
             time.sleep(0.05)
     assert tried[0].status_code == 405

@@ -41,7 +41,7 @@ def test_a_call_without_a_known_key_is_a_401_that_says_what_is_wanted(url: str) 
     assert httpx.get(f"{url}/v2/artworks", headers={"Authorization": f"bearer {ANN}"}).status_code == 200
 
 
-def test_without_keys_the_door_answers_loopback_and_says_so(
+def test_without_keys_the_api_answers_loopback_and_says_so(
     configure: Configure, serving: Serving, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)

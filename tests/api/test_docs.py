@@ -53,7 +53,7 @@ def test_every_word_of_the_api_is_explained(word: str) -> None:
     assert f"| `{word}` |" in DOCUMENT
 
 
-def test_every_call_and_status_code_of_the_door_is_listed(client: httpx.Client) -> None:
+def test_every_call_and_status_code_of_the_api_is_listed(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     assert len(document["paths"]) > 5
     for path, operations in document["paths"].items():

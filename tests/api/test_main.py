@@ -52,7 +52,7 @@ def stop(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.splitlines()]
 
 
-def test_the_door_starts_logs_its_requests_and_errors_by_their_ids_and_ends_when_told(tmp_path: Path) -> None:
+def test_the_api_starts_logs_its_requests_and_errors_by_their_ids_and_ends_when_told(tmp_path: Path) -> None:
     process, url = start_and_wait(tmp_path)
     answer = httpx.post(f"{url}/v2/artworks/depth-map", json={"imageUrl": "https://example.com/a.jpg", "model": "tiny"})
     with closing(sqlite3.connect(tmp_path / "depthline.db")) as connection:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 
-def test_the_door_is_what_its_document_says(url: str, finish: Callable[..., Any], client: httpx.Client, tmp_path: Path) -> None:
+def test_the_api_is_what_its_document_says(url: str, finish: Callable[..., Any], client: httpx.Client, tmp_path: Path) -> None:
     """Every check of schemathesis, on every operation; none is left out."""
     stop = threading.Event()
 

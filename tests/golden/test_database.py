@@ -15,10 +15,12 @@ from fastapi.testclient import TestClient
 from depth_api.app import create_app
 from depth_core.contract import ArtworkStatus, DepthParameters
 from depth_core.serving import database as db
-from depth_core.serving import request_schema, webhooks
+from depth_core.serving import request_schema
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import IdempotencyConflictError, NewArtwork
 from depth_core.serving.inbox import watch
+from depth_core.serving.webhooks import outbox
+from depth_core.serving.webhooks.signing_secrets import signing_secret
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -104,11 +106,11 @@ def test_work_goes_on(artworks: ArtworkStore, facts: dict[str, Any]) -> None:
 
 
 def test_webhooks_keep_their_secret_and_their_attempts(artworks: ArtworkStore, facts: dict[str, Any], settings: Settings) -> None:
-    assert webhooks.secret(artworks, settings, "ann") == facts["secrets"]["ann"]
-    assert webhooks.backlog(artworks) == {"pending": 1, "delivered": 2, "failed": 1}
-    ((delivery, attempts),) = webhooks.deliveries(artworks, UUID(facts["artworks"]["succeeded"]["id"]))
+    assert signing_secret(artworks, settings, "ann") == facts["secrets"]["ann"]
+    assert outbox.backlog(artworks) == {"pending": 1, "delivered": 2, "failed": 1}
+    ((delivery, attempts),) = outbox.deliveries(artworks, UUID(facts["artworks"]["succeeded"]["id"]))
     assert (delivery.state, [each.status_code for each in attempts]) == ("delivered", [500, 204])
-    assert webhooks.replay(artworks, delivery.id) == 1
+    assert outbox.replay(artworks, delivery.id) == 1
 
 
 def test_files_of_the_inbox_are_not_picked_up_again(artworks: ArtworkStore, settings: Settings, endpoint: str) -> None:

@@ -360,7 +360,7 @@ def test_claims_given_back_untried_do_not_count_as_attempts(store: ArtworkStore,
     assert len(store.queue.claim("w", limit=2, lease_seconds=LEASE)) == 1
 
 
-def test_a_drain_that_ends_gives_back_what_it_did_not_do(store: ArtworkStore, ask: Ask, clock: Clock) -> None:
+def test_a_worker_that_ends_gives_back_what_it_did_not_do(store: ArtworkStore, ask: Ask, clock: Clock) -> None:
     artwork_id = add(store, ask())
     store.workers.start("w", "cpu")
     store.queue.claim("w", limit=1, lease_seconds=LEASE)
@@ -374,7 +374,7 @@ def test_a_drain_that_ends_gives_back_what_it_did_not_do(store: ArtworkStore, as
     )
 
 
-def test_a_drain_is_fresh_while_its_heart_beats(store: ArtworkStore, clock: Clock) -> None:
+def test_a_worker_is_fresh_while_its_heart_beats(store: ArtworkStore, clock: Clock) -> None:
     store.workers.start("gpu-worker", "cuda:0")
     store.workers.start("cpu-worker", "cpu")
     assert len(store.workers.find(fresh_seconds=30)) == 2
@@ -399,7 +399,7 @@ def worker(store: ArtworkStore, worker: str) -> list[UUID]:
     return done
 
 
-def test_ten_drains_do_every_artwork_exactly_once(database_url: str, store: ArtworkStore, ask: Ask) -> None:
+def test_ten_workers_do_every_artwork_exactly_once(database_url: str, store: ArtworkStore, ask: Ask) -> None:
     ids = [add(store, ask(invertDepth=bool(index % 3))) for index in range(80)]
     program = [sys.executable, __file__, database_url]
     processes = [
@@ -432,14 +432,14 @@ def test_cancels_heartbeats_reconciles_and_finishes_at_once_leave_one_final_stat
     ids = [add(store, ask(webhook="https://example.org/hook")) for _ in range(30)]
     store.workers.start("w", "cpu")
     stop = threading.Event()
-    faults: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def repeat(action: Callable[[], object]) -> None:
         try:
             while not stop.is_set():
                 action()
         except BaseException as error:  # noqa: BLE001
-            faults.append(error)
+            errors.append(error)
 
     def work() -> None:
         for claimed in store.queue.claim("w", limit=3, lease_seconds=LEASE):
@@ -460,12 +460,12 @@ def test_cancels_heartbeats_reconciles_and_finishes_at_once_leave_one_final_stat
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + 60
-    while len(store.which_final(ids)) < len(ids) and not faults and time.monotonic() < deadline:
+    while len(store.which_final(ids)) < len(ids) and not errors and time.monotonic() < deadline:
         time.sleep(0.02)
     stop.set()
     for thread in threads:
         thread.join()
-    assert faults == []
+    assert errors == []
     assert store.which_final(ids) == set(ids)
     for each in ids:
         finals = [status for status in statuses(store, each) if status in ("succeeded", "canceled", "failed")]
@@ -528,7 +528,7 @@ def test_forgetting_goes_in_small_steps_oldest_first(store: ArtworkStore, ask: A
     assert [store.get(each) is None for each in ids] == [True, True, False]
 
 
-def test_an_artwork_names_every_drain_that_had_it(store: ArtworkStore, ask: Ask, clock: Clock) -> None:
+def test_an_artwork_names_every_worker_that_had_it(store: ArtworkStore, ask: Ask, clock: Clock) -> None:
     mine = add(store, ask())
     for n in range(3):
         store.workers.start(f"w{n}", "cpu", run_id=f"run-{n}")

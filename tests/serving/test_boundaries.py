@@ -15,19 +15,23 @@ import pytest
 from support import odd_calls
 
 from depth_core import settings as settings_module
-from depth_core.serving import webhooks
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import NewArtwork
 from depth_core.serving.database import open_database
 from depth_core.serving.inbox import watch
 from depth_core.serving.inbox.file_errors import FileErrors
 from depth_core.serving.inbox.files import open_inbox
+from depth_core.serving.webhooks import delivery as delivery_module
+from depth_core.serving.webhooks import outbox
+from depth_core.serving.webhooks.delivery import deliver_loop, deliver_once
 from depth_core.settings import Settings
 
 Ask = Callable[..., NewArtwork]
 
 FILES = (
-    "serving/webhooks.py",
+    "serving/webhooks/delivery.py",
+    "serving/webhooks/outbox.py",
+    "serving/webhooks/signing_secrets.py",
     "serving/inbox/watch.py",
     "serving/inbox/files.py",
     "serving/request_schema.py",
@@ -61,17 +65,17 @@ def test_a_delivery(sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver
         ("_send", lambda client, settings, url, body, headers: url),
     ):
         is_marked = lambda *args, url_of=url_of: url_of(*args) == odd.url  # noqa: E731
-        monkeypatch.setattr(webhooks, name, odd_calls.marking(getattr(webhooks, name), is_marked))
+        monkeypatch.setattr(delivery_module, name, odd_calls.marking(getattr(delivery_module, name), is_marked))
 
     ids = [sqlite.create(ask(webhook=server.url), api_key_id="ann").artwork.id for server in (odd, fine)]
     for artwork_id in ids:
         sqlite.cancel(artwork_id)
 
-    def work() -> list[tuple[webhooks.Delivery, list[webhooks.Attempt]]]:
+    def work() -> list[tuple[outbox.Delivery, list[outbox.Attempt]]]:
         for artwork_id in ids:
-            webhooks.replay(sqlite, artwork_id)
-        asyncio.run(webhooks.deliver_once(sqlite, settings))
-        return [webhooks.deliveries(sqlite, artwork_id)[0] for artwork_id in ids]
+            outbox.replay(sqlite, artwork_id)
+        asyncio.run(deliver_once(sqlite, settings))
+        return [outbox.deliveries(sqlite, artwork_id)[0] for artwork_id in ids]
 
     count = 0
     for call, ((delivery, attempts), (other, _)) in odd_calls.each_raising(FILES, work):
@@ -111,26 +115,26 @@ def test_a_file_of_the_inbox(sqlite: ArtworkStore, settings: Settings, tmp_path:
 
 
 @pytest.mark.parametrize("error", [odd_calls.OddError("odd"), ValueError("odd"), RecursionError("odd")])
-def test_a_look_at_what_is_due_that_fails_ends_no_loop(
+def test_a_query_for_what_is_due_that_fails_ends_no_loop(
     sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     server = receiver(200)
     sqlite.cancel(sqlite.create(ask(webhook=server.url), api_key_id="ann").artwork.id)
-    looks = 0
-    look = webhooks._claim_due
+    queries = 0
+    claim_due = outbox.claim_due
 
     def fails_once(*args: Any) -> Any:
-        nonlocal looks
-        looks += 1
-        if looks == 1:
+        nonlocal queries
+        queries += 1
+        if queries == 1:
             raise error
-        return look(*args)
+        return claim_due(*args)
 
-    monkeypatch.setattr(webhooks, "_claim_due", fails_once)
+    monkeypatch.setattr(outbox, "claim_due", fails_once)
 
     async def until_it_is_there() -> None:
         stop = asyncio.Event()
-        loop = asyncio.create_task(webhooks.deliver_loop(sqlite, settings, stop))
+        loop = asyncio.create_task(deliver_loop(sqlite, settings, stop))
         while not server.received and not loop.done():
             await asyncio.sleep(0.02)
         stop.set()
@@ -148,8 +152,8 @@ def test_what_no_database_can_take_stands_in_the_record_of_an_attempt_in_plain_l
 
     artwork_id = store.create(ask(webhook="http://odd.example/"), api_key_id="ann").artwork.id
     store.cancel(artwork_id)
-    asyncio.run(webhooks.deliver_once(store, settings, resolve=resolve))
-    [(delivery, [attempt])] = webhooks.deliveries(store, artwork_id)
+    asyncio.run(deliver_once(store, settings, resolve=resolve))
+    [(delivery, [attempt])] = outbox.deliveries(store, artwork_id)
     assert (delivery.state, delivery.tries) == ("pending", 1)
     assert str(attempt.error).startswith(r"RuntimeError: \x00\ud800 at http://x/?token=*** \x1b[2J (at depth_core/")
 
@@ -160,8 +164,8 @@ def test_a_receiver_that_points_to_an_odd_place_is_tried_again(
 ) -> None:
     artwork_id = sqlite.create(ask(webhook=receiver((302, {"Location": place})).url), api_key_id="ann").artwork.id
     sqlite.cancel(artwork_id)
-    asyncio.run(webhooks.deliver_once(sqlite, settings))
-    [(delivery, [attempt])] = webhooks.deliveries(sqlite, artwork_id)
+    asyncio.run(deliver_once(sqlite, settings))
+    [(delivery, [attempt])] = outbox.deliveries(sqlite, artwork_id)
     assert (delivery.state, attempt.status_code) == ("pending", 302)
 
 
@@ -171,5 +175,5 @@ def test_a_receiver_on_a_host_of_emoji_gets_its_message(
     server = receiver(200)
     url = server.url.replace("127.0.0.1", "xn--ls8h.example")
     sqlite.cancel(sqlite.create(ask(webhook=url), api_key_id="ann").artwork.id)
-    asyncio.run(webhooks.deliver_once(sqlite, settings, resolve=lambda host, port: ["127.0.0.1"]))
+    asyncio.run(deliver_once(sqlite, settings, resolve=lambda host, port: ["127.0.0.1"]))
     assert [headers["host"] for _, headers, _ in server.received] == [url.removeprefix("http://")]

@@ -30,7 +30,7 @@ def test_head_is_the_newest_migration() -> None:
 
 @pytest.mark.parametrize("_time", range(5))
 def test_processes_that_start_together_migrate_once(empty_database_url: str, _time: int) -> None:
-    faults: list[BaseException] = []
+    errors: list[BaseException] = []
     barrier = threading.Barrier(8)
 
     def start() -> None:
@@ -38,14 +38,14 @@ def test_processes_that_start_together_migrate_once(empty_database_url: str, _ti
             barrier.wait()
             db.open_database(empty_database_url).close()
         except BaseException as error:  # noqa: BLE001
-            faults.append(error)
+            errors.append(error)
 
     threads = [threading.Thread(target=start) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert faults == []
+    assert errors == []
 
 
 def test_a_database_of_a_newer_program_is_refused(empty_database_url: str) -> None:
@@ -60,25 +60,25 @@ def test_a_database_of_a_newer_program_is_refused(empty_database_url: str) -> No
 @pytest.mark.parametrize(
     ("url", "cure"),
     [
-        ("nonsense:secret", "no database URL"),
-        ("host=127.0.0.1 password=secret", "no database URL"),
-        ("postgresql//ann:secret@127.0.0.1/none", "no database URL"),
-        ("postgresql://ann:secret@127.0.0.1:port/none", "no database URL"),
-        ("postgresql://ann:secret@127.0.0.1/none?port=secret", "no database URL"),
-        ("sqlite://ann:secret@127.0.0.1/none", "no database URL"),
-        ("postgresql://ann:a@secret@127.0.0.1:9/none", "an @ of a password is written %40"),
-        ("postgresql://ann:a@b/secret@127.0.0.1:9/none", "an @ of a password is written %40"),
+        ("nonsense:secret", "not a database URL"),
+        ("host=127.0.0.1 password=secret", "not a database URL"),
+        ("postgresql//ann:secret@127.0.0.1/none", "not a database URL"),
+        ("postgresql://ann:secret@127.0.0.1:port/none", "not a database URL"),
+        ("postgresql://ann:secret@127.0.0.1/none?port=secret", "not a database URL"),
+        ("sqlite://ann:secret@127.0.0.1/none", "not a database URL"),
+        ("postgresql://ann:a@secret@127.0.0.1:9/none", "write an @ in a password as %40"),
+        ("postgresql://ann:a@b/secret@127.0.0.1:9/none", "write an @ in a password as %40"),
         ("mysql://host/name", "not supported"),
         ("sqlite://", "needs a file"),
         ("postgresql://nobody:secret@127.0.0.1:9/none", "cannot open the database"),
     ],
 )
-@pytest.mark.parametrize("look", [db.open_database, db.look_at])
+@pytest.mark.parametrize("opened_by", [db.open_database, db.describe])
 def test_a_database_that_cannot_be_opened_is_a_configuration_error_without_its_password(
-    look: Callable[[str], object], url: str, cure: str
+    opened_by: Callable[[str], object], url: str, cure: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=cure) as caught:
-        look(url)
+        opened_by(url)
     assert "secret" not in str(caught.value)
 
 

@@ -60,7 +60,7 @@ def drop(folder: Store) -> Callable[[str, Any], None]:
 
 
 @pytest.fixture
-def look(store: ArtworkStore, folder: Store, settings: Settings) -> Callable[[], PickedUp]:
+def check(store: ArtworkStore, folder: Store, settings: Settings) -> Callable[[], PickedUp]:
     return lambda: pick_up(store, folder, settings)
 
 
@@ -71,15 +71,15 @@ def succeed_all(store: ArtworkStore) -> None:
 
 
 Drop = Callable[[str, Any], None]
-Look = Callable[[], PickedUp]
+Check = Callable[[], PickedUp]
 
 
 def test_a_file_is_picked_up_once_and_answered_beside_it(
-    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, look: Look
+    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, check: Check
 ) -> None:
     drop("cat.json", {**ONE, "invertDepth": True})
-    [artwork_id] = look().artworks
-    assert look() == PickedUp()
+    [artwork_id] = check().artworks
+    assert check() == PickedUp()
     artwork = store.get(artwork_id)
     assert (artwork.api_key_id, artwork.source) == ("inbox", f"{folder.url('cat.json')}#0")
     assert artwork.parameters["invertDepth"] is True
@@ -90,15 +90,15 @@ def test_a_file_is_picked_up_once_and_answered_beside_it(
     assert (written["id"], written["status"]) == (str(artwork_id), "succeeded")
     assert written["results"] == [f"{settings.public_url}/v2/artworks/{artwork_id}/results/depth.png"]
     assert answer(store, folder, settings) == []
-    assert look() == PickedUp()
+    assert check() == PickedUp()
     assert folder.exists("cat.json")
 
 
 def test_a_list_is_answered_by_a_list_in_its_order_when_all_have_ended(
-    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, look: Look
+    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, check: Check
 ) -> None:
     drop("many.json", [ONE, {**ONE, "model": "small"}, ONE])
-    ids = look().artworks
+    ids = check().artworks
     assert len(ids) == 3
     store.cancel(ids[1])
     assert answer(store, folder, settings) == []
@@ -128,10 +128,10 @@ def test_a_list_is_answered_by_a_list_in_its_order_when_all_have_ended(
     ],
 )
 def test_what_is_not_valid_is_quarantined_with_the_reason(
-    store: ArtworkStore, folder: Store, drop: Drop, look: Look, content: Any, reason: str
+    store: ArtworkStore, folder: Store, drop: Drop, check: Check, content: Any, reason: str
 ) -> None:
     drop("bad.json", content)
-    found = look()
+    found = check()
     assert found.artworks == []
     assert reason in found.quarantined["bad.json"]
     assert store.page().artworks == []
@@ -143,9 +143,9 @@ def test_what_is_not_valid_is_quarantined_with_the_reason(
     assert kept.popitem()[1] == (content if isinstance(content, bytes) else json.dumps(content).encode())
 
 
-def test_every_error_of_a_file_is_in_its_reason(drop: Drop, look: Look) -> None:
+def test_every_error_of_a_file_is_in_its_reason(drop: Drop, check: Check) -> None:
     drop("bad.json", {"imageUrl": "x", "invertDepth": 1, "colour": "red"})
-    reason = look().quarantined["bad.json"]
+    reason = check().quarantined["bad.json"]
     assert all(name in reason for name in ("imageUrl", "invertDepth", "colour"))
 
 
@@ -161,28 +161,28 @@ def test_a_half_written_file_is_waited_for(store: ArtworkStore, folder: Store, s
 
 
 def test_the_same_content_again_is_the_same_request_and_answered_again(
-    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, look: Look
+    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, check: Check
 ) -> None:
     drop("a.json", ONE)
-    look()
+    check()
     succeed_all(store)
     answer(store, folder, settings)
     folder.delete("a.json")
     folder.delete("a.artwork.json")
     time.sleep(1.1 if not folder.local else 0.01)  # a bucket tells times in whole seconds
     drop("a.json", ONE)
-    assert look() == PickedUp()
+    assert check() == PickedUp()
     assert len(store.page().artworks) == 1
     assert answer(store, folder, settings) == ["a.artwork.json"]
 
 
 def test_other_content_under_the_same_name_is_another_request_and_gets_the_answer(
-    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, look: Look
+    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, check: Check
 ) -> None:
     drop("a.json", ONE)
-    [first] = look().artworks
+    [first] = check().artworks
     drop("a.json", {**ONE, "invertDepth": True})
-    [second] = look().artworks
+    [second] = check().artworks
     succeed_all(store)
     assert answer(store, folder, settings) == ["a.artwork.json"]
     assert json.loads(folder.read("a.artwork.json"))["id"] == str(second)
@@ -191,30 +191,30 @@ def test_other_content_under_the_same_name_is_another_request_and_gets_the_answe
 
 @pytest.mark.parametrize("answered_between", [True, False])
 def test_a_content_that_comes_back_after_another_gets_the_answer_again(
-    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, look: Look, answered_between: bool
+    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, check: Check, answered_between: bool
 ) -> None:
     other = {**ONE, "invertDepth": True}
     drop("a.json", ONE)
-    [first] = look().artworks
+    [first] = check().artworks
     drop("a.json", other)
-    look()
+    check()
     if answered_between:
         succeed_all(store)
         answer(store, folder, settings)
     time.sleep(1.1 if not folder.local else 0.01)  # a bucket tells times in whole seconds
     drop("a.json", ONE)
-    assert look() == PickedUp()
+    assert check() == PickedUp()
     succeed_all(store)
     assert answer(store, folder, settings) == ["a.artwork.json"]
     assert json.loads(folder.read("a.artwork.json"))["id"] == str(first)
     assert len(store.page().artworks) == 2
 
 
-def test_what_is_no_request_file_is_left_alone(folder: Store, drop: Drop, look: Look) -> None:
+def test_what_is_no_request_file_is_left_alone(folder: Store, drop: Drop, check: Check) -> None:
     names = ["photo.jpg", ".hidden.json", "a.json.part", "old.artwork.json", "done/b.json", "notes.txt"]
     for name in names:
         drop(name, b"{")
-    assert look() == PickedUp()
+    assert check() == PickedUp()
     assert all(folder.exists(name) for name in names)
 
 
@@ -224,7 +224,7 @@ def test_an_inbox_that_is_not_there_is_empty(store: ArtworkStore, folder: Store,
 
 
 def test_many_who_look_at_once_pick_a_file_up_once(
-    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, look: Look
+    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, check: Check
 ) -> None:
     for index in range(5):
         drop(f"{index}.json", [{**ONE, "imageUrl": f"https://example.com/{index}"}] * 3)
@@ -234,7 +234,7 @@ def test_many_who_look_at_once_pick_a_file_up_once(
 
     def pick() -> None:
         barrier.wait()
-        found.append(look())
+        found.append(check())
 
     threads = [threading.Thread(target=pick) for _ in range(4)]
     for thread in threads:
@@ -276,15 +276,15 @@ def test_a_folder_is_looked_at_whenever_asked_and_a_bucket_now_and_then(
 
 
 def test_a_file_whose_artwork_was_forgotten_is_no_new_request(
-    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, look: Look
+    store: ArtworkStore, folder: Store, settings: Settings, drop: Drop, check: Check
 ) -> None:
     drop("a.json", ONE)
-    look()
+    check()
     succeed_all(store)
     answer(store, folder, settings)
     assert prune(store.database, before=store.database.clock()) == 1
     drop("a.json", ONE)  # touched: the stamp is another, the content is not
-    assert look() == PickedUp()
+    assert check() == PickedUp()
     assert answer(store, folder, settings) == []
     assert store.page().artworks == []
 
@@ -321,7 +321,7 @@ def test_a_name_that_is_no_utf_8_is_quarantined_and_the_others_are_picked_up(
     found = Watch(store, local).check()
     assert len(found.artworks) == 2
     [note] = quarantined(dropbox)
-    assert "no UTF-8" in note["reason"]
+    assert "not UTF-8" in note["reason"]
     assert found.quarantined == {"caf\\udce9.json": note["reason"]}
     assert sorted(path.name for path in dropbox.iterdir() if path.name != PARTS) == ["a.json", "quarantine", "z.json"]
 

@@ -1,4 +1,4 @@
-"""The body of a request: URLs that parsers stumble over are the same fault as any that is none."""
+"""The body of a request: URLs that parsers stumble over are the same error as any that is none."""
 
 from pathlib import Path
 
@@ -37,8 +37,8 @@ def test_a_host_of_emoji_in_punycode_is_taken(settings: Settings) -> None:
 def test_what_is_no_url_is_a_bad_url(settings: Settings, url: str) -> None:
     with pytest.raises(ValidationError) as caught:
         request_schema.parse({"imageUrl": url, "webhook": url, "model": "tiny"}, settings)
-    assert [(fault["loc"], fault["type"]) for fault in request_schema.field_errors(caught.value)] == [
+    assert [(error["loc"], error["type"]) for error in request_schema.field_errors(caught.value)] == [
         (["body", "imageUrl"], "bad_url"),
         (["body", "webhook"], "bad_url"),
     ]
-    assert all(fault["msg"].isprintable() for fault in request_schema.field_errors(caught.value))
+    assert all(error["msg"].isprintable() for error in request_schema.field_errors(caught.value))

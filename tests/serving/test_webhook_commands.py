@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from depth_core import settings as settings_module
 from depth_core.cli.commands import app
-from depth_core.serving import webhooks
 from depth_core.serving.artworks.store import ArtworkStore, open_store
 from depth_core.serving.artworks.types import NewArtwork
+from depth_core.serving.webhooks import outbox
+from depth_core.serving.webhooks.signing_secrets import signing_secret
 from depth_core.settings import Settings
 
 Ask = Callable[..., NewArtwork]
@@ -58,7 +59,7 @@ def test_a_webhook_is_delivered_looked_at_and_replayed(
     assert run("replay", str(artwork_id)).stdout == "1 deliveries are due again\n"
     assert run("deliver", "--once").stdout == "1 attempts\n"
     assert len(server.received) == 2
-    assert run("secret", "ann").stdout.strip() == webhooks.secret(artworks, settings, "ann")
+    assert run("secret", "ann").stdout.strip() == signing_secret(artworks, settings, "ann")
 
 
 def test_an_artwork_is_shown_with_its_history_and_the_runs_that_had_it(
@@ -103,7 +104,7 @@ def test_the_loop_delivers_until_it_is_told_to_stop(
     process = subprocess.Popen([PROGRAM, "webhooks", "deliver"])
     try:
         deadline = time.monotonic() + 60
-        while webhooks.backlog(artworks)["delivered"] == 0:
+        while outbox.backlog(artworks)["delivered"] == 0:
             assert time.monotonic() < deadline
             time.sleep(0.05)
     finally:

@@ -20,10 +20,12 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from depth_core import settings as settings_module
 from depth_core.errors import ConfigurationError, DepthlineError, ErrorKind
-from depth_core.serving import webhooks
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import NewArtwork
 from depth_core.serving.database import now
+from depth_core.serving.webhooks import outbox
+from depth_core.serving.webhooks.delivery import deliver_loop, deliver_once
+from depth_core.serving.webhooks.signing_secrets import signing_secret
 from depth_core.settings import Settings
 
 Ask = Callable[..., NewArtwork]
@@ -63,11 +65,11 @@ def ended(store: ArtworkStore, new: NewArtwork, api_key_id: str = "ann") -> UUID
 
 
 def deliver(store: ArtworkStore, settings: Settings, **changes: Any) -> int:
-    return asyncio.run(webhooks.deliver_once(store, settings, **changes))
+    return asyncio.run(deliver_once(store, settings, **changes))
 
 
-def only(store: ArtworkStore, artwork_id: UUID) -> tuple[webhooks.Delivery, list[webhooks.Attempt]]:
-    [delivery] = webhooks.deliveries(store, artwork_id)
+def only(store: ArtworkStore, artwork_id: UUID) -> tuple[outbox.Delivery, list[outbox.Attempt]]:
+    [delivery] = outbox.deliveries(store, artwork_id)
     return delivery
 
 
@@ -75,7 +77,7 @@ def only(store: ArtworkStore, artwork_id: UUID) -> tuple[webhooks.Delivery, list
 def delivering(store: ArtworkStore, settings: Settings, **changes: Any) -> Iterator[None]:
     """A delivery loop in a thread of its own."""
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(webhooks.deliver_loop(store, settings, stop, **changes)))
+    thread = threading.Thread(target=lambda: loop.run_until_complete(deliver_loop(store, settings, stop, **changes)))
     thread.start()
     try:
         yield
@@ -104,14 +106,14 @@ def test_the_final_artwork_is_posted_once_and_its_signature_verifies(
     assert deliver(store, settings) == 0
     [(path, headers, body)] = server.received
     assert path == "/hook?a=1"
-    secret = webhooks.secret(store, settings, "ann")
+    secret = signing_secret(store, settings, "ann")
     message = Webhook(secret).verify(body, headers)
     answer = store.get(artwork_id).answer("https://depth.example")
     assert message == json.loads(answer.model_dump_json(by_alias=True, exclude_none=True))
     assert message["status"] == "succeeded"
     assert message["results"] == [f"https://depth.example/v2/artworks/{artwork_id}/results/depth.png"]
     with pytest.raises(WebhookVerificationError):
-        Webhook(webhooks.secret(store, settings, "bob")).verify(body, headers)
+        Webhook(signing_secret(store, settings, "bob")).verify(body, headers)
     delivery, [attempt] = only(store, artwork_id)
     assert delivery.state == "delivered"
     assert (attempt.status_code, attempt.error) == (200, None)
@@ -174,14 +176,14 @@ def test_a_receiver_that_never_recovers_is_given_up_and_its_attempts_kept(
     delivery, attempts = only(store, artwork_id)
     assert delivery.state == "failed"
     assert [attempt.error for attempt in attempts] == ["HTTP 404"] * 3
-    assert webhooks.backlog(store) == {"pending": 0, "delivered": 0, "failed": 1}
+    assert outbox.backlog(store) == {"pending": 0, "delivered": 0, "failed": 1}
 
 
 def test_a_message_that_cannot_be_signed_is_a_failed_attempt_and_given_up_in_time(
     store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start, wait: Callable[[float], None]
 ) -> None:
     server = receiver(200)
-    webhooks.secret(store, settings, "ann")
+    signing_secret(store, settings, "ann")
     changed = settings.model_copy(update={"secret_key": SecretStr(Fernet.generate_key().decode())})
     artwork_id = ended(store, ask(webhook=server.url))
     for _ in range(5):
@@ -279,7 +281,7 @@ def test_a_receiver_that_hangs_delays_nobody(store: ArtworkStore, settings: Sett
     stuck = [ended(store, ask(webhook=f"{hanging.url.replace('127.0.0.1', 'localhost')}/{index}")) for index in range(20)]
     told = [ended(store, ask(webhook=f"{good.url}/{index}")) for index in range(20)]
     with delivering(store, patient):
-        eventually(lambda: webhooks.backlog(store)["delivered"] == 20)
+        eventually(lambda: outbox.backlog(store)["delivered"] == 20)
         eventually(lambda: len(hanging.held) == 3)
     assert len(hanging.held) == 3  # its share, and no more
     assert sorted(good.paths) == sorted(f"/{index}" for index in range(20))
@@ -296,7 +298,7 @@ def test_an_api_key_whose_receivers_all_hang_does_not_delay_another_key(
         ended(store, ask(webhook=f"{hanging.url.replace('127.0.0.1', f'h{index}.example')}/{index}"), "ann")
     told = ended(store, ask(webhook=f"{good.url}/bob"), "bob")
     with delivering(store, patient, resolve=lambda host, port: ["127.0.0.1"]):
-        eventually(lambda: webhooks.backlog(store)["delivered"] == 1)
+        eventually(lambda: outbox.backlog(store)["delivered"] == 1)
         eventually(lambda: len(hanging.held) == 3)
     assert len(hanging.held) == 3  # the share of a key: a quarter
     assert only(store, told)[0].state == "delivered"
@@ -306,7 +308,7 @@ def test_api_keys_take_turns(store: ArtworkStore, settings: Settings, ask: Ask) 
     for index in range(10):
         ended(store, ask(webhook=f"http://h{index}.example/"), "ann")
     ended(store, ask(webhook="http://bob.example/"), "bob")
-    assert [each.api_key_id for each in webhooks._claim_due(store, settings, 2)].count("bob") == 1
+    assert [each.api_key_id for each in outbox.claim_due(store, settings, 2)].count("bob") == 1
 
 
 def test_several_loops_send_every_message_once(store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start) -> None:
@@ -314,7 +316,7 @@ def test_several_loops_send_every_message_once(store: ArtworkStore, settings: Se
     for index in range(30):
         ended(store, ask(webhook=f"{server.url}/{index}"))
     with delivering(store, settings), delivering(store, settings), delivering(store, settings):
-        eventually(lambda: webhooks.backlog(store)["delivered"] == 30)
+        eventually(lambda: outbox.backlog(store)["delivered"] == 30)
     assert sorted(server.paths) == sorted(f"/{index}" for index in range(30))
 
 
@@ -334,7 +336,7 @@ def test_what_a_killed_process_was_sending_comes_again_after_its_lease(
 ) -> None:
     server = receiver(200)
     ended(store, ask(webhook=server.url))
-    assert len(webhooks._claim_due(store, settings, 10)) == 1  # and then the process dies
+    assert len(outbox.claim_due(store, settings, 10)) == 1  # and then the process dies
     assert deliver(store, settings) == 0
     wait(settings.webhook_timeout + 31)
     assert deliver(store, settings) == 1
@@ -348,29 +350,29 @@ def test_a_delivery_can_be_replayed_by_either_id(store: ArtworkStore, settings: 
     server = receiver(410, 200)
     artwork_id = ended(store, ask(webhook=server.url))
     deliver(store, settings)
-    assert webhooks.replay(store, artwork_id) == 1
+    assert outbox.replay(store, artwork_id) == 1
     assert deliver(store, settings) == 1
     delivery, attempts = only(store, artwork_id)
     assert (delivery.state, [attempt.status_code for attempt in attempts]) == ("delivered", [410, 200])
-    assert webhooks.replay(store, delivery.id) == 1
+    assert outbox.replay(store, delivery.id) == 1
     assert deliver(store, settings) == 1
     with pytest.raises(DepthlineError, match="no webhook delivery"):
-        webhooks.replay(store, uuid4())
+        outbox.replay(store, uuid4())
 
 
 def test_secrets_are_one_a_key_kept_encrypted_and_the_key_file_is_private(store: ArtworkStore, settings: Settings) -> None:
-    secret = webhooks.secret(store, settings, "ann")
+    secret = signing_secret(store, settings, "ann")
     assert secret.startswith("whsec_")
-    assert webhooks.secret(store, settings, "ann") == secret
-    assert webhooks.secret(store, settings, "bob") != secret
+    assert signing_secret(store, settings, "ann") == secret
+    assert signing_secret(store, settings, "bob") != secret
     path = settings.data / "secret.key"
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     Fernet(path.read_bytes().strip())
     other = settings_module.load(data=settings.data, secret_key=Fernet.generate_key().decode())
     with pytest.raises(ConfigurationError, match="another DEPTH_SECRET_KEY"):
-        webhooks.secret(store, other, "ann")
+        signing_secret(store, other, "ann")
     with pytest.raises(ConfigurationError, match="no Fernet key"):
-        webhooks.secret(store, settings_module.load(data=settings.data, secret_key="x"), "ann")
+        signing_secret(store, settings_module.load(data=settings.data, secret_key="x"), "ann")
 
 
 def test_processes_that_start_together_agree_on_key_and_secret(store: ArtworkStore, settings: Settings) -> None:
@@ -379,7 +381,7 @@ def test_processes_that_start_together_agree_on_key_and_secret(store: ArtworkSto
 
     def ask_for_it() -> None:
         barrier.wait()
-        seen.append(webhooks.secret(store, settings, "ann"))
+        seen.append(signing_secret(store, settings, "ann"))
 
     threads = [threading.Thread(target=ask_for_it) for _ in range(6)]
     for thread in threads:
@@ -397,7 +399,7 @@ def test_a_secret_in_a_receivers_url_stays_out_of_the_logs(
     server = receiver(200)
     ended(store, ask(webhook=f"{server.url}/hook?token=hush"))
     with caplog.at_level("INFO"):
-        asyncio.run(webhooks.deliver_once(store, settings))
+        asyncio.run(deliver_once(store, settings))
     assert server.paths == ["/hook?token=hush"]
     assert f"{server.url}/hook " in caplog.text
     assert "hush" not in caplog.text

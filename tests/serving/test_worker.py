@@ -85,7 +85,7 @@ def status(artworks: ArtworkStore, artwork_id: Any) -> str:
     return artworks.get(artwork_id).status.value
 
 
-def test_what_waits_is_served_and_the_drain_ends(artworks, store, settings, images) -> None:
+def test_what_waits_is_served_and_the_worker_ends(artworks, store, settings, images) -> None:
     ids = [ask(artworks, f"{images.url}/{n}.jpg") for n in range(3)]
     report = worker(artworks, store, settings).serve()
     assert set(report.succeeded) == set(ids)
@@ -189,7 +189,7 @@ def test_a_model_that_does_not_fit_fails_its_artworks_and_no_others(
     assert status(artworks, second) == "succeeded"
 
 
-def test_a_drain_at_its_deadline_gives_back_what_it_has_not_begun(artworks, store, settings, images) -> None:
+def test_a_worker_at_its_deadline_gives_back_what_it_has_not_begun(artworks, store, settings, images) -> None:
     dead = "worker-that-died"
     artworks.workers.start(dead, "cpu")
     tried = ask(artworks, f"{images.url}/tried.jpg")
@@ -269,7 +269,7 @@ def test_an_image_that_bulk_has_made_is_not_made_again(artworks, store, settings
     assert artworks.get(again).outcome["reused"] is True
 
 
-def test_seconds_by_stage_are_those_of_this_drain_each_spent_once(artworks, store, settings, images) -> None:
+def test_seconds_by_stage_are_those_of_this_worker_each_spent_once(artworks, store, settings, images) -> None:
     first, twin = (ask(artworks, f"{images.url}/a.jpg") for _ in range(2))
     made = worker(artworks, store, settings).serve().seconds_by_stage
     outcome = artworks.get(first).outcome["seconds"]
@@ -381,7 +381,7 @@ class Failing(Store):
         super().write(key, data, content_type=content_type)
 
 
-def test_a_store_that_fails_for_a_while_costs_no_attempt_and_no_drain(artworks, settings, images, caplog) -> None:
+def test_a_store_that_fails_for_a_while_costs_no_attempt_and_no_worker(artworks, settings, images, caplog) -> None:
     waiting = [ask(artworks, f"{images.url}/{name}.jpg") for name in "ab"]
     full = Failing(settings.store_location)
     work = worker(artworks, full, settings)
@@ -396,7 +396,7 @@ def test_a_store_that_fails_for_a_while_costs_no_attempt_and_no_drain(artworks, 
     assert [artworks.get(each).attempts for each in waiting] == [1, 1]
 
 
-def test_a_store_that_fails_for_long_ends_the_drain_and_its_claims_go_back(
+def test_a_store_that_fails_for_long_ends_the_worker_and_its_claims_go_back(
     artworks, settings, images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "STORE_PATIENCE_SECONDS", 0.5)

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from depth_core import settings as settings_module
@@ -123,6 +124,19 @@ def test_a_database_that_cannot_be_opened_is_one_line_and_status_2(settings: Set
     assert done.exit_code == 2
     assert "DEPTH_DATABASE_URL" in done.output
     assert len(done.output.splitlines()) == 1
+
+
+def test_a_database_that_fails_is_one_line_and_status_2(
+    artworks: ArtworkStore, images: Any, start: Any, settings: Settings
+) -> None:
+    process = start("--forever")
+    wait_for(process, lambda: bool(artworks.workers.find()))
+    with artworks.database.write() as connection:
+        connection.execute(sa.text("ALTER TABLE artworks RENAME TO elsewhere"))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert [line for line in err.splitlines() if line.startswith("error the database ")] == [err.splitlines()[-1]]
+    assert "Traceback" not in err.splitlines()[-1]
 
 
 def test_forever_and_an_idle_timeout_exclude_each_other(settings: Settings) -> None:

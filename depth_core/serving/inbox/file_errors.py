@@ -28,9 +28,9 @@ class FileErrors:
 
     @contextmanager
     def contained(self, what: str, *, about: str = "") -> Iterator[None]:
-        """Keeps from the caller what one file makes go wrong, and remembers it. `about`: begins the line that people see.
+        """Catches what goes wrong with one file, and remembers it. `about`: begins the line that people see.
 
-        What the store and the disk refuse is contained as well, and tried again; other faults of the installation are not, nor
+        What the store and the disk refuse is contained as well, and tried again; other errors of the installation are not, nor
         is a database that does not answer.
         """
         try:

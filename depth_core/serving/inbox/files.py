@@ -38,7 +38,7 @@ class InvalidFileError(Exception):
 
 
 class UnfinishedFileError(Exception):
-    """A file that is no JSON, or no longer there."""
+    """A file that is not JSON, or no longer there."""
 
 
 def open_inbox(settings: Settings) -> Store:
@@ -47,7 +47,7 @@ def open_inbox(settings: Settings) -> Store:
 
 
 def make_folder(folder: Store) -> None:
-    """A local folder that is not there is made: what is copied to a name that is no folder becomes a file of that name."""
+    """Creates a local folder that is not there: otherwise a file copied to its name would become a file of that name."""
     if not folder.local:
         return
     try:

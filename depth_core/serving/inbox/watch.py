@@ -192,7 +192,7 @@ def _known_stamps(store: ArtworkStore, paths: list[str]) -> set[tuple[str, str]]
 
 
 def _parsed(data: bytes, settings: Settings) -> tuple[list[NewArtwork], bool]:
-    """As `_requests`; what nobody foresaw in a file is what is wrong with it, and would be so the next time."""
+    """As `_requests`; an unexpected error makes the file invalid: it would come again the next time."""
     try:
         return _requests(data, settings)
     except (InvalidFileError, UnfinishedFileError):

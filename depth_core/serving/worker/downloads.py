@@ -62,8 +62,8 @@ class Downloads:
         except Exception as error:  # noqa: BLE001 - by place: an artwork's download ends here
             try:
                 self.done.put((claimed, url_failure(claimed.image_url, error)))
-            except Exception as fault:  # noqa: BLE001 - of the installation: the worker's thread handles it
-                self.done.put((claimed, fault))
+            except Exception as concerning_all:  # noqa: BLE001 - of the installation: the worker's thread handles it
+                self.done.put((claimed, concerning_all))
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)

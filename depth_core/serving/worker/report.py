@@ -33,7 +33,7 @@ class Report:
         return self.by_error_kind.total()
 
     def add(self, artwork_id: UUID, outcome: Outcome, seconds: Mapping[str, float]) -> None:
-        """`seconds`: what this worker spent, by stage; an outcome that was found done has those of whoever made it."""
+        """`seconds`: what this worker spent, by stage; not those of an outcome that was found done."""
         self.new.append((artwork_id, outcome.error_kind or outcome.status))
         self.seconds_by_stage.update(seconds)
         if outcome.status == SUCCEEDED:

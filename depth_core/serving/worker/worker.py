@@ -279,7 +279,10 @@ class Worker:
                     return
 
     def _known(self, each: _Ready, folder: str) -> Outcome | None:
-        """What was made of an artwork's image before, if anything, or why nobody can tell. Raises errors of the installation."""
+        """The outcome of an artwork's image that was made before, if any, or why it cannot be read.
+
+        Raises errors of the installation.
+        """
         try:
             sidecar = encode.read_sidecar(self.store, folder)
             return None if sidecar is None else outcome_from_sidecar(folder, sidecar)

@@ -1,0 +1,178 @@
+"""The outbox: deliveries that wait, those under way, and every attempt at them."""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from depth_core.errors import DepthlineError
+from depth_core.serving import database as db
+from depth_core.serving.artworks.store import ArtworkStore
+from depth_core.settings import Settings
+
+PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
+
+_LEASE_MARGIN_SECONDS = 30.0  # beyond the receiver's deadline
+_LONGEST_WAIT_SECONDS = 24 * 3600.0  # whatever Retry-After asks for
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One entry of the outbox."""
+
+    id: UUID
+    artwork_id: UUID
+    api_key_id: str
+    url: str
+    host: str
+    state: str
+    created_at: datetime
+    next_attempt_at: datetime
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    at: datetime
+    seconds: float
+    status_code: int | None  # None: no answer came
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a receiver made of a message."""
+
+    status_code: int | None = None
+    error: str | None = None
+    wait_seconds: float = 0.0
+    final: bool = False  # not worth another attempt
+
+    @property
+    def delivered(self) -> bool:
+        return self.status_code is not None and 200 <= self.status_code < 300
+
+
+def deliveries(store: ArtworkStore, artwork_id: UUID) -> list[tuple[Delivery, list[Attempt]]]:
+    """An artwork's deliveries, and every attempt at each, oldest first."""
+    table, attempts = db.webhook_deliveries, db.webhook_attempts
+    with store.database.read() as connection:
+        rows = connection.execute(sa.select(table).where(table.c.artwork_id == artwork_id).order_by(table.c.created_at)).all()
+        tried = connection.execute(
+            sa.select(attempts).where(attempts.c.delivery_id.in_([row.id for row in rows])).order_by(attempts.c.id)
+        ).all()
+    return [
+        (
+            _delivery(row),
+            [Attempt(each.at, each.seconds, each.status_code, each.error) for each in tried if each.delivery_id == row.id],
+        )
+        for row in rows
+    ]
+
+
+def backlog(store: ArtworkStore) -> dict[str, int]:
+    """How many deliveries there are in each state."""
+    state = db.webhook_deliveries.c.state
+    with store.database.read() as connection:
+        counts = {row[0]: row[1] for row in connection.execute(sa.select(state, sa.func.count()).group_by(state))}
+    return {each: counts.get(each, 0) for each in (PENDING, DELIVERED, FAILED)}
+
+
+def replay(store: ArtworkStore, id: UUID) -> int:
+    """Sends again what a delivery's or an artwork's id names, as if new; earlier attempts stay on record.
+
+    Returns how many deliveries that are. Raises DepthlineError when the id names none.
+    """
+    table = db.webhook_deliveries
+    named = (table.c.id == id) | (table.c.artwork_id == id)
+    again = sa.update(table).where(named).values(state=PENDING, tries=0, next_attempt_at=store.database.clock(), lease_until=None)
+    with store.database.write() as connection:
+        count = connection.execute(again).rowcount
+    if count == 0:
+        raise DepthlineError(f"{id} is the id of no webhook delivery and of no final artwork with a webhook")
+    return count
+
+
+def claim_due(store: ArtworkStore, settings: Settings, limit: int) -> list[Delivery]:
+    """Leases what is due, so that hosts that hang delay themselves alone, and their API key's other webhooks at the worst.
+
+    No host and no API key has more than its share of what is under way, and API keys take turns.
+    """
+    at = store.database.clock()
+    table = db.webhook_deliveries
+    leased = sa.and_(table.c.lease_until.is_not(None), table.c.lease_until > at)
+    due = sa.and_(table.c.state == PENDING, table.c.next_attempt_at <= at)
+    with store.database.read() as connection:
+        if limit <= 0 or connection.scalar(sa.select(table.c.id).where(due, sa.not_(leased)).limit(1)) is None:
+            return []
+    # What is under way takes the first places of its host; what its host has a place for lines up for a place of its API key.
+    columns = (table.c.id, table.c.api_key_id, table.c.next_attempt_at, leased.label("leased"))
+    at_host = sa.select(*columns, _place(table.c, leased, table.c.host)).where(due).subquery()
+    has_room = at_host.c.leased | (at_host.c.place <= settings.webhook_per_host)
+    in_key = _place(at_host.c, at_host.c.leased, at_host.c.api_key_id)
+    of_key = sa.select(at_host.c.id, at_host.c.next_attempt_at, at_host.c.leased, in_key).where(has_room).subquery()
+    free = (
+        sa.select(of_key.c.id)
+        .where(sa.not_(of_key.c.leased), of_key.c.place <= _share_of_a_key(settings))
+        .order_by(of_key.c.place, of_key.c.next_attempt_at)
+        .limit(limit)
+    )
+    lease = at + timedelta(seconds=settings.webhook_timeout + _LEASE_MARGIN_SECONDS)
+    with store.database.write() as connection:
+        query = sa.select(table).where(table.c.id.in_(free), due, sa.not_(leased)).with_for_update(skip_locked=True)
+        rows = connection.execute(query).all()
+        connection.execute(sa.update(table).where(table.c.id.in_([row.id for row in rows])).values(lease_until=lease))
+    return [_delivery(row) for row in rows]
+
+
+def _place(columns: Any, leased: Any, among: Any) -> sa.Label[int]:
+    """The place of a delivery among those with the same `among`: what is under way first, then what has been due longest."""
+    order = (sa.case((leased, 0), else_=1), columns.next_attempt_at, columns.id)
+    return sa.func.row_number().over(partition_by=among, order_by=order).label("place")
+
+
+def _share_of_a_key(settings: Settings) -> int:
+    """Deliveries at once for one API key, in all processes: a quarter of a process's, and more than one host may have."""
+    return max(settings.webhook_concurrency // 4, settings.webhook_per_host + 1)
+
+
+def record(store: ArtworkStore, settings: Settings, delivery: Delivery, at: datetime, seconds: float, answer: Answer) -> None:
+    table = db.webhook_deliveries
+    tries = delivery.tries + 1
+    values: dict[str, Any] = {"lease_until": None, "tries": tries}
+    if answer.delivered:
+        values["state"] = DELIVERED
+    elif answer.final or tries > len(settings.webhook_schedule):
+        values["state"] = FAILED
+        log.warning("webhook %s of artwork %s has failed: %s", delivery.id, delivery.artwork_id, answer.error)
+    else:
+        planned = settings.webhook_schedule[tries - 1] * random.uniform(1.0, 1.2)
+        wait = max(planned, min(answer.wait_seconds, _LONGEST_WAIT_SECONDS))
+        values["next_attempt_at"] = store.database.clock() + timedelta(seconds=wait)
+    with store.database.write() as connection:
+        connection.execute(
+            sa.insert(db.webhook_attempts).values(
+                delivery_id=delivery.id, at=at, seconds=seconds, status_code=answer.status_code, error=answer.error
+            )
+        )
+        # A replay that came meanwhile has set the tries back and stands.
+        unchanged = (table.c.id == delivery.id) & (table.c.state == PENDING) & (table.c.tries == delivery.tries)
+        connection.execute(sa.update(table).where(unchanged).values(values))
+
+
+def give_back(store: ArtworkStore, ids: list[UUID]) -> None:
+    table = db.webhook_deliveries
+    with store.database.write() as connection:
+        connection.execute(sa.update(table).where(table.c.id.in_(ids), table.c.state == PENDING).values(lease_until=None))
+
+
+def _delivery(row: Any) -> Delivery:
+    return Delivery(**{name: row._mapping[name] for name in Delivery.__slots__})
