@@ -105,13 +105,13 @@ def lookup(store: Store, url: str) -> SourceEntry | None:
 
 
 def _entry(data: bytes) -> SourceEntry | None:
-    """None for what another version wrote, or what is damaged: that is fetched again."""
+    """None for an entry of another version or a damaged one: its URL is fetched again."""
     try:
         values = json.loads(data)
         entry = SourceEntry(**values | {"fetched_at": datetime.fromisoformat(values["fetched_at"])})
-        words = (entry.url, entry.content_type, entry.etag, entry.robots)
+        texts = (entry.url, entry.content_type, entry.etag, entry.robots)
         sound = _SHA256.fullmatch(entry.sha256) and isinstance(entry.bytes, int) and entry.fetched_at.tzinfo is not None
-        return entry if sound and all(isinstance(word, str) for word in words) else None
+        return entry if sound and all(isinstance(text, str) for text in texts) else None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
@@ -130,11 +130,11 @@ def ingest(
     allow_private: bool | None = None,
     only_http: bool = False,
 ) -> Iterator[SourceOutcome]:
-    """Sees to it that every URL's image is kept; yields one outcome per URL, as each ends. Duplicates are fetched once.
+    """Fetches and keeps every URL's image; yields one outcome per URL, as each ends. Duplicates are fetched once.
 
     Local files that have changed are fetched again, others only with `refetch` (asking with their etag, where they have one).
-    `prior` is the table of the last time: URLs that failed then in a way that does not get better are not asked again, unless
-    `retry_permanent`; local files always are, since a look costs nothing. `allow_private`: default as the settings say for
+    `prior` is the table of the last time: URLs that failed permanently then are not fetched again, unless `retry_permanent`;
+    local files always are, since that costs little. `allow_private`: default as the settings say for
     manifests. `only_http`: for URLs that strangers send.
 
     An image that cannot be fetched is a failed outcome, and so is whatever its URL or its server make a library raise. Raises
@@ -147,7 +147,7 @@ def ingest(
     entries: dict[str, SourceEntry] = {}
     with ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup") as pool:
         distinct = list(dict.fromkeys(urls))
-        for url, entry in zip(distinct, pool.map(partial(_looked_up, store), distinct), strict=True):
+        for url, entry in zip(distinct, pool.map(partial(_entry_or_error, store), distinct), strict=True):
             if isinstance(entry, ImageError):
                 yield _failed(url, entry)
                 continue
@@ -165,8 +165,8 @@ def ingest(
             yield _failed(url, result) if isinstance(result, ImageError) else result
 
 
-def _looked_up(store: Store, url: str) -> SourceEntry | ImageError | None:
-    """What the index says of one row, or why that row cannot be done."""
+def _entry_or_error(store: Store, url: str) -> SourceEntry | ImageError | None:
+    """What the index says of a URL, or why it cannot be looked up."""
     try:
         return lookup(store, url)
     except Exception as error:  # noqa: BLE001 - by place
@@ -174,35 +174,35 @@ def _looked_up(store: Store, url: str) -> SourceEntry | ImageError | None:
 
 
 def _failed(url: str, error: ImageError) -> SourceOutcome:
-    cure = error.inside if isinstance(error, BlockedAddressError) else ""  # records are the operator's own
+    cure = error.inside if isinstance(error, BlockedAddressError) else ""  # records are for the operator
     return SourceOutcome(url, attempts=error.attempts, error_kind=error.kind.value, error_message=error.message + cure)
 
 
 def is_up_to_date(prior: pd.DataFrame, urls: Iterable[str], store: Store) -> bool:
-    """Whether `ingest` of these URLs would find every image as the table of the last time has it, and ask nobody.
+    """Whether `ingest` of these URLs would find every image as in the table of the last time, and fetch nothing.
 
     Raises StoreError.
     """
     if set(prior["image_url"]) != set(urls):
         return False
     with ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup") as pool:
-        entries = pool.map(partial(_looked_up, store), prior["image_url"])
+        entries = pool.map(partial(_entry_or_error, store), prior["image_url"])
         known = zip(prior["image_url"], prior["sha256"], prior["error_kind"], entries, strict=True)
-        return all(_as_it_was(*each) for each in known)
+        return all(_is_unchanged(*each) for each in known)
 
 
-def _as_it_was(url: str, sha256: str, error_kind: str, entry: SourceEntry | ImageError | None) -> bool:
+def _is_unchanged(url: str, sha256: str, error_kind: str, entry: SourceEntry | ImageError | None) -> bool:
     if isinstance(entry, ImageError):
         return False  # `ingest` says what is wrong with it
     if pd.isna(error_kind):
         return entry is not None and entry.sha256 == sha256 and not _changed_since(entry)
     if is_local(url):
         return error_kind == ErrorKind.NOT_FOUND and not _is_file(url)
-    return entry is None and not _may_pass(error_kind)
+    return entry is None and not _may_succeed_later(error_kind)
 
 
-def _may_pass(error_kind: str) -> bool:
-    """A kind that another version knew is worth another look."""
+def _may_succeed_later(error_kind: str) -> bool:
+    """True for kinds of another version, too."""
     return error_kind not in set(ErrorKind) or ErrorKind(error_kind).retryable
 
 
@@ -214,38 +214,38 @@ def _is_file(url: str) -> bool:
 
 
 def _keep(store: Store, entries: dict[str, SourceEntry], fetched: Fetched) -> SourceOutcome:
-    """Bytes first, entry last: a run killed in between has lost this download and nothing else."""
+    """Writes the bytes first, the entry last: a run that is killed in between loses this download only."""
     now = datetime.now(UTC)
     if fetched.not_modified:
         entry = replace(entries[fetched.url], fetched_at=now)
     else:
-        _judge(fetched)
+        _refuse_error_page(fetched)
         kept = (fetched.sha256, fetched.size, fetched.content_type, fetched.etag, now, fetched.robots)
         entry = SourceEntry(fetched.url, *kept)
         key = layout.source_key(entry.sha256)
         if store.size(key) != entry.bytes:
-            named = _MEDIA_TYPE.fullmatch(entry.content_type)  # what a server calls it else, a bucket may refuse
+            named = _MEDIA_TYPE.fullmatch(entry.content_type)  # a bucket may refuse other values
             store.write(key, fetched.read(), content_type=entry.content_type if named else None)
     fetched.close()
     values = asdict(entry) | {"fetched_at": now.isoformat()}
     if not entry.robots:
-        del values["robots"]  # as versions before this word wrote it, and can read it
+        del values["robots"]  # as versions before this text wrote it, and can read it
     store.write(layout.url_key(entry.url), json.dumps(values).encode(), content_type="application/json")
     state = SourceState.KNOWN if fetched.not_modified else SourceState.FETCHED
     return replace(_known(entry), seconds=fetched.seconds, attempts=fetched.attempts, state=state)
 
 
-def _judge(fetched: Fetched) -> None:
-    """Raises ImageError for what servers in trouble send in place of an image: kept, it would stand for the image for good.
+def _refuse_error_page(fetched: Fetched) -> None:
+    """Raises ImageError for what broken servers send in place of an image: once kept, it would never be fetched again.
 
-    Local files are looked at again whenever they change, and so are kept as they are.
+    Local files are read again whenever they change, and so are kept as they are.
     """
     if is_local(fetched.url):
         return
     fetched.body.seek(0)
     start = fetched.body.read(1024)
     if not start:
-        raise ImageError(ErrorKind.EMPTY_FILE, "an answer without a byte", attempts=fetched.attempts)
+        raise ImageError(ErrorKind.EMPTY_FILE, "a response without a byte", attempts=fetched.attempts)
     if is_web_page(start):
         raise ImageError(ErrorKind.NOT_AN_IMAGE, "not an image: looks like an HTML page", attempts=fetched.attempts)
 
@@ -281,7 +281,7 @@ def _permanent_failures(prior: pd.DataFrame) -> dict[str, SourceOutcome]:
         for url, attempts, kind, message in zip(
             failed["image_url"], failed["attempts"], failed["error_kind"], failed["error_message"], strict=True
         )
-        if not _may_pass(kind) and not is_local(url)
+        if not _may_succeed_later(kind) and not is_local(url)
     }
 
 

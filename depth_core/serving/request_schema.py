@@ -132,7 +132,7 @@ def webhook_pattern(settings: Settings) -> str:
 
 
 def _http(settings: Settings) -> str:
-    ports = _ANY_PORT if settings.allow_private_hosts else f"({'|'.join(map(str, sorted(ssrf_guard.STRANGERS_PORTS)))})"
+    ports = _ANY_PORT if settings.allow_private_hosts else f"({'|'.join(map(str, sorted(ssrf_guard.ALLOWED_PORTS)))})"
     return f"[Hh][Tt][Tt][Pp][Ss]?://{_HOST}(:{ports})?{_REST}"
 
 

@@ -272,7 +272,7 @@ def test_a_manifest_that_was_read_before_keeps_its_partition(house) -> None:
     photos = titled(house, 1)
     bring_up_to_date(house, photos)
     os.rename(photos, house.folder / "elsewhere.csv")
-    with pytest.raises(RunFailedError, match="is not there"):
+    with pytest.raises(RunFailedError, match="does not exist"):
         bring_up_to_date(house, photos)
     assert house.instance.get_dynamic_partitions(MANIFEST) == [manifest.slug(str(photos))]
 

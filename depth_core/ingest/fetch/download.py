@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Fetched:
-    """One file as it was received. `body` is open, at its start, and goes away with this object."""
+    """One file as it was received. `body` is open at its start, and is closed with this object."""
 
     url: str
     body: BinaryIO = field(repr=False, compare=False)
@@ -43,11 +43,11 @@ class Fetched:
     size: int  # bytes, after any Content-Encoding
     content_type: str = ""
     etag: str = ""
-    robots: str = ""  # what the server says against machine learning: "noai, noimageai"
+    robots: str = ""  # opt-outs from machine learning: "noai, noimageai"
     final_url: str = ""  # after redirects
     seconds: float = 0.0  # of the successful attempt
     attempts: int = 1
-    not_modified: bool = False  # the etag asked with is still right: the body is empty
+    not_modified: bool = False  # the file still has the etag that was sent: the body is empty
 
     def read(self) -> bytes:
         """The whole body. May be called more than once."""
@@ -61,8 +61,8 @@ class Fetched:
 class Downloader:
     """Fetches files as the settings say.
 
-    `allow_private`: may http(s) URLs lead to private addresses and odd ports? `only_http`: for URLs that strangers send, s3 and
-    local files are refused. `resolve` replaces the system's name resolution.
+    `allow_private`: whether http(s) URLs may lead to private addresses and unusual ports. `only_http`: for URLs that strangers
+    send, buckets and local files are refused. `resolve` replaces the system's name resolution.
     """
 
     def __init__(
@@ -78,11 +78,10 @@ class Downloader:
     # -- one ------------------------------------------------------------------------------------------------------------
 
     async def fetch(self, url: str, *, etag: str = "", session: Session | None = None) -> Fetched:
-        """One file, with all retries. With `etag`, the answer may be `not_modified`.
+        """Fetches one file, with all retries. With `etag`, the result may be `not_modified`.
 
-        Raises ImageError, whatever the URL or its server make a library raise; else only errors of the installation.
-
-        `session` keeps connections between calls; without it each call makes its own.
+        `session` keeps connections between calls; without it each call opens its own. Raises ImageError, whatever the URL or its
+        server make a library raise; else only errors of the installation.
         """
         if session is not None:
             return await self._fetch(session, url, etag)
@@ -95,15 +94,15 @@ class Downloader:
             began = time.monotonic()
             try:
                 async with asyncio.timeout(settings.total_timeout):
-                    body, answer = await self._attempt(session, url, etag)
-                facts: dict[str, Any] = {"url": url, "sha256": body.sha256, "size": body.size, "attempts": attempt} | answer
+                    body, facts = await self._attempt(session, url, etag)
+                facts |= {"url": url, "sha256": body.sha256, "size": body.size, "attempts": attempt}
                 return Fetched(body=body.opened(), seconds=time.monotonic() - began, **facts)
             except TimeoutError:
-                failure = ImageError(ErrorKind.TIMEOUT, f"not done within {settings.total_timeout:g} s (DEPTH_TOTAL_TIMEOUT)")
+                failure = ImageError(ErrorKind.TIMEOUT, f"not finished within {settings.total_timeout:g} s (DEPTH_TOTAL_TIMEOUT)")
             except Exception as error:  # noqa: BLE001 - by place: an attempt ends here
                 failure = url_failure(url, error)
             failure.attempts = attempt
-            may_pass = failure.kind.retryable or isinstance(failure, responses.NoHttpError)
+            may_pass = failure.kind.retryable or isinstance(failure, responses.NotHttpError)
             if not may_pass or attempt == settings.download_attempts:
                 raise failure
             await asyncio.sleep(self._wait(attempt, failure))
@@ -113,7 +112,7 @@ class Downloader:
         """Seconds until the next attempt: exponential with full jitter, at least what the server asked for, at most the cap."""
         longest = self._settings.max_backoff_seconds
         jittered = random.uniform(0, min(longest, self._settings.backoff_seconds * 2.0 ** (attempt - 1)))
-        asked = failure.retry_after if isinstance(failure, responses.LaterError) else 0.0
+        asked = failure.retry_after if isinstance(failure, responses.RetryLaterError) else 0.0
         return max(jittered, min(asked, longest))
 
     async def _attempt(self, session: Session, url: str, etag: str) -> tuple[Body, dict[str, Any]]:
@@ -132,40 +131,40 @@ class Downloader:
 
     async def _attempt_http(self, client: httpx.AsyncClient, url: str, etag: str) -> tuple[Body, dict[str, Any]]:
         if responses.is_etag(etag):
-            async with http_client.answered(client, "GET", url, self._settings, {"If-None-Match": etag}) as response:
-                if response.status_code != 412:  # a server that takes the etag for a condition on the file: asked without one
+            async with http_client.request(client, "GET", url, self._settings, {"If-None-Match": etag}) as response:
+                if response.status_code != 412:  # the server misunderstands the condition: ask without it
                     return await self._receive(response, conditional=True)
-        async with http_client.answered(client, "GET", url, self._settings) as response:
+        async with http_client.request(client, "GET", url, self._settings) as response:
             return await self._receive(response, conditional=False)
 
     async def _receive(self, response: httpx.Response, *, conditional: bool) -> tuple[Body, dict[str, Any]]:
         settings = self._settings
         body = Body(settings.max_source_bytes)
         robots = responses.opt_outs(response, settings.user_agent)
-        answer: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "content_type": responses.content_type(response),
             "etag": responses.etag(response),
             "robots": robots,
             "final_url": str(response.url),
         }
         if response.status_code == 304 and conditional:
-            return body, answer | {"not_modified": True}
+            return body, facts | {"not_modified": True}
         if (failure := responses.refusal(response)) is not None:
             raise failure
         if robots and settings.honour_noai:
-            raise ImageError(ErrorKind.REFUSED, f"its server says {robots} (X-Robots-Tag), which DEPTH_HONOUR_NOAI honours")
+            raise ImageError(ErrorKind.REFUSED, f"the server says {robots} (X-Robots-Tag), and DEPTH_HONOUR_NOAI is set")
         if coding := responses.coding(response):
             await inflate(response.aiter_raw(), body, coding=coding)
-            return body, answer
+            return body, facts
         length = response.headers.get("content-length", "")
         if length.isdecimal():
-            body.announce(int(length))
+            body.check_size(int(length))
         async for piece in response.aiter_raw():
             body.write(piece)
         whole = responses.whole_size(response)
         if whole is not None and whole != body.size:
-            raise ImageError(ErrorKind.SERVER_ERROR, f"HTTP 206: {body.size:,} bytes, though it is said to be all {whole:,}")
-        return body, answer
+            raise ImageError(ErrorKind.SERVER_ERROR, f"HTTP 206: {body.size:,} bytes instead of all {whole:,}")
+        return body, facts
 
     def _read_object(self, scheme: BucketScheme, url: str) -> tuple[Body, dict[str, Any]]:
         with scheme.clear_errors(url), self._opening:
@@ -181,8 +180,8 @@ class Downloader:
         """Fetches all and applies `then` to each, in threads; yields the results in the order in which they end.
 
         Runs an event loop in a thread of its own. Downloads in flight plus results that nobody has taken yet are never more than
-        `download_concurrency`. URLs are read ahead further, so that one slow host does not hold up the others. What a URL, its
-        server or `then` raise is that URL's result, as ImageError. Errors of the installation, and what `urls` raises, end the
+        `download_concurrency`. URLs are read ahead further, so that one slow host does not hold up the others. Whatever is
+        raised for a URL is its result, as ImageError. Errors of the installation, and what `urls` raises, end the
         iteration and are raised here. Stopping early cancels what is in flight.
         """
         known = etags or {}

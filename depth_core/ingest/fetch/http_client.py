@@ -1,6 +1,6 @@
-"""One question over HTTP, and its answer behind all redirects. Images, manifests and what stands behind pointers are asked so.
+"""One HTTP request and its response behind all redirects, for images, manifests and what pointers name.
 
-What does not belong here: which hosts may be called (ssrf_guard.py), what an answer says (responses.py), attempts and bodies
+What does not belong here: which hosts may be called (ssrf_guard.py), what a response means (responses.py), retries and bodies
 (download.py).
 """
 
@@ -18,8 +18,8 @@ from depth_core.settings import Settings
 
 
 def client(settings: Settings, *, allow_private: bool, resolve: Resolver | None = None) -> httpx.AsyncClient:
-    """Pooled connections with the settings' deadlines, for `answered`."""
-    # No limit on connections: callers count what they ask, and waiting for a connection must not use up a deadline.
+    """Pooled connections with the settings' timeouts, for `request`."""
+    # No limit on connections: callers count their requests, and waiting for a connection must not use up a timeout.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=settings.download_concurrency)
     return httpx.AsyncClient(
         transport=ssrf_guard.async_transport(allow_private, limits=limits, resolve=resolve),
@@ -32,20 +32,19 @@ def client(settings: Settings, *, allow_private: bool, resolve: Resolver | None 
 
 
 @asynccontextmanager
-async def answered(
+async def request(
     client: httpx.AsyncClient, method: str, url: str, settings: Settings, headers: Mapping[str, str] | None = None
 ) -> AsyncIterator[httpx.Response]:
-    """The answer, its body not read yet. Raises ImageError for what the URL, its server or the way there make httpx raise, while
-    the body is read as well."""
-    cookies = httpx.Cookies()  # of this one question: some hosts send a visitor round until a cookie comes back
+    """The response, its body not read yet. Raises ImageError for whatever httpx raises, also while the body is read."""
+    cookies = httpx.Cookies()  # of this request alone: some hosts redirect in circles until a cookie comes back
     try:
         target = ssrf_guard.parse_url(url)
         for _ in range(settings.max_redirects + 1):
             # Redirects are followed here, since httpx would read their bodies without a limit.
-            request = client.build_request(method, target, headers={**(headers or {}), **ssrf_guard.host_header(target)})
+            following = client.build_request(method, target, headers={**(headers or {}), **ssrf_guard.host_header(target)})
             if cookies:
-                cookies.set_cookie_header(request)
-            response = await client.send(request, stream=True)
+                cookies.set_cookie_header(following)
+            response = await client.send(following, stream=True)
             try:
                 moved = responses.next_url(response)
                 if moved is None:

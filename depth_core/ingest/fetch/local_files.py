@@ -31,7 +31,7 @@ def read(url: str, limit: int) -> tuple[Body, dict[str, Any]]:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(ErrorKind.NOT_FOUND, f"{shown_url(path)} is a folder or device, not a file")
-        body.announce(status.st_size)
+        body.check_size(status.st_size)
         while piece := file.read(PIECE):
             body.write(piece)
     return body, {"etag": etag(status), "final_url": path}

@@ -29,7 +29,7 @@ def read(scheme: BucketScheme, files: AbstractFileSystem, url: str, limit: int) 
         info = files.info(url)
         if info["type"] != "file":
             raise ImageError(ErrorKind.NOT_FOUND, f"{shown_url(url)} is a prefix, not an object")
-        body.announce(int(info["size"]))
+        body.check_size(int(info["size"]))
         body.write(files.cat_file(url))
     facts = {"content_type": responses.shown(_first(info, _CONTENT_TYPES)), "etag": printable(_first(info, _ETAGS))}
     return body, facts | {"final_url": url}

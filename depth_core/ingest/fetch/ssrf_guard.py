@@ -1,7 +1,7 @@
-"""Which hosts may be called: httpx transports that resolve a name once and connect to the very address that was judged.
+"""The SSRF guard: httpx transports that resolve a name once, check its addresses, and connect to one that was checked.
 
 Every HTTP request to an address that somebody else wrote (images, manifests, webhooks) goes through here, each redirect hop
-included. What does not belong here: what is asked of the host, and how often (download.py).
+included. What does not belong here: requests and responses (http_client.py, responses.py), retries (download.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from depth_core.url_schemes import WebScheme
 Resolver = Callable[[str, int], Sequence[str]]
 SocketOptions = Iterable[httpcore.SOCKET_OPTION] | None
 
-STRANGERS_PORTS = frozenset({80, 443, 8080, 8443})
+ALLOWED_PORTS = frozenset({80, 443, 8080, 8443})
 LOCATION = "depthline.location"  # in an answer's extensions, see `hold_redirect`
 _COOKIES = "depthline.cookies"
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
 _NAME = re.compile(r"(\s*(?:https?:)?//(?:[^/\\?#@]*@)?)([^/\\?#@:\[\]]+)", re.IGNORECASE)  # what is before a host, and the host
 _LONGEST_LABEL = 63  # of a name, between two dots
-_CURE = "DEPTH_ALLOW_PRIVATE_HOSTS=true (for manifests only: DEPTH_MANIFEST_PRIVATE_HOSTS=true) allows it"
+_CURE = "to allow it, set DEPTH_ALLOW_PRIVATE_HOSTS=true (for manifests only: DEPTH_MANIFEST_PRIVATE_HOSTS=true)"
 
 
 class _WithoutQuery(logging.Filter):
@@ -48,10 +48,10 @@ class _WithoutQuery(logging.Filter):
         return True
 
 
-def _loggable(word: object) -> object:
-    if isinstance(word, httpx.URL):
-        return shown_url(str(word.copy_with(query=None)))
-    return printable(word) if isinstance(word, str) else word
+def _loggable(argument: object) -> object:
+    if isinstance(argument, httpx.URL):
+        return shown_url(str(argument.copy_with(query=None)))
+    return printable(argument) if isinstance(argument, str) else argument
 
 
 logging.getLogger("httpx").addFilter(_WithoutQuery())
@@ -91,9 +91,9 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class BlockedAddressError(ImageError):
-    """A host that may not be called. `message` is for whoever asked, stranger or not; str() is for operators.
+    """A host that may not be called. `message` is for whoever asked; str() is for operators.
 
-    What a name resolves to inside and how the operator may allow it is no stranger's business: `inside` has it, and so has str().
+    `inside` tells operators alone to which private address a name resolves and how to allow it; str() includes it.
     """
 
     def __init__(self, message: str, inside: str = "") -> None:
@@ -107,8 +107,8 @@ class BlockedAddressError(ImageError):
 def is_public(ip: str) -> bool:
     """True when an address (an IPv4 or IPv6 literal) is ordinary unicast on the public internet.
 
-    Addresses that wrap another one (IPv4-mapped and -compatible, 6to4, Teredo) are not; NAT64's well-known prefix is judged by
-    the IPv4 address inside it, since IPv6-only networks reach the public IPv4 internet that way.
+    Addresses that wrap another one (IPv4-mapped and -compatible, 6to4, Teredo) are not; for NAT64's well-known prefix
+    the IPv4 address inside it counts, since IPv6-only networks reach the public IPv4 internet that way.
     """
     try:
         address = ipaddress.ip_address(ip)
@@ -124,7 +124,7 @@ def is_public(ip: str) -> bool:
 
 
 def check_url(url: str | httpx.URL, *, allow_private: bool) -> None:
-    """Judges what can be judged without asking a name server: scheme, host, port, credentials, literal addresses.
+    """Checks a URL without resolving its host: scheme, host, port, credentials, literal addresses.
 
     Raises ImageError: BAD_URL when it is no http(s) URL, BLOCKED_ADDRESS when it may not be called.
     """
@@ -133,37 +133,37 @@ def check_url(url: str | httpx.URL, *, allow_private: bool) -> None:
     if not isinstance(url_schemes.SCHEMES.get(parsed.scheme), WebScheme) or not _HOST.fullmatch(host):
         raise ImageError(ErrorKind.BAD_URL, f"{_shown(parsed)} is not an http or https URL with a host")
     if any(not 0 < len(label) <= _LONGEST_LABEL for label in parsed.raw_host.removesuffix(b".").split(b".")):
-        raise ImageError(ErrorKind.BAD_URL, f"{_shown(parsed)} has a host with an empty or over-long part between its dots")
+        raise ImageError(ErrorKind.BAD_URL, f"{_shown(parsed)} has a host name with an empty or too long label")
     port = (443 if parsed.scheme == "https" else 80) if parsed.port is None else parsed.port
     if not 0 < port <= 65535:
-        raise ImageError(ErrorKind.BAD_URL, f"there is no port {port}")
+        raise ImageError(ErrorKind.BAD_URL, f"port {port} does not exist")
     if allow_private:
         return
     if parsed.userinfo:
-        raise BlockedAddressError("a URL with a user name or password in it is not called; use a signed URL")
-    if port not in STRANGERS_PORTS:
-        ports = ", ".join(map(str, sorted(STRANGERS_PORTS)))
-        raise BlockedAddressError(f"port {port} is not called, only {ports}", f"; {_CURE}")
+        raise BlockedAddressError("a URL with a user name or password is not allowed; use a signed URL")
+    if port not in ALLOWED_PORTS:
+        ports = ", ".join(map(str, sorted(ALLOWED_PORTS)))
+        raise BlockedAddressError(f"port {port} is not allowed, only {ports}", f"; {_CURE}")
     literal = _literal(host)
     if literal is not None and not is_public(literal):
         raise _blocked(host, literal)
 
 
 def parse_url(url: str | httpx.URL) -> httpx.URL:
-    """A URL in its parts, of any scheme. Raises ImageError (BAD_URL), whatever the parser makes of a stranger's text."""
+    """Parses a URL of any scheme. Raises ImageError (BAD_URL), whatever the parser raises."""
     try:
         return httpx.URL(url)
     except Exception as error:
         if is_installation_error(error):
             raise
-        if (older := _by_the_older_rules(str(url))) != str(url):
+        if (older := _in_idna_2003(str(url))) != str(url):
             with suppress(Exception):
                 return httpx.URL(older)
         raise ImageError(ErrorKind.BAD_URL, f"not a URL: {shown_text(str(error)[:300])}") from None
 
 
-def _by_the_older_rules(url: str) -> str:
-    """With its host in punycode by IDNA 2003, which has emoji and which browsers take; as it is where that has no such host."""
+def _in_idna_2003(url: str) -> str:
+    """The URL with its host in punycode by IDNA 2003, which allows emoji, as browsers do; unchanged where that fails."""
     found = _NAME.match(url)
     try:
         return url if found is None else f"{found[1]}{found[2].encode('idna').decode('ascii')}{url[found.end() :]}"
@@ -172,7 +172,7 @@ def _by_the_older_rules(url: str) -> str:
 
 
 def host_header(url: httpx.URL) -> dict[str, str]:
-    """The Host header for names in punycode: httpx undoes it first, and fails at those that IDNA 2008 forbids (emoji)."""
+    """The Host header for names in punycode: httpx decodes them first, and fails at those that IDNA 2008 forbids (emoji)."""
     return {"Host": url.netloc.decode("ascii")} if url.raw_host.startswith(b"xn--") else {}
 
 
@@ -181,9 +181,9 @@ def async_transport(
 ) -> httpx.AsyncBaseTransport:
     """The transport for asynchronous clients. With `allow_private` any host and port may be called.
 
-    The client must not follow redirects on its own with unbounded bodies; every hop that comes through here is judged anew.
+    The client must not follow redirects on its own with unbounded bodies; every hop that comes through here is checked again.
     Proxies of the environment are not used, since a proxy would resolve the name a second time. Cookies are taken off the
-    answers, so a client keeps none and sends none (`take_cookies` puts them into a jar for one file). Raises ImageError
+    addresses, so a client keeps none and sends none (`take_cookies` puts them into a jar for one file). Raises ImageError
     (BLOCKED_ADDRESS, BAD_URL) from within the request, httpx's own errors otherwise.
     """
     return _AsyncTransport(allow_private, limits or httpx.Limits(), resolve or _system_resolver)
@@ -226,7 +226,7 @@ async def hold_redirect(response: httpx.Response) -> None:
 
 
 class _AsyncBackend(httpcore.AsyncNetworkBackend):
-    """Opens connections to judged addresses. TLS and the Host header keep the name: httpcore takes them from the URL."""
+    """Opens connections to checked addresses. TLS and the Host header keep the name: httpcore takes them from the URL."""
 
     def __init__(self, allow_private: bool, resolve: Resolver) -> None:
         self._inner = httpcore.AnyIOBackend()
@@ -244,8 +244,8 @@ class _AsyncBackend(httpcore.AsyncNetworkBackend):
         failure: Exception | None = None
         try:
             with anyio.fail_after(timeout):
-                answers = await anyio.to_thread.run_sync(self._resolve, host, port, abandon_on_cancel=True)
-                for address in _judged(host, answers, self._allow_private):
+                addresses = await anyio.to_thread.run_sync(self._resolve, host, port, abandon_on_cancel=True)
+                for address in _checked(host, addresses, self._allow_private):
                     try:
                         stream = await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
                         return LenientStream(stream)
@@ -253,7 +253,7 @@ class _AsyncBackend(httpcore.AsyncNetworkBackend):
                         failure = error
         except TimeoutError:
             raise httpcore.ConnectTimeout(f"no connection to {host} within {timeout} s") from failure
-        except (OSError, UnicodeError) as error:  # UnicodeError: what Python's codec makes of a name that cannot be one
+        except (OSError, UnicodeError) as error:  # UnicodeError: from Python's codec, for an impossible name
             raise httpcore.ConnectError(f"{host}: {error}") from error
         raise failure or httpcore.ConnectError(f"{host} has no address")
 
@@ -262,18 +262,18 @@ class _AsyncBackend(httpcore.AsyncNetworkBackend):
 
 
 def _system_resolver(host: str, port: int) -> list[str]:
-    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(answer[4][0]) for answer in addresses))
 
 
-def _judged(host: str, answers: Sequence[str], allow_private: bool) -> Sequence[str]:
-    """The answers, once each of them is one that may be called: a name with a single private address is refused whole."""
-    for address in answers:
+def _checked(host: str, addresses: Sequence[str], allow_private: bool) -> Sequence[str]:
+    """The same addresses, if all may be called: a single private one refuses the name. Raises BlockedAddressError."""
+    for address in addresses:
         if not allow_private and not is_public(address):
             error = _blocked(host, address)
             log.info("%s", error)
             raise error
-    return answers
+    return addresses
 
 
 def _literal(host: str) -> str | None:
@@ -290,7 +290,7 @@ def _literal(host: str) -> str | None:
 
 def _blocked(host: str, address: str) -> BlockedAddressError:
     resolved = "" if host == address else f" (it is {address})"
-    return BlockedAddressError(f"{host} is not on the public internet and is not called", f"{resolved}; {_CURE}")
+    return BlockedAddressError(f"{host} is not on the public internet, so it is not allowed", f"{resolved}; {_CURE}")
 
 
 def _shown(url: httpx.URL) -> str:

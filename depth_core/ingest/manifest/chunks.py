@@ -288,17 +288,17 @@ def read_chunk(store: Store, chunk: str) -> pd.DataFrame:
     """The rows of a chunk as the manifest has them, with CHUNK_COLUMNS. Raises ManifestError when nobody wrote it."""
     frame = parquet.read_frame(store, layout.chunk_rows_key(chunk))
     if frame is None:
-        raise ManifestError(f"chunk {chunk} is not there: index its manifest first")
+        raise ManifestError(f"chunk {chunk} does not exist: index its manifest first")
     return frame
 
 
 def write_rows(store: Store, chunk: str, rows: pd.DataFrame) -> None:
-    """Keeps the judged rows of a chunk, as `validate` gives them."""
+    """Keeps the validated rows of a chunk, as `validate` returns them."""
     parquet.write_frame(store, layout.validated_rows_key(chunk), rows)
 
 
 def read_rows(store: Store, chunk: str) -> pd.DataFrame:
-    """The judged rows of a chunk. Raises ManifestError when nobody judged them yet."""
+    """The validated rows of a chunk. Raises ManifestError when they are not validated yet."""
     frame = parquet.read_frame(store, layout.validated_rows_key(chunk))
     if frame is None:
         raise ManifestError(f"the rows of chunk {chunk} are not validated yet: do that first")

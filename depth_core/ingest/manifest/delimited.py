@@ -34,11 +34,11 @@ from depth_core.ingest.manifest.rows import (
     too_long,
 )
 
-_END = "\0end of manifest"  # a last line that a quote left open would swallow
+_END = "\0end of manifest"  # a last line, which an unclosed quote would swallow
 _SEPARATOR = re.compile(r'"?sep=([^"\r\n])"?[\r\n]*', re.IGNORECASE)  # Excel's first line
 _SURROGATE = re.compile("[\udc80-\udcff]")
 _BLANK = string.whitespace + "\u00a0\u200b\ufeff"  # round a heading: byte order marks come twice with some programs
-_PLAINLY = {
+_PLAIN_MESSAGES = {
     "unexpected end of data": "a quote is not closed",
     "field larger than field limit": "a field is longer than DEPTH_MAX_FIELD_CHARS",
 }
@@ -78,13 +78,13 @@ class _Header:
 
 
 class _Lines:
-    """Lines that were taken from the blocks: `ahead[at]` is the next one. Those before it stay for a while."""
+    """Lines taken from the blocks: `ahead[at]` is the next one. Earlier ones stay until `forget`."""
 
     def __init__(self, blocks: Iterator[list[str]]) -> None:
         self._blocks = blocks
         self.ahead: list[str] = []
         self.at = 0
-        self.before = 0  # lines that are gone
+        self.before = 0  # lines that were dropped
 
     def more(self) -> list[str]:
         """Some more lines, empty at the end."""
@@ -93,7 +93,7 @@ class _Lines:
         return block
 
     def forget(self) -> None:
-        """Lets go of what is before the next line."""
+        """Drops the lines before the next one."""
         del self.ahead[: self.at]
         self.before += self.at
         self.at = 0
@@ -127,7 +127,7 @@ def _add_all(blocks: Iterator[list[str]], delimiters: str, rows: Rows) -> None:
     lines = _Lines(blocks)
     header = _header(lines, delimiters, rows.uri)
     if any(map(_SURROGATE.search, header.names)):
-        # The headings say in which encoding the file is; each line that is UTF-8 is read as that all the same.
+        # The headings show that the file is not UTF-8; single lines that are UTF-8 are still read as such.
         header = _Header([_from_windows(name).strip() for name in header.names], header.delimiter, header.url_at, header.lines)
         lines.ahead = list(map(_from_windows, lines.ahead))
         lines.map_rest(list(map(_from_windows, block)) for block in blocks)
@@ -137,7 +137,7 @@ def _add_all(blocks: Iterator[list[str]], delimiters: str, rows: Rows) -> None:
 
 
 def _from_windows(text: str) -> str:
-    """Text with bytes that are not UTF-8 in it, read as Windows-1252; as it is where that has no such characters."""
+    """Text that contains invalid UTF-8, decoded as Windows-1252; unchanged where that fails."""
     if text.isascii() or not _SURROGATE.search(text):
         return text
     try:
@@ -150,11 +150,11 @@ def _from_windows(text: str) -> str:
 
 
 def _header(lines: _Lines, delimiters: str, uri: str) -> _Header:
-    first = _next_that_says_something(lines)
+    first = _next_not_blank(lines)
     if separator := _SEPARATOR.fullmatch(first):
         delimiters = separator[1] + delimiters
         lines.at += 1
-        first = _next_that_says_something(lines)
+        first = _next_not_blank(lines)
     while len(lines.ahead) < lines.at + 2 * _TALLEST_HEADER and lines.more():
         pass
     following = lines.ahead[lines.at : lines.at + 2 * _TALLEST_HEADER]
@@ -166,7 +166,7 @@ def _header(lines: _Lines, delimiters: str, uri: str) -> _Header:
     raise no_url_column(uri, ", ".join(_fields(first[:1000], delimiters[0])))
 
 
-def _next_that_says_something(lines: _Lines) -> str:
+def _next_not_blank(lines: _Lines) -> str:
     """The next line that is not blank, "" when there is none."""
     while lines.at < len(lines.ahead) or lines.more():
         line = lines.ahead[lines.at]
@@ -192,7 +192,7 @@ def _heading(name: str) -> str:
 def _tall_header(lines: list[str], delimiter: str) -> tuple[list[str], int] | None:
     """Names and number of lines of a header with line breaks inside quotes; None when there is none, or it makes no sense.
 
-    It does when its headings are short and the row behind it has as many fields: a quote left open by accident takes rows along.
+    It makes sense when its headings are short and the next row has as many fields: an unclosed quote would swallow rows.
     """
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
@@ -215,8 +215,8 @@ def _tall_header(lines: list[str], delimiter: str) -> tuple[list[str], int] | No
 def _records(lines: _Lines, delimiter: str, width: int, max_chars: int) -> Iterator[_Batch]:
     """Line number (from 1) and fields of every row that is not blank, and the errors by position, a batch at a time.
 
-    A quote that is never closed would take the rows behind it along. So quotes are read strictly, and where that fails, or a
-    record of several lines makes no sense, its first line stands alone and reading goes on at the line after it.
+    A quote that is never closed would swallow the rows behind it. So quotes are read strictly; where that fails, or a record of
+    several lines makes no sense, its first line is read as a row by itself, and reading goes on at the next line.
     """
     batch = max(1, min(BATCH, _CELLS // width))
     tallest = min(max(_TALLEST_ROW, width * (2 * max_chars + 3)), 1 << 24)
@@ -244,7 +244,7 @@ def _records(lines: _Lines, delimiter: str, width: int, max_chars: int) -> Itera
             lines.forget()
         base, seen = lines.before + lines.at, 0
         if read_again > _READ_AGAIN:
-            _stand_alone(lines.ahead[lines.at], base + 1, delimiter, width, "a quote is not closed", starts, records, errors)
+            _add_single_line(lines.ahead[lines.at], base + 1, delimiter, width, "a quote is not closed", starts, records, errors)
             lines.at += 1
             if len(records) >= batch:
                 yield starts, records, errors
@@ -269,12 +269,12 @@ def _records(lines: _Lines, delimiter: str, width: int, max_chars: int) -> Itera
         except csv.Error as error:
             first = base + seen - lines.before
             read_again += sum(map(len, lines.ahead[first + 1 : base + reader.line_num - lines.before]))
-            _stand_alone(lines.ahead[first], base + seen + 1, delimiter, width, str(error), starts, records, errors)
+            _add_single_line(lines.ahead[first], base + seen + 1, delimiter, width, str(error), starts, records, errors)
             lines.at = first + 1
     yield starts, records, errors
 
 
-def _stand_alone(
+def _add_single_line(
     line: str,
     number: int,
     delimiter: str,
@@ -291,7 +291,7 @@ def _stand_alone(
     except (csv.Error, ValueError):
         alone = None
     if alone is None:
-        plain = next((ours for theirs, ours in _PLAINLY.items() if error.startswith(theirs)), error)
+        plain = next((message for start, message in _PLAIN_MESSAGES.items() if error.startswith(start)), error)
         errors[len(records)] = f"cannot be parsed: {plain}"
     starts.append(number)
     records.append(alone or ())

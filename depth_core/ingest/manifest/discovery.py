@@ -34,8 +34,8 @@ class ManifestFile:
 def discover(settings: Settings) -> list[ManifestFile]:
     """All manifests below the manifests folder (local or s3), sorted by URI.
 
-    A `*.url` file stands for the manifest elsewhere (http, https, s3) that its one line names. One that cannot be asked for its
-    state now is left out, whatever is odd about it, and the log says so. Raises ManifestError when the folder itself cannot be
+    A `*.url` file stands for the manifest elsewhere (http, https or a bucket) that its one line names. One whose state cannot be
+    found out now is left out, for whatever reason, and the log says so. Raises ManifestError when the folder itself cannot be
     listed.
     """
     found: dict[str, ManifestFile] = {}
@@ -58,7 +58,7 @@ def discover(settings: Settings) -> list[ManifestFile]:
 
 @contextmanager
 def _left_out(*places: str) -> Iterator[None]:
-    """The boundary of one file: whatever is raised leaves that one out, and the log says why."""
+    """The boundary of one manifest: whatever is raised leaves that one out, and the log says why."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - by place
@@ -96,7 +96,7 @@ def _listed(location: str, settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _file_state(file: Path) -> str:
-    """The fingerprint of a file; "" for what is none, is gone by now or may not be looked at."""
+    """The fingerprint of a file; "" for what is not a file, was removed or may not be read."""
     try:
         return local_files.etag(file.stat()) if file.is_file() else ""
     except FileNotFoundError:

@@ -60,8 +60,8 @@ def _add(blocks: Iterator[list[str]], rows: Rows) -> None:
 
 
 def _names_in(values: dict[str, Any]) -> tuple[str | None, str | None]:
-    """Which fields are the URL and the id. An id in another case counts where the URL is, too, in another case: rows that were
-    read before this was known keep their keys."""
+    """Names of the fields with the URL and the id. An id in another case counts only where the URL has another case, too: rows
+    that were read before that was supported keep their keys."""
     url_name = next((name for name in URL_COLUMNS if name in values), None)
     if url_name is not None:
         return url_name, ID_COLUMN
@@ -75,7 +75,7 @@ def _names_in(values: dict[str, Any]) -> tuple[str | None, str | None]:
 def _row(
     values: dict[str, Any], url_name: str | None, id_name: str | None, max_chars: int, *, long: bool
 ) -> tuple[str, str, str]:
-    """Id, URL and the rest of one object. Raises ValueError saying what is wrong with it."""
+    """Id, URL and extra columns of one object. Raises ValueError with what is wrong with it."""
     for name, value in values.items() if long else ():
         if len(value if isinstance(value, str) else to_json(value)) > max_chars:
             raise ValueError(too_long(name, max_chars))

@@ -1,7 +1,7 @@
 """Parquet: rows in batches, each cell converted by itself where its neighbours' conversion fails.
 
-What a file unfolds to is known from its metadata before any of it is read. What does not belong here: what the cells mean
-(validation.py).
+The size after decompression is known from a file's metadata before any of it is read. What does not belong here: what the cells
+mean (validation.py).
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def states(uris: Iterable[str], settings: Settings) -> dict[str, str | Exception
     """What changes with each manifest elsewhere, or why nobody can say; all are asked at once."""
     if not uris:
         return {}
-    with ThreadPoolExecutor(1) as thread:  # the caller may run an event loop of its own
+    with ThreadPoolExecutor(1) as thread:  # the caller may be inside an event loop
         try:
             return thread.submit(asyncio.run, _all_states(uris, settings)).result()
         except Exception as error:  # noqa: BLE001 - the folder's own manifests are found all the same
@@ -60,7 +60,7 @@ async def _all_states(uris: Iterable[str], settings: Settings) -> dict[str, str 
             async with places, asyncio.timeout(settings.read_timeout):
                 return await _state(client, uri, settings)
         except TimeoutError:
-            return ManifestError(f"its state is not known within {settings.read_timeout:g} s (DEPTH_READ_TIMEOUT)")
+            return ManifestError(f"no response within {settings.read_timeout:g} s (DEPTH_READ_TIMEOUT)")
         except Exception as error:  # noqa: BLE001 - the boundary of a pointer
             return error
 
@@ -76,14 +76,14 @@ async def _state(client: httpx.AsyncClient, uri: str, settings: Settings) -> str
             f"{uri[:200]!r} is not a URL that begins with {url_schemes.remote()}: the one line of a {POINTER} file must be one"
         )
     try:
-        async with http_client.answered(client, "HEAD", uri, settings) as response:
+        async with http_client.request(client, "HEAD", uri, settings) as response:
             if state := _validators(response):
                 return state
     except ImageError as error:
         if error.kind in _FINAL:
             raise
-    # Servers refuse HEAD for URLs that are signed for GET, and many scripts know GET only.
-    async with http_client.answered(client, "GET", uri, settings) as response:
+    # Servers refuse HEAD for URLs that are signed for GET, and many scripts support GET only.
+    async with http_client.request(client, "GET", uri, settings) as response:
         return _validators(response) or await _state_of_body(response)
 
 
@@ -96,9 +96,9 @@ def _state_in_bucket(scheme: BucketScheme, uri: str, settings: Settings) -> str:
 
 
 def _validators(response: httpx.Response) -> str:
-    """What changes with the file; "" when the server names neither an etag nor a time: lengths stay the same too often.
+    """What changes with the file; "" when the server sends neither an etag nor a time: a length alone changes too rarely.
 
-    Raises ImageError when the answer is not the file.
+    Raises ImageError when the response is not the file.
     """
     if (failure := responses.refusal(response)) is not None:
         raise failure
@@ -107,7 +107,7 @@ def _validators(response: httpx.Response) -> str:
 
 
 async def _state_of_body(response: httpx.Response) -> str:
-    """The hash of its first 16 MiB, and the length that was announced."""
+    """The hash of the first 16 MiB, and Content-Length."""
     digest, size = hashlib.sha256(), 0
     async for piece in response.aiter_raw(65_536):
         digest.update(piece[: _HASHED - size])

@@ -56,7 +56,7 @@ def read(uri: str, settings: Settings) -> ManifestRows:
 
 
 def _opened(uri: str, settings: Settings) -> BinaryIO:
-    """A local file, or a copy of an object, from its start."""
+    """A local file, or a copy of an object, open at its start."""
     name = shown_url(uri)
     try:
         if scheme := url_schemes.bucket_of(uri):
@@ -67,10 +67,10 @@ def _opened(uri: str, settings: Settings) -> BinaryIO:
         return open(uri, "rb")
     except ImageError as error:
         if error.kind is ErrorKind.NOT_FOUND:
-            raise ManifestError(f"{name} is not there") from None
+            raise ManifestError(f"{name} does not exist") from None
         raise ManifestError(error.message) from error
     except FileNotFoundError:
-        raise ManifestError(f"{name} is not there") from None
+        raise ManifestError(f"{name} does not exist") from None
     except IsADirectoryError:
         raise ManifestError(f"{name} is a folder, not a manifest") from None
     except PermissionError:
@@ -84,7 +84,7 @@ def _unreadable(name: str, error: Exception) -> Exception:
 
 
 def _copied(source: Any) -> BinaryIO:
-    """What comes from elsewhere waits in a file, not in memory."""
+    """A temporary file with the same bytes: a manifest from elsewhere is not held in memory."""
     copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
     try:
         shutil.copyfileobj(source, copy, _PIECE)
@@ -111,14 +111,14 @@ def _download(uri: str, settings: Settings) -> tuple[BinaryIO, str]:
 
 
 def _unpacked(file: BinaryIO, uri: str, settings: Settings) -> BinaryIO:
-    """The file itself, or what its gzip unfolds to, which ends with an error beyond the byte limit."""
+    """The file itself, or its decompressed bytes if it is gzip; reading those beyond the byte limit raises ManifestError."""
     start = file.read(2)
     file.seek(0)
     if start == b"\x1f\x8b":
         return cast(BinaryIO, io.BufferedReader(_Gunzipped(file, shown_url(uri), settings.max_manifest_bytes), MEBI))
-    # A server may have named gzip as the encoding: then it is undone already.
+    # A server may have sent gzip as the encoding: then it is decompressed already.
     if start and uri.lower().endswith(".gz") and not url_schemes.is_web(uri):
-        raise ManifestError(f"{shown_url(uri)} is not gzip, though its name says so")
+        raise ManifestError(f"{shown_url(uri)} is not gzip, though its name ends in .gz")
     return file
 
 

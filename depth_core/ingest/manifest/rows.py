@@ -24,16 +24,16 @@ from depth_core.errors import ErrorKind, ManifestError, row_failure
 URL_COLUMNS = ("image_url", "imageUrl", "url")  # the first that is there counts
 ID_COLUMN = "id"
 BATCH = 5000  # rows that are Python objects at once
-_UNREADABLE = re.compile("[\0\ud800-\udfff]")  # NUL, and what bytes that are not UTF-8 were decoded to
+_UNREADABLE = re.compile("[\0\ud800-\udfff]")  # NUL, and what invalid UTF-8 was decoded to
 _PRIMES = 20  # repeats of a column's name that get a prime each; further ones a number
 _TEXT = pa.large_string()
 
 
 @contextmanager
 def frugal() -> Iterator[None]:
-    """Meanwhile Arrow takes its memory from the system, which gets back what is freed, at the end the small pieces too.
+    """Makes Arrow take its memory from the system, and give all of it back at the end; also a decorator.
 
-    Arrow's own pools keep a third as much again. A decorator as well.
+    Arrow's own pools keep a third as much again.
     """
     before, system = pa.default_memory_pool(), pa.system_memory_pool()
     pa.set_memory_pool(system)
@@ -49,7 +49,7 @@ to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str).enc
 
 @dataclass(frozen=True)
 class Limits:
-    """Of a manifest: characters of a field, rows, and bytes that it may unfold to. Text that is kept may be twice as many."""
+    """Of a manifest: characters of a field, rows, and bytes after decompression. Text that is kept may be twice as many."""
 
     field_chars: int
     rows: int
@@ -108,7 +108,7 @@ class Rows:
         return frame
 
     def _flush(self) -> None:
-        """Turns what is pending into Arrow. A cell that is no text which can be stored is replaced, and its row has failed."""
+        """Turns pending rows into Arrow. A cell that cannot be stored as text is replaced, and its row has an error."""
         count = len(self._line)
         self._rows += count
         if self._rows > self.limits.rows:
@@ -135,7 +135,7 @@ class Rows:
         self._line, self._row_id, self._image_url, self._extra, self._errors = [], [], [], [], {}
 
     def _error_columns(self, count: int) -> list[pa.Array]:
-        """Kind and message of each pending row. Where none has failed, all batches share one array of nothing."""
+        """Kind and message of each pending row. Batches without errors share one array of nulls."""
         if not self._errors:
             if len(self._nothing) < count:
                 self._nothing = pa.nulls(count, _TEXT)
@@ -171,7 +171,7 @@ def no_url_column(uri: str, names: str, what: str = "its first line names") -> M
 
 
 def position(names: Sequence[str], *wanted: str) -> int | None:
-    """Where the first of the wanted columns is; in any case of letters when none is there as wanted."""
+    """Position of the first wanted column that exists; matched without case when none matches exactly."""
     lower = [name.lower() for name in names]
     as_wanted = (names.index(name) for name in wanted if name in names)
     in_any_case = (lower.index(name.lower()) for name in wanted if name.lower() in lower)
@@ -179,7 +179,7 @@ def position(names: Sequence[str], *wanted: str) -> int | None:
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """Names for columns without one, and other names for those that repeat one: primes behind it, many times a number."""
+    """Unique names: columns without one get a number, repeated names get primes, after many of them a number."""
     seen: set[str] = set()
     repeats: dict[str, int] = {}
     result = []
@@ -196,12 +196,12 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 
 def template(names: Sequence[str]) -> str:
-    """What `% cells` makes a JSON object of, for cells that are JSON."""
+    """A format string that `% cells` turns into a JSON object, for cells that are JSON."""
     return "{" + ", ".join(to_json(name).replace("%", "%%") + ": %s" for name in names) + "}"
 
 
 def as_text(value: Any) -> str:
-    """A value as an id or URL: text as it is, others as JSON has them, whole numbers without a fraction. Raises ValueError."""
+    """A value as an id or URL: text as it is, others as JSON, whole numbers without a fraction. Raises ValueError."""
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer():  # whole numbers beside a null are floats to many writers

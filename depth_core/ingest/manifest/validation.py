@@ -1,7 +1,8 @@
-"""Judging rows: where each one's image is, and whether its manifest may name it. A bad row is a row with an error.
+"""Validating rows: where each one's image is, and whether its manifest may name it. A bad row is a row with an error.
 
-Where a manifest came from decides: one from http(s) names http(s) URLs, and objects of buckets that are allowed; one from s3 also
-objects of any bucket; a local one also local files below the allowed folders. What does not belong here: fetching (download.py).
+What a manifest may name depends on where it is: one from http(s) may name http(s) URLs, and objects in buckets that are allowed;
+one in a bucket also objects in any bucket; a local one also local files below the allowed folders. What does not belong here:
+fetching (ingest/fetch/).
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ from depth_core.url_schemes import BucketScheme, LocalScheme, WebScheme
 
 _PLAIN_URL = r"https?://[A-Za-z0-9.-]{1,253}(?::\d{1,4})?(?:[/?][A-Za-z0-9\-._~:/?#@!$&'()*+,;=%]*)?"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-# What databases and programs write where there is no URL.
+# What databases and programs write for a missing URL.
 _NO_URL = frozenset({"null", "nan", "none", "nil", "undefined", "n/a", "#n/a", "<na>", "\\n", "''", '""'})
-_AROUND = {'"': '"', "'": "'", "<": ">", "`": "`", "“": "”", "„": "“", "«": "»"}
+_QUOTES = {'"': '"', "'": "'", "<": ">", "`": "`", "“": "”", "„": "“", "«": "»"}
 
 
 def validate(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    """The same rows with image_url made absolute: an http, https or s3 URL, or the absolute path of a local file.
+    """The same rows with image_url made absolute: a URL of http, https or a bucket, or the absolute path of a local file.
 
-    Relative paths are relative to the manifest. Rows that cannot be, or that name what their manifest may not, get an error_kind
+    Relative paths are relative to the manifest. Rows without a valid URL, or whose manifest may not name it, get an error_kind
     (missing_url, bad_url, bad_row, forbidden, internal) and a message with file and line; their image_url stays as written.
     """
     rows = rows.copy()
     written = rows["image_url"].str.strip()
-    # Most rows of most manifests need no look of their own.
+    # Most rows of most manifests need no check of their own.
     plain = written.str.fullmatch(_PLAIN_URL) & (written.str.len() <= settings.max_field_chars)
     open_rows = rows["error_kind"].isna()
     rows.loc[open_rows & plain, "image_url"] = written
@@ -55,7 +56,7 @@ def validate(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
 
 
 def refused(rows: pd.DataFrame, settings: Settings) -> dict[str, ImageError]:
-    """Which image_urls of judged rows their manifest may not name, by the settings of now, and why."""
+    """The image_urls of validated rows that their manifest may not name under these settings, and why."""
     good = rows[rows["error_kind"].isna() & ~rows["image_url"].map(url_schemes.is_web).astype(bool)]
     permissions = Permissions(settings)
     found: dict[str, ImageError] = {}
@@ -84,7 +85,7 @@ class Permissions:
                 bucket, _ = scheme.split(url)
                 raise ImageError(
                     ErrorKind.FORBIDDEN,
-                    f"a manifest fetched over http may not name the bucket {bucket!r}; DEPTH_MANIFEST_BUCKETS allows it",
+                    f"a manifest fetched over http may not name the bucket {bucket!r}; DEPTH_MANIFEST_BUCKETS can allow it",
                 )
         elif url_schemes.is_local(url):
             _no_local_files_from_elsewhere(manifest)
@@ -92,8 +93,8 @@ class Permissions:
             if not any(_is_below(self._real(path), root) for root in self._roots(manifest)):
                 raise ImageError(
                     ErrorKind.FORBIDDEN,
-                    f"{_cut(path)} is not below a folder that manifests may name files in: the manifest's own and DEPTH_DATA, or "
-                    "those that DEPTH_SOURCE_ROOTS lists",
+                    f"{_shown(path)} is outside the folders whose files this manifest may name: its own and DEPTH_DATA, or those "
+                    "in DEPTH_SOURCE_ROOTS",
                 )
 
     def _roots(self, manifest: str) -> list[str]:
@@ -108,7 +109,7 @@ class Permissions:
         return os.path.realpath(self._settings.data)
 
     def _real(self, path: str) -> str:
-        """Where a file really is. Most files of a manifest share a few folders."""
+        """The path of a file without symbolic links. Most files of a manifest share a few folders."""
         folder, name = os.path.split(path)
         real = os.path.join(self._real_folder(folder), name)
         return os.path.realpath(real) if os.path.islink(real) else real
@@ -123,21 +124,21 @@ def _is_below(path: str, root: str) -> bool:
     return path.startswith(root if root.endswith("/") else f"{root}/")
 
 
-# -- from what is written to where it is --------------------------------------------------------------------------------
+# -- absolute URLs and paths --------------------------------------------------------------------------------
 
 
 def absolute(url: str, manifest: str, max_chars: int) -> str:
-    """Where an image is, by what a row of a manifest says. Raises ImageError (missing_url, bad_url, bad_row)."""
+    """The absolute URL or path of an image that a row names. Raises ImageError (missing_url, bad_url, bad_row)."""
     if not url or url.lower() in _NO_URL:
-        raise ImageError(ErrorKind.MISSING_URL, "names no image" + (f", only {url!r}" if url else ""))
+        raise ImageError(ErrorKind.MISSING_URL, "has no image URL" + (f", only {url!r}" if url else ""))
     if len(url) > max_chars:
-        raise ImageError(ErrorKind.BAD_ROW, f"its URL is longer than {max_chars} characters (DEPTH_MAX_FIELD_CHARS)")
+        raise ImageError(ErrorKind.BAD_ROW, f"the URL is longer than {max_chars} characters (DEPTH_MAX_FIELD_CHARS)")
     if any(ord(character) < 32 or ord(character) == 127 for character in url):
-        raise ImageError(ErrorKind.BAD_URL, "its URL has control characters in it")
+        raise ImageError(ErrorKind.BAD_URL, "the URL contains control characters")
     _check_edges(url)
     name = match[1].lower() if (match := _SCHEME.match(url)) else ""
     if len(name) == 1 or url.startswith("\\\\"):
-        raise ImageError(ErrorKind.BAD_URL, f"{_cut(url)} is a Windows path: write it relative to the manifest, or as a URL")
+        raise ImageError(ErrorKind.BAD_URL, f"{_shown(url)} is a Windows path; write a path relative to the manifest, or a URL")
     try:
         match url_schemes.SCHEMES.get(name):
             case WebScheme():
@@ -147,27 +148,27 @@ def absolute(url: str, manifest: str, max_chars: int) -> str:
             case LocalScheme():
                 return _absolute_file(url, manifest) if name else _absolute_path(url, manifest)
     except ValueError as error:
-        raise ImageError(ErrorKind.BAD_URL, f"{_cut(url)} is not a URL: {shown_text(str(error))}") from None
+        raise ImageError(ErrorKind.BAD_URL, f"{_shown(url)} is not a URL: {shown_text(str(error))}") from None
     raise ImageError(ErrorKind.BAD_URL, f"unknown scheme {name!r}; {url_schemes.known()} are known")
 
 
 def _check_edges(url: str) -> None:
     for character in (url[0], url[-1]):
         if unicodedata.category(character) == "Cf":  # a zero-width space, a byte order mark
-            raise ImageError(ErrorKind.BAD_URL, f"its URL begins or ends with an invisible character (U+{ord(character):04X})")
-    if _AROUND.get(url[0]) == url[-1] and len(url) > 1:
-        raise ImageError(ErrorKind.BAD_URL, f"{_cut(url)} stands in quotes or brackets: write the URL alone")
+            raise ImageError(ErrorKind.BAD_URL, f"the URL begins or ends with an invisible character (U+{ord(character):04X})")
+    if _QUOTES.get(url[0]) == url[-1] and len(url) > 1:
+        raise ImageError(ErrorKind.BAD_URL, f"{_shown(url)} is in quotes or brackets; write the URL without them")
 
 
 def _absolute_http(url: str) -> str:
-    check_url(url, allow_private=True)  # the syntax; who may be called is the downloader's question
-    return str(parse_url(url))  # encodes spaces and letters that are not ASCII
+    check_url(url, allow_private=True)  # the syntax alone: the downloader checks which hosts may be called
+    return str(parse_url(url))  # encodes spaces and characters that are not ASCII
 
 
 def _absolute_object(scheme: BucketScheme, url: str) -> str:
     bucket, key = scheme.split(url)
     if not bucket or not key or key.endswith("/"):
-        raise ImageError(ErrorKind.BAD_URL, f"{_cut(url)} does not name an object; write {scheme.name}://bucket/key")
+        raise ImageError(ErrorKind.BAD_URL, f"{_shown(url)} does not name an object; write {scheme.name}://bucket/key")
     return scheme.url(f"{bucket}/{key}")
 
 
@@ -176,7 +177,7 @@ def _absolute_file(url: str, manifest: str) -> str:
     parts = urlsplit(url)
     path = unquote(parts.path)
     if parts.netloc not in ("", "localhost") or not path.startswith("/") or "\0" in path:
-        raise ImageError(ErrorKind.BAD_URL, f"{_cut(url)} names no local file; file:///folder/photo.jpg does")
+        raise ImageError(ErrorKind.BAD_URL, f"{_shown(url)} does not name a local file; write file:///folder/photo.jpg")
     return posixpath.normpath(path)
 
 
@@ -189,25 +190,25 @@ def _no_local_files_from_elsewhere(manifest: str) -> None:
 
 def _absolute_path(path: str, manifest: str) -> str:
     if "://" in path:
-        raise ImageError(ErrorKind.BAD_URL, f"{_cut(path)} is no URL: something stands before its scheme")
+        raise ImageError(ErrorKind.BAD_URL, f"{_shown(path)} is not a URL; remove what is before its scheme")
     if "/" not in path:
         path = path.replace("\\", "/")  # relative paths from Windows
     if url_schemes.is_web(manifest):
         return _absolute_http(urljoin(manifest, path))
     if path.startswith("//"):
-        raise ImageError(ErrorKind.BAD_URL, f"{_cut(path)} has no scheme: write https:{_cut(path)[1:-1]}")
+        raise ImageError(ErrorKind.BAD_URL, f"{_shown(path)} has no scheme; write https:{_shown(path)[1:-1]}")
     if scheme := url_schemes.bucket_of(manifest):
         bucket, key = scheme.split(manifest)
         joined = posixpath.normpath(posixpath.join(posixpath.dirname(key), path)).lstrip("/")
         if joined == ".." or joined.startswith("../"):
-            raise ImageError(ErrorKind.BAD_URL, f"{_cut(path)} leads out of the bucket")
+            raise ImageError(ErrorKind.BAD_URL, f"{_shown(path)} leads outside the bucket")
         return scheme.url(f"{bucket}/{joined}")
     folder = posixpath.dirname(manifest)
     if path.lower().startswith("www.") and not os.path.lexists(posixpath.join(folder, path.partition("/")[0])):
-        raise ImageError(ErrorKind.BAD_URL, f"{_cut(path)} has no scheme: write https://{_cut(path)[1:-1]}")
+        raise ImageError(ErrorKind.BAD_URL, f"{_shown(path)} has no scheme; write https://{_shown(path)[1:-1]}")
     return posixpath.normpath(posixpath.join(folder, path))
 
 
-def _cut(text: str) -> str:
+def _shown(text: str) -> str:
     text = shown_text(text)
     return repr(text if len(text) <= 200 else f"{text[:200]}...")

@@ -137,7 +137,7 @@ def test_what_nobody_foresaw_is_logged_with_its_url_and_without_its_secrets(
         raise odd_calls.OddError(f"at {url}\x1b[2J")
 
     url = site.on("/a.jpg", site.answer(200, b"x")) + "?token=geheim"
-    monkeypatch.setattr(sources, "_judge", odd)
+    monkeypatch.setattr(sources, "_refuse_error_page", odd)
     [outcome] = sources.ingest([url], store, settings)
     assert outcome.error_kind == "internal"
     assert "/a.jpg?token=***" in caplog.text

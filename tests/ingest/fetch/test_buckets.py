@@ -89,7 +89,7 @@ def test_keys_that_are_missing_are_asked_for(store: Store, make_settings: Make, 
     assert "set the keys in DEPTH_SOURCE_OPTIONS" in message
 
 
-@pytest.mark.parametrize(("status", "said"), [(403, "DEPTH_SOURCE_OPTIONS"), (404, "is not there")])
+@pytest.mark.parametrize(("status", "said"), [(403, "DEPTH_SOURCE_OPTIONS"), (404, "does not exist")])
 def test_a_manifest_in_a_bucket_that_refuses_names_the_cure(site: Any, make_settings: Make, status: int, said: str) -> None:
     site.on("/bucket/m.csv", site.answer(status))
     with pytest.raises(ManifestError, match=said):

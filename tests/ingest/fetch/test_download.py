@@ -236,7 +236,7 @@ def test_a_redirect_into_the_private_network_is_a_blocked_address(
     site: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ssrf_guard, "is_public", lambda ip: ip == "127.0.0.1")
-    monkeypatch.setattr(ssrf_guard, "STRANGERS_PORTS", frozenset({80, site.server_port}))
+    monkeypatch.setattr(ssrf_guard, "ALLOWED_PORTS", frozenset({80, site.server_port}))
     url = site.on("/a", site.answer(302, Location="http://127.0.0.2/latest/meta-data/"))
     assert failure(url, settings, private=False).kind is ErrorKind.BLOCKED_ADDRESS
 

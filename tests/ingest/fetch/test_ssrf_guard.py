@@ -176,7 +176,7 @@ def test_where_a_name_leads_inside_and_how_to_allow_it_is_told_to_operators_only
 def public_loopback(monkeypatch: pytest.MonkeyPatch, site: Any) -> int:
     """127.0.0.1 counts as public, and the site's port as an ordinary one; 127.0.0.2 stays private."""
     monkeypatch.setattr(ssrf_guard, "is_public", lambda ip: ip == "127.0.0.1")
-    monkeypatch.setattr(ssrf_guard, "STRANGERS_PORTS", frozenset({80, site.server_port}))
+    monkeypatch.setattr(ssrf_guard, "ALLOWED_PORTS", frozenset({80, site.server_port}))
     return int(site.server_port)
 
 

@@ -357,7 +357,7 @@ def test_a_parquet_file_whose_url_column_is_no_text_says_so(read: Reader, tmp_pa
 
 def test_a_missing_manifest_or_a_folder_is_one_clear_error(tmp_path: Path, settings: Settings) -> None:
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(ManifestError, match="is not there"):
+    with pytest.raises(ManifestError, match="does not exist"):
         manifest.read(str(tmp_path / "missing.csv"), settings)
     with pytest.raises(ManifestError, match="is a folder"):
         manifest.read(str(tmp_path / "folder.csv"), settings)
@@ -434,7 +434,7 @@ def test_manifests_come_from_s3(s3_bucket: Any, s3_options: dict[str, Any], make
     assert rows(frame) == EXPECTED
     s3_bucket.put_object(Key="in/deep/a.csv.gz", Body=b"changed")
     assert manifest.discover(now)[0].fingerprint != found.fingerprint
-    with pytest.raises(ManifestError, match="is not there"):
+    with pytest.raises(ManifestError, match="does not exist"):
         manifest.read(f"s3://{s3_bucket.name}/in/missing.csv", now)
 
 
@@ -1154,7 +1154,7 @@ def test_whatever_converting_a_cell_raises_is_its_rows_failure(
     [
         "open",
         "http_client.client",
-        "http_client.answered",
+        "http_client.request",
         "http_client.httpx.AsyncClient.send",
         "responses.refusal",
         "httpx.Response.aiter_raw",
@@ -1286,7 +1286,7 @@ def test_the_secrets_of_a_pointer_are_in_no_log(site: Any, settings: Settings, c
 def test_what_databases_write_for_nothing_is_no_url(url: str, settings: Settings) -> None:
     kept, kind, message = judged(url, settings)
     assert (kept, kind) == (url, "missing_url")
-    assert "names no image" in message
+    assert "has no image URL" in message
 
 
 @pytest.mark.parametrize(
