@@ -96,7 +96,7 @@ def save_raw(raw: RawPrediction, predictor: Predictor, plan: Plan, store: Store,
         "own_range": (low, high),
     }
     store.write(layout.raw_facts_key(image.item.folder), json.dumps(facts).encode())
-    return Outcome(image.sha256, SUCCEEDED, image.item.folder, ends=(low, high), finished_at=utc_now())
+    return Outcome(image.sha256, SUCCEEDED, image.item.folder, depth_range=(low, high), finished_at=utc_now())
 
 
 def saved_range(store: Store, stem: str) -> tuple[float, float] | None:

@@ -75,7 +75,7 @@ class _TwoPasses:
         made = self._made_again(self._render(missing, value_range), folders, value_range)
         self.progress.done += len(self.failed)
         self.progress.failed += len(self.failed)
-        return self.failed | {sha: replace(outcome, ends=self.ranges[sha]) for sha, outcome in (done | made).items()}
+        return self.failed | {sha: replace(outcome, depth_range=self.ranges[sha]) for sha, outcome in (done | made).items()}
 
     def _predict_raw(self, images: Iterable[str]) -> None:
         """The first pass. Its failures are outcomes of the chunk; what it makes is journalled by the second."""
@@ -87,9 +87,10 @@ class _TwoPasses:
             if outcome.status == FAILED:
                 self.failed[sha] = outcome
             else:
-                assert outcome.ends is not None
-                self.saved[sha] = outcome.ends
-                self.ranges.setdefault(sha, outcome.ends)  # a second prediction differs in the last digit, and so would the range
+                assert outcome.depth_range is not None
+                self.saved[sha] = outcome.depth_range
+                # A second prediction differs in the last digit, and so would the range.
+                self.ranges.setdefault(sha, outcome.depth_range)
 
     def _render(self, folders: Mapping[str, str], value_range: DepthRange | None) -> dict[str, Outcome]:
         """The second pass."""

@@ -39,7 +39,7 @@ def done_with_shared_range(context: ChunkContext, images: Sequence[str]) -> dict
     known = {sha256: replace(context.prior[sha256], reused=True) for sha256 in images if sha256 in context.prior}
     failures = {sha256: outcome for sha256, outcome in known.items() if outcome.status == FAILED}
     made = [sha256 for sha256 in known if sha256 not in failures]
-    ranges = [ends for sha256 in made if (ends := known[sha256].ends) is not None]
+    ranges = [found for sha256 in made if (found := known[sha256].depth_range) is not None]
     if len(failures) + len(ranges) < len(images):
         return None
     if any(_is_tried_again(outcome, context.redo) for outcome in failures.values()):
@@ -52,12 +52,12 @@ def done_with_shared_range(context: ChunkContext, images: Sequence[str]) -> dict
     done = done_before(context, context.folders(made, value_range))
     if len(done) < len(made):
         return None
-    return failures | {sha256: replace(outcome, ends=known[sha256].ends) for sha256, outcome in done.items()}
+    return failures | {sha256: replace(outcome, depth_range=known[sha256].depth_range) for sha256, outcome in done.items()}
 
 
 def ranges_before(context: ChunkContext, images: Sequence[str]) -> dict[str, DepthRange]:
     """The depth ranges of images in an earlier run, as far as their folders tell that it was this very network."""
-    ranges = {sha256: outcome.ends for sha256, outcome in context.prior.items() if outcome.ends is not None}
+    ranges = {sha256: outcome.depth_range for sha256, outcome in context.prior.items() if outcome.depth_range is not None}
     folders = context.folders(ranges, span(ranges.values()))
     return {sha256: ranges[sha256] for sha256 in images if sha256 in ranges and context.prior[sha256].folder == folders[sha256]}
 

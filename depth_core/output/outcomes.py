@@ -67,8 +67,9 @@ class Outcome:
     error_message: str | None = field(default=None, metadata=_stored(_TEXT))
     finished_at: str = field(default="", metadata=_stored(_TEXT))  # RFC 3339, UTC
     reused: bool = field(default=False, metadata=_stored(pa.bool_()))  # was there already
-    # Own range, in the network's numbers (NaN: none); known where a chunk shares one.
-    ends: tuple[float, float] | None = field(default=None, metadata=_stored(pa.list_(_NUMBER), name="ends"))
+    # What the gray scale would span for this image by itself, in the network's numbers (NaN: nothing); known where a chunk shares
+    # one range.
+    depth_range: tuple[float, float] | None = field(default=None, metadata=_stored(pa.list_(_NUMBER), name="ends"))
 
 
 _IN_FILES = {f.name: str(f.metadata["name"] or f.name) for f in fields(Outcome)}
@@ -140,8 +141,9 @@ def outcome_from_files(values: Mapping[str, Any]) -> Outcome:
     Raises TypeError for what is no outcome.
     """
     known = {name: values[there] for name, there in _IN_FILES.items() if there in values}
-    ends = known.get("ends")
-    return Outcome(**known | {"results": tuple(known.get("results", ())), "ends": None if ends is None else tuple(ends)})
+    depth_range = known.get("depth_range")
+    tuples = {"results": tuple(known.get("results", ())), "depth_range": None if depth_range is None else tuple(depth_range)}
+    return Outcome(**known | tuples)
 
 
 # -- the file of a chunk's outcomes -------------------------------------------------------------------------------------------

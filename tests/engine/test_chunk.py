@@ -241,8 +241,8 @@ class TestOneRangeForTheChunk:
         self, run: Run, store: Store, photo: Any, tiny: Predictor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         images = keep(store, *(photo(seed=n) for n in range(5)))
-        ends = {sha: outcome.ends for sha, outcome in run(images, chunk="elsewhere-00000000-00000").outcomes.items()}
-        outermost = {min(ends, key=lambda sha: ends[sha][0]), max(ends, key=lambda sha: ends[sha][1])}
+        ranges = {sha: outcome.depth_range for sha, outcome in run(images, chunk="elsewhere-00000000-00000").outcomes.items()}
+        outermost = {min(ranges, key=lambda sha: ranges[sha][0]), max(ranges, key=lambda sha: ranges[sha][1])}
         run([image for image in images if image.sha256 in outermost])
         seen = []
         predict = tiny.predict
@@ -252,7 +252,7 @@ class TestOneRangeForTheChunk:
 
         assert len(seen) == len(images) - len(outermost)
         assert {outcome.status for outcome in grown.outcomes.values()} == {"succeeded"}
-        assert {sha: outcome.ends for sha, outcome in grown.outcomes.items()} == ends
+        assert {sha: outcome.depth_range for sha, outcome in grown.outcomes.items()} == ranges
 
     def test_depth_maps_that_somebody_has_deleted_are_made_again_over_the_same_range(
         self, run: Run, store: Store, photo: Any

@@ -11,6 +11,7 @@ from depth_core.output.outcomes import (
     FACTS,
     Outcome,
     facts_of,
+    outcome_from_files,
     outcome_to_files,
     read_outcomes,
     read_parameters,
@@ -50,6 +51,14 @@ def succeeded(sha: str, **changes: Any) -> Outcome:
 def failed(sha: str, kind: str | None = "truncated_image", **changes: Any) -> Outcome:
     facts: dict[str, Any] = {"error_message": f"{kind} it is", "attempts": 2, "finished_at": "2026-03-01T12:00:00.000Z"}
     return Outcome(sha, "failed", error_kind=kind, **facts | changes)
+
+
+def test_the_depth_range_is_ends_in_files_whatever_it_is_called_here(store: Store, profile: Profile) -> None:
+    outcome = succeeded("aa", depth_range=(0.5, 8.5))
+    assert outcome_to_files(outcome)["ends"] == (0.5, 8.5)
+    assert outcome_from_files({"source_sha256": "aa", "status": "succeeded", "ends": [0.5, 8.5]}).depth_range == (0.5, 8.5)
+    write_outcomes(store, profile, CHUNK, [outcome])
+    assert read_outcomes(store, "preview", CHUNK) == {"aa": outcome}
 
 
 def test_outcomes_of_a_chunk_are_read_as_they_were_written(store: Store, profile: Profile) -> None:
