@@ -58,7 +58,7 @@ lint: $(VENV)/.installed-test ## ruff, import-linter, mypy
 unit: $(VENV)/.installed-test
 	@$(BIN)/pytest -n 2 --dist loadgroup
 
-format: $(VENV)/.installed-test ## put the code into the house's form
+format: $(VENV)/.installed-test ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 

@@ -157,10 +157,7 @@ def _cure(cure: Cure, heading: str = "") -> Iterator[str]:
         yield "every later run of this chunk tries again by itself; at once:"
     elif cure.jobs:
         yield "then:" if cure.advice else heading
-    for job, partition in cure.jobs:
-        yield f"  dagster job backfill -w workspace.yaml -j {job} --partitions '{partition}' --noprompt"
-    if cure.config:
-        yield f"  with the run config `{cure.config}` of generate_depth_maps"
+    yield from (f"  {command}" for command in cure.commands)
 
 
 # -- single requests ----------------------------------------------------------------------------------------------------------

@@ -25,12 +25,23 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Cure:
-    """What to do, in this order: the advice, then the jobs, each for one partition."""
+    """What to do, in this order: the advice, then the commands."""
 
     advice: str = ""
     jobs: tuple[tuple[str, str], ...] = ()  # name and partition key
-    config: str = ""  # of the op generate_depth_maps, where the job's own does not do
+    verify: bool = False  # the job of depth maps must check files, which takes run config
     by_itself: bool = False  # every later run of the chunk tries again
+
+    @property
+    def commands(self) -> list[str]:
+        """For a shell with DAGSTER_HOME. Keys of partitions have no character that a shell takes for itself but |."""
+        if self.verify:
+            return [f"{_WITH_CONFIG} --partition '{partition}' --config-json '{VERIFY}'" for _, partition in self.jobs]
+        return [f"dagster job backfill -w workspace.yaml -j {job} --partitions '{key}' --noprompt" for job, key in self.jobs]
+
+
+VERIFY = '{"ops": {"depth_maps": {"ops": {"generate_depth_maps": {"config": {"verify": true}}}}}}'
+_WITH_CONFIG = "dagster asset materialize -m pipelines.definitions --select depth_maps,artwork_records,depth_gallery"
 
 
 ADVICE = {
@@ -77,7 +88,7 @@ def of_row(stage: Stage, error_kind: str | None, *, chunk: str, profile: str) ->
     if stage is Stage.DONE:
         return Cure()
     if stage is Stage.FILES_LOST:
-        return Cure(jobs=(("depth_maps_for_chunk", pair),), config="verify: true")
+        return Cure(jobs=(("depth_maps_for_chunk", pair),), verify=True)
     if stage in (Stage.NOT_FETCHED, Stage.ROW):  # rows are validated by the job that fetches
         jobs = (("ingest_chunk", chunk), ("depth_maps_for_chunk", pair))
         return Cure(ADVICE[kind] if stage is Stage.ROW else "", jobs)

@@ -75,8 +75,8 @@ def test_files_that_are_gone_are_named_with_the_run_that_makes_them_again(produc
     production.store.delete(f"{layout.depth_folder(sha_of(production, 'good.png'), 'd' * 12)}/depth.png")
     text = said("a", "--profile", "preview")
     assert "these files are gone: depth.png" in text
-    assert "-j depth_maps_for_chunk" in text
-    assert "verify: true" in text
+    assert "dagster asset materialize -m pipelines.definitions --select depth_maps,artwork_records,depth_gallery" in text
+    assert '"config": {"verify": true}' in text
 
 
 def test_a_download_that_failed_for_a_passing_reason_is_tried_again_by_itself(production) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from depth_core.errors import ErrorKind
 from depth_core.explain import cures
 from pipelines import names
+from pipelines.assets import depth_maps
 from pipelines.partitions import pair
 
 ROOT = Path(__file__).parents[2]
@@ -96,3 +98,4 @@ def test_the_jobs_that_explain_tells_people_to_run_are_there(house) -> None:
             for job, partition in cures.of_row(stage, kind, chunk="c-00000", profile="preview").jobs:
                 assert defs.resolve_job_def(job)
                 assert partition == partitions.get(job, str(pair("c-00000", "preview")))
+    assert json.loads(cures.VERIFY) == depth_maps.run_config(verify=True)
