@@ -26,7 +26,7 @@ from benchmarks.photos import make_photos
 from depth_core import catalog
 from depth_core.inference import checkpoints, predictor
 from depth_core.ingest.images import decode
-from depth_core.output import encode
+from depth_core.output import formats
 from depth_core.settings import Settings
 
 ROUNDS = 15
@@ -88,11 +88,11 @@ def png_with_imagecodecs_defaults(picture: Picture) -> bytes:
 
 
 def png_with_ours(picture: Picture) -> bytes:
-    return encode.png8(picture) if picture.dtype == np.uint8 else encode.png16(picture)  # type: ignore[arg-type]
+    return formats.png8(picture) if picture.dtype == np.uint8 else formats.png16(picture)  # type: ignore[arg-type]
 
 
 def png_with_ours_level_6(picture: Picture) -> bytes:
-    return encode.png8(picture, 6) if picture.dtype == np.uint8 else encode.png16(picture, 6)  # type: ignore[arg-type]
+    return formats.png8(picture, 6) if picture.dtype == np.uint8 else formats.png16(picture, 6)  # type: ignore[arg-type]
 
 
 def tiff_with_zstd(picture: Picture) -> bytes:
@@ -102,7 +102,7 @@ def tiff_with_zstd(picture: Picture) -> bytes:
 
 
 def tiff_with_ours(picture: Picture) -> bytes:
-    return encode.tiff32(picture)  # type: ignore[arg-type]
+    return formats.tiff32(picture)  # type: ignore[arg-type]
 
 
 def measure_encoding(title: str, pictures: list[Picture], encoders: list[Encoder]) -> None:

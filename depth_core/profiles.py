@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from depth_core.contract import DepthParameters
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import ConfigurationError, StoreError
+from depth_core.output import formats
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -36,6 +37,7 @@ class Profile(BaseModel):
     description: str = ""
     parameters: DepthParameters = Field(default_factory=lambda: DepthParameters.model_validate({}))
     depth16: bool = Field(False, description="Also write depth16.png: 16-bit grayscale, the same picture without banding.")
+    formats: tuple[str, ...] = Field((), description="More files to write, by name, that no other field asks for.")
     range: RangeOver = Field("image", description='What the gray scale spans: each "image", the "chunk", or [near, far].')
     checkpoint: str = Field("", description="Path or fsspec URL of the weights; default: as the settings say.")
     on_arrival: bool = Field(False, description="Make depth maps of a chunk as soon as it is ingested, not only when asked to.")
@@ -46,6 +48,11 @@ class Profile(BaseModel):
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"profile name {self.name!r}: only a-z, 0-9, _ and -, at most 63 characters")
         return self
+
+    @field_validator("formats")
+    @classmethod
+    def _formats_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return formats.check_names(value)
 
     @field_validator("range")
     @classmethod
@@ -66,6 +73,11 @@ class Profile(BaseModel):
                 f"range {list(self.range)}: with {mode.value} near and far are depths above 0, or every map would be black"
             )
         return self
+
+    @property
+    def extra_files(self) -> tuple[str, ...]:
+        """The files that are asked for by name, sorted."""
+        return formats.check_names((*self.formats, *([formats.PNG16] if self.depth16 else [])))
 
     def pixel_words(self) -> dict[str, Any]:
         """Everything of this profile that changes files that are written, for asking whether a profile has changed.

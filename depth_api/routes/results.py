@@ -17,18 +17,18 @@ from depth_api.routes.head import answer_head
 from depth_api.state import ApiState
 from depth_core import layout
 from depth_core.contract import ARTWORKS_PATH
-from depth_core.output import encode
+from depth_core.output import encode, formats
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
-_NAMES = ["depth.png", "depth.tiff", "depth16.png", "depth.json"]  # every name there is; an artwork says which it has
+_NAMES = list(formats.result_names())  # an artwork says which it has
 _HEADERS = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
 _ETAG = header("ETag", "For If-None-Match and If-Range.", pattern='^"[^"]*"$')
 _FILE = _ETAG | header("Accept-Ranges", "Parts may be asked for.", enum=["bytes"])
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file.",
-        "content": {kind: {} for kind in ("image/png", "image/tiff", "application/json")},
+        "content": {kind: {} for kind in formats.content_types().values()},
         "headers": _FILE,
     },
     206: {"description": "Part of the file.", "headers": _FILE},
@@ -62,7 +62,11 @@ def build(settings: Settings) -> APIRouter:
 
 async def _result(
     name: Annotated[
-        str, Path(description="A file's name, the last part of its URL in `results`.", json_schema_extra={"enum": _NAMES})
+        str,
+        Path(
+            description="A file's name, the last part of its URL in `results`.",
+            json_schema_extra={"enum": _NAMES},
+        ),
     ],
     request: Request,
     artwork: OwnArtwork,
@@ -72,7 +76,7 @@ async def _result(
     if name not in artwork.results:
         raise HTTPException(404, f"artwork {artwork.id} has no result {name!r}")
     key = layout.file_key(artwork.folder, name)
-    if name == encode.SIDECAR:
+    if name == formats.SIDECAR:
         facts = await run_in_threadpool(_facts_without_source_name, state.store, artwork.folder)
         if facts is not None:
             return JSONResponse(facts, headers=_HEADERS)

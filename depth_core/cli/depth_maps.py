@@ -63,6 +63,7 @@ def map_photos(
         from depth_core.cli import photos as arguments
         from depth_core.engine.stages import Plan
         from depth_core.inference import checkpoints
+        from depth_core.output import formats
 
         spec = model_named(model)
         now = settings.load(**({"device": device} if device else {}))
@@ -80,14 +81,15 @@ def map_photos(
         store = names.FlatStore(out, now.store_options if "://" in out else None)
         store.check_writable()
         checkpoint = checkpoints.resolve(spec, now)
-        asked = names.Asked(parameters, checkpoint.revision, depth16)
+        extra_files = (formats.PNG16,) if depth16 else ()
+        asked = names.Asked(parameters, checkpoint.revision, extra_files)
         try:
             known = list(names.named(found.photos, store, asked, overwrite=overwrite))
             _tell_of_names(known)
             todo = [photo.item for photo in known if force or not photo.done]
             if len(todo) < len(known):
                 console.print(f"{len(known) - len(todo):,} of {len(known):,} are there already (--force makes them again)")
-            failures = _run(todo, checkpoint, Plan(parameters, depth16=depth16), store, now) if todo else 0
+            failures = _run(todo, checkpoint, Plan(parameters, extra_files), store, now) if todo else 0
         finally:
             store.tidy()
     made = len(todo) - failures

@@ -18,11 +18,11 @@ from typing import Any
 from depth_core.contract import DepthParameters
 from depth_core.engine.stages import Item
 from depth_core.errors import ErrorKind, ImageError, StoreError
-from depth_core.output import encode
+from depth_core.output import encode, formats
 from depth_core.storage import Store
 
 MAX_NAME_BYTES = 255  # of a file, on most file systems
-_ROOM = len(f".{encode.PNG16}") + len("-99999")
+_ROOM = max(len(f".{name}") for name in formats.result_names()) + len("-99999")
 
 # What a name alone can have against it; the next photo's may be fine.
 _OF_THE_NAME = frozenset(
@@ -50,10 +50,10 @@ class FlatStore(Store):
         """As of every store, but a name that cannot be written is an ImageError."""
         folder, _, name = key.rpartition("/")
         try:
-            if name == encode.PNG:  # written first: what is replaced goes, the mark of completion before all
+            if name == formats.PNG:  # written first: what is replaced goes, the mark of completion before all
                 earlier = encode.read_sidecar(self, folder) or {}
-                for old in (encode.SIDECAR, encode.TIFF, encode.PNG16):
-                    if old in earlier.get("files", ()):
+                for old in reversed(formats.result_names()):
+                    if old != formats.PNG and old in earlier.get("files", ()):
                         self.delete(f"{folder}/{old}")
             super().write(key, data, content_type=content_type)
         except StoreError as error:
@@ -71,7 +71,7 @@ class Asked:
 
     parameters: DepthParameters
     revision: str  # of the weights
-    depth16: bool
+    extra_files: tuple[str, ...] = ()  # by name
 
     def is_made(self, sidecar: Mapping[str, Any]) -> bool:
         """Whether an earlier run made the same of its photo."""
@@ -81,7 +81,7 @@ class Asked:
             and self.parameters.identity_of(made_with) == self.parameters.identity()
             and isinstance(checkpoint, dict)
             and checkpoint.get("revision") == self.revision
-            and (encode.PNG16 in sidecar.get("files", ())) == self.depth16
+            and {name for name in formats.by_name() if name in sidecar.get("files", ())} == set(self.extra_files)
         )
 
 
@@ -118,7 +118,7 @@ def named(photos: Mapping[Path, str], store: FlatStore, asked: Asked, *, overwri
         used.add(_same(name))
         item = Item(str(file), functools.partial(read, file), name, str(file))
         done = there.is_done(name, sha256, asked)
-        new = not there.has(name, encode.SIDECAR)
+        new = not there.has(name, formats.SIDECAR)
         yield Named(item, done, instead_of, why) if instead_of and new else Named(item, done)
 
 
@@ -139,31 +139,31 @@ class _There:
 
     def against(self, name: str, sha256: Callable[[], str | None], asked: Asked) -> str:
         """Why a photo's results cannot have a name: what is there would be replaced; "" when they can."""
-        if not self.has(name, encode.SIDECAR):
-            kinds = [kind for kind in encode.RESULT_ORDER if self.has(name, kind) and _is_written(kind, asked)]
-            return f"{kinds[0]} is there, and no {encode.SIDECAR} that says what it is of" if kinds else ""
+        if not self.has(name, formats.SIDECAR):
+            kinds = [kind for kind in formats.result_names() if self.has(name, kind) and _is_written(kind, asked)]
+            return f"{kinds[0]} is there, and no {formats.SIDECAR} that says what it is of" if kinds else ""
         sidecar = self._sidecar(name)
         if sidecar is None or not isinstance(sidecar.get("sourceSha256"), str):
-            return f"{encode.PNG} is there, made of nobody knows what"
+            return f"{formats.PNG} is there, made of nobody knows what"
         if sha256() is None:
             return ""  # the engine will say why it cannot be read, and write nothing
         if sidecar["sourceSha256"] != sha256():
-            return f"{encode.PNG} is there, of another photo or of this one before it changed"
-        return "" if asked.is_made(sidecar) else f"{encode.PNG} is there, made with other options"
+            return f"{formats.PNG} is there, of another photo or of this one before it changed"
+        return "" if asked.is_made(sidecar) else f"{formats.PNG} is there, made with other options"
 
     def is_done(self, name: str, sha256: Callable[[], str | None], asked: Asked) -> bool:
         """Whether the same was made of the same photo, and all its files are there."""
-        sidecar = self._sidecar(name) if self.has(name, encode.SIDECAR) else None
+        sidecar = self._sidecar(name) if self.has(name, formats.SIDECAR) else None
         return (
             sidecar is not None
             and asked.is_made(sidecar)
-            and all(self.has(name, kind) for kind in (encode.PNG, *sidecar.get("files", ())))
+            and all(self.has(name, kind) for kind in (formats.PNG, *sidecar.get("files", ())))
             and sidecar.get("sourceSha256") == sha256()
         )
 
 
 def _is_written(kind: str, asked: Asked) -> bool:
-    return {encode.TIFF: asked.parameters.normalization_mode.writes_floats, encode.PNG16: asked.depth16}.get(kind, True)
+    return kind == formats.SIDECAR or kind in {each.file for each in formats.asked_for(asked.parameters, asked.extra_files)}
 
 
 def _same(name: str) -> str:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from depth_core.errors import ConfigurationError
 from depth_core.ingest.images import decoders
-from depth_core.output import encode
+from depth_core.output import formats
 
-RESULTS = tuple(f".{name}" for name in encode.RESULT_ORDER)
+RESULTS = tuple(f".{name}" for name in formats.result_names())
 LISTED = 3  # names of files that may be photos by another name
 _LIKE_RESULT, _WITHOUT_SUFFIX = "named like a depth map", "without suffix"
 
@@ -153,7 +153,7 @@ def _why_not_read(file: Path) -> str | None:
 def _is_result(file: Path) -> bool:
     """Whether a file is of an earlier run: its name says so, and the sidecar lies beside it or is the file itself."""
     ending = next((each for each in RESULTS if file.name.endswith(each)), None)
-    return ending is not None and os.path.exists(f"{str(file).removesuffix(ending)}.{encode.SIDECAR}")
+    return ending is not None and os.path.exists(f"{str(file).removesuffix(ending)}.{formats.SIDECAR}")
 
 
 def _cannot_read(error: OSError, found: Found) -> None:

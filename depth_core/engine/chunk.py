@@ -77,7 +77,7 @@ def run(
     run_images = run_shared_range if profile.range == "chunk" else run_independent
     outcomes, progress = run_images(work, wanted)
     ordered = {sha256: outcomes[sha256] for sha256 in wanted}
-    write_outcomes(store, profile, chunk, ordered.values())
+    write_outcomes(store, profile.name, chunk, ordered.values(), parameters=profile.parameters)
     clear_journal(store, profile.name, chunk)
     if profile.range == "chunk":
         clear_raw_predictions(work)

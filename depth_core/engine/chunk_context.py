@@ -85,7 +85,7 @@ class ChunkContext:
 
     def digest(self, value_range: DepthRange | None) -> str:
         """Of what makes the pixels, when the gray scale spans `value_range`."""
-        return encode.digest_of(self.profile.parameters, self.checkpoint.revision, value_range, self.profile.depth16)
+        return encode.digest_of(self.profile.parameters, self.checkpoint.revision, value_range, self.profile.extra_files)
 
     def folders(self, images: Iterable[str], value_range: DepthRange | None) -> dict[str, str]:
         """The key of each image's folder in the store, by content hash."""
@@ -93,7 +93,7 @@ class ChunkContext:
         return {sha256: layout.depth_folder(sha256, digest) for sha256 in images}
 
     def plan(self, value_range: DepthRange | None) -> Plan:
-        return Plan(self.profile.parameters, depth16=self.profile.depth16, value_range=value_range)
+        return Plan(self.profile.parameters, extra_files=self.profile.extra_files, value_range=value_range)
 
 
 def span(ranges: Collection[DepthRange]) -> DepthRange | None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from depth_core.contract import DepthParameters
 from depth_core.display import shown_url
@@ -19,7 +19,8 @@ from depth_core.engine.transfer import DeviceTimer, Timing
 from depth_core.errors import ErrorKind, ImageError
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.ingest.images import decode, headers, memory_budget
-from depth_core.output import encode, normalization
+from depth_core.output import encode, formats, normalization
+from depth_core.output.formats import Format, Picture
 from depth_core.output.outcomes import FAILED, Outcome, outcome_from_sidecar, utc_now
 from depth_core.settings import Settings
 from depth_core.storage import Store
@@ -49,10 +50,15 @@ class Plan:
     """What is asked of every image of a run."""
 
     parameters: DepthParameters
-    depth16: bool = False
+    extra_files: tuple[str, ...] = ()  # asked for by name, beside what the parameters bring
     value_range: tuple[float, float] | None = None  # in the network's numbers; None: each image its own
     name_sources: bool = True  # in the sidecars. Not for strangers: who sends the same image is handed the same files
     versions: encode.Versions = field(default_factory=encode.versions)
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """The files that are written of each image, in the order of `results`."""
+        return formats.asked_for(self.parameters, self.extra_files)
 
 
 @dataclass(slots=True)
@@ -75,9 +81,7 @@ class Rendered:
     """An image's pictures on the host, valid once `timing.seconds()` has returned."""
 
     prepared: Prepared
-    gray: npt.NDArray[np.uint8]  # (H, W)
-    gray16: npt.NDArray[np.uint16] | None  # (H, W), with depth16 alone
-    depth: npt.NDArray[np.float32] | None  # (H, W), for Raw alone
+    pictures: Mapping[Picture, npt.NDArray[Any]]  # those that the plan's formats need, and GRAY8
     finite_range: npt.NDArray[np.float32]  # (2,): least and greatest finite of the network's own numbers; NaN: none
     timing: Timing
 
@@ -138,9 +142,8 @@ def picture_bytes_of(size: tuple[int, int], device: str, plan: Plan) -> int:
     """The most memory of the host that an image's pictures take, from the network's answer until they are written."""
     if not plan.parameters.use_post_resize:
         return 0
-    raw = plan.parameters.normalization_mode.writes_floats
     # Floats are the device's; what arrives, and what it becomes when encoded, the host's.
-    per_pixel = (5.5 + 5 * plan.depth16 if device == "cpu" else 3 + 4 * plan.depth16) + (8 if raw else 0)
+    per_pixel = sum(each.bytes_per_pixel + (each.more_on_cpu if device == "cpu" else 0) for each in plan.formats)
     return int(per_pixel * size[0] * size[1])
 
 
@@ -178,22 +181,25 @@ def render(
         invert=parameters.invert_depth,
         value_range=plan.value_range,
     )
+    needed = {each.picture for each in plan.formats}
     rendered = []
     for n, image in enumerate(batch):
         size = image.source_size if parameters.use_post_resize else image.size
         shade = normalization.resize(pictures[n], size, align_corners=spec.family.align_corners)
-        gray16 = transfer.to_host((shade * 65535).round_().to(torch.uint16)) if plan.depth16 else None
+        arrived: dict[Picture, npt.NDArray[Any]] = {}
+        if Picture.GRAY16 in needed:
+            arrived[Picture.GRAY16] = transfer.to_host((shade * 65535).round_().to(torch.uint16))
         shade = shade.mul_(255) if size != image.size else shade * 255  # in place where it is memory of its own
-        gray = transfer.to_host(shade.round_().to(torch.uint8))
+        arrived[Picture.GRAY8] = transfer.to_host(shade.round_().to(torch.uint8))
         del shade
-        raw = None
-        if parameters.normalization_mode.writes_floats:
+        if Picture.FLOATS in needed:
             metres = predictor.metres_per_number(image.focal_px, image.source_size, image.size)
             numbers = normalization.numbers(
                 depth[n : n + 1] * (metres or 1.0), mode=parameters.normalization_mode, invert=parameters.invert_depth
             )[0]
-            raw = transfer.to_host(normalization.resize(numbers, size, align_corners=spec.family.align_corners))
-        rendered.append(Rendered(image, gray, gray16, raw, finite_ranges[n], timer.stop()))
+            floats = normalization.resize(numbers, size, align_corners=spec.family.align_corners)
+            arrived[Picture.FLOATS] = transfer.to_host(floats)
+        rendered.append(Rendered(image, arrived, finite_ranges[n], timer.stop()))
     return rendered
 
 
@@ -206,11 +212,10 @@ def write(rendered: Rendered, predictor: Predictor, plan: Plan, store: Store, se
     image.seconds["predict"] = image.seconds.get("predict", 0.0) + rendered.timing.seconds()
     low, high = checked_range(rendered.finite_range, predictor)
     started = time.perf_counter()
-    files = {encode.PNG: encode.png8(rendered.gray, settings.png_level)}
-    if rendered.depth is not None:
-        files[encode.TIFF] = encode.tiff32(rendered.depth)
-    if rendered.gray16 is not None:
-        files[encode.PNG16] = encode.png16(rendered.gray16, settings.png_level)
+    height, width = rendered.pictures[Picture.GRAY8].shape
+    focal_px = None if image.focal_px is None else image.focal_px * width / image.source_size[0]
+    context = formats.Context(settings.png_level, focal_px)
+    files = {each.file: each.encode(rendered.pictures[each.picture], context) for each in plan.formats}
     image.seconds["encode"] = time.perf_counter() - started
     metres = predictor.metres_per_number(image.focal_px, image.source_size, image.size)
     sidecar = encode.Sidecar(
@@ -220,7 +225,7 @@ def write(rendered: Rendered, predictor: Predictor, plan: Plan, store: Store, se
         max=high * (metres or 1.0),
         source=encode.Size(width=image.source_size[0], height=image.source_size[1]),
         process=encode.Size(width=image.size[0], height=image.size[1]),
-        output=encode.Size(width=rendered.gray.shape[1], height=rendered.gray.shape[0]),
+        output=encode.Size(width=width, height=height),
         source_sha256=image.sha256,
         source_name=shown_url(image.item.name) if plan.name_sources else "",
         parameters=plan.parameters,

@@ -1,16 +1,14 @@
-"""From pictures to files: PNG, TIFF, the sidecar depth.json, and the folder that holds them.
+"""The folder of a depth map: its sidecar depth.json, its digest, and the order of writing that makes it complete or not there.
 
-What belongs here: bytes, names, and the order of writing that makes a folder complete or not there at all. What does not: what
-the gray values mean (normalization.py) and the table of records (records.py).
+What does not belong here: the other files and their bytes (formats.py), and the table of records (records.py).
 """
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -18,95 +16,33 @@ from pydantic.alias_generators import to_camel
 from depth_core import layout
 from depth_core.catalog import BY_KEY, DepthKind, ModelSpec
 from depth_core.contract import DepthParameters
+from depth_core.output import formats
+from depth_core.output.formats import PNG, PNG16, SIDECAR
 from depth_core.storage import Store
-
-if TYPE_CHECKING:  # the HTTP API reads sidecars alone, and starts faster without
-    import numpy as np
-    import numpy.typing as npt
 
 # Raise by hand when the same parameters and weights give other pixels or other files than before. It is part of every folder's
 # name, so raising it recomputes everything: it is not the release's number, and a release alone must never change it.
 OUTPUT_VERSION = 2
 
-PNG, TIFF, PNG16, SIDECAR = "depth.png", "depth.tiff", "depth16.png", "depth.json"
-RESULT_ORDER = (PNG, TIFF, PNG16, SIDECAR)
-CONTENT_TYPES = {PNG: "image/png", TIFF: "image/tiff", PNG16: "image/png", SIDECAR: "application/json"}
-
-
-# -- pictures -----------------------------------------------------------------------------------------------------------------
-
-
-def png8(gray: npt.NDArray[np.uint8], level: int = 1) -> bytes:
-    """An 8-bit grayscale PNG of a picture, uint8 (H, W). `level`: 0 stores, 1 is fast, 9 is small and very slow.
-
-    The GIL is released while it works.
-    """
-    return _png(gray, "uint8", level)
-
-
-def png16(gray: npt.NDArray[np.uint16], level: int = 1) -> bytes:
-    """A 16-bit grayscale PNG of a picture, uint16 (H, W). `level` as in `png8`."""
-    return _png(gray, "uint16", level)
-
-
-def _png(gray: npt.NDArray[Any], dtype: str, level: int) -> bytes:
-    import imagecodecs
-    import numpy as np
-
-    if gray.ndim != 2 or gray.dtype != dtype:
-        raise ValueError(f"expected {dtype} (H, W), got {gray.dtype} {gray.shape}")
-    # Depth is smooth: a row is nearly the one above (filter UP), and what is left in 8 bits is long runs of one value, which
-    # run-length coding packs twice as fast and smaller than deflate's fast levels. 16 bits hold no runs.
-    runs = level == 1 and dtype == "uint8"
-    return cast(
-        bytes,
-        imagecodecs.png_encode(
-            np.ascontiguousarray(gray),
-            level=level,
-            filter=imagecodecs.PNG.FILTER.UP,
-            strategy=imagecodecs.PNG.STRATEGY.RLE if runs else imagecodecs.PNG.STRATEGY.DEFAULT,
-        ),
-    )
-
-
-def tiff32(depth: npt.NDArray[np.float32]) -> bytes:
-    """A TIFF of one float32 page (H, W), lossless: deflate with the floating-point predictor, which every reader knows."""
-    import tifffile
-
-    if depth.ndim != 2 or depth.dtype != "float32":
-        raise ValueError(f"expected float32 (H, W), got {depth.dtype} {depth.shape}")
-    file = io.BytesIO()
-    tifffile.imwrite(
-        file,
-        depth,
-        photometric="minisblack",
-        compression="adobe_deflate",
-        compressionargs={"level": 1},
-        predictor="floatingpoint",
-        metadata=None,
-        software="depthline",
-    )
-    return file.getvalue()
-
 
 # -- the sidecar --------------------------------------------------------------------------------------------------------------
 
 
-class _Words(BaseModel):
+class _CamelCase(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 
 
-class Size(_Words):
+class Size(_CamelCase):
     width: int
     height: int
 
 
-class Checkpoint(_Words):
+class Checkpoint(_CamelCase):
     source: str  # repository, path or URL the weights came from
     revision: str
 
 
-class Versions(_Words):
+class Versions(_CamelCase):
     depthline: str
     output: int
     torch: str
@@ -124,7 +60,7 @@ def _installed(package: str) -> str:
         return ""
 
 
-class Sidecar(_Words):
+class Sidecar(_CamelCase):
     """depth.json: what a depth map is, for whoever finds the folder. camelCase in the file, snake_case here."""
 
     model: str  # unique name, "v2/large"
@@ -182,13 +118,17 @@ def meaning(spec: ModelSpec) -> dict[str, Any]:
 # -- folders ------------------------------------------------------------------------------------------------------------------
 
 
-def digest_of(parameters: DepthParameters, revision: str, value_range: tuple[float, float] | None, depth16: bool) -> str:
+def digest_of(
+    parameters: DepthParameters, revision: str, value_range: tuple[float, float] | None, extra_files: Collection[str] = ()
+) -> str:
     """16 hex digits that name everything that makes a folder's files, the source apart.
 
-    `revision` is the checkpoint's, `value_range` the resolved range of the gray scale (None: each image's own). `depth16` is
-    in it because a folder made without that file must not count as complete when it is asked for.
+    `revision` is the checkpoint's, `value_range` the resolved range of the gray scale (None: each image's own). `extra_files`,
+    those asked for by name, are in it because a folder made without one must not count as complete when it is asked for.
     """
-    return parameters.digest(revision=revision, range=value_range, depth16=depth16, version=OUTPUT_VERSION)
+    later = sorted(set(extra_files) - {PNG16})  # counts only where there is one
+    facts = {"depth16": PNG16 in extra_files, "version": OUTPUT_VERSION, "extra_files": later}
+    return parameters.digest(revision=revision, range=value_range, **facts)
 
 
 def write(store: Store, folder: str, files: Mapping[str, bytes], sidecar: Sidecar) -> tuple[str, ...]:
@@ -196,14 +136,15 @@ def write(store: Store, folder: str, files: Mapping[str, bytes], sidecar: Sideca
 
     Raises StoreError when the store cannot be written: the folder then does not count as done.
     """
-    names = tuple(name for name in RESULT_ORDER if name in files or name == SIDECAR)
-    unknown = files.keys() - set(RESULT_ORDER[:-1])
+    known, types = formats.result_names(), formats.content_types()
+    names = tuple(name for name in known if name in files or name == SIDECAR)
+    unknown = files.keys() - set(known[:-1])
     if unknown or PNG not in files:
-        raise ValueError(f"a folder holds {', '.join(RESULT_ORDER[:-1])}, the first always; got {', '.join(files) or 'nothing'}")
+        raise ValueError(f"a folder holds {', '.join(known[:-1])}, the first always; got {', '.join(files) or 'nothing'}")
     for name in names[:-1]:
-        store.write(f"{folder}/{name}", files[name], content_type=CONTENT_TYPES[name])
+        store.write(layout.file_key(folder, name), files[name], content_type=types[name])
     text = json.dumps(sidecar.model_copy(update={"files": names}).as_json(), indent=2, ensure_ascii=False)
-    store.write(layout.file_key(folder, SIDECAR), text.encode() + b"\n", content_type=CONTENT_TYPES[SIDECAR])
+    store.write(layout.file_key(folder, SIDECAR), text.encode() + b"\n", content_type=types[SIDECAR])
     return names
 
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from depth_core import layout
 from depth_core.display import MASK, printable, shown_field, shown_text, shown_url
-from depth_core.output import encode, large
+from depth_core.output import formats, large
 from depth_core.output.outcomes import FAILED, SUCCEEDED
 from depth_core.output.records import Summary, summarize
 from depth_core.storage import Store
@@ -35,7 +35,7 @@ _THREADS = 8  # so many decoded images are in memory at once, no more, and of la
 
 
 def _depth_key(folder: str) -> str:
-    return layout.file_key(folder, encode.PNG)
+    return layout.file_key(folder, formats.PNG)
 
 
 def _picture(store: Store, key: str, side: int) -> Image.Image | None:

@@ -15,8 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from depth_core import layout, parquet
-from depth_core.contract import ArtworkStatus
-from depth_core.profiles import Profile
+from depth_core.contract import ArtworkStatus, DepthParameters
 from depth_core.storage import Store
 
 STAGES = ("read", "decode", "predict", "encode", "write")  # in `seconds`
@@ -149,15 +148,15 @@ def outcome_from_files(values: Mapping[str, Any]) -> Outcome:
 # -- the file of a chunk's outcomes -------------------------------------------------------------------------------------------
 
 
-def write_outcomes(store: Store, profile: Profile, chunk: str, outcomes: Iterable[Outcome]) -> str:
+def write_outcomes(store: Store, profile: str, chunk: str, outcomes: Iterable[Outcome], *, parameters: DepthParameters) -> str:
     """Writes all outcomes of a chunk, and the parameters that they were made with, as one file, and returns its key.
 
     Raises StoreError; the old file then stays.
     """
     rows = [outcome_to_files(outcome) | {"seconds": list(outcome.seconds.items())} for outcome in outcomes]
-    parameters = json.dumps(profile.parameters.as_api()).encode()
-    key = layout.outcomes_key(profile.name, chunk)
-    parquet.write_table(store, key, pa.Table.from_pylist(rows, schema=_SCHEMA), {_PARAMETERS: parameters})
+    metadata = {_PARAMETERS: json.dumps(parameters.as_api()).encode()}
+    key = layout.outcomes_key(profile, chunk)
+    parquet.write_table(store, key, pa.Table.from_pylist(rows, schema=_SCHEMA), metadata)
     return key
 
 

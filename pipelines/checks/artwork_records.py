@@ -12,9 +12,10 @@ import dagster as dg
 import pandas as pd
 from PIL import Image
 
+from depth_core import layout
 from depth_core.display import shown_text
 from depth_core.ingest import manifest
-from depth_core.output import large, records
+from depth_core.output import formats, large, records
 from depth_core.output.outcomes import FAILED, SUCCEEDED
 from depth_core.storage import Store
 from pipelines import names
@@ -55,7 +56,7 @@ def pictures_are_sound(frame: pd.DataFrame, store: Store) -> tuple[dg.AssetCheck
     def check(folder: str, width: int, height: int) -> tuple[str | None, bool]:
         """What is wrong with a picture's file, None if nothing is; and whether the picture has one gray value everywhere."""
         try:
-            with Image.open(BytesIO(store.read(f"{folder}/depth.png"))) as picture:
+            with Image.open(BytesIO(store.read(layout.file_key(folder, formats.PNG)))) as picture:
                 with large.one_at_a_time(picture):
                     low, high = picture.getextrema()  # decodes all of it
                 if picture.size != (width, height):

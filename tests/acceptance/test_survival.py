@@ -15,7 +15,7 @@ from pathlib import Path
 import dagster as dg
 from PIL import Image
 
-from depth_core.output import encode, records
+from depth_core.output import encode, formats, records
 from depth_core.storage import DAY, PART_SUFFIX, PARTS
 
 ROOT = Path(__file__).parents[2]
@@ -24,14 +24,14 @@ COUNT = 40
 
 
 def sidecars(place) -> list[str]:
-    return [key for key in place.store.keys("depth") if key.endswith(encode.SIDECAR)]
+    return [key for key in place.store.keys("depth") if key.endswith(formats.SIDECAR)]
 
 
 def assert_every_file_is_whole(place) -> None:
     """Every key of the store that claims to be complete is, and nothing half-written counts as a key."""
     store = place.store
     for key in sidecars(place):
-        folder = key.removesuffix(f"/{encode.SIDECAR}")
+        folder = key.removesuffix(f"/{formats.SIDECAR}")
         sidecar = encode.read_sidecar(store, folder)
         assert sidecar is not None, key
         with Image.open(BytesIO(store.read(f"{folder}/depth.png"))) as picture:

@@ -58,7 +58,7 @@ CALLS = [
     ("Pillow", jpeg.Image, "open"),
     ("simplejpeg", jpeg.simplejpeg, "decode_jpeg"),
     ("hash", stages.hashlib, "sha256"),
-    ("PNG", stages.encode, "png8"),
+    ("PNG", stages.formats, "png8"),
     ("sidecar", stages.encode, "Sidecar"),
     ("files", stages.encode, "write"),
     ("outcome", stages, "outcome_from_sidecar"),

@@ -22,7 +22,7 @@ from depth_core.engine.local import LocalEngine
 from depth_core.errors import ModelUnavailableError
 from depth_core.inference import checkpoints
 from depth_core.inference.predictor import Predictor
-from depth_core.output import encode
+from depth_core.output import encode, formats
 from depth_core.output.journal import Journal
 from depth_core.output.outcomes import read_outcomes, write_outcomes
 from depth_core.profiles import Profile
@@ -151,7 +151,7 @@ def test_failures_that_may_pass_are_tried_again_by_the_next_run(run: Run, store:
     good = run(images, redo=Redo(everything=True)).outcomes[images[0].sha256]
     store.delete(f"{good.folder}/depth.json")
     failed = replace(good, status="failed", error_kind="out_of_memory", error_message="full", results=())
-    write_outcomes(store, profile, "photos-00000000-00000", [failed])
+    write_outcomes(store, profile.name, "photos-00000000-00000", [failed], parameters=profile.parameters)
     again = run(images).outcomes[images[0].sha256]
     assert (again.status, again.attempts) == ("succeeded", 2)
 
@@ -422,7 +422,7 @@ def test_a_chunk_is_up_to_date_until_something_about_it_changes(
     assert not up_to_date([good]), "an image less"
     assert not up_to_date([good, broken, *keep(store, photo(seed=2))]), "an image more"
     assert not up_to_date([good, broken], now.model_copy(update={"depth16": not now.depth16})), "other parameters"
-    store.delete(f"{outcomes[good.sha256].folder}/{encode.PNG}")
+    store.delete(f"{outcomes[good.sha256].folder}/{formats.PNG}")
     assert not up_to_date([good, broken]), "a file that is gone"
 
 
@@ -439,5 +439,5 @@ def test_a_chunk_with_a_failure_that_may_pass_or_a_run_that_was_killed_is_not_up
     run(images)
     assert chunk.is_up_to_date(images, **words)
     failed = replace(outcome, status="failed", error_kind="out_of_memory")
-    write_outcomes(store, profile, "photos-00000000-00000", [failed])
+    write_outcomes(store, profile.name, "photos-00000000-00000", [failed], parameters=profile.parameters)
     assert not chunk.is_up_to_date(images, **words)

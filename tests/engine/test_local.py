@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from depth_core.engine.local import LocalEngine
 from depth_core.engine.stages import Item, Plan, Prepared
 from depth_core.errors import StoreError
 from depth_core.inference.predictor import Predictor
-from depth_core.output import encode
+from depth_core.output import encode, formats
 from depth_core.output.outcomes import Outcome
 from depth_core.settings import Settings
 from depth_core.storage import Store
@@ -269,8 +271,27 @@ def test_whatever_sizes_come_in_whatever_order_every_image_ends_once(widths: lis
 def test_sixteen_bits_and_eight_bits_show_the_same_picture(
     tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
 ) -> None:
-    list(LocalEngine(tiny, store, settings).run(items_of(photo()), replace(plan, depth16=True)))
+    list(LocalEngine(tiny, store, settings).run(items_of(photo()), replace(plan, extra_files=("depth16.png",))))
     eight = np.asarray(Image.open(BytesIO(store.read("depth/0/depth.png"))), float)
     sixteen = np.asarray(Image.open(BytesIO(store.read("depth/0/depth16.png"))), float)
     assert sixteen.max() > 255
     assert np.abs(sixteen / 257 - eight).max() <= 0.51
+
+
+def test_another_output_format_is_written_listed_and_finished_like_those_there_are(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(floats: Any, context: formats.Context) -> bytes:
+        file = BytesIO()
+        np.save(file, floats)
+        return file.getvalue()
+
+    another = formats.Format("depth.npy", "application/octet-stream", formats.Picture.FLOATS, encode, bytes_per_pixel=8)
+    monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, another))
+    run = LocalEngine(tiny, store, settings).run(items_of(photo()), replace(plan, extra_files=("depth.npy",)))
+    ((_, outcome),) = run
+    assert outcome.results == ("depth.png", "depth.npy", "depth.json")
+    assert json.loads(store.read("depth/0/depth.json"))["files"] == ["depth.png", "depth.npy", "depth.json"]
+    numbers = np.load(BytesIO(store.read("depth/0/depth.npy")))
+    assert numbers.shape == (outcome.output_height, outcome.output_width)
+    assert outcome.depth_min <= numbers.min() < numbers.max() <= outcome.depth_max

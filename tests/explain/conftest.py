@@ -84,7 +84,7 @@ class Production:
                 )
             )
         found = profiles.find(self.settings, profile)
-        write_outcomes(self.store, found, chunk, outcomes)
+        write_outcomes(self.store, found.name, chunk, outcomes, parameters=found.parameters)
         facts = manifest.read_facts(self.store, layout.slug_of_chunk(chunk))
         assert facts is not None
         frame = records.build(

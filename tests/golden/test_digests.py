@@ -12,7 +12,7 @@ from pydantic import Field
 
 from depth_core.cli.names import Asked
 from depth_core.contract import DepthParameters
-from depth_core.output import encode
+from depth_core.output import encode, formats
 from depth_core.profiles import Profile
 from depth_core.serving.artworks.types import NewArtwork
 
@@ -43,7 +43,7 @@ def kind(request: pytest.FixtureRequest) -> type[DepthParameters]:
 
 def output_digest(row: dict[str, Any], parameters: DepthParameters) -> str:
     spanned = row["range"] and tuple(row["range"])
-    return encode.digest_of(parameters, row["revision"], spanned, row["depth16"])
+    return encode.digest_of(parameters, row["revision"], spanned, [formats.PNG16] if row["depth16"] else ())
 
 
 def pixels_digest(profile: Profile) -> str:
@@ -79,7 +79,7 @@ def test_profiles_keep_their_pixel_words(kind_of_profile: type[Profile]) -> None
 def test_a_later_field_that_is_set_makes_another_name(name: str, value: object) -> None:
     plain, other = Later(), Later.model_validate({name: value})
     assert other.digest() != plain.digest()
-    assert encode.digest_of(other, "r", None, False) != encode.digest_of(plain, "r", None, False)
+    assert encode.digest_of(other, "r", None) != encode.digest_of(plain, "r", None)
     assert NewArtwork("https://a.example/b", other).sha256() != NewArtwork("https://a.example/b", plain).sha256()
     assert pixels_digest(LaterProfile(name="a", parameters=other)) != pixels_digest(LaterProfile(name="a"))
 
@@ -104,16 +104,16 @@ def test_stored_parameters_of_either_version_are_the_same() -> None:
 
 
 def test_the_command_takes_a_sidecar_of_an_earlier_version_for_done() -> None:
-    sidecar = {"parameters": DepthParameters().as_api(), "checkpoint": {"revision": "r"}, "files": [encode.PNG]}
-    assert Asked(Later(), "r", False).is_made(sidecar)
-    assert not Asked(Later(edge_guard=3), "r", False).is_made(sidecar)
-    assert Asked(Later(edge_guard=3), "r", False).is_made(sidecar | {"parameters": Later(edge_guard=3).as_api()})
-    assert not Asked(Later(), "r", False).is_made(sidecar | {"parameters": Later(edge_guard=3).as_api()})
+    sidecar = {"parameters": DepthParameters().as_api(), "checkpoint": {"revision": "r"}, "files": [formats.PNG]}
+    assert Asked(Later(), "r").is_made(sidecar)
+    assert not Asked(Later(edge_guard=3), "r").is_made(sidecar)
+    assert Asked(Later(edge_guard=3), "r").is_made(sidecar | {"parameters": Later(edge_guard=3).as_api()})
+    assert not Asked(Later(), "r").is_made(sidecar | {"parameters": Later(edge_guard=3).as_api()})
 
 
 @pytest.mark.parametrize("damaged", [None, "words", 7, []])
 def test_a_sidecar_with_damaged_parameters_is_not_done(damaged: object) -> None:
-    assert not Asked(DepthParameters(), "r", False).is_made({"parameters": damaged, "checkpoint": {"revision": "r"}})
+    assert not Asked(DepthParameters(), "r").is_made({"parameters": damaged, "checkpoint": {"revision": "r"}})
 
 
 def test_an_earlier_sidecar_is_read_back() -> None:

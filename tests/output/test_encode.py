@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
 
 from depth_core import catalog, layout
 from depth_core.contract import DepthParameters
@@ -19,58 +14,6 @@ from depth_core.errors import StoreError
 from depth_core.output import encode
 from depth_core.output.outcomes import outcome_from_sidecar
 from depth_core.storage import Store
-
-
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth with an edge, as depth is: float32 in 0..1."""
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    wave = np.sin(x / 37 + seed) + y / max(height, 1) + (x > width / 2)
-    return ((wave - wave.min()) / max(np.ptp(wave), 1e-6)).astype(np.float32)
-
-
-@pytest.mark.parametrize("level", [0, 1, 6, 9])
-@pytest.mark.parametrize("bits", [8, 16])
-def test_a_png_holds_the_very_pixels_at_every_level(bits: int, level: int) -> None:
-    gray = (picture(120, 161) * (2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16)
-    png = encode.png8(gray, level) if bits == 8 else encode.png16(gray, level)
-    image = Image.open(io.BytesIO(png))
-    assert (image.format, image.mode, image.size) == ("PNG", "L" if bits == 8 else "I;16", (161, 120))
-    np.testing.assert_array_equal(np.asarray(image), gray)
-
-
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_a_png_of_noise_of_any_size_holds_the_very_pixels(height: int, width: int, seed: int) -> None:
-    gray = np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(encode.png8(gray)))), gray)
-
-
-def test_a_view_that_is_not_contiguous_is_encoded_as_it_looks() -> None:
-    gray = (picture(60, 90) * 255).astype(np.uint8)
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(encode.png8(gray.T[::-2])))), gray.T[::-2])
-
-
-def test_a_picture_of_the_wrong_type_or_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected uint8 \(H, W\), got float32"):
-        encode.png8(picture(4, 4))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"expected uint16 \(H, W\), got uint8"):
-        encode.png16(np.zeros((4, 4), np.uint8))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"got float32 \(1, 4, 4\)"):
-        encode.tiff32(np.zeros((1, 4, 4), np.float32))
-
-
-def test_a_tiff_holds_the_very_floats_for_tifffile_and_for_pillow() -> None:
-    import tifffile
-
-    depth = 1 / (picture(100, 130) + 0.01)
-    depth[3, 5] = 1e-30
-    tiff = encode.tiff32(depth)
-    with tifffile.TiffFile(io.BytesIO(tiff)) as file:
-        assert len(file.pages) == 1
-        np.testing.assert_array_equal(file.asarray(), depth)
-    image = Image.open(io.BytesIO(tiff))
-    assert image.mode == "F"
-    np.testing.assert_array_equal(np.asarray(image), depth)
-    assert len(tiff) < depth.nbytes
 
 
 def test_a_folder_is_complete_once_its_sidecar_is_written_and_lists_files_in_the_order_of_results(
@@ -204,19 +147,19 @@ def test_a_sidecar_read_again_gives_the_outcome_that_was_written(local_store: St
 def test_whatever_changes_the_files_changes_the_digest() -> None:
     base = DepthParameters(model="small")
     digests = {
-        encode.digest_of(base, "r1", None, False),
-        encode.digest_of(base, "r2", None, False),
-        encode.digest_of(base, "r1", (0.0, 1.0), False),
-        encode.digest_of(base, "r1", (0.0, 2.0), False),
-        encode.digest_of(base, "r1", None, True),
-        encode.digest_of(DepthParameters(model="small", invert_depth=True), "r1", None, False),
-        encode.digest_of(DepthParameters(model="base"), "r1", None, False),
+        encode.digest_of(base, "r1", None),
+        encode.digest_of(base, "r2", None),
+        encode.digest_of(base, "r1", (0.0, 1.0)),
+        encode.digest_of(base, "r1", (0.0, 2.0)),
+        encode.digest_of(base, "r1", None, ["depth16.png"]),
+        encode.digest_of(DepthParameters(model="small", invert_depth=True), "r1", None),
+        encode.digest_of(DepthParameters(model="base"), "r1", None),
     }
     assert len(digests) == 7
-    assert encode.digest_of(DepthParameters(model="small"), "r1", None, False) in digests
+    assert encode.digest_of(DepthParameters(model="small"), "r1", None) in digests
 
 
 def test_raising_the_output_version_changes_every_digest(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = encode.digest_of(DepthParameters(), "r1", None, False)
+    before = encode.digest_of(DepthParameters(), "r1", None)
     monkeypatch.setattr(encode, "OUTPUT_VERSION", encode.OUTPUT_VERSION + 1)
-    assert encode.digest_of(DepthParameters(), "r1", None, False) != before
+    assert encode.digest_of(DepthParameters(), "r1", None) != before

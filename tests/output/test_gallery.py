@@ -25,7 +25,7 @@ import websocket
 from PIL import Image
 
 from depth_core import layout
-from depth_core.output import encode, gallery, records
+from depth_core.output import encode, formats, gallery, records
 from depth_core.output.outcomes import Outcome, outcome_from_sidecar
 from depth_core.profiles import Profile
 from depth_core.storage import Store
@@ -78,7 +78,7 @@ def make_gallery(make_rows: Any, make_sources: Any, make_sidecar: Any, profile: 
             ramp = np.broadcast_to(np.linspace(0, 255, width).astype(np.uint8), (height, width))
             size = encode.Size(width=width, height=height)
             sidecar = make_sidecar(sha, source=size, output=size)
-            encode.write(store, folder, {"depth.png": encode.png8(ramp)}, sidecar)
+            encode.write(store, folder, {"depth.png": formats.png8(ramp)}, sidecar)
             outcomes.append(outcome_from_sidecar(folder, encode.read_sidecar(store, folder) or {}))
         words: dict[str, Any] = {"chunk": CHUNK, "profile": profile.name, "parameters": profile.parameters.as_api()}
         return records.build(rows, make_sources(found), outcomes, manifest="/m.csv", **words, store=store)
@@ -409,7 +409,7 @@ def test_text_of_any_length_and_script_fits_its_tile(local_store: Store, make_ga
 
 def test_a_strip_has_the_depth_maps_side_by_side_and_leaves_out_what_is_gone(local_store: Store) -> None:
     for key, size, gray in (("1.png", (640, 320), 10), ("2.png", (40, 80), 200)):
-        local_store.write(key, encode.png8(np.full(size[::-1], gray, np.uint8)))
+        local_store.write(key, formats.png8(np.full(size[::-1], gray, np.uint8)))
     data = gallery.strip(["1.png", "gone.png", "2.png"], local_store)
     assert data is not None
     with Image.open(io.BytesIO(data)) as picture:

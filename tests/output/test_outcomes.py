@@ -65,7 +65,7 @@ def test_outcomes_of_a_chunk_are_read_as_they_were_written(store: Store, profile
     outcomes = [succeeded("aa"), failed("bb"), succeeded("cc", unit="m", reused=True, seconds={})]
     assert read_outcomes(store, "preview", CHUNK) == {}
     assert read_parameters(store, "preview", CHUNK) is None
-    write_outcomes(store, profile, CHUNK, outcomes)
+    write_outcomes(store, profile.name, CHUNK, outcomes, parameters=profile.parameters)
     assert read_parameters(store, "preview", CHUNK) == profile.parameters.as_api()
     assert read_outcomes(store, "preview", CHUNK) == {o.source_sha256: o for o in outcomes}
 
@@ -79,7 +79,7 @@ def test_times_sort_as_text() -> None:
 
 def test_the_file_of_outcomes_keeps_its_columns(local_store: Store, profile: Profile) -> None:
     """They are a file format: what is written today is read for years."""
-    key = write_outcomes(local_store, profile, CHUNK, [succeeded("aa")])
+    key = write_outcomes(local_store, profile.name, CHUNK, [succeeded("aa")], parameters=profile.parameters)
     schema = pq.read_schema(local_store.path(key))
     assert {field.name: str(field.type).replace(" ('seconds')", "") for field in schema} == {
         "source_sha256": "string",
@@ -105,7 +105,7 @@ def test_the_file_of_outcomes_keeps_its_columns(local_store: Store, profile: Pro
 
 
 def test_a_file_that_knows_other_facts_is_read_as_far_as_it_is_understood(local_store: Store, profile: Profile) -> None:
-    key = write_outcomes(local_store, profile, CHUNK, [succeeded("aa")])
+    key = write_outcomes(local_store, profile.name, CHUNK, [succeeded("aa")], parameters=profile.parameters)
     path = local_store.path(key)
     table = pq.read_table(path).drop_columns(["licence", "ends"])
     pq.write_table(table.append_column("weather", [["fine"]]), path)

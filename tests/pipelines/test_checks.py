@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from depth_core.output import records
+from depth_core.output import formats, records
 from depth_core.storage import Store
 from pipelines.checks import artwork_records as checks
 from pipelines.partitions import Partitions, pair
@@ -80,8 +80,6 @@ def test_a_record_too_many_is_noticed(house, chunk) -> None:
 def test_a_depth_map_that_cannot_be_read_is_noticed(house, chunk, damage: str) -> None:
     import numpy as np
 
-    from depth_core.output import encode
-
     store = house.store
     key = f"{records.read_chunk(store, 'preview', chunk)['folder'].iloc[0]}/depth.png"
     if damage == "missing":
@@ -89,7 +87,7 @@ def test_a_depth_map_that_cannot_be_read_is_noticed(house, chunk, damage: str) -
     elif damage == "cut":
         store.write(key, store.read(key)[:-200])
     else:
-        store.write(key, encode.png8(np.arange(64, dtype=np.uint8).reshape(8, 8)))
+        store.write(key, formats.png8(np.arange(64, dtype=np.uint8).reshape(8, 8)))
     assert evaluate(house, chunk)["every_depth_map_is_readable"] is False
 
 
@@ -103,10 +101,8 @@ def test_a_flat_depth_map_is_noticed(house, chunk) -> None:
 def test_a_picture_of_one_gray_is_noticed(house, chunk) -> None:
     import numpy as np
 
-    from depth_core.output import encode
-
     frame = records.read_chunk(house.store, "preview", chunk)
-    flat = encode.png8(np.full((120, 160), 7, np.uint8))
+    flat = formats.png8(np.full((120, 160), 7, np.uint8))
     house.store.write(f"{frame['folder'].iloc[0]}/depth.png", flat)
     assert evaluate(house, chunk)["no_depth_map_is_flat"] is False
 

@@ -29,7 +29,7 @@ from PIL import Image
 from depth_core import layout
 from depth_core.contract import ArtworkStatus, DepthParameters
 from depth_core.errors import StoreError
-from depth_core.output import encode, records
+from depth_core.output import formats, records
 from depth_core.output.outcomes import FAILED, SUCCEEDED, Outcome
 from depth_core.output.record_schema import COLUMNS
 from depth_core.serving import request_records
@@ -563,7 +563,7 @@ def test_artworks_and_bulk_records_share_one_table(artworks, store, settings, im
     assert sorted(frame["status"]) == ["failed", "succeeded"]
     assert list(frame.columns) == [column.name for column in COLUMNS]
     done = frame[frame["status"] == "succeeded"].iloc[0]
-    assert done["results"][0].endswith(encode.PNG)
+    assert done["results"][0].endswith(formats.PNG)
     assert done["network_width"] > 0
     assert done["seconds_download"] > 0
     assert done["seconds_predict"] > 0

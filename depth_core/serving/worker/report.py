@@ -9,7 +9,7 @@ from uuid import UUID
 
 from depth_core import layout
 from depth_core.errors import ErrorKind
-from depth_core.output import encode
+from depth_core.output import formats
 from depth_core.output.outcomes import SUCCEEDED, Outcome
 
 REMEMBERED = 10_000  # artworks named in a report; more are counted
@@ -40,7 +40,7 @@ class Report:
             self.successes += 1
             if len(self.succeeded) < REMEMBERED:
                 self.succeeded.append(artwork_id)
-            self.last_pictures = [*self.last_pictures[-7:], layout.file_key(outcome.folder, encode.PNG)]
+            self.last_pictures = [*self.last_pictures[-7:], layout.file_key(outcome.folder, formats.PNG)]
         else:
             self.by_error_kind[outcome.error_kind or ErrorKind.INTERNAL] += 1
             if len(self.failed) < REMEMBERED:

@@ -31,7 +31,7 @@ from depth_core.errors import (
 )
 from depth_core.inference import checkpoints
 from depth_core.ingest.fetch.download import Fetched
-from depth_core.output import encode
+from depth_core.output import encode, formats
 from depth_core.output.outcomes import FAILED, SUCCEEDED, Outcome, outcome_from_sidecar, outcome_to_files, utc_now
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import Claimed
@@ -248,8 +248,9 @@ class Worker:
                 self.held.discard(claimed.id)
 
     def _run_group(self, parameters: DepthParameters, group: list[_Ready], engine: Engine) -> None:
-        plan = Plan(parameters, depth16=self.settings.api_depth16, name_sources=False)
-        digest = encode.digest_of(parameters, engine.checkpoint.revision, None, plan.depth16)
+        extra_files = (formats.PNG16,) if self.settings.api_depth16 else ()
+        plan = Plan(parameters, extra_files, name_sources=False)
+        digest = encode.digest_of(parameters, engine.checkpoint.revision, None, extra_files)
         by_source = {str(each.claimed.id): each for each in group}
         items: list[Item] = []
         first: dict[str, _Ready] = {}  # the same image twice in a group is computed once
