@@ -156,7 +156,8 @@ def json_schema(settings: Settings) -> dict[str, Any]:
             field["type"] = [field["type"], "null"]
             field |= {"enum": [*field["enum"], None]} if "enum" in field else {}
     standard = {"enum": [NormalizationMode.STANDARD.value, None]}
-    either = [spec.name for spec in catalog.MODELS if spec.family.use_version_3 is None]
+    # valid with either flag, and with one mode only
+    either = [spec.name for spec in catalog.MODELS if spec.family.use_version_3 is None and spec.family.only_standard]
     v2 = catalog.names(use_version_3=False)
     v3 = [name for name in catalog.names(use_version_3=True) if name not in either]
     schema["anyOf"] = [
