@@ -235,8 +235,8 @@ def load(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        faults = "; ".join(f"{_variable(*e['loc'])}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
-        raise ConfigurationError(f"settings: {faults}") from None
+        errors = "; ".join(f"{_variable(*e['loc'])}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
+        raise ConfigurationError(f"settings: {errors}") from None
     except SettingsError as error:
         field = re.search(r'field "(\w+)"', str(error))
         name = _variable(field[1]) if field else str(error)

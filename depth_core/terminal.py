@@ -1,6 +1,6 @@
-"""What programs say at a terminal: safe text, one line for an error, progress with its units, and a quiet end when interrupted.
+"""What programs print at a terminal: safe text, one line for an error, progress with its units, and a quiet end when interrupted.
 
-For `depthline` and the programs of `pipelines`. What does not belong here: what is said, and masking secrets (display.py).
+For `depthline` and the programs of `pipelines`. What does not belong here: the messages, and masking secrets (display.py).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def name(text: object) -> str:
 
 
 def message(text: object) -> str:
-    """A message that may carry words of strangers, for a console's `print`: as `name`, and secrets of URLs in it are masked."""
+    """A message that may carry text of strangers, for a console's `print`: as `name`, and secrets of URLs in it are masked."""
     return escape(shown_text(str(text)))
 
 
@@ -54,7 +54,7 @@ class Interrupted(BaseException):
         self.status = status
 
 
-_heard_at: list[int] = []  # read ends of pipes to which Python writes the numbers of signals, whoever handles them
+_signal_pipes: list[int] = []  # read ends of pipes to which Python writes the numbers of signals, whoever handles them
 
 
 @contextmanager
@@ -73,33 +73,33 @@ def interruptible() -> Iterator[None]:
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
-    _heard_at.append(reader)
+    _signal_pipes.append(reader)
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in before:
         signal.signal(number, note)
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(128 + (_heard() or signal.SIGINT)) from None
+        raise Interrupted(128 + (_last_signal() or signal.SIGINT)) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(wakeup)
-        _heard_at.remove(reader)
+        _signal_pipes.remove(reader)
         os.close(reader)
         os.close(writer)
 
 
 def raise_if_interrupted() -> None:
     """Raises KeyboardInterrupt when a signal came inside `interruptible`, also one that another library's handler took."""
-    if number := _heard():
+    if number := _last_signal():
         signal.raise_signal(number)
 
 
-def _heard() -> int | None:
+def _last_signal() -> int | None:
     """The signal that asked to end, if there was one."""
     with suppress(BlockingIOError):
-        for number in os.read(_heard_at[-1], 512) if _heard_at else b"":
+        for number in os.read(_signal_pipes[-1], 512) if _signal_pipes else b"":
             if number in (signal.SIGINT, signal.SIGTERM):
                 return number
     return None
@@ -133,7 +133,7 @@ class Meter(Protocol):
 
 
 class NoMeter:
-    """For those who look at the outcome alone."""
+    """For those who want the outcome alone."""
 
     def start(self, label: str, total: int) -> None: ...
 
@@ -159,16 +159,16 @@ class _Pace:
         self._first: tuple[float, int] | None = None
 
     def facts(self, done: int) -> str:
-        now = time.monotonic()
+        at = time.monotonic()
         counted = f"{done:,}/{self._total:,} {self._noun}"
         if self._first is None:
             if done:
-                self._first = now, done
+                self._first = at, done
             return counted
         since, already = self._first
-        if done <= already or now <= since:
+        if done <= already or at <= since:
             return counted
-        rate = (done - already) / (now - since)
+        rate = (done - already) / (at - since)
         return f"{counted}  {rate:,.1f} images/s  {_duration((self._total - done) / rate)} left"
 
 
@@ -204,7 +204,7 @@ class _Lines:
 
     def at(self, done: int) -> None:
         facts = self._pace.facts(done)
-        now = time.monotonic()
-        if now - self._last >= SECONDS_BETWEEN_LINES and done < self._total:
-            self._last = now
+        at = time.monotonic()
+        if at - self._last >= SECONDS_BETWEEN_LINES and done < self._total:
+            self._last = at
             self._console.print(f"{self._label}: {facts}", soft_wrap=True, markup=False)

@@ -10,6 +10,6 @@ if "pipelines.materialize" in sys.orig_argv:  # the imports below take seconds
 
 import dagster as dg
 
-# Partitioned asset checks are new in Dagster 1.13, which the constraints pin: nobody needs to be told so at every start of a run.
+# Partitioned asset checks are new in Dagster 1.13, which the constraints pin: a warning at every start of a run helps nobody.
 for category in (dg.PreviewWarning, dg.BetaWarning):
     warnings.filterwarnings("ignore", category=category)

@@ -1,4 +1,4 @@
-"""What an event of an asset tells the code that reads it: typed facts, kept as JSON under one key of the event's metadata.
+"""What code reads from an event of an asset: typed facts, kept as JSON under one key of the event's metadata.
 
 All other entries of metadata are labels for people: nothing computes from them, so they may be reworded.
 """

@@ -1,6 +1,6 @@
-"""What assets show in Dagster's UI beside their data: counts, previews, pictures, schemas. Bounded in size, whatever the chunk.
+"""What people see of an asset in Dagster's UI beside its data: counts, previews, pictures, schemas. Bounded in size.
 
-For people only. What other code reads from an event is in event_facts.py.
+What other code reads from an event is in event_facts.py.
 """
 
 from __future__ import annotations

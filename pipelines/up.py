@@ -22,7 +22,7 @@ PATIENCE_SECONDS = 30.0  # what has not ended by then is killed
 
 
 def main(argv: list[str]) -> int:
-    """Runs them until one ends or this process is told to stop; returns the exit status. Starts none where one could not run."""
+    """Runs them until one ends or a signal comes; returns the exit status. Starts none of them when one could not run."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.up",
         add_help=False,
@@ -50,11 +50,11 @@ def main(argv: list[str]) -> int:
 def _check_ports(asked: argparse.Namespace) -> None:
     """Raises ConfigurationError when a port is taken: Dagster's daemon would run all the same, beside the one that is there."""
     if not asked.no_api:
-        now = settings.load()
-        if ports.is_taken(now.api_host, now.api_port):
+        configured = settings.load()
+        if ports.is_taken(configured.api_host, configured.api_port):
             raise ConfigurationError(
-                f"port {now.api_port} of {now.api_host} is taken: end what listens there (`make api`, `make up`?), or choose "
-                "another with DEPTH_API_PORT"
+                f"port {configured.api_port} of {configured.api_host} is taken: end what listens there (`make api`, `make up`?), "
+                "or choose another with DEPTH_API_PORT"
             )
     if ports.is_taken(asked.host, asked.port):
         raise ConfigurationError(
@@ -82,10 +82,10 @@ def _alone() -> Iterator[None]:
 
 
 def _run(commands: dict[str, list[str]]) -> int:
-    told: list[int] = []  # no exception: one raised in the middle of a start would lose what was started
+    received: list[int] = []  # no exception: one raised in the middle of a start would lose what was started
 
     def note(number: int, frame: FrameType | None) -> None:
-        told.append(number)
+        received.append(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):  # set here, since a shell starts what runs in its background without SIGINT
         signal.signal(number, note)
@@ -94,9 +94,9 @@ def _run(commands: dict[str, list[str]]) -> int:
     programs: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name, command in commands.items():
-            # A process group each: Ctrl-C reaches this process alone, which then tells each program once.
+            # A process group each: Ctrl-C reaches this process alone, which then signals each program once.
             programs[name] = subprocess.Popen(command, process_group=0)
-        while not told:
+        while not received:
             for name, program in programs.items():
                 if program.poll() is not None:
                     print(f"depthline: {name} has ended (status {program.returncode}); ending the rest", file=sys.stderr)  # noqa: T201

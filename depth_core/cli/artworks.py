@@ -1,4 +1,4 @@
-"""`depthline artwork` and `depthline webhooks`: single requests and what their receivers are told."""
+"""`depthline artwork` and `depthline webhooks`: single requests and their webhooks."""
 
 from __future__ import annotations
 
@@ -11,36 +11,37 @@ from uuid import UUID
 
 import typer
 
-from depth_core import settings
+from depth_core import settings as settings_module
 from depth_core.cli.common import clear_errors, console
 from depth_core.errors import DepthlineError
+from depth_core.settings import Settings
 from depth_core.terminal import message
 
 if TYPE_CHECKING:
     from depth_core.serving.artworks.store import ArtworkStore
 
-webhooks_app = typer.Typer(no_args_is_help=True, help="Deliver webhooks, send one again, show the secret that signs them.")
+webhooks_app = typer.Typer(no_args_is_help=True, help="Deliver webhooks, send one again, print the secret that signs them.")
 
 
 def artwork(artwork_id: Annotated[UUID, typer.Argument(help="Of an artwork.")]) -> None:
-    """Shows an artwork of the HTTP API or the inbox: what it is now, what it went through, the Dagster runs that had it."""
-    with clear_errors(), _artworks() as (store, now):
+    """Shows an artwork of the HTTP API or the inbox: its state, its history, the Dagster runs that had it."""
+    with clear_errors(), _artworks() as (store, settings):
         from depth_core.storage import Store
 
         stored = store.get(artwork_id)
         if stored is None:
             raise DepthlineError(f"there is no artwork {artwork_id} in {store.database.shown_url}")
         # JSON spells control characters out, but not those above ASCII, unless it is told to
-        console.print_json(stored.shown(now.public_url).model_dump_json(by_alias=True, exclude_none=True), ensure_ascii=True)
+        console.print_json(stored.shown(settings.public_url).model_dump_json(by_alias=True, exclude_none=True), ensure_ascii=True)
         facts = [("asked by", f"{stored.api_key_id}, {stored.source}"), ("attempts", str(stored.attempts))]
         if stored.folder:
-            facts.append(("files", Store.from_settings(now).url(stored.folder)))
+            facts.append(("files", Store.from_settings(settings).url(stored.folder)))
         for worker in store.workers.that_had(artwork_id):
             facts.append(("run", f"{worker.run_id or 'none'} ({worker.name} on {worker.host}, device {worker.device})"))
         for step in store.history(artwork_id):
             facts.append((f"{step.at:%Y-%m-%d %H:%M:%S}Z", " ".join(filter(None, (step.status.value, step.worker, step.note)))))
-    for name, words in facts:
-        console.print(f"{name:<22}{message(words)}", soft_wrap=True)
+    for name, text in facts:
+        console.print(f"{name:<22}{message(text)}", soft_wrap=True)
 
 
 @webhooks_app.command()
@@ -48,22 +49,22 @@ def deliver(
     once: Annotated[bool, typer.Option("--once", help="Try what is due now, then end.")] = False,
 ) -> None:
     """Delivers webhooks until it is interrupted, as the HTTP API does by itself unless DEPTH_WEBHOOKS_IN_API is false."""
-    with clear_errors(), _artworks() as (store, now):
+    with clear_errors(), _artworks() as (store, settings):
         from depth_core.serving.webhooks.delivery import deliver_once
 
         if once:
-            console.print(f"{asyncio.run(deliver_once(store, now)):,} attempts")
+            console.print(f"{asyncio.run(deliver_once(store, settings)):,} attempts")
         else:
-            asyncio.run(_deliver_until_stopped(store, now))
+            asyncio.run(_deliver_until_stopped(store, settings))
 
 
-async def _deliver_until_stopped(store: ArtworkStore, now: settings.Settings) -> None:
+async def _deliver_until_stopped(store: ArtworkStore, settings: Settings) -> None:
     from depth_core.serving.webhooks.delivery import deliver_loop
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await deliver_loop(store, now, stop)
+    await deliver_loop(store, settings, stop)
 
 
 @webhooks_app.command()
@@ -93,20 +94,20 @@ def secret(
     name: Annotated[str, typer.Argument(help="Name of the API key; `local` without keys, `inbox` for inbox files.")],
 ) -> None:
     """Prints the secret with which a receiver verifies the webhooks of an API key; makes it when there is none."""
-    with clear_errors(), _artworks() as (store, now):
+    with clear_errors(), _artworks() as (store, settings):
         from depth_core.serving.webhooks.signing_secrets import check_api_key_id, signing_secret
 
-        check_api_key_id(store, now, name)
-        console.print(signing_secret(store, now, name), soft_wrap=True)
+        check_api_key_id(store, settings, name)
+        console.print(signing_secret(store, settings, name), soft_wrap=True)
 
 
 @contextmanager
-def _artworks() -> Iterator[tuple[ArtworkStore, settings.Settings]]:
+def _artworks() -> Iterator[tuple[ArtworkStore, Settings]]:
     from depth_core.serving.artworks.store import open_store
 
-    now = settings.load()
-    store = open_store(now)
+    settings = settings_module.load()
+    store = open_store(settings)
     try:
-        yield store, now
+        yield store, settings
     finally:
         store.close()

@@ -1,4 +1,4 @@
-"""The commands of `depthline`, for people without a pipeline: map photos, look at the installation, the models, webhooks.
+"""The commands of `depthline`: map photos, check the configuration, fetch models, explain failures, serve requests, webhooks.
 
 A thin layer, a module for each group of commands: what they do is in the packages below, which they import when they are called,
 so that each starts quickly. Errors that have a cure are one line and exit status 2.
@@ -13,12 +13,13 @@ from typing import Annotated
 import typer
 
 from depth_core import terminal
-from depth_core.cli import artworks, depth_maps, doctor, explain, models, worker
+from depth_core.cli import artworks, doctor, explain, models, worker
 from depth_core.cli.common import console, errors
+from depth_core.cli.map.command import map_photos
 
 # No pretty traces: they show the values of variables, keys among them.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Depth maps of many images.")
-app.command("map")(depth_maps.map_photos)
+app.command("map")(map_photos)
 app.command()(doctor.doctor)
 app.command()(explain.explain)
 app.add_typer(models.app, name="models")

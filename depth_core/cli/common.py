@@ -1,4 +1,4 @@
-"""What the commands share: where they print, how they end when something is wrong, the words for models."""
+"""What the commands share: where they print, how they end when something is wrong, models by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`depthline doctor`: what this installation has, and what is wrong with it."""
+"""`depthline doctor`: what is configured and installed here, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 import typer
 from rich.table import Column, Table
 
-from depth_core import profiles, settings, terminal, url_schemes
+from depth_core import profiles, terminal, url_schemes
+from depth_core import settings as settings_module
 from depth_core.cli import models
 from depth_core.cli.common import clear_errors, console
 from depth_core.display import shown_url
@@ -25,9 +26,9 @@ from depth_core.storage import Store
 
 
 def doctor() -> None:
-    """Says what this installation has and what is wrong. Exit status: 0 ready, 1 something is wrong or a profile cannot run."""
+    """Checks device, store, database, profiles and models. Exit status: 0 ready, 1 something is wrong or a profile cannot run."""
     with clear_errors():
-        raise typer.Exit(1 if _examine() else 0)
+        raise typer.Exit(1 if _print_findings() else 0)
 
 
 def _table() -> Table:
@@ -36,23 +37,23 @@ def _table() -> Table:
 
 @dataclass
 class _Findings:
-    """What was looked at, and what of it is wrong."""
+    """What was checked, and what of it is wrong."""
 
     table: Table = field(default_factory=_table)
-    faults: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
 
-    def look(self, what: str, ask: Callable[[], str]) -> bool:
-        """Adds a row with the answer, or with what is wrong. Whether it is right."""
+    def check(self, what: str, ask: Callable[[], str]) -> bool:
+        """Adds a row with the answer, or with what is wrong; returns whether nothing is."""
         try:
             self.table.add_row(what, terminal.message(ask()))
         except (DepthlineError, ImportError) as error:
-            self.faults.append(what)
+            self.wrong.append(what)
             self.table.add_row(what, f"[red]{terminal.message(error)}[/red]")
             return False
         return True
 
 
-def _examine() -> list[str]:
+def _print_findings() -> list[str]:
     """Prints what there is; returns what is wrong."""
     findings = _Findings()
     versions = encode.versions()
@@ -60,86 +61,86 @@ def _examine() -> list[str]:
     findings.table.add_row("Python", f"{platform.python_version()} on {platform.platform()}")
     findings.table.add_row("torch", versions.torch or "[red]not installed[/red]")
     try:
-        now = settings.load()
+        settings = settings_module.load()
     except ConfigurationError as error:
         console.print(findings.table)
         console.print(f"[red]wrong[/red] {terminal.message(error)}", soft_wrap=True)
         return ["settings"]
     known: dict[str, Profile] = {}
-    findings.look("device", lambda: _device(now))
-    findings.look("store", lambda: _store(now))
-    if now.database_url or (now.data / "depthline.db").exists():
-        findings.look("database", lambda: _database(now))
-    findings.look("profiles", lambda: _profiles(now, known))
+    findings.check("device", lambda: _device(settings))
+    findings.check("store", lambda: _store(settings))
+    if settings.database_url or (settings.data / "depthline.db").exists():
+        findings.check("database", lambda: _database(settings))
+    findings.check("profiles", lambda: _profiles(settings, known))
     lacking = [
         profile
         for name, profile in known.items()
-        if not findings.look(f"profile {name}", functools.partial(_weights, profile, now))
+        if not findings.check(f"profile {name}", functools.partial(_weights, profile, settings))
     ]
-    if now.checkpoints_url:
-        findings.look("checkpoints", lambda: _checkpoints_folder(now))
-    rows = checkpoints.describe_models(now)
-    findings.faults += [f"model {row.spec.key}" for row in rows if row.presence is Presence.WRONG]
+    if settings.checkpoints_url:
+        findings.check("checkpoints", lambda: _checkpoints_folder(settings))
+    rows = checkpoints.describe_models(settings)
+    findings.wrong += [f"model {row.spec.key}" for row in rows if row.presence is Presence.WRONG]
     console.print(findings.table)
     console.print()
     console.print(models.tables(rows))
-    if findings.faults:
-        console.print(f"\n[red]wrong:[/red] {terminal.message(', '.join(findings.faults))}", soft_wrap=True)
-    _tell_of_lacking(lacking, rows, now)
-    return findings.faults
+    if findings.wrong:
+        console.print(f"\n[red]wrong:[/red] {terminal.message(', '.join(findings.wrong))}", soft_wrap=True)
+    _print_cure(lacking, rows, settings)
+    return findings.wrong
 
 
-def _tell_of_lacking(lacking: list[Profile], rows: list[checkpoints.ModelRow], now: Settings) -> None:
+def _print_cure(lacking: list[Profile], rows: list[checkpoints.ModelRow], settings: Settings) -> None:
     """Names the one command that gets the weights which profiles lack, where the Hub has them."""
     on_hub = {row.spec.key for row in rows if row.presence is Presence.ABSENT and row.spec.repository}
-    if now.commercial_only:
+    if settings.commercial_only:
         on_hub = {row.spec.key for row in rows if row.spec.key in on_hub and row.spec.commercial}
     keys = dict.fromkeys(each.parameters.spec.key for each in lacking if not each.checkpoint)
     if fetch := [key for key in keys if key in on_hub]:
-        place = terminal.name(shown_url(now.profiles_location))
+        place = terminal.name(shown_url(settings.profiles_location))
         console.print(
             f"`depthline models fetch {' '.join(fetch)}` gets what they lack; or take them out of {place}", soft_wrap=True
         )
 
 
-def _device(now: Settings) -> str:
-    device = devices.device_without_torch(now)
+def _device(settings: Settings) -> str:
+    device = devices.device_without_torch(settings)
     if device is None:
         from depth_core.inference import predictor
 
-        device = predictor.choose_device(now)
-    return f"{device} (DEPTH_DEVICE={now.device})"
+        device = predictor.choose_device(settings)
+    return f"{device} (DEPTH_DEVICE={settings.device})"
 
 
-def _store(now: Settings) -> str:
-    options = dict(now.store_options)
-    if scheme := url_schemes.bucket_of(now.store_location):  # whoever checks whether it works does not wait for many retries
+def _store(settings: Settings) -> str:
+    options = dict(settings.store_options)
+    if scheme := url_schemes.bucket_of(settings.store_location):  # whoever checks whether it works does not wait for many retries
         options = scheme.quick(options)
-    store = Store(now.store_location, options)
+    store = Store(settings.store_location, options)
     store.check_writable()
     return f"{store.url('')}, writable"
 
 
-def _database(now: Settings) -> str:
+def _database(settings: Settings) -> str:
     from depth_core.serving import database
 
-    return database.describe(now.database_location)
+    return database.describe(settings.database_location)
 
 
-def _profiles(now: Settings, known: dict[str, Profile]) -> str:
+def _profiles(settings: Settings, known: dict[str, Profile]) -> str:
     """Where the profiles are; puts them into `known`."""
-    path = shown_url(now.profiles_location)
-    if not now.model_fields_set & {"data", "profiles"} and not Path(path).exists():
+    path = shown_url(settings.profiles_location)
+    if not settings.model_fields_set & {"data", "profiles"} and not Path(path).exists():
         return f"none at {path}; bulk runs alone need them"
-    known.update(profiles.of(now))
+    known.update(profiles.of(settings))
     return f"{path}: {', '.join(known)}"
 
 
-def _weights(profile: Profile, now: Settings) -> str:
+def _weights(profile: Profile, settings: Settings) -> str:
     """What a profile runs with. Raises ConfigurationError when its weights are not here, or of no use: it cannot run."""
     spec = profile.parameters.spec
     try:
-        checkpoint = checkpoints.checked(checkpoints.resolve(spec, now, profile.checkpoint, download=False))
+        checkpoint = checkpoints.checked(checkpoints.resolve(spec, settings, profile.checkpoint, download=False))
     except ModelAbsentError as error:
         raise ConfigurationError(f"cannot run: {error}") from None
     except ModelUnavailableError as error:
@@ -148,9 +149,9 @@ def _weights(profile: Profile, now: Settings) -> str:
     return f"can run: {spec.key}, {checkpoint.source}"
 
 
-def _checkpoints_folder(now: Settings) -> str:
-    url = now.checkpoints_url
-    folder = Store(url, now.source_options if "://" in url else None)
+def _checkpoints_folder(settings: Settings) -> str:
+    url = settings.checkpoints_url
+    folder = Store(url, settings.source_options if "://" in url else None)
     if not folder.entries(""):
         raise ConfigurationError(f"nothing at {shown_url(url)}: correct DEPTH_CHECKPOINTS_URL")
     return shown_url(folder.url(""))

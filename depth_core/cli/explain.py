@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from depth_core import settings, terminal
+from depth_core import settings as settings_module
+from depth_core import terminal
 from depth_core.cli.common import clear_errors, console, errors
 from depth_core.display import shown_url
 
@@ -43,19 +44,19 @@ def explain(
         from depth_core.explain import requests, search
         from depth_core.storage import Store
 
-        configured = settings.load(**({"store_url": store} if store else {}))
-        there = Store.from_settings(configured)
-        found = search.find(what, there, configured, of_manifest=manifest, profile=profile)
-        blocks = [(_title_of_row(facts), _lines_of_row(facts, there, configured, with_chunk=chunk)) for facts in found.rows]
+        settings = settings_module.load(**({"store_url": store} if store else {}))
+        there = Store.from_settings(settings)
+        found = search.find(what, there, settings, of_manifest=manifest, profile=profile)
+        blocks = [(_title_of_row(facts), _lines_of_row(facts, there, settings, with_chunk=chunk)) for facts in found.rows]
         blocks += [
             (f"artwork {facts.artwork_id}, a single request", _lines_of_request(facts))
             for artwork_id in found.requests
-            if (facts := requests.read(artwork_id, there, configured)) is not None
+            if (facts := requests.read(artwork_id, there, settings)) is not None
         ]
         for number, (title, lines) in enumerate(blocks):
             _print_block(title, lines, first=not number)
     if not blocks:
-        place = shown_url(configured.store_location)
+        place = shown_url(settings.store_location)
         terminal.print_error(errors, f"nothing is known of {what}: {place} has no row, image or artwork of that name")
         raise typer.Exit(1)
     if found.more:
@@ -79,7 +80,7 @@ def _title_of_row(facts: RowFacts) -> str:
     return f"{called} of {shown_url(facts.file or facts.manifest)}{line}"
 
 
-def _lines_of_row(facts: RowFacts, store: Store, configured: Settings, *, with_chunk: bool) -> Lines:
+def _lines_of_row(facts: RowFacts, store: Store, settings: Settings, *, with_chunk: bool) -> Lines:
     from depth_core.explain import chunk_state
 
     if facts.manifest and facts.manifest != facts.file:
@@ -93,7 +94,7 @@ def _lines_of_row(facts: RowFacts, store: Store, configured: Settings, *, with_c
     for outcome in facts.profiles:
         yield from _lines_of_outcome(outcome)
         if with_chunk:
-            yield "", chunk_state.describe(facts.chunk, outcome.profile, store, configured)
+            yield "", chunk_state.describe(facts.chunk, outcome.profile, store, settings)
 
 
 def _lines_of_source(source: Source | None) -> Lines:
@@ -184,7 +185,7 @@ def _lines_of_request(facts: RequestFacts) -> Lines:
         yield "", "to try again: send the request again, with another Idempotency-Key"
 
 
-# -- words --------------------------------------------------------------------------------------------------------------------
+# -- text ---------------------------------------------------------------------------------------------------------------------
 
 
 def _lasting(error_kind: str) -> str:

@@ -9,7 +9,8 @@ import typer
 from rich.console import Group
 from rich.table import Column, Table
 
-from depth_core import settings, terminal
+from depth_core import settings as settings_module
+from depth_core import terminal
 from depth_core.cli.common import clear_errors, console, errors, model_named
 from depth_core.errors import DepthlineError
 from depth_core.inference import checkpoints
@@ -29,7 +30,7 @@ def models(context: typer.Context) -> None:
     """Lists every model: size, licence, what its numbers mean, where its weights would come from and whether they are there."""
     if context.invoked_subcommand is None:
         with clear_errors():
-            console.print(tables(checkpoints.describe_models(settings.load())))
+            console.print(tables(checkpoints.describe_models(settings_module.load())))
 
 
 @app.command()
@@ -38,11 +39,11 @@ def fetch(
 ) -> None:
     """Gets the weights of models ahead of time. Exit status: 0 all are there, 2 some are not."""
     with clear_errors():
-        now, specs = settings.load(), [model_named(name) for name in names]
+        settings, specs = settings_module.load(), [model_named(name) for name in names]
         failures: list[DepthlineError] = []
         for spec in specs:
             try:
-                checkpoint = checkpoints.fetch(spec, now)
+                checkpoint = checkpoints.fetch(spec, settings)
             except DepthlineError as error:
                 failures.append(error)
             else:

@@ -1,4 +1,4 @@
-"""Whether the chunk of a row is complete under a profile, in words."""
+"""Whether the chunk of a row is complete under a profile, as a line for people."""
 
 from __future__ import annotations
 

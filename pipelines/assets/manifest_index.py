@@ -89,7 +89,7 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
 
 
 def _unreported_chunks(context: dg.AssetExecutionContext, store: Store, slug: str) -> tuple[str, ...]:
-    """The chunks that the last index run changed, if it died before it told Dagster: no sensor has heard of them."""
+    """The chunks that the last index run changed, if it died before it reported them to Dagster: no sensor knows of them."""
     last = manifest.last_change(store, slug)
     if _has_reported(context.instance, last.run_id):
         return ()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import Field
 
-from depth_core.cli.names import Asked
+from depth_core.cli.map.result_names import Asked
 from depth_core.contract import DepthParameters
 from depth_core.output import encode, formats
 from depth_core.profiles import Profile

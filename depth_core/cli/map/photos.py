@@ -1,6 +1,6 @@
 """Which files the arguments of `depthline map` name: photos, folders with all that is below them, patterns.
 
-What does not belong here: what their results are called (names.py), and what is a photo by its bytes (ingest/images/decoders.py).
+What does not belong here: what their results are called (result_names.py), and what is a photo by its bytes (ingest/images/).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Found:
     unreadable: list[tuple[Path, str]] = field(default_factory=list)  # folders below those named, and why
 
 
-def note(skipped: Sequence[tuple[str, str]]) -> str:
+def summary(skipped: Sequence[tuple[str, str]]) -> str:
     """ "12 HEIC, 1 named like a depth map (x.depth.png)"; "" when nothing was skipped."""
     names = defaultdict[str, list[str]](list)
     for what, name in skipped:
@@ -92,7 +92,7 @@ def find(patterns: Sequence[str], out: str) -> Found:
                 elif not _is_result(Path(match)):
                     found.skipped.append((_LIKE_RESULT, Path(match).name))
         if not named:
-            raise ConfigurationError(f"no photo at {pattern}" + _why_none(pattern, note(found.skipped[skipped_before:])))
+            raise ConfigurationError(f"no photo at {pattern}" + _why_none(pattern, summary(found.skipped[skipped_before:])))
     return found
 
 

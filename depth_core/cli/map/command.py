@@ -1,6 +1,6 @@
 """`depthline map`: the depth maps of photos, in a folder, without a pipeline.
 
-What does not belong here: which files are meant (photos.py), and what their results are called (names.py).
+What does not belong here: which files are meant (photos.py), and what their results are called (result_names.py).
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from depth_core import settings, terminal
+from depth_core import settings as settings_module
+from depth_core import terminal
 from depth_core.cli.common import clear_errors, console, model_named
 from depth_core.contract import DepthParameters, NormalizationMode
 from depth_core.errors import ConfigurationError
 from depth_core.output.outcomes import FAILED
+from depth_core.settings import Settings
 
 if TYPE_CHECKING:
-    from depth_core.cli.names import Named
-    from depth_core.cli.photos import Found
+    from depth_core.cli.map.photos import Found
+    from depth_core.cli.map.result_names import Named
     from depth_core.engine.stages import Item, Plan
     from depth_core.inference.checkpoints import Checkpoint
     from depth_core.storage import Store
@@ -59,14 +61,11 @@ def map_photos(
 ) -> None:
     """Makes the depth map of every photo. Exit status: 0 all made, 1 some failed, 2 nothing could be done, 130 interrupted."""
     with clear_errors():
-        from depth_core.cli import names
-        from depth_core.cli import photos as arguments
         from depth_core.engine.stages import Plan
-        from depth_core.inference import checkpoints
         from depth_core.output import formats
 
         spec = model_named(model)
-        now = settings.load(**({"device": device} if device else {}))
+        settings = settings_module.load(**({"device": device} if device else {}))
         parameters = _parameters(
             model=spec.name,
             use_version_3=bool(spec.family.use_version_3),
@@ -77,43 +76,52 @@ def map_photos(
         )
         if not out or out in ("s3://", "s3:///"):
             raise ConfigurationError(f"--out: {out or 'nothing'} names no place; a folder, or s3://bucket/prefix")
-        found = arguments.find(photos, out)
-        store = names.FlatStore(out, now.store_options if "://" in out else None)
-        store.check_writable()
-        checkpoint = checkpoints.resolve(spec, now)
-        extra_files = (formats.PNG16,) if depth16 else ()
-        asked = names.Asked(parameters, checkpoint.revision, extra_files)
-        try:
-            known = list(names.named(found.photos, store, asked, overwrite=overwrite))
-            _tell_of_names(known)
-            todo = [photo.item for photo in known if force or not photo.done]
-            if len(todo) < len(known):
-                console.print(f"{len(known) - len(todo):,} of {len(known):,} are there already (--force makes them again)")
-            failures = _run(todo, checkpoint, Plan(parameters, extra_files), store, now) if todo else 0
-        finally:
-            store.tidy()
+        plan = Plan(parameters, (formats.PNG16,) if depth16 else ())
+        failures = _map(photos, out, plan, settings, force=force, overwrite=overwrite)
+    raise typer.Exit(1 if failures else 0)
+
+
+def _map(patterns: Sequence[str], out: str, plan: Plan, settings: Settings, *, force: bool, overwrite: bool) -> int:
+    """Finds the photos, names their results, makes what is not there; returns how many photos and folders failed."""
+    from depth_core.cli.map import photos, result_names
+    from depth_core.inference import checkpoints
+
+    found = photos.find(patterns, out)
+    store = result_names.FlatStore(out, settings.store_options if "://" in out else None)
+    store.check_writable()
+    checkpoint = checkpoints.resolve(plan.parameters.spec, settings)
+    asked = result_names.Asked(plan.parameters, checkpoint.revision, plan.extra_files)
+    try:
+        known = list(result_names.named(found.photos, store, asked, overwrite=overwrite))
+        _print_other_names(known)
+        todo = [photo.item for photo in known if force or not photo.done]
+        if len(todo) < len(known):
+            console.print(f"{len(known) - len(todo):,} of {len(known):,} are there already (--force makes them again)")
+        failures = _run(todo, checkpoint, plan, store, settings) if todo else 0
+    finally:
+        store.tidy()
     made = len(todo) - failures
-    failures += _tell_of_folders(found)
+    failures += _print_unreadable_folders(found)
     console.print(
         f"{made:,} depth map{'' if made == 1 else 's'} made in {terminal.name(out)}"
         + (f", [red]{failures:,} failed[/red]" if failures else ""),
         soft_wrap=True,
     )
     if found.skipped:
-        console.print(f"skipped: {terminal.name(arguments.note(found.skipped))}: not read", soft_wrap=True)
-    raise typer.Exit(1 if failures else 0)
+        console.print(f"skipped: {terminal.name(photos.summary(found.skipped))}: not read", soft_wrap=True)
+    return failures
 
 
-def _run(todo: Sequence[Item], checkpoint: Checkpoint, plan: Plan, store: Store, now: settings.Settings) -> int:
+def _run(todo: Sequence[Item], checkpoint: Checkpoint, plan: Plan, store: Store, settings: Settings) -> int:
     """Runs the engine, shows how far it is, prints each failure; returns how many there were."""
     from depth_core.engine import choose
     from depth_core.inference import predictor
 
     failures = 0
-    device = predictor.choose_device(now)
+    device = predictor.choose_device(settings)
     with terminal.meter(console, "photos") as meter:
         meter.start(f"loading {checkpoint.spec.key}", len(todo))
-        with choose.open_engine(checkpoint, store=store, settings=now) as engine, closing(engine.run(todo, plan)) as run:
+        with choose.open_engine(checkpoint, store=store, settings=settings) as engine, closing(engine.run(todo, plan)) as run:
             meter.start(f"{checkpoint.spec.key} on {device}", len(todo))
             for done, (item, outcome) in enumerate(run, 1):
                 if outcome.status == FAILED:
@@ -127,8 +135,8 @@ def _print_failure(kind: str | None, source: object, reason: str) -> None:
     console.print(f"[red]{kind}[/red] {terminal.name(source)}: {terminal.message(reason)}", soft_wrap=True)
 
 
-def _tell_of_names(known: Iterable[Named]) -> None:
-    """Says which photos get another name than their own because of an earlier run."""
+def _print_other_names(known: Iterable[Named]) -> None:
+    """Prints which photos get another name than their own because of an earlier run."""
     moved = [photo for photo in known if photo.instead_of]
     for photo in moved[:LISTED]:
         console.print(
@@ -140,8 +148,8 @@ def _tell_of_names(known: Iterable[Named]) -> None:
         console.print(f"and {len(moved) - LISTED:,} more photos get another name in the same way")
 
 
-def _tell_of_folders(found: Found) -> int:
-    """Says which folders could not be read; returns how many."""
+def _print_unreadable_folders(found: Found) -> int:
+    """Prints which folders could not be read; returns how many."""
     for folder, reason in found.unreadable:
         _print_failure("forbidden", folder, f"this folder cannot be read: {reason}")
     return len(found.unreadable)
@@ -155,9 +163,9 @@ def _parameters(**values: Any) -> DepthParameters:
     try:
         return DepthParameters(**values)
     except ValidationError as error:
-        faults = []
+        errors = []
         for e in error.errors():
             name = str(e["loc"][0]) if e["loc"] else ""
-            fault = f"a multiple of 64 from 256 to 2048, not {e['input']}" if name == "resolution_lower_limit" else e["msg"]
-            faults.append(f"{_OPTIONS[name]}: {fault}" if name in _OPTIONS else fault)
-        raise ConfigurationError("; ".join(faults)) from None
+            reason = f"a multiple of 64 from 256 to 2048, not {e['input']}" if name == "resolution_lower_limit" else e["msg"]
+            errors.append(f"{_OPTIONS[name]}: {reason}" if name in _OPTIONS else reason)
+        raise ConfigurationError("; ".join(errors)) from None
