@@ -200,8 +200,8 @@ def test_a_worker_at_its_deadline_gives_back_what_it_has_not_begun(artworks, sto
     held_back, begun = work._claim, threading.Event()
 
     def claim_both(engines: Any, downloads: Any) -> None:  # the slow one first, so that the tried one has to wait
-        if not work.held:
-            work.held.add(slow)
+        if not work.claims.held:
+            work.claims.held.add(slow)
         held_back(engines, downloads)
         begun.set()
 
@@ -210,7 +210,7 @@ def test_a_worker_at_its_deadline_gives_back_what_it_has_not_begun(artworks, sto
     thread.start()
     assert begun.wait(60)
     time.sleep(1.1)  # its time is over
-    work.held.discard(slow)
+    work.claims.held.discard(slow)
     images.let_go.set()
     thread.join(30)
     assert not thread.is_alive()

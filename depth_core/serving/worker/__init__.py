@@ -1,6 +1,7 @@
 """A worker: claims waiting artworks, fetches their images, runs them through an engine and finishes them.
 
 worker.py     Worker: the loop, from a claim to the artwork's final status
+claims.py     what it has claimed, and how each claim ends
 opening.py    a worker of the configured database and store that also serves the inbox, for Dagster and the command line
 downloads.py  images on their way here, in a thread of their own
 engines.py    engines that stay open between batches, within a budget of memory

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
-from uuid import UUID
 
 from depth_core import layout
 from depth_core.contract import DepthParameters
@@ -32,9 +30,10 @@ from depth_core.errors import (
 from depth_core.inference import checkpoints
 from depth_core.ingest.fetch.download import Fetched
 from depth_core.output import encode, formats
-from depth_core.output.outcomes import FAILED, SUCCEEDED, Outcome, outcome_from_sidecar, outcome_to_files, utc_now
+from depth_core.output.outcomes import FAILED, SUCCEEDED, Outcome, outcome_from_sidecar, utc_now
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import Claimed
+from depth_core.serving.worker.claims import Claims
 from depth_core.serving.worker.downloads import Downloads
 from depth_core.serving.worker.engines import Engines
 from depth_core.serving.worker.report import Report
@@ -89,10 +88,7 @@ class Worker:
         self.collect = collect
         self.on_progress = on_progress
         self.report = Report()
-        self.held: set[UUID] = set()  # claimed and not finished
-        self.lost: set[UUID] = set()  # claimed once, but cancelled or taken back since
-        self.alone = False  # an artwork that was tried before is at work: nothing else is claimed beside it
-        self.waiting_alone: list[Claimed] = []
+        self.claims = Claims(artworks, settings, name, self.report)
         self.store_failed_at: float | None = None  # since when the store has refused everything
         self.paused_until = 0.0
         self.stopping = False
@@ -110,7 +106,7 @@ class Worker:
         engines = Engines(self.store, self.settings, self.settings.model_memory_gib * 2**30, self.lock_device)
         self.artworks.workers.start(self.name, self.device, run_id=self.run_id)
         try:
-            with self._heartbeat():
+            with self.claims.heartbeats():
                 downloads = Downloads(self.settings)
                 try:
                     self._loop(engines, downloads)
@@ -138,7 +134,7 @@ class Worker:
                 self.collect()
                 collected = now
             if ending:
-                self._release_waiting()
+                self.claims.give_back_waiting()
             elif now >= self.paused_until:
                 self._claim(engines, downloads)
             ready = self._fetched(downloads, wait=POLL_SECONDS)
@@ -151,37 +147,23 @@ class Worker:
             if self.report.new:
                 self.on_progress(self.report)
                 self.report.new.clear()
-            if ready or self.held:
+            if ready or self.claims.held:
                 last_work = time.monotonic()
             elif ending or now - max(last_work, self.paused_until) > settings.idle_timeout_seconds:
                 return
 
     def _claim(self, engines: Engines, downloads: Downloads) -> None:
-        if self.waiting_alone and not self.held - {claimed.id for claimed in self.waiting_alone}:
-            self.alone = True
-            downloads.start(self.waiting_alone.pop(0))
-        if self.alone or self.waiting_alone:
+        claims = self.claims
+        if again := claims.next_alone():
+            downloads.start(again)
+        if claims.alone or claims.waiting_alone:
             return
         # Downloads have a window of their own, so that slow hosts do not keep the device from what is quick.
-        at_work, most = len(self.held) - downloads.busy, self.settings.worker_claims
+        at_work, most = len(claims.held) - downloads.busy, self.settings.worker_claims
         room = min(most - at_work, DOWNLOADS_PER_CLAIM * most - downloads.busy)
-        if room <= 0:
-            return
-        claims = self.artworks.queue.claim(self.name, limit=room, lease_seconds=self.settings.lease_seconds, loaded=engines.keys)
-        self.held.update(claimed.id for claimed in claims)
-        for claimed in claims:
-            if claimed.attempt > 1:
-                self.waiting_alone.append(claimed)
-            else:
+        if room > 0:
+            for claimed in claims.take(room, loaded=engines.keys):
                 downloads.start(claimed)
-
-    def _release_waiting(self) -> None:
-        """Gives back what was claimed and never begun, for the next worker."""
-        ids = [claimed.id for claimed in self.waiting_alone]
-        if ids:
-            self.artworks.queue.release(ids, self.name, tried=False)
-            self.held.difference_update(ids)
-            self.waiting_alone.clear()
 
     def _fetched(self, downloads: Downloads, *, wait: float) -> list[_Ready]:
         """Images that have arrived, up to one round of work; waits a moment for the first. Failed downloads are finished here."""
@@ -192,10 +174,10 @@ class Worker:
             except queue.Empty:
                 break
             downloads.busy -= 1
-            if claimed.id in self.lost:
-                self._drop(claimed.id)
+            if claimed.id in self.claims.lost:
+                self.claims.drop(claimed.id)
             elif isinstance(image, ImageError):
-                self._finish(claimed, _unfetched(image))
+                self.claims.finish(claimed, _unfetched(image))
             elif isinstance(image, StoreError):
                 self._put_back([claimed], image)
                 break
@@ -217,14 +199,14 @@ class Worker:
                 engine = engines.get(checkpoints.resolve(parameters.spec, self.settings))
             except ModelUnavailableError as error:
                 for each in group:
-                    self._finish(each.claimed, _refused(ErrorKind.MODEL_UNAVAILABLE, str(error)), each.seconds)
+                    self.claims.finish(each.claimed, _refused(ErrorKind.MODEL_UNAVAILABLE, str(error)), each.seconds)
                 continue
             except Exception as error:
                 if not _no_room(error):
                     raise
                 refused = _refused(ErrorKind.OUT_OF_MEMORY, f"{parameters.spec.key} does not fit: {error}")
                 for each in group:
-                    self._finish(each.claimed, refused, each.seconds)
+                    self.claims.finish(each.claimed, refused, each.seconds)
                 continue
             try:
                 self._run_group(parameters, group, engine)
@@ -239,13 +221,12 @@ class Worker:
         fails, so that one artwork cannot end worker after worker."""
         for each in group:
             claimed = each.claimed
-            if claimed.id not in self.held:
+            if claimed.id not in self.claims.held:
                 continue
             if claimed.attempt >= self.settings.max_attempts:
-                self._finish(claimed, _refused(ErrorKind.INTERNAL, _reason(error)), each.seconds)
+                self.claims.finish(claimed, _refused(ErrorKind.INTERNAL, _reason(error)), each.seconds)
             else:
-                self.artworks.queue.release([claimed.id], self.name)
-                self.held.discard(claimed.id)
+                self.claims.give_back([claimed], tried=True)
 
     def _run_group(self, parameters: DepthParameters, group: list[_Ready], engine: Engine) -> None:
         extra_files = (formats.PNG16,) if self.settings.api_depth16 else ()
@@ -256,13 +237,13 @@ class Worker:
         first: dict[str, _Ready] = {}  # the same image twice in a group is computed once
         twins: dict[str, list[_Ready]] = defaultdict(list)
         for source, each in by_source.items():
-            if each.claimed.id in self.lost:
-                self._drop(each.claimed.id)
+            if each.claimed.id in self.claims.lost:
+                self.claims.drop(each.claimed.id)
                 continue
             folder = layout.depth_folder(each.image.sha256, digest)
             known = self._known(each, folder)
             if known is not None:
-                self._finish(each.claimed, known, each.seconds)
+                self.claims.finish(each.claimed, known, each.seconds)
             elif folder in first:
                 twins[str(first[folder].claimed.id)].append(each)
             else:
@@ -271,11 +252,11 @@ class Worker:
         with closing(engine.run(items, plan)) as outcomes:
             for item, outcome in outcomes:
                 first_one = by_source[item.source]
-                self._finish(first_one.claimed, outcome, first_one.seconds)
+                self.claims.finish(first_one.claimed, outcome, first_one.seconds)
                 done = outcome.status == SUCCEEDED
                 alike = replace(outcome, reused=True) if done else replace(outcome, seconds={})  # the work is counted once
                 for twin in twins[item.source]:
-                    self._finish(twin.claimed, alike, twin.seconds)
+                    self.claims.finish(twin.claimed, alike, twin.seconds)
                 if self.stopping:
                     return
 
@@ -291,31 +272,6 @@ class Worker:
             failure = url_failure(each.claimed.image_url, error)
             return _refused(failure.kind, failure.message)
 
-    # -- ends -----------------------------------------------------------------------------------------------------------------
-
-    def _finish(self, claimed: Claimed, outcome: Outcome, fetch_seconds: float = 0.0) -> None:
-        spent = {} if outcome.reused else dict(outcome.seconds)
-        seconds = {"download": fetch_seconds, **spent} if fetch_seconds else spent
-        facts = outcome_to_files(outcome)
-        if fetch_seconds:
-            facts["seconds"] = {"download": fetch_seconds, **outcome.seconds}
-        if outcome.status == SUCCEEDED:
-            done = self.artworks.queue.finish(
-                claimed.id, self.name, folder=outcome.folder, results=outcome.results, seconds=seconds, outcome=facts
-            )
-        else:
-            kind = ErrorKind(outcome.error_kind or ErrorKind.INTERNAL)
-            done = self.artworks.queue.fail(
-                claimed.id, self.name, kind, outcome.error_message or "", seconds=seconds, outcome=facts
-            )
-        self.held.discard(claimed.id)
-        self.lost.discard(claimed.id)
-        self.alone = False
-        if done:
-            self.report.add(claimed.id, outcome, seconds)
-        else:
-            self.report.dropped += 1
-
     def _put_back(self, claims: list[Claimed], error: StoreError) -> None:
         """The store refuses: what is at hand waits again, uncounted, and nothing new is claimed for a while."""
         now = time.monotonic()
@@ -325,42 +281,8 @@ class Worker:
             raise error
         pause = min(LONGEST_PAUSE_SECONDS, max(1.0, failing))
         self.paused_until = now + pause
-        unfinished = [claimed.id for claimed in claims if claimed.id in self.held]
-        log.error("%s; %d artworks wait, next attempt in %.0f s", error, len(unfinished), pause)
-        self.artworks.queue.release(unfinished, self.name, tried=False)
-        for artwork_id in unfinished:
-            self.held.discard(artwork_id)
-            self.lost.discard(artwork_id)
-        self.alone = False
-
-    def _drop(self, artwork_id: UUID) -> None:
-        self.held.discard(artwork_id)
-        self.lost.discard(artwork_id)
-        self.alone = False
-        self.artworks.queue.release([artwork_id], self.name, tried=False)  # nothing, unless it was thought lost and is not
-        self.report.dropped += 1
-
-    @contextmanager
-    def _heartbeat(self) -> Iterator[None]:
-        """Renews the leases in a thread, so that a long batch does not lose them, and notices what was cancelled."""
-        stop = threading.Event()
-
-        def beat() -> None:
-            while not stop.wait(min(2.0, self.settings.lease_seconds / 4)):
-                try:
-                    before = set(self.held)
-                    still = self.artworks.workers.heartbeat(self.name, lease_seconds=self.settings.lease_seconds)
-                    self.lost |= before - still  # what has ended in between is not asked for again
-                except Exception:
-                    log.exception("heartbeat of %s failed; trying again", self.name)
-
-        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+        waiting = self.claims.give_back(claims, tried=False)
+        log.error("%s; %d artworks wait, next attempt in %.0f s", error, len(waiting), pause)
 
 
 def _no_room(error: Exception) -> bool:
