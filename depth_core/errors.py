@@ -28,7 +28,7 @@ class ErrorKind(StrEnum):
     NOT_FOUND = "not_found"  # 404, 410, no such file or object
     FORBIDDEN = "forbidden"  # 401, 403, no permission
     BLOCKED_ADDRESS = "blocked_address"  # the host resolves to an address that may not be called
-    REFUSED = "refused"  # any other 4xx; no HTTP at all; a coding that nobody asked for
+    REFUSED = "refused"  # any other 4xx; no valid HTTP; a coding that was not asked for
     UNREACHABLE = "unreachable"  # no such host, connection refused or reset
     TIMEOUT = "timeout"  # a connect, read or total deadline passed
     RATE_LIMITED = "rate_limited"  # 429 after all attempts
@@ -49,7 +49,7 @@ class ErrorKind(StrEnum):
     INVALID_OUTPUT = "invalid_output"  # the network answered with NaN or infinity only
     # requests
     WORKER_LOST = "worker_lost"  # the process that had it died, more often than allowed; its decoder crashed or took too long
-    # anything nobody foresaw; the message has the exception
+    # anything unforeseen; the message has the exception
     INTERNAL = "internal"
 
     @property
@@ -103,25 +103,25 @@ class ModelUnavailableError(DepthlineError):
 
 
 class ModelAbsentError(ModelUnavailableError):
-    """And nothing is wrong: the weights were not fetched yet, nobody publishes them, or their licence is refused here."""
+    """Not a mistake: the weights were not fetched yet, are not published, or their licence is refused here."""
 
 
 class StoreError(DepthlineError):
     """The store cannot be read or written: permissions, disk full, no network. Fails the run; what is written stays valid."""
 
 
-_OF_THE_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.EFBIG})
+_MACHINE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.EFBIG})
 
 
 def is_installation_error(error: BaseException) -> bool:
     """Whether an exception says that nothing can be done here any more: store, memory, disk, configuration. It ends the run."""
     if isinstance(error, DepthlineError):
         return not isinstance(error, ImageError)
-    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _OF_THE_MACHINE)
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _MACHINE_ERRNOS)
 
 
 def row_failure(error: Exception) -> ImageError:
-    """Whatever was raised while one row was at work, as that row's failure: INTERNAL, with the exception and its place.
+    """The failure of a row for whatever was raised while it was processed: INTERNAL, with the exception and its place.
 
     An ImageError comes back as it is. Raises the error again when it is one of the installation. Called where the work of one
     row ends, so that what a stranger's URL, server or file makes a library raise costs no other row anything.
@@ -130,19 +130,19 @@ def row_failure(error: Exception) -> ImageError:
         raise error
     if isinstance(error, ImageError):
         return error
-    text = shown_text(_said(error))[:300]
+    text = shown_text(_text(error))[:300]
     return ImageError(ErrorKind.INTERNAL, f"{type(error).__name__}{': ' if text else ''}{text} (at {_place(error)})")
 
 
 def url_failure(url: str, error: Exception) -> ImageError:
-    """As `row_failure`, for whatever was raised while one URL was at work; logged with the URL when nobody foresaw it."""
+    """As `row_failure`, for whatever was raised while one URL was at work; logged with the URL when it was unforeseen."""
     failure = row_failure(error)
     if failure is not error:
         log.warning("%s: %s", shown_url(url), failure)
     return failure
 
 
-def _said(error: Exception) -> str:
+def _text(error: Exception) -> str:
     try:
         return str(error)
     except Exception:  # noqa: BLE001 - a library's __str__ may fail as anything of it may

@@ -52,7 +52,7 @@ def _within(
     check: Callable[[int, int], object] | None,
     isolate: bool,
 ) -> DecodedImage:
-    """Decodes in the memory that the header tells of, here or in a process of its own."""
+    """Decodes within the memory that the header says, here or in a process of its own."""
     check_limits(header, settings)
     memory = memory_budget.of(settings)
     if not isolate and not header.unusual:
@@ -65,7 +65,7 @@ def _within(
 
 
 def check_limits(header: headers.Header, settings: Settings) -> None:
-    """Raises ImageError(TOO_MANY_PIXELS) when a picture can never be decoded under these settings, as far as its header tells."""
+    """Raises ImageError(TOO_MANY_PIXELS) when a picture can never be decoded under these settings, as far as its header says."""
     memory = memory_budget.of(settings)
     if header.decode_bytes > memory.total:
         decoders.check_size((header.width, header.height), settings)  # the better message, where that limit is passed as well

@@ -26,7 +26,7 @@ from depth_core.ingest.images.webp import WebP
 if TYPE_CHECKING:  # isolated_worker.py starts faster without
     from depth_core.settings import Settings
 
-# The limit is the settings', looked at before anything is decoded.
+# The settings have the limit; it is checked before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 for _plugin in ("Avif", "Bmp", "Gif", "Jpeg", "Mpo", "Png", "Tiff", "WebP"):  # Pillow loads some only when asked for any format
     import_module(f"PIL.{_plugin}ImagePlugin")
@@ -147,7 +147,7 @@ def check_size(size: tuple[int, int], settings: Settings) -> None:
     if min(size) < settings.min_image_side:
         raise ImageError(
             ErrorKind.TOO_SMALL,
-            f"{width} x {height} pixels; a side has at least {settings.min_image_side} (DEPTH_MIN_IMAGE_SIDE)",
+            f"{width} x {height} pixels; both sides must have at least {settings.min_image_side} (DEPTH_MIN_IMAGE_SIDE)",
         )
     if width * height > settings.max_image_pixels:
         raise ImageError(
@@ -161,4 +161,4 @@ def _damaged(error: Exception) -> ImageError:
 
 
 def _no_memory() -> ImageError:
-    return ImageError(ErrorKind.OUT_OF_MEMORY, "no memory left to decode it; fewer DEPTH_DECODE_THREADS need less")
+    return ImageError(ErrorKind.OUT_OF_MEMORY, "out of memory while decoding; fewer DEPTH_DECODE_THREADS need less")

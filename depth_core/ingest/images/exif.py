@@ -52,12 +52,12 @@ def of_image(image: Image.Image) -> Image.Exif:
 
 
 def orientation(exif: Image.Exif) -> int:
-    """1 to 8; 1 when nothing sensible is said."""
+    """1 to 8; 1 when there is none, or no valid one."""
     try:
-        said = exif.get(ExifTags.Base.Orientation, 1)
+        value = exif.get(ExifTags.Base.Orientation, 1)
     except Exception:  # noqa: BLE001 - as above
         return 1
-    return said if said in TURNS else 1
+    return value if value in TURNS else 1
 
 
 def focal_px(exif: Image.Exif, width: int, height: int) -> float | None:

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 _SETTINGS = ("max_image_pixels", "min_image_side", "strict_extension")  # all that decoders.py reads of them
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT")
-_PROGRAM = ("-P", "-S", "-m", "depth_core.ingest.images.isolated_worker")  # -S: it is told all places to import from
+_PROGRAM = ("-P", "-S", "-m", "depth_core.ingest.images.isolated_worker")  # -S: PYTHONPATH has every folder to import from
 _SLACK = 256 << 20  # address space for threads' stacks and the allocator's reserves
 MAX_MESSAGES = 1 << 20  # bytes that the libraries' warnings may take
-_PATIENCE = 4  # seconds by the clock for each of the processor's, on a machine that is busy with other things
-_AT_ONCE = threading.BoundedSemaphore(max(1, min(4, os.cpu_count() or 1)))  # pictures
-_MINE = threading.local()  # the process that this thread keeps
+_WALL_SECONDS_PER_CPU_SECOND = 4  # a busy machine may take so much longer
+_SLOTS = threading.BoundedSemaphore(max(1, min(4, os.cpu_count() or 1)))  # pictures decoded at once
+_OF_THREAD = threading.local()  # the process that this thread keeps
 
 Check = Callable[[int, int], object]
 Decoded = tuple[dict[str, Any], npt.NDArray[np.uint8]]
@@ -47,20 +47,20 @@ def decode(data: bytes, header: Header, *, name: str, settings: Settings, check:
     """The fields of DecodedImage without its pixels, and the pixels: the same that decoders.decode returns in this process.
 
     Raises ImageError as that does, and OUT_OF_MEMORY, or WORKER_LOST when the process crashed or took longer than
-    DEPTH_DECODE_SECONDS. macOS does not keep the limit of memory; that of time holds everywhere.
+    DEPTH_DECODE_SECONDS. macOS does not enforce the limit of memory.
     """
     memory = max(header.second_try_bytes, 64 << 20)
     request = {
         "bytes": len(data),
         "name": name,
         "settings": {key: getattr(settings, key) for key in _SETTINGS},
-        "asks": check is not None,
+        "has_check": check is not None,
         "memory": memory,
         "address_space": len(data) + memory + _SLACK,
         "seconds": settings.decode_seconds,
     }
-    with _AT_ONCE:
-        process = _Process() if header.unusual else _mine()
+    with _SLOTS:
+        process = _Process() if header.unusual else _process_of_thread()
         answer = process.ask(request, data, check)
         if process.died and process.pictures > 1:  # pictures before this one may have done the harm
             process = _Process()
@@ -68,50 +68,50 @@ def decode(data: bytes, header: Header, *, name: str, settings: Settings, check:
         if header.unusual:
             process.end()
         elif process.end.alive:
-            _MINE.process = process
+            _OF_THREAD.process = process
     if isinstance(answer, ImageError):
         raise answer
     return answer
 
 
-def _mine() -> _Process:
-    """The process that this thread keeps, until another picture has had it; a new one when there is none."""
-    process: _Process | None = _MINE.__dict__.pop("process", None)
+def _process_of_thread() -> _Process:
+    """The process that this thread keeps; a new one when it has none. The caller puts it back."""
+    process: _Process | None = _OF_THREAD.__dict__.pop("process", None)
     return process if process is not None and process.parent == os.getpid() else _Process()
 
 
 class _Process:
-    """A process that decodes. It ends when nobody holds it, and with the thread that started it."""
+    """A decoding process. It ends when it is no longer referenced, and with the thread that started it."""
 
     def __init__(self) -> None:
         self.parent = os.getpid()
-        self.pictures = 0  # that it was given
+        self.pictures = 0  # how many it was given
         self.died = False  # by itself, while it had a picture
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115 - what it says of the picture that it has; `_end` closes it
-        self._running = _started(self._messages)
+        self._running = _start(self._messages)
         self.end = weakref.finalize(self, _end, self._running, self._messages, self.parent)
 
     def ask(self, request: dict[str, Any], data: bytes, check: Check | None) -> Decoded | ImageError:
-        """What it answers, or why it does not: then it has ended, as it has when this raises what `check` raises."""
+        """The decoded picture, or why there is none. The process has ended when it crashed, and when `check` raised."""
         self.pictures += 1
-        self._messages.seek(0)  # it writes where this is
+        self._messages.seek(0)  # the process shares this position
         self._messages.truncate()
         late, running = threading.Event(), self._running
 
-        def too_late() -> None:
+        def kill_late() -> None:
             late.set()
             running.kill()
 
-        clock = threading.Timer(request["seconds"] * _PATIENCE, too_late)
+        clock = threading.Timer(request["seconds"] * _WALL_SECONDS_PER_CPU_SECOND, kill_late)
         clock.daemon = True
         clock.start()
         answer = None
         try:
-            answer = _talk(running, request, data, check)
+            answer = _exchange(running, request, data, check)
             if answer is None:
-                code = running.wait()  # how it ended says why; the clock is still there
+                code = running.wait()  # its exit code says why; the timer still runs
                 self.died = not late.is_set()
-                return _lost(code, request, self._messages, late=late.is_set())
+                return _failure(code, request, self._messages, late=late.is_set())
             return answer
         finally:
             clock.cancel()
@@ -119,7 +119,7 @@ class _Process:
                 self.end()
 
 
-def _started(messages: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(messages: IO[bytes]) -> subprocess.Popen[bytes]:
     environment = {key: os.environ[key] for key in _ENVIRONMENT if key in os.environ}
     root = str(Path(__file__).resolve().parents[3])
     environment["PYTHONPATH"] = os.pathsep.join([root, *(os.path.abspath(place) for place in sys.path if place)])
@@ -140,10 +140,10 @@ def _end(process: subprocess.Popen[bytes], messages: IO[bytes], parent: int) -> 
     messages.close()
 
 
-def _talk(
+def _exchange(
     process: subprocess.Popen[bytes], request: dict[str, Any], data: bytes, check: Check | None
 ) -> Decoded | ImageError | None:
-    """What the process answers; None when it ended without. Raises what `check` raises."""
+    """The response of the process; None when it ended without one. Raises what `check` raises."""
     assert process.stdin is not None
     assert process.stdout is not None
     with suppress(BrokenPipeError):
@@ -153,7 +153,7 @@ def _talk(
     while line := process.stdout.readline(MAX_MESSAGES):
         try:
             answer = json.loads(line)
-        except ValueError:  # it ended while it spoke
+        except ValueError:  # it ended while it wrote
             return None
         if "size" in answer:
             assert check is not None
@@ -176,27 +176,27 @@ def _talk(
     return None
 
 
-def json_line(words: object) -> bytes:
-    return json.dumps(words).encode() + b"\n"
+def json_line(message: object) -> bytes:
+    return json.dumps(message).encode() + b"\n"
 
 
-def _lost(code: int, request: dict[str, Any], messages: IO[bytes], *, late: bool) -> ImageError:
-    """Why the process ended without an answer."""
+def _failure(code: int, request: dict[str, Any], messages: IO[bytes], *, late: bool) -> ImageError:
+    """Why the process ended without a response."""
     if late or code == -signal.SIGXCPU:
         return ImageError(
             ErrorKind.WORKER_LOST,
-            f"decoding it took longer than {request['seconds']:g} s and was ended (DEPTH_DECODE_SECONDS)",
+            f"decoding took longer than {request['seconds']:g} s (DEPTH_DECODE_SECONDS)",
         )
     if code in (-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP):
-        return ImageError(ErrorKind.INTERNAL, f"the process that decoded it was ended from outside ({_name(code)})")
+        return ImageError(ErrorKind.INTERNAL, f"the decoding process was ended from outside ({_name(code)})")
     if code == -signal.SIGKILL:
         return ImageError(
             ErrorKind.OUT_OF_MEMORY,
-            f"the system killed the process that decoded it, most likely for its memory, at most {request['memory'] >> 20:,} MiB",
+            f"the system killed the decoding process, probably for its memory use of up to {request['memory'] >> 20:,} MiB",
         )
     messages.seek(0)
-    said = printable(messages.read().decode(errors="replace").strip()[-300:])
-    return ImageError(ErrorKind.WORKER_LOST, f"the process that decoded it crashed ({_name(code)}){': ' if said else ''}{said}")
+    output = printable(messages.read().decode(errors="replace").strip()[-300:])
+    return ImageError(ErrorKind.WORKER_LOST, f"the decoding process crashed ({_name(code)}){': ' if output else ''}{output}")
 
 
 def _name(code: int) -> str:

@@ -29,11 +29,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     _end_with_parent()
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no part of the answer
+    os.dup2(2, 1)  # output of libraries does not belong to the response
     while line := sys.stdin.buffer.readline():
         _answer(json.loads(line), out)
         out.flush()
-    os._exit(0)  # nothing is left to tidy up
+    os._exit(0)  # nothing is left to clean up
 
 
 def _answer(request: dict[str, Any], out: IO[bytes]) -> None:
@@ -46,9 +46,9 @@ def _answer(request: dict[str, Any], out: IO[bytes]) -> None:
     data = sys.stdin.buffer.read(request["bytes"])
     settings = cast("Settings", SimpleNamespace(**request["settings"]))
     try:
-        image = decoders.decode(data, name=request["name"], settings=settings, check=ask if request["asks"] else None)
+        image = decoders.decode(data, name=request["name"], settings=settings, check=ask if request["has_check"] else None)
     except MemoryError:
-        out.write(json_line({"error": (ErrorKind.OUT_OF_MEMORY, "no memory left to decode it")}))
+        out.write(json_line({"error": (ErrorKind.OUT_OF_MEMORY, "out of memory while decoding")}))
     except Exception as error:  # noqa: BLE001 - the parent judges
         failure = row_failure(error)
         out.write(json_line({"error": (failure.kind, failure.message)}))
@@ -59,7 +59,7 @@ def _answer(request: dict[str, Any], out: IO[bytes]) -> None:
 
 
 def _end_with_parent() -> None:
-    """So that a run that is killed leaves nobody behind; and the kernel, short of memory, takes this process first."""
+    """Ends this process with its parent; and makes the kernel kill it first when memory is short."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         with suppress(OSError):
@@ -67,21 +67,21 @@ def _end_with_parent() -> None:
 
 
 def _limit(memory: int, seconds: float) -> None:
-    """From here on: so many bytes more than it has, so many more seconds of the processor."""
+    """Limits what this process may take from now on: more bytes of address space, more seconds of processor time."""
     import resource
 
-    def most(what: int, limit: int) -> None:
+    def limit_to(what: int, limit: int) -> None:
         hard = resource.getrlimit(what)[1]
         with suppress(ValueError, OSError):  # macOS refuses some
             resource.setrlimit(what, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
-    most(resource.RLIMIT_CORE, 0)
-    most(resource.RLIMIT_FSIZE, MAX_MESSAGES)
+    limit_to(resource.RLIMIT_CORE, 0)
+    limit_to(resource.RLIMIT_FSIZE, MAX_MESSAGES)
     spent = resource.getrusage(resource.RUSAGE_SELF)
-    most(resource.RLIMIT_CPU, max(1, round(spent.ru_utime + spent.ru_stime + seconds)))
+    limit_to(resource.RLIMIT_CPU, max(1, round(spent.ru_utime + spent.ru_stime + seconds)))
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        most(resource.RLIMIT_AS, pages * os.sysconf("SC_PAGE_SIZE") + memory)
+        limit_to(resource.RLIMIT_AS, pages * os.sysconf("SC_PAGE_SIZE") + memory)
 
 
 if __name__ == "__main__":

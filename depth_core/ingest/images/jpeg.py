@@ -87,7 +87,7 @@ class Jpeg:
         return decoded
 
     def _by_pillow(self, data: bytes, error: ValueError, icc: object) -> pixels.RGB:
-        if any(words in str(error) for words in _MISSING):
+        if any(warning in str(error) for warning in _MISSING):
             raise error
         width, height = self.size
         memory_budget.grow(headers.inspect(self._data).second_try_bytes, f"{width} x {height} pixels of this jpeg need")

@@ -1,4 +1,4 @@
-"""Memory for decoding, counted in bytes over all threads of this process: what does not fit now waits, in order of arrival.
+"""A budget of memory for decoding, in bytes, shared by all threads of this process: requests wait in order of arrival.
 
 How much there is comes from the settings, else from what the machine or its container has free. What does not belong here: what
 one image takes (headers.py).
@@ -19,13 +19,13 @@ from depth_core.errors import ErrorKind, ImageError
 if TYPE_CHECKING:
     from depth_core.settings import Settings
 
-_LEAST = 512 << 20  # however little is free: ordinary photos must be possible
-_SHARE = 0.5  # of what is free: the rest is the network's, the encoders', other programs'
+_LEAST = 512 << 20  # even when less is free: ordinary photos must be possible
+_SHARE = 0.5  # of free memory: the rest is for the network, the encoders and other programs
 _CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 class Budget:
-    """So many bytes, lent to threads. A thread that holds room and needs no more is not counted twice."""
+    """Bytes that threads reserve. Nested reservations of one thread are not counted twice."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -36,7 +36,7 @@ class Budget:
 
     @contextmanager
     def room(self, size: int) -> Iterator[None]:
-        """Waits until `size` bytes are free and holds them. More than there is counts as all there is: see `check`."""
+        """Waits until `size` bytes are free and reserves them; at most all of them: see `check`."""
         held = self._mine.held = getattr(self._mine, "held", 0)
         self._grow(min(size, self.total))
         outer, _thread.budget = getattr(_thread, "budget", None), self
@@ -50,18 +50,18 @@ class Budget:
     def _grow(self, wanted: int) -> None:
         held: int = self._mine.held
         if wanted > held:
-            self.give(held)  # before waiting for more: who holds and waits can be waited for
+            self.give(held)  # before waiting for more: holding while waiting could deadlock
             self._mine.held = 0
             self._take(wanted)
             self._mine.held = wanted
 
     def take(self, size: int, given_up: Callable[[], bool] = lambda: False) -> int:
-        """As `room`, to be given back by any thread: returns what `give` has to have, 0 when `given_up` while it waited."""
+        """As `room`, to be given back by any thread. Returns the argument for `give`; 0 when `given_up` while it waited."""
         wanted = min(size, self.total)
         return wanted if self._take(wanted, given_up) else 0
 
     def give(self, size: int) -> None:
-        """Gives back what `take` took; 0: only has those who wait look again whether they have given up."""
+        """Gives back what `take` returned. With 0, waiting threads only check again whether they have given up."""
         with self._changed:
             self._free += size
             if self._waiting:
@@ -75,7 +75,7 @@ class Budget:
                 return True
             self._waiting.append(ticket)
             try:
-                # Whoever came first goes first, so that the large ones are not passed by for ever.
+                # First come, first served: large requests must not starve.
                 self._changed.wait_for(lambda: given_up() or (self._waiting[0] is ticket and self._free >= size))
                 if given_up():
                     return False
@@ -86,11 +86,11 @@ class Budget:
                 self._changed.notify_all()
 
     def check(self, size: int, what: str) -> None:
-        """Raises ImageError(TOO_MANY_PIXELS) when so much will never be free."""
+        """Raises ImageError(TOO_MANY_PIXELS) when the whole budget is smaller. `what`: the subject of the message."""
         if size > self.total:
             raise ImageError(
                 ErrorKind.TOO_MANY_PIXELS,
-                f"{what} {_gib(size)} of memory, and {_gib(self.total)} are there for it (DEPTH_DECODE_MEMORY)",
+                f"{what} {_gib(size)} of memory, and only {_gib(self.total)} are available (DEPTH_DECODE_MEMORY)",
             )
 
 
@@ -173,7 +173,7 @@ def _number(file: Path) -> int | None:
 def _cached(folder: Path) -> int:
     """Bytes of files that the kernel keeps for a cgroup and gives up when memory is needed."""
     try:
-        words = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
         return 0
-    return int(words.get("total_inactive_file") or words.get("inactive_file") or 0)
+    return int(statistics.get("total_inactive_file") or statistics.get("inactive_file") or 0)

@@ -34,8 +34,8 @@ class PillowDecoder:
         read = exif.of_image(self._image)
         self.orientation = exif.orientation(read)
         self._icc = self._image.info.get("icc_profile")
-        if self.format == "avif" and not self._icc and (said := _CODE_POINTS.search(data, 0, _BOXES)):
-            self._icc = colorimetry.of_code_points(*struct.unpack(">HH", said[1]))
+        if self.format == "avif" and not self._icc and (value := _CODE_POINTS.search(data, 0, _BOXES)):
+            self._icc = colorimetry.of_code_points(*struct.unpack(">HH", value[1]))
         self.focal_px = exif.focal_px(read, *self.size)
 
     def read(self) -> tuple[pixels.RGB, str]:

@@ -82,8 +82,8 @@ class Tiff:
         _refuse_inks(page)
         self._page = page
         self.size = page.imagewidth, page.imagelength
-        said = page.tags.valueof(_ORIENTATION, 1)
-        self.orientation = said if said in exif.TURNS else 1
+        value = page.tags.valueof(_ORIENTATION, 1)
+        self.orientation = value if value in exif.TURNS else 1
         self._image = _by_pillow(page, data)
         if self._image is None:
             read = exif.of_bytes(data)

@@ -1,4 +1,4 @@
-"""What a file is that is no image which is read here, for messages. Never its content: a row may name any file."""
+"""What a file is that cannot be decoded, for messages. Never its content: a row may name any file."""
 
 from __future__ import annotations
 

@@ -28,14 +28,14 @@ PHOTOS = Path(__file__).parents[3] / "data" / "photos"
 def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     """The processes of this test: none is kept from another."""
     processes: list[subprocess.Popen[bytes]] = []
-    start = isolated._started
+    start = isolated._start
 
     def watched(messages: IO[bytes]) -> subprocess.Popen[bytes]:
         processes.append(start(messages))
         return processes[-1]
 
-    monkeypatch.setattr(isolated, "_started", watched)
-    monkeypatch.setattr(isolated, "_MINE", threading.local())
+    monkeypatch.setattr(isolated, "_start", watched)
+    monkeypatch.setattr(isolated, "_OF_THREAD", threading.local())
     return processes
 
 
@@ -88,7 +88,7 @@ def test_what_takes_too_long_is_ended(settings: Settings) -> None:
     slow = hostile.many_scans(900, (2000, 2000))
     error = failure(slow, settings.model_copy(update={"decode_seconds": 1.0}))
     assert (error.kind, error.kind.retryable) == (ErrorKind.WORKER_LOST, False)
-    assert error.message == "decoding it took longer than 1 s and was ended (DEPTH_DECODE_SECONDS)"
+    assert error.message == "decoding took longer than 1 s (DEPTH_DECODE_SECONDS)"
 
 
 def test_what_sleeps_is_ended_too(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_what_takes_more_memory_than_was_counted_on_fails_alone(settings: Settin
     ("end", "kind", "told"),
     [
         ("os.kill(os.getpid(), signal.SIGSEGV)", ErrorKind.WORKER_LOST, "crashed (SIGSEGV)"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", ErrorKind.OUT_OF_MEMORY, "the system killed the process"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", ErrorKind.OUT_OF_MEMORY, "the system killed the decoding process"),
         ("os.kill(os.getpid(), signal.SIGTERM)", ErrorKind.INTERNAL, "ended from outside (SIGTERM)"),
         ("sys.exit('libtiff: assertion failed')", ErrorKind.WORKER_LOST, "crashed (exit status 1): libtiff: assertion failed"),
         ("os.write(1, b'{\"shape\": [60, 80], '); os._exit(0)", ErrorKind.WORKER_LOST, "crashed (exit status 0)"),
@@ -155,7 +155,7 @@ def how_they_end(names: list[str], settings: Settings) -> list[str]:
 
 def test_ordinary_pictures_share_a_process_until_one_kills_it(settings: Settings, monkeypatch, started) -> None:
     monkeypatch.setattr(isolated, "_PROGRAM", ("-P", "-S", "-c", FRAGILE))
-    crashed = "the process that decoded it crashed (SIGSEGV)"
+    crashed = "the decoding process crashed (SIGSEGV)"
     assert how_they_end(["a", "b", "kill", "c", "d"], settings) == ["", "", crashed, "", ""]
     assert [process.poll() for process in started] == [-signal.SIGSEGV, -signal.SIGSEGV, None]
 
@@ -234,7 +234,7 @@ def test_it_sees_no_secret_and_loads_no_torch(settings: Settings, monkeypatch: p
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     seen = "import os; print(sorted(name for name in os.environ if 'KEY' in name))"
     monkeypatch.setattr(isolated, "_PROGRAM", ("-P", "-S", "-c", seen))
-    with open(os.devnull, "wb") as messages, isolated._started(messages) as asked:
+    with open(os.devnull, "wb") as messages, isolated._start(messages) as asked:
         assert asked.communicate()[0] == b"[]\n"
     program = "import sys, depth_core.ingest.images.isolated_worker; print('torch' in sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

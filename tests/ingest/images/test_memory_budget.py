@@ -138,7 +138,7 @@ def test_who_gives_up_waiting_takes_nothing() -> None:
 def test_what_can_never_be_decoded_here_fails_before_it_is_and_names_the_setting(data: bytes) -> None:
     little = Settings(decode_memory=150 << 20)
     header = headers.inspect(data)
-    with pytest.raises(ImageError, match=r"need .* of memory, and 150 MiB are there for it \(DEPTH_DECODE_MEMORY\)") as caught:
+    with pytest.raises(ImageError, match=r"need .* of memory, and only 150 MiB are available \(DEPTH_DECODE_MEMORY\)") as caught:
         decode(data, settings=little)
     assert caught.value.kind is ErrorKind.TOO_MANY_PIXELS
     assert header.width * header.height < little.max_image_pixels

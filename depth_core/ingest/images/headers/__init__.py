@@ -1,7 +1,7 @@
 """What a file says before it is decoded: its size, the memory that decoding takes, and whether it is out of the ordinary.
 
 Counts what costs time (scans, chunks, blocks, values) and refuses absurd numbers. Reads structure alone, in microseconds for an
-ordinary photo (benchmarks/decode_limits.py). Each format has a module; what they tell is a Header (header.py).
+ordinary photo (benchmarks/decode_limits.py). Each format has a module; they return a Header (header.py).
 """
 
 from __future__ import annotations

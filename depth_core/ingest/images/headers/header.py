@@ -1,6 +1,6 @@
-"""What a header tells, and the numbers beyond which a file is refused or decoded apart. How each format is read: its module.
+"""What a file's header says, and the limits beyond which it is refused or decoded in a process of its own.
 
-What does not belong here: how much memory there is (memory_budget.py), pixels (decoders.py).
+What does not belong here: how a format is read (its module), how much memory there is (memory_budget.py), pixels (decoders.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MEBI = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file's structure says. All zero where it says nothing: then it is no image, or damaged."""
+    """What a file's structure says. All zero for a file that is not an image, or damaged."""
 
     format: str = ""  # as DecodedImage.format
     width: int = 0
@@ -72,7 +72,7 @@ class Header:
 
 
 class LargerError(Exception):
-    """A decoder found a larger picture than the header told; it has not decoded it. `header`: what it found."""
+    """A decoder found a larger picture than the header said, and did not decode it. `header`: what it found."""
 
     def __init__(self, header: Header) -> None:
         super().__init__("the picture is larger than its header says")

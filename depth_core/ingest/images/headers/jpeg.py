@@ -85,7 +85,7 @@ def _may_be_turned(exif: bytes) -> bool:
 
 def _scans(data: bytes, at: int) -> int:
     """How many scans a JPEG has, or a few more where that is not many. `at`: of the first."""
-    most = len(_SCAN.findall(data, at))  # an upper bound, found fast: what stands in other segments counts too
+    most = len(_SCAN.findall(data, at))  # an upper bound, found fast: markers within other segments count as well
     if most <= UNUSUAL_SCANS:
         return most
     scans = 0
