@@ -53,7 +53,7 @@ class Family:
     bfloat16: bool = True  # whether its backbone may run in bfloat16
     openvino: bool = False  # whether OpenVINO may run it on a CPU; its class then has run_by_openvino()
     key_prefix: str = ""  # of the weights' names in its files; a model may have another
-    patch_embeddings: tuple[str, ...] = ()  # what the patch embedding may be called after the prefix; it tells models apart
+    patch_embeddings: tuple[str, ...] = ()  # names of the patch embedding after the prefix; its width identifies the model
     config_files: tuple[str, ...] = ()  # what its checkpoint's folder must have beside the weights
     advised_limit: int = 1024  # resolutionLowerLimit where nobody asks for another, in pixels
 

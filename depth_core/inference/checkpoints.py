@@ -1,4 +1,4 @@
-"""From a model to the file that holds its weights: where from, whether it is there, what names it, whether it may be used.
+"""Finds the file with a model's weights: where it comes from, whether it is here, its revision, whether it may be used.
 
 In this order: a setting or profile that names a path or URL, the checkpoint folder, the Hub, the package itself. Never imports
 torch: output keys need the revision long before a network. What does not belong here: copies of what URLs name
@@ -207,7 +207,7 @@ def _cache(settings: Settings) -> Path:
 
 
 def _from_hub(spec: ModelSpec, settings: Settings, repository: str, *, download: bool, refresh: bool) -> Checkpoint:
-    """A revision that is in the cache is used without asking anybody, so a branch moves only when it is fetched again."""
+    """Uses a revision that is in the cache without asking the Hub: a branch moves only when it is fetched again."""
     revision = settings.hub_revisions.get(spec.key) or spec.revision
     file = None if refresh else _cached_from_hub(spec, repository, revision)
     if file is None:
@@ -246,7 +246,7 @@ def _hub_error(file: Path, spec: ModelSpec, settings: Settings, revision: str | 
 
 
 def _cached_from_hub(spec: ModelSpec, repository: str, revision: str | None) -> Path | None:
-    """The weights file or the index in the Hub's cache, when all that belongs to it is there too."""
+    """Returns the weights file or index in the Hub's cache; None unless all that belongs to it is there too."""
     import huggingface_hub
 
     def cached(name: str, revision: str | None) -> Path | None:
@@ -258,7 +258,7 @@ def _cached_from_hub(spec: ModelSpec, repository: str, revision: str | None) -> 
 
 
 def _beside(file: Path, spec: ModelSpec) -> list[str]:
-    """What a model needs beside its weights file or index: the configuration, and the shards of an index.
+    """Returns the names of what a model needs beside its weights file or index: the configuration, and the shards of an index.
 
     A bad index has no shards: _hub_error says what is wrong with it.
     """

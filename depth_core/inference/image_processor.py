@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class ImageProcessor:
-    """How a folder's network wants its images."""
+    """How images are prepared for the network of a folder."""
 
     resample: Image.Resampling
     scale: float
@@ -34,7 +34,7 @@ class ImageProcessor:
 
     @classmethod
     def read(cls, file: Path) -> ImageProcessor:
-        """Of a preprocessor_config.json. Raises ModelUnavailableError when it cannot be read or followed."""
+        """Reads a preprocessor_config.json. Raises ModelUnavailableError when it cannot be read or is invalid."""
         try:
             config = json.loads(file.read_text("utf-8"))
         except (OSError, ValueError, RecursionError) as error:
@@ -60,7 +60,7 @@ class ImageProcessor:
         )
 
     def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-        """uint8 (H, W, 3) to float32 (3, height, width), `size` = (width, height)."""
+        """Resizes and normalises uint8 (H, W, 3) to float32 (3, height, width), `size` = (width, height)."""
         import torch
 
         image = np.array(Image.fromarray(rgb).resize(size, self.resample))

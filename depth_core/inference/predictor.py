@@ -59,7 +59,7 @@ class Predictor:
         return self.checkpoint.spec
 
     def batch_size(self, size: tuple[int, int]) -> int:
-        """How many images of `size` to predict at once: at least 1.
+        """Returns how many images of `size` to predict at once: at least 1.
 
         DEPTH_BATCH_PIXELS decides; else the memory that is free on a GPU; a CPU is fastest with one image at a time, whose
         activations stay in its caches.
@@ -87,7 +87,7 @@ class Predictor:
             del _stream.threads
 
     def predict(self, batch: torch.Tensor) -> Prediction:
-        """Runs float32 (N, 3, H, W) through the network: fields (N, H, W), float32, on the device.
+        """Runs float32 (N, 3, H, W) through the network; returns fields (N, H, W), float32, on the device.
 
         Raises what the device raises; is_out_of_memory() recognises the error that a smaller batch cures.
         """
@@ -100,7 +100,7 @@ class Predictor:
     def metres_per_number(
         self, focal_px: float | None, source_size: tuple[int, int], network_size: tuple[int, int]
     ) -> float | None:
-        """What to multiply the network's numbers by to have metres; None where they have no unit.
+        """Returns what to multiply the network's numbers by to have metres; None where they have no unit.
 
         1.0 where they are metres already. Else metres = number * focal / canonical focal, both in pixels of the network's input;
         `focal_px` is in pixels of the source, None when unknown, and then so are the metres. The mean of both sides scales it,
@@ -128,7 +128,7 @@ class Predictor:
         )
 
     def free_memory(self) -> None:
-        """Hands cached device memory back, after an out-of-memory error."""
+        """Releases cached device memory, after an out-of-memory error."""
         gc.collect()
         self._empty_cache()
 
@@ -192,7 +192,7 @@ def load(checkpoint: Checkpoint, settings: Settings) -> Predictor:
 
 
 def choose_device(settings: Settings) -> str:
-    """As torch names it; "auto" is cuda, else mps, else cpu. Raises ConfigurationError when the one named is not there."""
+    """Returns the device as torch names it; "auto" is cuda, else mps, else cpu. Raises ConfigurationError where it is missing."""
     import torch
 
     if settings.device == "auto":
@@ -217,7 +217,7 @@ def choose_device(settings: Settings) -> str:
 
 
 def devices(settings: Settings) -> list[str]:
-    """The devices that bulk work may use: every GPU when DEPTH_DEVICE is "auto" and there are some, else the one it names.
+    """Returns the devices for bulk work: every GPU when DEPTH_DEVICE is "auto" and there are some, else the one it names.
 
     Raises ConfigurationError as `choose_device` does.
     """
@@ -230,7 +230,7 @@ def devices(settings: Settings) -> list[str]:
 
 
 def choose_precision(settings: Settings, device: str) -> str:
-    """ "fp32" or "bf16". Raises ConfigurationError when bf16 is asked of a GPU that has none (a CPU emulates it, slowly)."""
+    """Returns "fp32" or "bf16". Raises ConfigurationError when bf16 is asked of a GPU without it (a CPU emulates it, slowly)."""
     import torch
 
     has_bf16 = device == "cpu" or (device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False))
@@ -242,7 +242,7 @@ def choose_precision(settings: Settings, device: str) -> str:
 
 
 def choose_runtime(settings: Settings, spec: ModelSpec, device: str) -> str:
-    """ "torch" or "openvino", which computes some families on a CPU and nothing else.
+    """Returns "torch" or "openvino", which computes some families on a CPU and nothing else.
 
     Raises ConfigurationError when OpenVINO is asked for and not installed.
     """
@@ -256,7 +256,10 @@ def choose_runtime(settings: Settings, spec: ModelSpec, device: str) -> str:
 
 
 def _run_by_openvino(network: Any, checkpoint: Checkpoint, settings: Settings) -> bool:
-    """False, and a warning, where it cannot and the setting leaves the choice: torch computes the same numbers."""
+    """Returns whether OpenVINO computes the network. Where it cannot, logs a warning: torch computes the same numbers.
+
+    Raises ConfigurationError when DEPTH_RUNTIME asks for OpenVINO.
+    """
     from depth_core.inference.networks.openvino_runtime import Runtime
 
     try:

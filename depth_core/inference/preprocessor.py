@@ -1,4 +1,4 @@
-"""From an image to a network's input, without the network: its size and its pixels. Picklable, so that any process can do it.
+"""Prepares an image for a network, without the network: its size and its pixels. Picklable, so that any process can do it.
 
 No weights, no device, and no torch at import. What does not belong here: the arithmetic of sizes (sizing.py) and of resampling
 (preprocessing.py, image_processor.py), and running a network (predictor.py).
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """How one model wants its images. Safe from many threads at once."""
+    """Prepares images for one model. Safe from many threads at once."""
 
     spec: ModelSpec
     max_network_pixels: int
     image_processor: ImageProcessor | None = None  # of the checkpoint's folder, where that decides how images are prepared
 
     def network_size(self, width: int, height: int, lower_limit: int) -> tuple[int, int]:
-        """The network's input (width, height). Raises ImageError(NETWORK_TOO_LARGE) above DEPTH_MAX_NETWORK_PIXELS."""
+        """Returns the network's input (width, height). Raises ImageError(NETWORK_TOO_LARGE) above DEPTH_MAX_NETWORK_PIXELS."""
         return sizing.checked_network_size(self.spec, width, height, lower_limit, max_pixels=self.max_network_pixels)
 
     def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-        """uint8 (H, W, 3) to the network's input: normalised float32 (3, height, width), on the host.
+        """Resizes uint8 (H, W, 3) to the network's input: normalised float32 (3, height, width), on the host.
 
         `size` = (width, height). Uses one core, so that as many threads as there are decoders can call it; the work is done
         without the GIL.
@@ -50,7 +50,7 @@ _RESIZES = {Resize.CUBIC: preprocessing.cubic, Resize.AREA_OR_CUBIC: preprocessi
 
 
 def load(checkpoint: Checkpoint, settings: Settings) -> Preprocessor:
-    """The preprocessor of a checkpoint. Raises ModelUnavailableError when its preprocessor_config.json cannot be followed."""
+    """Makes the preprocessor of a checkpoint. Raises ModelUnavailableError when its preprocessor_config.json is invalid."""
     return Preprocessor(checkpoint.spec, settings.max_network_pixels, _image_processor(checkpoint))
 
 
@@ -60,6 +60,6 @@ def _image_processor(checkpoint: Checkpoint) -> ImageProcessor | None:
     images = ImageProcessor.read(checkpoint.path / "preprocessor_config.json")
     if images.multiple != checkpoint.spec.patch:
         raise ModelUnavailableError(
-            f"{checkpoint.path} wants multiples of {images.multiple} pixels, the catalogue says {checkpoint.spec.patch}"
+            f"{checkpoint.path} needs multiples of {images.multiple} pixels, the catalogue says {checkpoint.spec.patch}"
         )
     return images

@@ -1,4 +1,4 @@
-"""The size at which a network sees an image. Pure arithmetic, no torch.
+"""Computes the size at which a network sees an image. Pure arithmetic, no torch.
 
 What does not belong here: resampling pixels to that size (preprocessing.py).
 """
@@ -14,12 +14,12 @@ MAX_BATCH_PIXELS = 32 * 1036 * 1036  # more at once makes no GPU faster
 
 
 def memory_wanted(spec: ModelSpec, size: tuple[int, int]) -> int:
-    """Bytes of device memory that the model wants for one image of `size` (width, height): weights and activations, float32."""
+    """Returns the bytes of device memory for one image of `size` (width, height): weights and activations, float32."""
     return int(spec.parameters_million * 4e6) + spec.bytes_per_pixel * size[0] * size[1]
 
 
 def network_size(spec: ModelSpec, width: int, height: int, lower_limit: int) -> tuple[int, int]:
-    """The network's input (width, height) for an image of width x height pixels.
+    """Returns the network's input (width, height) for an image of width x height pixels.
 
     The limit is rounded up to the patch multiple; the short side is then exactly that, the long side the multiple nearest to the
     same aspect ratio. Small images are scaled up. Families round differently, as their official code does:

@@ -1,4 +1,4 @@
-"""A weights file, or one cut into shards, as named tensors, and every reason to refuse it. No code inside a file is ever run.
+"""Reads a weights file, or one cut into shards, as named tensors, or refuses it. No code inside a file is ever run.
 
 What does not belong here: where files come from (checkpoints.py), and what the names mean (the network modules).
 """
@@ -40,7 +40,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def find(path: Path) -> Path:
-    """The weights file: `path` itself, or the one in the folder `path` (safetensors first). Of shards it is their index.
+    """Returns the weights file: `path` itself, or the one in the folder `path` (safetensors first). Of shards it is their index.
 
     Raises ModelUnavailableError when there is none, more than one to choose from, or no permission.
     """
@@ -84,7 +84,7 @@ class Index:
 
 
 def parse_index(text: bytes, origin: str) -> Index:
-    """Raises ModelUnavailableError for what is not an index, and for one that names a file anywhere but beside itself."""
+    """Parses an index. Raises ModelUnavailableError for what is not one, and for one that names a file elsewhere."""
     try:
         file_of = json.loads(text)["weight_map"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -98,7 +98,7 @@ def parse_index(text: bytes, origin: str) -> Index:
 
 
 def files(file: Path) -> list[Path]:
-    """Every file that belongs to what find() found: itself, then the shards if it is an index.
+    """Returns every file that belongs to what find() found: itself, then the shards if it is an index.
 
     Raises ModelUnavailableError when the index is bad, a shard is missing, or one cannot be read.
     """
@@ -183,7 +183,7 @@ def _inspect_one(file: Path) -> Shapes | None:
 
 
 def _entries(file: Path) -> list[str]:
-    """The names in a zip, which PyTorch files are since 1.6; none of what is not a zip, or a damaged one."""
+    """Returns the names in a zip, which PyTorch files are since 1.6; [] for what is not a zip, or a damaged one."""
     try:
         with zipfile.ZipFile(file) as archive:
             return archive.namelist()
@@ -213,7 +213,7 @@ def _inspect_safetensors(file: Path, size: int) -> Shapes:
 
 
 def read(file: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors or PyTorch file, or of the shards of an index; on the CPU, mapped from disk where possible.
+    """Reads all tensors of a safetensors or PyTorch file, or of the shards of an index; on the CPU, mapped where possible.
 
     Raises ModelUnavailableError for everything inspect() refuses, for a pickle that holds more than tensors and for a program.
     """
@@ -291,7 +291,7 @@ def _global_in(error: pickle.UnpicklingError) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The first line, again without that advice."""
+    """The first line of an error, also without that advice."""
     line = str(error).partition("\n")[0]
     return type(error).__name__ if not line or "weights_only" in line else line[:200]
 
@@ -299,7 +299,7 @@ def _reason(error: Exception) -> str:
 def check_against(
     tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, Sequence[int]], *, origin: str, model: str
 ) -> dict[str, torch.Tensor]:
-    """The tensors of `wanted` (name -> shape) in float32. Others are ignored.
+    """Returns the tensors of `wanted` (name -> shape) in float32. Others are ignored.
 
     Raises ModelUnavailableError listing keys that are missing, have another shape, or hold numbers that cannot be used.
     """
@@ -323,7 +323,7 @@ def check_against(
 
 
 def fill(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], *, origin: str, model: str) -> None:
-    """Gives a network that was made on the device "meta" its numbers, by the names of its parts. Raises as check_against does."""
+    """Gives a network that was made on the device "meta" its weights, by the names of its parts. Raises as check_against does."""
     import torch
 
     state = network.state_dict()

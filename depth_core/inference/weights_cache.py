@@ -1,4 +1,4 @@
-"""Weights that a path or fsspec URL names, as a path on this machine: copies in the cache, fetched again when they change.
+"""Makes what a path or fsspec URL names a path on this machine: copies in the cache, fetched again when they change.
 
 What does not belong here: which path or URL a model has (checkpoints.py), what is in the files (weights.py). No torch.
 """
@@ -100,12 +100,12 @@ def find_outage(url: str, settings: Settings) -> Exception | None:
 
 
 def shown(url: str) -> str:
-    """A path or URL of weights for people and records: as `shown_url`, without its query, which a new signature changes."""
+    """Returns a path or URL as people and records see it: as `shown_url`, without its query, where signatures change."""
     return shown_url(url.partition("?")[0]) if "://" in url else url
 
 
 def reason(error: BaseException) -> str:
-    """One line, with the URLs in it as people are shown them."""
+    """Returns an error in one line, with the URLs in it as people see them."""
     text = shown_text(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text[:400]}" if text else type(error).__name__
 
@@ -124,9 +124,9 @@ def _file_system(url: str, settings: Settings) -> tuple[Any, str]:
 
 
 def _info(fs: Any, path: str) -> dict[str, Any] | None:
-    """What a store says of a path; None when it says that nothing is there. Raises the error that kept it from answering.
+    """Returns what a store says of a path; None when nothing is there. Raises the error that kept it from answering.
 
-    fs.exists() and fs.isfile() say no in both cases, and fsspec's HTTP raises FileNotFoundError whatever the matter is.
+    fs.exists() and fs.isfile() say no in both cases, and fsspec's HTTP raises FileNotFoundError whatever the cause.
     """
     try:
         info: dict[str, Any] = fs.info(path)
@@ -138,7 +138,7 @@ def _info(fs: Any, path: str) -> dict[str, Any] | None:
 
 
 def _is_outage(error: Exception) -> bool:
-    """Whether a store did not answer, so that what it said last may well be true still. Refusals and wrong keys are not that."""
+    """Whether a store did not answer, so that its last answer may still be true. Refusals and wrong keys are no outage."""
     if isinstance(error, FileNotFoundError | PermissionError | ValueError | TypeError | ModelUnavailableError):
         return False
     status = getattr(error, "status", None)  # of an answer by HTTP
@@ -154,7 +154,7 @@ def _is_http(path: str) -> bool:
 
 
 def _local_name(path: str) -> str:
-    """What a remote file is called here: HTTP's paths are URLs, whose query may be long and have slashes."""
+    """Returns the local name of a remote file: HTTP's paths are URLs, whose query may be long and have slashes."""
     name = (unquote(urlsplit(path).path) if _is_http(path) else path).rpartition("/")[2][-100:]
     return "weights" if name in ("", ".", "..") or "\0" in name else name
 
@@ -181,7 +181,7 @@ def _is_damaged(file: Path) -> bool:
 
 
 def _remote_files(fs: Any, folder: str, url: str) -> dict[str, dict[str, Any]]:
-    """What to fetch of a folder, with what the store says of each: weights, the shards if they are an index, configuration."""
+    """Returns what to fetch of a folder, with what the store says of each: weights, the shards of an index, configuration."""
     there = {name: info for name, info in fs.find(folder, maxdepth=1, detail=True).items() if info["type"] == "file"}
     chosen = weights.choose([_local_name(name) for name in there], shown(url))
     file = next(name for name in there if _local_name(name) == chosen)
@@ -201,7 +201,7 @@ def _remote_shards(fs: Any, file: str) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Copies:
-    """Of one URL in the cache: a folder `<key>-<state>` for each state that it was seen in, and a note of the last two.
+    """The copies of one URL in the cache: a folder `<key>-<state>` for each state that was seen, and a note of the last two.
 
     Two, since another process may have resolved the earlier one and not opened it yet.
     """
@@ -210,7 +210,7 @@ class _Copies:
     key: str
 
     def latest(self) -> Path | None:
-        """What was used last, if it is there."""
+        """Returns the copy that was used last, if it is there."""
         found = [self.folder / name for name in self._noted()[:1]]
         return found[0] if found and os.path.exists(found[0]) else None
 
@@ -224,7 +224,7 @@ class _Copies:
         return FileLock(self.folder / f"{self.key}.lock")
 
     def note(self, copy: Path) -> None:
-        """Remembers what is used, removes what has not been for two changes."""
+        """Notes the copy in use; removes those before the last two."""
         name = str(copy.relative_to(self.folder))
         if self._noted()[:1] == [name]:
             return
@@ -237,19 +237,19 @@ class _Copies:
                 self.remove(old)
 
     def remove(self, copy: Path) -> None:
-        """All of a copy at once: what a killed process left of it would count as whole."""
+        """Removes all of a copy at once: what a killed process left of it would count as whole."""
         part = self.part()
         with suppress(OSError):
             copy.replace(part)
             shutil.rmtree(part, ignore_errors=True)
 
     def part(self) -> Path:
-        """A folder that is no copy, or not yet; the next download removes what is left of such."""
+        """Returns a new name for a folder that is not a copy yet; the next download removes what is left of such."""
         return self.folder / f"{self.key}.{uuid.uuid4().hex[:8]}.part"
 
 
 def _download(fs: Any, files: dict[str, dict[str, Any]], copies: _Copies, copy: Path, target: Path) -> None:
-    """All files or none: into a folder beside `target`, then renamed. One process downloads, the others wait for it."""
+    """Downloads all files or none: into a folder beside `target`, then renamed. One process downloads, the others wait for it."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     part = copies.part()
@@ -285,7 +285,7 @@ def _download(fs: Any, files: dict[str, dict[str, Any]], copies: _Copies, copy: 
 
 
 def _blocks(fs: Any, name: str, info: dict[str, Any]) -> Iterator[bytes]:
-    """A remote file's bytes. Raises ModelUnavailableError for whatever fails there: the writer's own errors are the cache's."""
+    """Yields a remote file's bytes. Raises ModelUnavailableError for whatever fails at the remote end."""
     # one answer, not many ranges, of which each may be sent on to another URL and some servers give none
     options = {"block_size": 0, "size": info.get("size")} if _is_http(name) else {}
     try:

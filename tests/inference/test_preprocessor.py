@@ -69,7 +69,7 @@ def test_a_folder_whose_image_processor_wants_another_multiple_is_refused(config
     folder = shutil.copytree(checkpoints.BUNDLED, tmp_path / "folder")
     file = folder / "preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"ensure_multiple_of": 14}))
-    with pytest.raises(ModelUnavailableError, match="wants multiples of 14 pixels, the catalogue says 32"):
+    with pytest.raises(ModelUnavailableError, match="needs multiples of 14 pixels, the catalogue says 32"):
         made("tiny", configured(), folder)
 
 

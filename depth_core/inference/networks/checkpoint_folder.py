@@ -1,4 +1,4 @@
-"""A folder with config.json, preprocessor_config.json and weights: the bundled `tiny`, or a checkpoint of one's own in its place.
+"""A folder with config.json, preprocessor_config.json and weights: the bundled `tiny`, or a checkpoint that takes its place.
 
 Which network it is, config.json says: `tiny`'s own (tiny_network.py), a GLPN (glpn.py), or any that transformers knows
 (transformers_checkpoint.py). Imports torch: load it inside functions only.

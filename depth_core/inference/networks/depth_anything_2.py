@@ -88,7 +88,7 @@ def config(name: str) -> Any:
 def build(name: str, tensors: Mapping[str, torch.Tensor], *, origin: str) -> Any:
     """transformers' DepthAnythingForDepthEstimation in float32 with these weights, in either layout.
 
-    Raises ModelUnavailableError listing, by the file's own names, what is missing, misshapen or no usable numbers.
+    Raises ModelUnavailableError listing, by the file's own names, what is missing, has another shape or holds unusable numbers.
     """
     import transformers
 

@@ -129,7 +129,7 @@ def build(
 ) -> Net:
     """A network in float32 with the weights whose keys begin with `prefix`.
 
-    Raises ModelUnavailableError listing every key it needs that is missing, misshapen or no usable numbers; others are ignored.
+    Raises ModelUnavailableError listing every key it needs that is missing, has another shape or holds unusable numbers.
     """
     with torch.device("meta"):
         net = Net(VARIANTS[name], camera=camera)

@@ -97,7 +97,7 @@ def _takes(x: torch.Tensor) -> bool:
 
 @functools.cache
 def _has_product() -> bool:
-    """Whether oneDNN's product is there and right: it is no part of torch's public interface."""
+    """Whether oneDNN's product is there and right: it is not part of torch's public interface."""
     x, weight = torch.linspace(-1, 1, 24).view(3, 8), torch.linspace(-1, 1, 40).view(5, 8)
     try:
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""OpenVINO in torch's place: the same network and the same numbers to rounding, on CPUs in less time. An extra, `[openvino]`.
+"""Runs networks by OpenVINO in place of torch: the same numbers to rounding, faster on CPUs. An extra, `[openvino]`.
 
 A network is converted once, which takes seconds, and kept below DEPTH_CHECKPOINT_CACHE. Imports torch: load it inside functions
 only. What does not belong here: which runtime is used (predictor.py).
@@ -75,7 +75,7 @@ def _converted(network: nn.Module, example: Sequence[int], shape: Sequence[int])
 
 @functools.cache
 def _core() -> openvino.Core:
-    """One for as long as the process lives: freed, it takes the stack for signals along, and the next signal kills."""
+    """Returns the core, kept as long as the process lives: freeing it frees the signal stack too, and the next signal kills."""
     return openvino.Core()
 
 

@@ -226,7 +226,7 @@ class _FlatBlock(nn.Module):
 
 
 def _risen(features: Tensor, levels: Sequence[Tensor], up: nn.ModuleList) -> Tensor:
-    """From the deepest level to the shallowest, each joined with what rises to it."""
+    """Decodes from the deepest level to the shallowest, each concatenated with the one below."""
     for level, convolution in zip(levels[::-1], up, strict=True):
         features = convolution(_joined(features, level))
     return features
