@@ -141,7 +141,9 @@ def test_the_three_modes_are_those_of_the_reference(norm_file: Path, *, as_tenso
     for mode, name in ((NormalizationMode.STANDARD, "standard"), (NormalizationMode.V2_STYLE, "v2")):
         ours = normalization.picture(depth, sky, kind=DepthKind.RELATIVE_DEPTH, mode=mode, invert=invert)
         np.testing.assert_allclose(ours[0], arrays[f"{name}_inv{int(invert)}"], atol=2e-6)
-    np.testing.assert_allclose(normalization.raw(depth, invert=invert)[0], arrays[f"raw_inv{int(invert)}"], atol=1e-6)
+    np.testing.assert_allclose(
+        normalization.numbers(depth, mode=NormalizationMode.RAW, invert=invert)[0], arrays[f"raw_inv{int(invert)}"], atol=1e-6
+    )
 
 
 def test_sizes_are_those_of_the_official_code(size_file: Path) -> None:
