@@ -168,13 +168,13 @@ def test_an_odd_redirect_costs_its_own_row(site: Any, store: Store, quick: Setti
 @pytest.mark.parametrize(
     ("location", "kind", "said"),
     [
-        (b"", "refused", "does not say where to"),
+        (b"", "refused", "a redirect without a location"),
         (b"/a", "too_many_redirects", "DEPTH_MAX_REDIRECTS"),
-        (b"file:///etc/passwd", "bad_url", "no http or https URL"),
-        (b"javascript:alert(1)", "bad_url", "no http or https URL"),
-        (b"http://127.0.0.1:0/", "bad_url", "no port 0"),
-        (b"http://127.0.0.1:-1/", "bad_url", "no port -1"),
-        (b"http://127.0.0.1:65536/", "bad_url", "no port 65536"),
+        (b"file:///etc/passwd", "bad_url", "not an http or https URL"),
+        (b"javascript:alert(1)", "bad_url", "not an http or https URL"),
+        (b"http://127.0.0.1:0/", "bad_url", "port 0 does not exist"),
+        (b"http://127.0.0.1:-1/", "bad_url", "port -1 does not exist"),
+        (b"http://127.0.0.1:65536/", "bad_url", "port 65536 does not exist"),
         ("http://\U0001f4a9.invalid/".encode(), "unreachable", "xn--ls8h.invalid"),
     ],
 )
