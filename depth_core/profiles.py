@@ -79,7 +79,7 @@ class Profile(BaseModel):
         """The files that are asked for by name, sorted."""
         return formats.check_names((*self.formats, *([formats.PNG16] if self.depth16 else [])))
 
-    def pixel_words(self) -> dict[str, Any]:
+    def pixel_fields(self) -> dict[str, Any]:
         """Everything of this profile that changes files that are written, for asking whether a profile has changed.
 
         A field that came after the first version counts only where it is not at its default, as in `DepthParameters.identity`.
@@ -107,7 +107,7 @@ def of(settings: Settings) -> dict[str, Profile]:
 def load(path: str | Path, options: Mapping[str, Any] | None = None) -> dict[str, Profile]:
     """All profiles of a file, in its order; `path` may be an fsspec URL (s3://...), then reached with `options`.
 
-    Raises ConfigurationError when the file is missing, is no TOML, or a profile is wrong; the message names each fault.
+    Raises ConfigurationError when the file is missing, is no TOML, or a profile is wrong; the message names each error.
     """
     text, path = _text(str(path), options), shown_url(str(path))
     try:
@@ -115,18 +115,18 @@ def load(path: str | Path, options: Mapping[str, Any] | None = None) -> dict[str
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from None
     profiles: dict[str, Profile] = {}
-    faults: list[str] = []
+    errors: list[str] = []
     for name, table in tables.items():
         try:
             if not isinstance(table, dict):
                 raise ConfigurationError("must be a table")
             profiles[name] = Profile(name=name, **table)
         except ValidationError as error:
-            faults += [f"[{name}] {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            errors += [f"[{name}] {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         except (ConfigurationError, TypeError) as error:
-            faults.append(f"[{name}] {error}")
-    if faults:
-        raise ConfigurationError(f"{path}: " + "; ".join(faults))
+            errors.append(f"[{name}] {error}")
+    if errors:
+        raise ConfigurationError(f"{path}: " + "; ".join(errors))
     if not profiles:
         raise ConfigurationError(f"{path} holds no profile; write one table a profile, [NAME.parameters] for the API's fields")
     return profiles

@@ -144,4 +144,4 @@ class TestProfiles:
         one = profiles.load(self.write('[a]\ndescription = "x"\n'))["a"]
         other = profiles.load(self.write("[a]\nmax_failure_rate = 0.5\n"))["a"]
         wider = profiles.load(self.write('[a]\nrange = "chunk"\n'))["a"]
-        assert one.pixel_words() == other.pixel_words() != wider.pixel_words()
+        assert one.pixel_fields() == other.pixel_fields() != wider.pixel_fields()

@@ -17,7 +17,7 @@ from depth_api.routes.head import answer_head
 from depth_api.state import ApiState
 from depth_core import layout
 from depth_core.contract import ARTWORKS_PATH
-from depth_core.output import encode, formats
+from depth_core.output import depth_folder, formats
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -107,5 +107,5 @@ async def _redirect(request: Request, state: ApiState, key: str) -> Response:
 def _facts_without_source_name(store: Store, folder: str | None) -> dict[str, Any] | None:
     """The sidecar of a depth map that a bulk run had made before, without the name of its source file, which is not the
     caller's; None when there is no such name, and the file may be sent as it is."""
-    facts = encode.read_sidecar(store, folder) if folder else None
+    facts = depth_folder.read_sidecar(store, folder) if folder else None
     return facts | {"sourceName": ""} if facts and facts.get("sourceName") else None

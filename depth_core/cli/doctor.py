@@ -19,7 +19,7 @@ from depth_core.display import shown_url
 from depth_core.errors import ConfigurationError, DepthlineError, ModelAbsentError, ModelUnavailableError
 from depth_core.inference import checkpoints, devices
 from depth_core.inference.checkpoints import Presence
-from depth_core.output import encode
+from depth_core.output import depth_folder
 from depth_core.profiles import Profile
 from depth_core.settings import Settings
 from depth_core.storage import Store
@@ -56,7 +56,7 @@ class _Findings:
 def _print_findings() -> list[str]:
     """Prints what there is; returns what is wrong."""
     findings = _Findings()
-    versions = encode.versions()
+    versions = depth_folder.versions()
     findings.table.add_row("depthline", f"{versions.depthline} (output version {versions.output})")
     findings.table.add_row("Python", f"{platform.python_version()} on {platform.platform()}")
     findings.table.add_row("torch", versions.torch or "[red]not installed[/red]")

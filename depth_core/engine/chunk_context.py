@@ -13,7 +13,7 @@ from typing import Self
 from depth_core import layout
 from depth_core.engine.stages import Plan
 from depth_core.inference.checkpoints import Checkpoint
-from depth_core.output import encode
+from depth_core.output import depth_folder
 from depth_core.output.journal import read_journal
 from depth_core.output.outcomes import Outcome, read_outcomes
 from depth_core.profiles import Profile
@@ -85,7 +85,7 @@ class ChunkContext:
 
     def digest(self, value_range: DepthRange | None) -> str:
         """Of what makes the pixels, when the gray scale spans `value_range`."""
-        return encode.digest_of(self.profile.parameters, self.checkpoint.revision, value_range, self.profile.extra_files)
+        return depth_folder.digest_of(self.profile.parameters, self.checkpoint.revision, value_range, self.profile.extra_files)
 
     def folders(self, images: Iterable[str], value_range: DepthRange | None) -> dict[str, str]:
         """The key of each image's folder in the store, by content hash."""

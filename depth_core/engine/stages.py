@@ -19,7 +19,7 @@ from depth_core.engine.transfer import DeviceTimer, Timing
 from depth_core.errors import ErrorKind, ImageError
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.ingest.images import decode, headers, memory_budget
-from depth_core.output import encode, formats, normalization
+from depth_core.output import depth_folder, formats, normalization
 from depth_core.output.formats import Format, Picture
 from depth_core.output.outcomes import FAILED, Outcome, outcome_from_sidecar, utc_now
 from depth_core.settings import Settings
@@ -53,7 +53,7 @@ class Plan:
     extra_files: tuple[str, ...] = ()  # asked for by name, beside what the parameters bring
     value_range: tuple[float, float] | None = None  # in the network's numbers; None: each image its own
     name_sources: bool = True  # in the sidecars. Not for strangers: who sends the same image is handed the same files
-    versions: encode.Versions = field(default_factory=encode.versions)
+    versions: depth_folder.Versions = field(default_factory=depth_folder.versions)
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -218,14 +218,14 @@ def write(rendered: Rendered, predictor: Predictor, plan: Plan, store: Store, se
     files = {each.file: each.encode(rendered.pictures[each.picture], context) for each in plan.formats}
     image.seconds["encode"] = time.perf_counter() - started
     metres = predictor.metres_per_number(image.focal_px, image.source_size, image.size)
-    sidecar = encode.Sidecar(
-        **encode.meaning(predictor.spec) | {"unit": None if metres is None else "m"},
-        checkpoint=encode.Checkpoint(source=predictor.checkpoint.source, revision=predictor.checkpoint.revision),
+    sidecar = depth_folder.Sidecar(
+        **depth_folder.meaning(predictor.spec) | {"unit": None if metres is None else "m"},
+        checkpoint=depth_folder.Checkpoint(source=predictor.checkpoint.source, revision=predictor.checkpoint.revision),
         min=low * (metres or 1.0),
         max=high * (metres or 1.0),
-        source=encode.Size(width=image.source_size[0], height=image.source_size[1]),
-        process=encode.Size(width=image.size[0], height=image.size[1]),
-        output=encode.Size(width=width, height=height),
+        source=depth_folder.Size(width=image.source_size[0], height=image.source_size[1]),
+        process=depth_folder.Size(width=image.size[0], height=image.size[1]),
+        output=depth_folder.Size(width=width, height=height),
         source_sha256=image.sha256,
         source_name=shown_url(image.item.name) if plan.name_sources else "",
         parameters=plan.parameters,
@@ -237,7 +237,7 @@ def write(rendered: Rendered, predictor: Predictor, plan: Plan, store: Store, se
         finished_at=utc_now(),
         versions=plan.versions,
     )
-    names = encode.write(store, image.item.folder, files, sidecar)
+    names = depth_folder.write(store, image.item.folder, files, sidecar)
     image.seconds["write"] = time.perf_counter() - started - image.seconds["encode"]
     written = sidecar.model_copy(update={"files": names, "seconds": image.seconds})
     return outcome_from_sidecar(image.item.folder, written.as_json(), reused=False)

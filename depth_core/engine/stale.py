@@ -9,7 +9,7 @@ from dataclasses import replace
 from depth_core import layout
 from depth_core.engine.chunk_context import ChunkContext, DepthRange, Redo, span
 from depth_core.errors import ErrorKind
-from depth_core.output import encode
+from depth_core.output import depth_folder
 from depth_core.output.outcomes import FAILED, SUCCEEDED, Outcome, outcome_from_sidecar
 from depth_core.storage import Store
 
@@ -97,7 +97,7 @@ def _done(store: Store, folders: Mapping[str, str], prior: Mapping[str, Outcome]
             done[sha256] = replace(outcome, reused=True)
     if unknown:
         with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as pool:
-            sidecars = pool.map(lambda sha256: encode.read_sidecar(store, folders[sha256]), unknown)
+            sidecars = pool.map(lambda sha256: depth_folder.read_sidecar(store, folders[sha256]), unknown)
             for sha256, sidecar in zip(unknown, sidecars, strict=True):
                 if sidecar is not None and (not redo.verify or _files_are_there(store, folders[sha256], sidecar)):
                     done[sha256] = replace(outcome_from_sidecar(folders[sha256], sidecar), reused=True)

@@ -1,7 +1,7 @@
 """The files that a depth map is written as. Another one is an entry of FORMATS here, and nothing else.
 
 What belongs here: name, content type, what a file needs of a prediction, who asks for it, its bytes. What does not: the sidecar
-depth.json and the order of writing (encode.py), and what the gray values mean (normalization.py).
+depth.json and the order of writing (depth_folder.py), and what the gray values mean (normalization.py).
 """
 
 from __future__ import annotations

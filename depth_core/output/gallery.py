@@ -46,7 +46,7 @@ def _picture(store: Store, key: str, side: int) -> Image.Image | None:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.draft("RGB", (side, side))  # JPEGs are decoded small
-            if large.bytes_to_look_at(image) > large.MOST_BYTES:
+            if large.bytes_to_decode(image) > large.MOST_BYTES:
                 return None
             with large.one_at_a_time(image):
                 upright = ImageOps.exif_transpose(_eight_bits(image))

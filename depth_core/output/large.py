@@ -15,10 +15,10 @@ from PIL import Image
 PIXELS = 25_000_000  # beyond them a picture is large
 MOST_BYTES = 1 << 30  # for one look
 _BYTES_PER_PIXEL = {"1": 2, "L": 2, "P": 2, "I": 16, "F": 16}  # with copies; of other modes 8
-_turn = threading.Lock()
+_large_lock = threading.Lock()
 
 
-def bytes_to_look_at(image: Image.Image) -> int:
+def bytes_to_decode(image: Image.Image) -> int:
     """Memory that loading, turning and shrinking a picture takes, which is not loaded yet."""
     return _BYTES_PER_PIXEL.get(image.mode.partition(";")[0], 8) * image.width * image.height
 
@@ -29,5 +29,5 @@ def one_at_a_time(image: Image.Image) -> Iterator[None]:
     if image.width * image.height <= PIXELS:
         yield
         return
-    with _turn:
+    with _large_lock:
         yield

@@ -2,7 +2,7 @@
 
 Everything takes torch tensors (and stays on their device) or numpy arrays (and gives numpy back), batched, each image by
 itself. What a mode computes is in MODES; its name, and what others must know of it, in contract.py. What does not belong here:
-files (encode.py), and what a network computes (depth_core.inference).
+files (depth_folder.py), and what a network computes (depth_core.inference).
 """
 
 from __future__ import annotations

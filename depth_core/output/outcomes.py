@@ -31,7 +31,7 @@ def _stored(kind: pa.DataType, name: str = "") -> dict[str, Any]:
     return {"type": kind, "name": name}
 
 
-def _fact(kind: pa.DataType, description: str) -> dict[str, Any]:
+def _column(kind: pa.DataType, description: str) -> dict[str, Any]:
     """Of a field that records have as a column, too: of succeeded rows and of failed ones, as far as it is known."""
     return _stored(kind) | {"description": description}
 
@@ -47,19 +47,19 @@ class Outcome:
     status: str = field(metadata=_stored(_TEXT))  # "succeeded" | "failed"
     folder: str = field(default="", metadata=_stored(_TEXT))  # key of the folder that holds the files, "" when failed
     results: tuple[str, ...] = field(default=(), metadata=_stored(pa.list_(_TEXT)))  # names of the files, depth.png first
-    source_width: int = field(default=0, metadata=_fact(_INTEGER, "Pixels, EXIF orientation applied"))
-    source_height: int = field(default=0, metadata=_fact(_INTEGER, "Pixels, EXIF orientation applied"))
-    network_width: int = field(default=0, metadata=_fact(_INTEGER, "Pixels of what the network saw"))
-    network_height: int = field(default=0, metadata=_fact(_INTEGER, "Pixels of what the network saw"))
-    output_width: int = field(default=0, metadata=_fact(_INTEGER, "Pixels of the depth map"))
-    output_height: int = field(default=0, metadata=_fact(_INTEGER, "Pixels of the depth map"))
-    depth_min: float | None = field(default=None, metadata=_fact(_NUMBER, "Smallest of the network's numbers, in `unit`"))
-    depth_max: float | None = field(default=None, metadata=_fact(_NUMBER, "Largest of the network's numbers, in `unit`"))
-    kind: str = field(default="", metadata=_fact(_TEXT, "What the numbers mean: disparity, relative_depth or metric_depth"))
-    unit: str | None = field(default=None, metadata=_fact(_TEXT, "m for metric depth, null where the numbers have no unit"))
-    model: str = field(default="", metadata=_fact(_TEXT, "The model, family/name"))
-    checkpoint_revision: str = field(default="", metadata=_fact(_TEXT, "Revision of its weights"))
-    licence: str = field(default="", metadata=_fact(_TEXT, "Licence of its weights"))
+    source_width: int = field(default=0, metadata=_column(_INTEGER, "Pixels, EXIF orientation applied"))
+    source_height: int = field(default=0, metadata=_column(_INTEGER, "Pixels, EXIF orientation applied"))
+    network_width: int = field(default=0, metadata=_column(_INTEGER, "Pixels of what the network saw"))
+    network_height: int = field(default=0, metadata=_column(_INTEGER, "Pixels of what the network saw"))
+    output_width: int = field(default=0, metadata=_column(_INTEGER, "Pixels of the depth map"))
+    output_height: int = field(default=0, metadata=_column(_INTEGER, "Pixels of the depth map"))
+    depth_min: float | None = field(default=None, metadata=_column(_NUMBER, "Smallest of the network's numbers, in `unit`"))
+    depth_max: float | None = field(default=None, metadata=_column(_NUMBER, "Largest of the network's numbers, in `unit`"))
+    kind: str = field(default="", metadata=_column(_TEXT, "What the numbers mean: disparity, relative_depth or metric_depth"))
+    unit: str | None = field(default=None, metadata=_column(_TEXT, "m for metric depth, null where the numbers have no unit"))
+    model: str = field(default="", metadata=_column(_TEXT, "The model, family/name"))
+    checkpoint_revision: str = field(default="", metadata=_column(_TEXT, "Revision of its weights"))
+    licence: str = field(default="", metadata=_column(_TEXT, "Licence of its weights"))
     seconds: Mapping[str, float] = field(default_factory=dict, metadata=_stored(pa.map_(_TEXT, _NUMBER)))  # by stage
     attempts: int = field(default=1, metadata=_stored(_INTEGER))
     error_kind: str | None = field(default=None, metadata=_stored(_TEXT))
@@ -76,7 +76,7 @@ _SCHEMA = pa.schema([(_IN_FILES[f.name], f.metadata["type"]) for f in fields(Out
 
 
 @dataclass(frozen=True)
-class Fact:
+class ImageColumn:
     """A fact of an image that records have as a column of the same name."""
 
     name: str
@@ -89,12 +89,13 @@ class Fact:
         return _UNKNOWN.get(self.type)
 
 
-FACTS = tuple(Fact(f.name, f.metadata["type"], f.metadata["description"]) for f in fields(Outcome) if "description" in f.metadata)
+_DESCRIBED = [f for f in fields(Outcome) if "description" in f.metadata]
+IMAGE_COLUMNS = tuple(ImageColumn(f.name, f.metadata["type"], f.metadata["description"]) for f in _DESCRIBED)
 
 
-def facts_of(outcome: Mapping[str, Any]) -> dict[str, Any]:
+def image_columns_of(outcome: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of an outcome as a record has them, None for what is not known. `outcome`: as files have it."""
-    values = {fact: outcome.get(fact.name) for fact in FACTS}
+    values = {fact: outcome.get(fact.name) for fact in IMAGE_COLUMNS}
     return {fact.name: None if value == fact.unknown else value for fact, value in values.items()}
 
 
@@ -104,7 +105,7 @@ def utc_now() -> str:
 
 
 def outcome_from_sidecar(folder: str, sidecar: Mapping[str, Any], *, reused: bool = True) -> Outcome:
-    """The outcome that a complete folder stands for. `sidecar` as `encode.read_sidecar` or `Sidecar.as_json` gives it."""
+    """The outcome that a complete folder stands for. `sidecar` as `depth_folder.read_sidecar` or `Sidecar.as_json` gives it."""
     return Outcome(
         source_sha256=sidecar["sourceSha256"],
         status=SUCCEEDED,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from depth_core.layout import EXTRA_COLUMNS
-from depth_core.output.outcomes import FACTS, STAGES
+from depth_core.output.outcomes import IMAGE_COLUMNS, STAGES
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("profile", _TEXT, "The named parameter set"),
     Column("source_sha256", _TEXT, "Hash of the image file; null when it was never fetched"),
     Column("source_bytes", pa.int64(), "Size of the image file"),
-    *(Column(fact.name, fact.type, fact.description) for fact in FACTS),
+    *(Column(fact.name, fact.type, fact.description) for fact in IMAGE_COLUMNS),
     Column("seconds_download", pa.float64(), "Of fetching the source, which all rows and profiles of one URL share"),
     *(Column(f"seconds_{stage}", pa.float64(), f"Of the stage {stage}; rows of one image share it") for stage in STAGES),
     Column("attempts", pa.int32(), "Tries of what decided: the depth map, or the download when that failed; 0: never tried"),

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from depth_core import layout, parquet
 from depth_core.display import shown_url
 from depth_core.errors import ErrorKind
-from depth_core.output.outcomes import FACTS, FAILED, STAGES, SUCCEEDED, Outcome
+from depth_core.output.outcomes import FAILED, IMAGE_COLUMNS, STAGES, SUCCEEDED, Outcome
 from depth_core.output.record_schema import SCHEMA
 from depth_core.storage import Store
 
@@ -66,9 +66,9 @@ def build(
         outcomes = pd.DataFrame(map(asdict, outcomes), columns=[f.name for f in fields(Outcome)])
 
     valid = rows["error_kind"].isna()
-    source = _look_up(sources, "image_url", rows["image_url"].where(valid))
+    source = _rows_for(sources, "image_url", rows["image_url"].where(valid))
     fetched = source["sha256"].notna()
-    outcome = _look_up(outcomes, "source_sha256", source["sha256"])
+    outcome = _rows_for(outcomes, "source_sha256", source["sha256"])
     tried = outcome["status"].notna()
     succeeded = outcome["status"] == SUCCEEDED
 
@@ -103,7 +103,7 @@ def build(
         "profile": profile,
         "source_sha256": source["sha256"],
         "source_bytes": source["bytes"],
-        **{fact.name: outcome[fact.name].where(outcome[fact.name] != fact.unknown) for fact in FACTS},
+        **{fact.name: outcome[fact.name].where(outcome[fact.name] != fact.unknown) for fact in IMAGE_COLUMNS},
         "seconds_download": source["seconds"],
         **{f"seconds_{stage}": _stage(outcome, stage) for stage in STAGES},
         "attempts": outcome["attempts"].where(tried, source["attempts"]).fillna(0),
@@ -116,7 +116,7 @@ def build(
     return to_frame(pa.Table.from_pandas(pd.DataFrame(records, index=rows.index), schema=SCHEMA, preserve_index=False))
 
 
-def _look_up(table: pd.DataFrame, key: str, wanted: pd.Series) -> pd.DataFrame:
+def _rows_for(table: pd.DataFrame, key: str, wanted: pd.Series) -> pd.DataFrame:
     """One row of `table` for each wanted key, all null where the key is null or not there."""
     known = table[table[key].notna()].drop_duplicates(key, keep="last").set_index(key, drop=False)
     return known.reindex(wanted.array).set_index(wanted.index).astype(object)

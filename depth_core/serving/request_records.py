@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from depth_core import layout
 from depth_core.output import records
-from depth_core.output.outcomes import STAGES, facts_of
+from depth_core.output.outcomes import STAGES, image_columns_of
 from depth_core.output.record_schema import SCHEMA
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import StoredArtwork
@@ -41,7 +41,7 @@ def frame(artworks: Sequence[StoredArtwork], store: Store, *, chunk: str, run_id
 def _row(artwork: StoredArtwork, store: Store, chunk: str, position: int, run_id: str) -> dict[str, Any]:
     outcome = artwork.outcome or {}
     seconds = outcome.get("seconds") or {}
-    return facts_of(outcome) | {
+    return image_columns_of(outcome) | {
         "id": str(artwork.id),
         "artwork_type": "depth_map",
         "status": artwork.status.value,

@@ -18,7 +18,7 @@ from pipelines.resources import DepthlineResource
 def profile_sensor(context: dg.SensorEvaluationContext, depthline: DepthlineResource) -> dg.SensorResult | dg.SkipReason:
     seen: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
     digests = {
-        name: hashlib.sha256(json.dumps(profile.pixel_words(), sort_keys=True).encode()).hexdigest()[:16]
+        name: hashlib.sha256(json.dumps(profile.pixel_fields(), sort_keys=True).encode()).hexdigest()[:16]
         for name, profile in depthline.profiles().items()
     }
     changed = [name for name, digest in digests.items() if seen.get(name) != digest]

@@ -15,7 +15,7 @@ from pathlib import Path
 import dagster as dg
 from PIL import Image
 
-from depth_core.output import encode, formats, records
+from depth_core.output import depth_folder, formats, records
 from depth_core.storage import DAY, PART_SUFFIX, PARTS
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def assert_every_file_is_whole(place) -> None:
     store = place.store
     for key in sidecars(place):
         folder = key.removesuffix(f"/{formats.SIDECAR}")
-        sidecar = encode.read_sidecar(store, folder)
+        sidecar = depth_folder.read_sidecar(store, folder)
         assert sidecar is not None, key
         with Image.open(BytesIO(store.read(f"{folder}/depth.png"))) as picture:
             picture.load()

@@ -59,8 +59,8 @@ CALLS = [
     ("simplejpeg", jpeg.simplejpeg, "decode_jpeg"),
     ("hash", stages.hashlib, "sha256"),
     ("PNG", stages.formats, "png8"),
-    ("sidecar", stages.encode, "Sidecar"),
-    ("files", stages.encode, "write"),
+    ("sidecar", stages.depth_folder, "Sidecar"),
+    ("files", stages.depth_folder, "write"),
     ("outcome", stages, "outcome_from_sidecar"),
 ]
 
@@ -167,7 +167,7 @@ def test_a_fault_of_the_store_is_nobodys_failure(
     def refuse(*words: Any, **named: Any) -> None:
         raise StoreError("permission denied")
 
-    monkeypatch.setattr(stages.encode, "write", refuse)
+    monkeypatch.setattr(stages.depth_folder, "write", refuse)
     with pytest.raises(StoreError):
         list(LocalEngine(tiny, store, settings).run(items_of(photo()), plan))
 

@@ -22,7 +22,7 @@ from depth_core.engine.local import LocalEngine
 from depth_core.errors import ModelUnavailableError
 from depth_core.inference import checkpoints
 from depth_core.inference.predictor import Predictor
-from depth_core.output import encode, formats
+from depth_core.output import depth_folder, formats
 from depth_core.output.journal import Journal
 from depth_core.output.outcomes import read_outcomes, write_outcomes
 from depth_core.profiles import Profile
@@ -221,7 +221,7 @@ class TestOneRangeForTheChunk:
                 darkest, lightest = picture.getextrema()
             assert darkest == pytest.approx(255 * (outcome.depth_min - low) / (high - low), abs=2)
             assert lightest == pytest.approx(255 * (outcome.depth_max - low) / (high - low), abs=2)
-            assert encode.read_sidecar(store, outcome.folder)["range"] == [low, high]
+            assert depth_folder.read_sidecar(store, outcome.folder)["range"] == [low, high]
         assert not list(store.keys("spool"))
 
     def test_an_unchanged_chunk_is_left_alone(self, run: Run, store: Store, photo: Any, loads: list[str]) -> None:

@@ -124,7 +124,7 @@ def test_a_run_that_ends_by_an_error_leaves_no_note(
         assert interrupted.read(store, "preview", CHUNK) == dict.fromkeys(images, 0)
         raise StoreError("cannot write: no space left")
 
-    monkeypatch.setattr(stages.encode, "write", full)
+    monkeypatch.setattr(stages.depth_folder, "write", full)
     with pytest.raises(StoreError):
         run(images)
     assert interrupted.read(store, "preview", CHUNK) == {}

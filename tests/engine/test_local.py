@@ -22,7 +22,7 @@ from depth_core.engine.local import LocalEngine
 from depth_core.engine.stages import Item, Plan, Prepared
 from depth_core.errors import StoreError
 from depth_core.inference.predictor import Predictor
-from depth_core.output import encode, formats
+from depth_core.output import depth_folder, formats
 from depth_core.output.outcomes import Outcome
 from depth_core.settings import Settings
 from depth_core.storage import Store
@@ -78,7 +78,7 @@ def test_an_image_that_fails_costs_only_itself(
 
     assert [done[str(n)].status for n in range(5)] == ["succeeded", "failed", "failed", "failed", "succeeded"]
     assert [done[str(n)].error_kind for n in (1, 2, 3)] == ["not_an_image", "empty_file", "truncated_image"]
-    assert encode.read_sidecar(store, "depth/1") is None
+    assert depth_folder.read_sidecar(store, "depth/1") is None
 
 
 def test_an_unforeseen_error_while_reading_is_a_failed_image_that_names_it(
@@ -164,7 +164,7 @@ def test_a_store_that_goes_away_ends_the_run_and_what_was_written_stays_valid(
     with pytest.raises(StoreError, match="no space left"):
         list(LocalEngine(tiny, store, settings).run(items, plan))
 
-    complete = [n for n in range(12) if encode.read_sidecar(store, f"depth/{n}")]
+    complete = [n for n in range(12) if depth_folder.read_sidecar(store, f"depth/{n}")]
     assert 0 < len(complete) < 12
     for n in complete:
         Image.open(BytesIO(store.read(f"depth/{n}/depth.png"))).verify()

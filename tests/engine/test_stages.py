@@ -16,7 +16,7 @@ from depth_core.contract import DepthParameters
 from depth_core.engine import stages
 from depth_core.engine.stages import Item, Plan
 from depth_core.inference.predictor import Predictor
-from depth_core.output import encode
+from depth_core.output import depth_folder
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -51,7 +51,7 @@ def made(data: bytes, predictor: Predictor, plan: Plan, store: Store, settings: 
     prepared = stages.prepare(item, predictor.preprocessor, predictor.device, plan, settings)
     (rendered,) = stages.predict([prepared], predictor, plan)
     stages.write(rendered, predictor, plan, store, settings)
-    return encode.read_sidecar(store, "made") or {}
+    return depth_folder.read_sidecar(store, "made") or {}
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_the_sidecar_names_the_source_without_its_secrets(
         item = Item("photo", lambda: png(reddish(64, 48)), "made", name)
         prepared = stages.prepare(item, known("small").preprocessor, "cpu", plan, settings)
         stages.write(stages.predict([prepared], known("small"), plan)[0], known("small"), plan, store, settings)
-        assert (encode.read_sidecar(store, "made") or {})["sourceName"] == (said if plan.name_sources else "")
+        assert (depth_folder.read_sidecar(store, "made") or {})["sourceName"] == (said if plan.name_sources else "")
 
 
 @pytest.mark.parametrize("invert", [False, True])

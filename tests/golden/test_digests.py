@@ -12,7 +12,7 @@ from pydantic import Field
 
 from depth_core.cli.map.result_names import Asked
 from depth_core.contract import DepthParameters
-from depth_core.output import encode, formats
+from depth_core.output import depth_folder, formats
 from depth_core.profiles import Profile
 from depth_core.serving.artworks.types import NewArtwork
 
@@ -43,12 +43,12 @@ def kind(request: pytest.FixtureRequest) -> type[DepthParameters]:
 
 def output_digest(row: dict[str, Any], parameters: DepthParameters) -> str:
     spanned = row["range"] and tuple(row["range"])
-    return encode.digest_of(parameters, row["revision"], spanned, [formats.PNG16] if row["depth16"] else ())
+    return depth_folder.digest_of(parameters, row["revision"], spanned, [formats.PNG16] if row["depth16"] else ())
 
 
 def pixels_digest(profile: Profile) -> str:
     """As the sensor of profiles keeps it in its cursor."""
-    return hashlib.sha256(json.dumps(profile.pixel_words(), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(profile.pixel_fields(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def test_outputs_keep_their_digest(kind: type[DepthParameters]) -> None:
@@ -70,7 +70,7 @@ def test_requests_keep_their_hash(kind: type[DepthParameters]) -> None:
 
 
 @pytest.mark.parametrize("kind_of_profile", [Profile, LaterProfile])
-def test_profiles_keep_their_pixel_words(kind_of_profile: type[Profile]) -> None:
+def test_profiles_keep_their_pixel_fields(kind_of_profile: type[Profile]) -> None:
     found = [pixels_digest(kind_of_profile(name="golden", **row["profile"])) for row in DIGESTS["profiles"]]
     assert found == [row["digest"] for row in DIGESTS["profiles"]]
 
@@ -79,13 +79,13 @@ def test_profiles_keep_their_pixel_words(kind_of_profile: type[Profile]) -> None
 def test_a_later_field_that_is_set_makes_another_name(name: str, value: object) -> None:
     plain, other = Later(), Later.model_validate({name: value})
     assert other.digest() != plain.digest()
-    assert encode.digest_of(other, "r", None) != encode.digest_of(plain, "r", None)
+    assert depth_folder.digest_of(other, "r", None) != depth_folder.digest_of(plain, "r", None)
     assert NewArtwork("https://a.example/b", other).sha256() != NewArtwork("https://a.example/b", plain).sha256()
     assert pixels_digest(LaterProfile(name="a", parameters=other)) != pixels_digest(LaterProfile(name="a"))
 
 
 @pytest.mark.parametrize("change", [{"point_cloud": True}, {"layers": ["a"]}])
-def test_a_later_field_of_a_profile_that_is_set_changes_its_pixel_words(change: dict[str, Any]) -> None:
+def test_a_later_field_of_a_profile_that_is_set_changes_its_pixel_fields(change: dict[str, Any]) -> None:
     assert pixels_digest(LaterProfile(name="a", **change)) != pixels_digest(LaterProfile(name="a"))
 
 

@@ -12,7 +12,7 @@ from moto.server import ThreadedMotoServer
 
 from depth_core import catalog
 from depth_core.contract import DepthParameters
-from depth_core.output import encode
+from depth_core.output import depth_folder
 from depth_core.profiles import Profile
 from depth_core.storage import Store
 
@@ -56,20 +56,20 @@ def profile() -> Profile:
 
 @pytest.fixture
 def make_sidecar() -> Any:
-    def make(sha256: str = "0" * 64, **changes: Any) -> encode.Sidecar:
+    def make(sha256: str = "0" * 64, **changes: Any) -> depth_folder.Sidecar:
         facts: dict[str, Any] = {
-            **encode.meaning(catalog.BY_KEY["v2/small"]),
-            "checkpoint": encode.Checkpoint(source="weights/small", revision="r1"),
+            **depth_folder.meaning(catalog.BY_KEY["v2/small"]),
+            "checkpoint": depth_folder.Checkpoint(source="weights/small", revision="r1"),
             "min": 0.5,
             "max": 7.25,
-            "source": encode.Size(width=640, height=480),
-            "process": encode.Size(width=686, height=518),
-            "output": encode.Size(width=640, height=480),
+            "source": depth_folder.Size(width=640, height=480),
+            "process": depth_folder.Size(width=686, height=518),
+            "output": depth_folder.Size(width=640, height=480),
             "source_sha256": sha256,
             "parameters": DepthParameters(model="small"),
             "finished_at": "2026-03-01T12:00:00.000Z",
         }
-        return encode.Sidecar(**facts | changes)
+        return depth_folder.Sidecar(**facts | changes)
 
     return make
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from depth_core.contract import DepthParameters
 from depth_core.engine.stages import Plan, picture_bytes_of
-from depth_core.output import encode, formats
+from depth_core.output import depth_folder, formats
 from depth_core.output.formats import FORMATS, Context, Format, Picture
 from depth_core.profiles import Profile
 
@@ -76,12 +76,12 @@ def test_the_memory_of_the_host_is_estimated_from_the_formats(device: str, bytes
 
 
 def test_another_format_changes_the_digest_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = encode.digest_of(DepthParameters(), "r", None)
-    sixteen = encode.digest_of(DepthParameters(), "r", None, ["depth16.png"])
+    plain = depth_folder.digest_of(DepthParameters(), "r", None)
+    sixteen = depth_folder.digest_of(DepthParameters(), "r", None, ["depth16.png"])
     monkeypatch.setattr(formats, "FORMATS", (*FORMATS, NUMPY))
-    assert encode.digest_of(DepthParameters(), "r", None) == plain
-    assert encode.digest_of(DepthParameters(), "r", None, ["depth16.png"]) == sixteen
-    assert len({plain, sixteen, *(encode.digest_of(DepthParameters(), "r", None, names) for names in ASKED)}) == 4
+    assert depth_folder.digest_of(DepthParameters(), "r", None) == plain
+    assert depth_folder.digest_of(DepthParameters(), "r", None, ["depth16.png"]) == sixteen
+    assert len({plain, sixteen, *(depth_folder.digest_of(DepthParameters(), "r", None, names) for names in ASKED)}) == 4
 
 
 def test_a_profile_asks_for_another_format_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_a_profile_asks_for_another_format_by_name(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(formats, "FORMATS", (*FORMATS, NUMPY))
     profile = Profile(name="a", depth16=True, formats=("depth.npy",))
     assert profile.extra_files == ("depth.npy", "depth16.png")
-    assert profile.pixel_words() == Profile(name="a", depth16=True).pixel_words() | {"formats": ["depth.npy"]}
+    assert profile.pixel_fields() == Profile(name="a", depth16=True).pixel_fields() | {"formats": ["depth.npy"]}
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:

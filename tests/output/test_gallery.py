@@ -25,7 +25,7 @@ import websocket
 from PIL import Image
 
 from depth_core import layout
-from depth_core.output import encode, formats, gallery, records
+from depth_core.output import depth_folder, formats, gallery, records
 from depth_core.output.outcomes import Outcome, outcome_from_sidecar
 from depth_core.profiles import Profile
 from depth_core.storage import Store
@@ -76,10 +76,10 @@ def make_gallery(make_rows: Any, make_sources: Any, make_sidecar: Any, profile: 
                 width, height = image.size
             folder = layout.depth_folder(sha, "d" * 16)
             ramp = np.broadcast_to(np.linspace(0, 255, width).astype(np.uint8), (height, width))
-            size = encode.Size(width=width, height=height)
+            size = depth_folder.Size(width=width, height=height)
             sidecar = make_sidecar(sha, source=size, output=size)
-            encode.write(store, folder, {"depth.png": formats.png8(ramp)}, sidecar)
-            outcomes.append(outcome_from_sidecar(folder, encode.read_sidecar(store, folder) or {}))
+            depth_folder.write(store, folder, {"depth.png": formats.png8(ramp)}, sidecar)
+            outcomes.append(outcome_from_sidecar(folder, depth_folder.read_sidecar(store, folder) or {}))
         words: dict[str, Any] = {"chunk": CHUNK, "profile": profile.name, "parameters": profile.parameters.as_api()}
         return records.build(rows, make_sources(found), outcomes, manifest="/m.csv", **words, store=store)
 

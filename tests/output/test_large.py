@@ -38,7 +38,7 @@ class Watched:
 @pytest.fixture
 def turn(monkeypatch: pytest.MonkeyPatch) -> Watched:
     watched = Watched()
-    monkeypatch.setattr(large, "_turn", watched)
+    monkeypatch.setattr(large, "_large_lock", watched)
     monkeypatch.setattr(large, "PIXELS", SIDE * SIDE - 1)
     return watched
 
@@ -82,4 +82,4 @@ def test_checks_read_large_depth_maps_in_turn(turn: Watched, store: Store) -> No
 def test_what_takes_too_much_memory_has_no_preview(mode: str, size: tuple[int, int], shown: bool) -> None:
     image = Image.new(mode, (1, 1))
     image._size = size  # nothing is loaded
-    assert (large.bytes_to_look_at(image) <= large.MOST_BYTES) is shown
+    assert (large.bytes_to_decode(image) <= large.MOST_BYTES) is shown

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from depth_core.output.outcomes import (
-    FACTS,
+    IMAGE_COLUMNS,
     Outcome,
-    facts_of,
+    image_columns_of,
     outcome_from_files,
     outcome_to_files,
     read_outcomes,
@@ -57,7 +57,7 @@ def test_the_depth_range_is_ends_in_files_whatever_it_is_called_here(store: Stor
     outcome = succeeded("aa", depth_range=(0.5, 8.5))
     assert outcome_to_files(outcome)["ends"] == (0.5, 8.5)
     assert outcome_from_files({"source_sha256": "aa", "status": "succeeded", "ends": [0.5, 8.5]}).depth_range == (0.5, 8.5)
-    write_outcomes(store, profile, CHUNK, [outcome])
+    write_outcomes(store, profile.name, CHUNK, [outcome], parameters=profile.parameters)
     assert read_outcomes(store, "preview", CHUNK) == {"aa": outcome}
 
 
@@ -113,7 +113,7 @@ def test_a_file_that_knows_other_facts_is_read_as_far_as_it_is_understood(local_
 
 
 def test_facts_are_null_where_they_are_not_known() -> None:
-    facts = facts_of(outcome_to_files(failed("aa", source_width=640, depth_min=0.0)))
+    facts = image_columns_of(outcome_to_files(failed("aa", source_width=640, depth_min=0.0)))
     assert {name: value for name, value in facts.items() if value is not None} == {"source_width": 640, "depth_min": 0.0}
-    assert list(facts) == [fact.name for fact in FACTS]
-    assert set(facts_of({}).values()) == {None}
+    assert list(facts) == [fact.name for fact in IMAGE_COLUMNS]
+    assert set(image_columns_of({}).values()) == {None}

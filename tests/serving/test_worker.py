@@ -407,7 +407,7 @@ def test_a_store_that_fails_for_long_ends_the_worker_and_its_claims_go_back(
     assert (artwork.status, artwork.attempts) == (ArtworkStatus.STARTING, 0)
 
 
-@pytest.mark.parametrize("place", ["depth_core.url_schemes.of", "depth_core.output.encode.read_sidecar"])
+@pytest.mark.parametrize("place", ["depth_core.url_schemes.of", "depth_core.output.depth_folder.read_sidecar"])
 def test_whatever_one_artwork_makes_a_library_raise_is_its_own_failure(
     artworks, store, settings, images, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

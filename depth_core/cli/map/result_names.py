@@ -18,7 +18,7 @@ from typing import Any
 from depth_core.contract import DepthParameters
 from depth_core.engine.stages import Item
 from depth_core.errors import ErrorKind, ImageError, StoreError
-from depth_core.output import encode, formats
+from depth_core.output import depth_folder, formats
 from depth_core.storage import Store
 
 MAX_NAME_BYTES = 255  # of a file, on most file systems
@@ -51,7 +51,7 @@ class FlatStore(Store):
         folder, _, name = key.rpartition("/")
         try:
             if name == formats.PNG:  # written first: what is replaced goes, the mark of completion before all
-                earlier = encode.read_sidecar(self, folder) or {}
+                earlier = depth_folder.read_sidecar(self, folder) or {}
                 for old in reversed(formats.result_names()):
                     if old != formats.PNG and old in earlier.get("files", ()):
                         self.delete(f"{folder}/{old}")
@@ -128,7 +128,7 @@ class _There:
     def __init__(self, store: FlatStore) -> None:
         self._store = store
         self._listed: dict[str, set[str]] = {}
-        self._sidecar = functools.lru_cache(4096)(functools.partial(encode.read_sidecar, store))
+        self._sidecar = functools.lru_cache(4096)(functools.partial(depth_folder.read_sidecar, store))
 
     def has(self, name: str, kind: str) -> bool:
         """Whether NAME.depth.png, or another kind of file, is there; capitals do not count, as some file systems have it."""

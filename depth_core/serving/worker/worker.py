@@ -29,7 +29,7 @@ from depth_core.errors import (
 )
 from depth_core.inference import checkpoints
 from depth_core.ingest.fetch.download import Fetched
-from depth_core.output import encode, formats
+from depth_core.output import depth_folder, formats
 from depth_core.output.outcomes import FAILED, SUCCEEDED, Outcome, outcome_from_sidecar, utc_now
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import Claimed
@@ -231,7 +231,7 @@ class Worker:
     def _run_group(self, parameters: DepthParameters, group: list[_Ready], engine: Engine) -> None:
         extra_files = (formats.PNG16,) if self.settings.api_depth16 else ()
         plan = Plan(parameters, extra_files, name_sources=False)
-        digest = encode.digest_of(parameters, engine.checkpoint.revision, None, extra_files)
+        digest = depth_folder.digest_of(parameters, engine.checkpoint.revision, None, extra_files)
         by_source = {str(each.claimed.id): each for each in group}
         items: list[Item] = []
         first: dict[str, _Ready] = {}  # the same image twice in a group is computed once
@@ -266,7 +266,7 @@ class Worker:
         Raises errors of the installation.
         """
         try:
-            sidecar = encode.read_sidecar(self.store, folder)
+            sidecar = depth_folder.read_sidecar(self.store, folder)
             return None if sidecar is None else outcome_from_sidecar(folder, sidecar)
         except Exception as error:  # noqa: BLE001 - by place
             failure = url_failure(each.claimed.image_url, error)

@@ -87,21 +87,21 @@ class Sidecar(_CamelCase):
     versions: Versions = Field(default_factory=versions)
 
     def as_json(self) -> dict[str, Any]:
-        """The sidecar as it stands in the file. There `largeMeans` is true of depth.tiff, and `note` says what needs words."""
-        words = self.model_dump(mode="json", by_alias=True)
-        notes = [f"The source: {odd}."] if (odd := words.pop("sourceNote")) else []
+        """The sidecar as the file has it. There `largeMeans` is true of depth.tiff, and `note` has what needs a sentence."""
+        fields = self.model_dump(mode="json", by_alias=True)
+        notes = [f"The source: {odd}."] if (odd := fields.pop("sourceNote")) else []
         if self.kind is DepthKind.METRIC_DEPTH and self.unit is None:
             notes.append(
                 "The focal length is unknown, so the numbers have no unit: metres = number * focal length / "
                 f"{BY_KEY[self.model].canonical_focal_px:g}, the focal length in pixels of an image of the size `process`."
             )
         if self.parameters.normalization_mode.writes_floats and self.parameters.invert_depth:
-            words["largeMeans"] = "far" if self.large_means == "near" else "near"
+            fields["largeMeans"] = "far" if self.large_means == "near" else "near"
             notes.append(
-                f"depth.tiff is inverted, max - number: large is {words['largeMeans']} there. min and max are those of the "
+                f"depth.tiff is inverted, max - number: large is {fields['largeMeans']} there. min and max are those of the "
                 f"numbers before, where large is {self.large_means}."
             )
-        return words | {"note": " ".join(notes) or None}
+        return fields | {"note": " ".join(notes) or None}
 
 
 def meaning(spec: ModelSpec) -> dict[str, Any]:
