@@ -21,17 +21,17 @@ from depth_core.errors import StoreError
 DATABASE_ERRORS = (DBAPIError, NoConnectionError)
 
 _DESCRIPTIONS = {
-    401: "No API key, or none that is known.",
+    401: "No API key, or an unknown one.",
     408: "The body did not arrive in time.",
-    404: "There is none, or it belongs to another key.",
-    409: "The Idempotency-Key came before with another body.",
+    404: "Not found, or it has another owner.",
+    409: "The Idempotency-Key was used with another body.",
     413: "The body is too large.",
     415: "The body is not application/json.",
-    429: "Too many requests, or wrong keys; Retry-After says when to come again.",
+    429: "Too many requests, or too many wrong keys; Retry-After says when to try again.",
     503: "The database or the store does not answer.",
 }
 _RETRY_AFTER = header("Retry-After", "Seconds after which to try again.", type="integer", minimum=1)
-_CHALLENGE = header("WWW-Authenticate", "How to say who calls.", enum=["Bearer"])
+_CHALLENGE = header("WWW-Authenticate", "How to authenticate.", enum=["Bearer"])
 _HEADERS = {401: _CHALLENGE, 429: _RETRY_AFTER, 503: _RETRY_AFTER}
 
 
@@ -53,7 +53,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
     responses[422] = {
         "model": ValidationErrors,
-        "description": "Something in the request is wrong; `detail` lists every error.",
+        "description": "The request is invalid; `detail` lists every error.",
     }
     return responses
 

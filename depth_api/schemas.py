@@ -18,7 +18,7 @@ class FieldError(BaseModel):
 
 
 class ValidationErrors(BaseModel):
-    detail: list[FieldError] = Field(description="Everything that is wrong, at once.")
+    detail: list[FieldError] = Field(description="Every error of the request.")
 
 
 class ErrorMessage(BaseModel):
@@ -30,7 +30,7 @@ class ArtworkPage(BaseModel):
 
     artworks: list[Artwork]
     next_cursor: str | SkipJsonSchema[None] = Field(
-        None, description="Give it as `cursor` to read on; absent at the end.", json_schema_extra=absent_not_null
+        None, description="Pass it as `cursor` to get the next page; absent on the last one.", json_schema_extra=absent_not_null
     )
 
 
@@ -45,6 +45,6 @@ class Readiness(BaseModel):
     status: Literal["ready", "not ready"]
     database: Check
     store: Check
-    last_worker_seconds: float | None = Field(description="Age of the last sign of life of any worker; null: there was none.")
+    last_worker_seconds: float | None = Field(description="Seconds since the last heartbeat of any worker; null: there was none.")
     live_workers: int
     waiting: int

@@ -48,8 +48,8 @@ def build(settings: Settings) -> APIRouter:
         response_model_exclude_none=True,
         responses=errors.documented(*always, 408, 409, 413, 415)
         | {
-            200: {"model": Artwork, "description": "`Prefer: wait` saw it end.", "headers": _CREATED_HEADERS},
-            202: {"description": "Accepted; `GET` its Location to see how it goes.", "headers": _CREATED_HEADERS},
+            200: {"model": Artwork, "description": "It ended within `Prefer: wait`.", "headers": _CREATED_HEADERS},
+            202: {"description": "Accepted; `GET` the Location for its status.", "headers": _CREATED_HEADERS},
         },
         openapi_extra={
             "requestBody": {
@@ -95,16 +95,19 @@ async def _create(
     idempotency_key: Annotated[
         str | None,
         Header(
-            description="The same key and body within 24 hours are the same artwork; another body is a 409.",
+            description="The same key and body within 24 hours get the same artwork; another body gets 409.",
             json_schema_extra={"pattern": f"^{_IDEMPOTENCY_KEY}$"},
         ),
     ] = None,
     _prefer: Annotated[  # documented here; read below, since several lines are one list
         str | None,
-        Header(alias="prefer", description=f"`wait=N`: answer when done, or after N seconds, up to {long_polling.LONGEST_WAIT}."),
+        Header(
+            alias="prefer",
+            description=f"`wait=N`: answer when it has ended, or after N seconds, at most {long_polling.LONGEST_WAIT}.",
+        ),
     ] = None,
 ) -> Any:
-    """Asks for a depth map. The answer comes at once, or with `Prefer: wait=N` when the artwork is done."""
+    """Asks for a depth map. Answers at once, or with `Prefer: wait=N` when the artwork has ended."""
     new = _validated(await body.read_json_text(request, state.settings), idempotency_key, state.settings)
     wait = long_polling.wait_seconds(request.headers.getlist("prefer"))
     try:

@@ -28,7 +28,7 @@ async def _live() -> dict[Literal["status"], Literal["live"]]:
     "/health/ready",
     operation_id="ready",
     summary="Can requests be taken?",
-    responses={503: {"model": Readiness, "description": "Not ready; the checks say why."}},
+    responses={503: {"model": Readiness, "description": "Not ready; `database` and `store` say why."}},
 )
 async def _ready(response: Response, state: State) -> Readiness:
     """Ready when database and store answer. The age of the last worker's heartbeat is shown, and decides nothing."""

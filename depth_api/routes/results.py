@@ -24,7 +24,7 @@ from depth_core.storage import Store
 _NAMES = list(formats.result_names())  # an artwork says which it has
 _HEADERS = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
 _ETAG = header("ETag", "For If-None-Match and If-Range.", pattern='^"[^"]*"$')
-_FILE = _ETAG | header("Accept-Ranges", "Parts may be asked for.", enum=["bytes"])
+_FILE = _ETAG | header("Accept-Ranges", "Ranges may be requested.", enum=["bytes"])
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file.",

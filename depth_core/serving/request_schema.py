@@ -30,7 +30,7 @@ _REST = r"([/?#][!-~]*)?"  # printable ASCII: the rest is percent-encoded, as RF
 
 
 class DepthMapRequest(DepthParameters):
-    """What is asked of one image. Validated by `parse`, whose context is the settings."""
+    """A request for the depth map of one image. Validated by `parse`, whose context is the settings."""
 
     image_url: str = Field(
         max_length=MAX_URL_CHARS, description="URL of the image: http, https, or s3 where a bucket is allowed."
@@ -138,7 +138,7 @@ def _http(settings: Settings) -> str:
 
 def json_schema(settings: Settings) -> dict[str, Any]:
     """The body's schema, which model and mode go with `useVersion3` included."""
-    schema = DepthMapRequest.model_json_schema() | {"description": "What is asked of one image."}
+    schema = DepthMapRequest.model_json_schema() | {"description": "A request for the depth map of one image."}
     definitions = schema.pop("$defs", {})
     properties = {name: _inlined(field, definitions) for name, field in schema["properties"].items()}
     schema["properties"] = properties
