@@ -49,7 +49,7 @@ def _answer(request: dict[str, Any], out: IO[bytes]) -> None:
         image = decoders.decode(data, name=request["name"], settings=settings, check=ask if request["has_check"] else None)
     except MemoryError:
         out.write(json_line({"error": (ErrorKind.OUT_OF_MEMORY, "out of memory while decoding")}))
-    except Exception as error:  # noqa: BLE001 - the parent judges
+    except Exception as error:  # noqa: BLE001 - the parent handles it
         failure = row_failure(error)
         out.write(json_line({"error": (failure.kind, failure.message)}))
     else:

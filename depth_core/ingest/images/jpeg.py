@@ -1,6 +1,6 @@
 """JPEG: pixels by simplejpeg, which says when data ends early; by Pillow where simplejpeg is too strict or knows a variety less.
 
-Which parts of a file are missing is judged here; what samples mean in pixels.py.
+What a file lacks is found out here; what samples mean: pixels.py.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Jpeg:
             decoded = self._decoded(data, space)
         except ValueError as error:
             if str(error).startswith("Corrupt JPEG data") or str(error).startswith("Premature end of JPEG file"):
-                data, note = _mended(data)
+                data, note = _repaired(data)
             if data is self._data:
                 return self._by_pillow(data, error, icc), note
             try:
@@ -104,7 +104,7 @@ class Jpeg:
         return image
 
 
-def _mended(data: bytes) -> tuple[bytes, str]:
+def _repaired(data: bytes) -> tuple[bytes, str]:
     """The file without bytes between its segments and with an end, and a note. Raises ValueError where pixels are missing."""
     parts, kept, marker = [data[:2]], 2, 0
     for marker, start, end in _places(data):
@@ -114,8 +114,8 @@ def _mended(data: bytes) -> tuple[bytes, str]:
             kept = _scan_end(data, end)
             parts.append(data[end:kept])
     if marker == _END[1]:
-        mended = b"".join(parts)
-        return (data if data.startswith(mended) else mended), ""
+        repaired = b"".join(parts)
+        return (data if data.startswith(repaired) else repaired), ""
     if not _finished(data):
         raise ValueError("its last scans are missing")
     if data.endswith(b"\0\0"):  # a download that never got as far: scans end in ones

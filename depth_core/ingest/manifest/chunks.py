@@ -111,10 +111,10 @@ def assign_chunks(
     chunks[~fresh] = known.chunks[at[~fresh]]
     chunks[fresh] = np.array(of_new, np.int32)[which]
 
-    now = np.full(len(known), GONE)
-    now[at[~fresh]] = digests[~fresh]
+    current = np.full(len(known), GONE)
+    current[at[~fresh]] = digests[~fresh]
     altered = np.zeros(len(names), bool)
-    altered[known.chunks[now != known.digests]] = True
+    altered[known.chunks[current != known.digests]] = True
     altered[of_new] = True
     altered[[number[name] for name in set(again) & set(known.names)]] = True
 
@@ -123,7 +123,7 @@ def assign_chunks(
         pa.concat_arrays([known.keys, added]) if len(known) and len(added) else added if len(added) else known.keys,
         names,
         np.concatenate([known.chunks, chunks[fresh]]),
-        np.concatenate([now, digests[fresh]]),
+        np.concatenate([current, digests[fresh]]),
     )
     changed = {names[n]: int(n) for n in np.flatnonzero(altered)}
     contents = _Chunks(table.append_column("row_key", keys), rows.uri, changed, chunks, altered)
