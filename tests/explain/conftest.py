@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from support.photos import photo
 
 from depth_core import layout, profiles
 from depth_core import settings as settings_module
@@ -39,8 +38,7 @@ class Production:
     def photo(self, name: str, seed: int) -> Path:
         path = self.folder / "photos" / name
         path.parent.mkdir(exist_ok=True)
-        pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(path)
+        path.write_bytes(photo((16, 12), seed, "PNG"))
         return path
 
     def index(self, name: str, *lines: str) -> list[str]:
