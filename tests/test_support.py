@@ -109,5 +109,5 @@ def test_waiting_returns_what_was_found_or_says_what_was_not() -> None:
 
 def test_a_photo_is_the_same_for_its_seed_and_no_other() -> None:
     assert photo(seed=1) == photo(seed=1) != photo(seed=2)
-    with Image.open(BytesIO(photo((64, 48), form="PNG"))) as image:
+    with Image.open(BytesIO(photo(64, 48, form="PNG"))) as image:
         assert (image.format, image.size) == ("PNG", (64, 48))

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pytest
 import typer
-from PIL import Image
+from support.photos import photo
 
 from depth_core.storage import Store
 
@@ -55,9 +54,8 @@ class Place:
         (self.folder / "photos").mkdir(exist_ok=True)
         paths = []
         for n in range(count):
-            coarse = np.random.default_rng(n).integers(0, 256, (6, 8, 3), dtype=np.uint8)
             path = self.folder / "photos" / f"{n:04d}.jpg"
-            Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path, quality=90)
+            path.write_bytes(photo(*size, seed=n))
             paths.append(path)
         return paths
 

@@ -10,14 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from PIL import Image
+from support.waiting import eventually_of
 from typer.testing import CliRunner, Result
 
 from depth_core import terminal
@@ -46,15 +44,11 @@ def here(place, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[tuple[str, dict[str, object]]]:
-    """A bucket of a server of its own: its URL and what the store must know to reach it."""
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = {"endpoint_url": f"http://{host}:{port}", "region_name": "us-east-1"}
+def bucket(s3_endpoint: str) -> tuple[str, dict[str, object]]:
+    """A bucket: its URL and what the store must know to reach it."""
+    endpoint = {"endpoint_url": s3_endpoint, "region_name": "us-east-1"}
     boto3.client("s3", aws_access_key_id="x", aws_secret_access_key="x", **endpoint).create_bucket(Bucket="maps")
-    yield "s3://maps/holiday", {"key": "x", "secret": "x", "client_kwargs": endpoint}
-    server.stop()
+    return "s3://maps/holiday", {"key": "x", "secret": "x", "client_kwargs": endpoint}
 
 
 def names(folder: Path) -> list[str]:
@@ -358,11 +352,7 @@ def test_an_interrupt_is_one_line_and_what_is_made_stays(place, number: signal.S
     folder, out = photo.parent, place.folder / "out"
     out.mkdir()
     process = place.start("depthline", "map", folder, "--out", "out")
-    deadline = time.monotonic() + 120
-    while not list(out.glob("*.depth.json")):
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually_of(process, lambda: list(out.glob("*.depth.json")))
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == status, said

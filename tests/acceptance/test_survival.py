@@ -14,6 +14,7 @@ from pathlib import Path
 
 import dagster as dg
 from PIL import Image
+from support.waiting import eventually_of
 
 from depth_core.output import depth_folder, formats, records
 from depth_core.storage import DAY, PART_SUFFIX, PARTS
@@ -48,14 +49,6 @@ def assert_one_record_per_row(place, rows: int, status: str = "succeeded") -> No
     assert set(frame["status"]) == {status}
 
 
-def wait_for(condition, process, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stdout.read()[-3000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_a_run_that_is_killed_again_and_again_is_finished_by_the_next(place, materialize) -> None:
     manifest = place.manifest(place.photos(COUNT))
     draw = random.Random()
@@ -63,7 +56,7 @@ def test_a_run_that_is_killed_again_and_again_is_finished_by_the_next(place, mat
     for _ in range(2):
         process = place.start(sys.executable, "-m", "pipelines.materialize", manifest)
         more = draw.randint(1, 4)  # depth maps; after a time a fast machine would have come to the end
-        wait_for(lambda enough=done + more: len(sidecars(place)) >= enough, process)
+        eventually_of(process, lambda enough=done + more: len(sidecars(place)) >= enough)
         time.sleep(draw.uniform(0, 0.05))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -91,7 +84,7 @@ def test_a_run_that_is_killed_again_and_again_is_finished_by_the_next(place, mat
 def test_an_interrupted_run_ends_with_one_line_holds_nothing_and_is_finished_by_the_next(place, materialize) -> None:
     manifest = place.manifest(place.photos(COUNT))
     process = place.start(sys.executable, "-m", "pipelines.materialize", manifest)
-    wait_for(lambda: sidecars(place), process)
+    eventually_of(process, lambda: sidecars(place))
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 130, said

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from support import photos
 
 from depth_core import catalog
 from depth_core.contract import DepthParameters
@@ -82,12 +81,4 @@ def profile() -> Profile:
 @pytest.fixture
 def photo() -> Callable[..., bytes]:
     """Makes a JPEG of a given size with a picture in it; another `seed`, another picture."""
-
-    def make(width: int = 320, height: int = 240, seed: int = 0) -> bytes:
-        draw = np.random.default_rng(seed)
-        coarse = draw.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        file = BytesIO()
-        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
-        return file.getvalue()
-
-    return make
+    return photos.photo

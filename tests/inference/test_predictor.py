@@ -18,6 +18,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from support import small_network
+from support.photos import noise
 
 from depth_core.catalog import BY_KEY
 from depth_core.errors import ConfigurationError, ModelUnavailableError
@@ -27,10 +28,6 @@ from depth_core.inference.predictor import Predictor
 from depth_core.settings import Settings
 
 Configured = Callable[..., Settings]
-
-
-def photo(height: int = 60, width: int = 80, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def loaded(key: str, settings: Settings, path: Path | str = "") -> Predictor:
@@ -51,7 +48,7 @@ def model(
 
 
 def test_a_batch_gives_each_image_what_it_gets_alone(model: Predictor) -> None:
-    batch = torch.stack([model.preprocessor.prepare(photo(seed=seed), (448, 448)) for seed in range(3)])
+    batch = torch.stack([model.preprocessor.prepare(noise(seed=seed), (448, 448)) for seed in range(3)])
     together = model.predict(batch).depth
     assert together.dtype is torch.float32
     assert together.shape == (3, 448, 448)
@@ -60,7 +57,7 @@ def test_a_batch_gives_each_image_what_it_gets_alone(model: Predictor) -> None:
 
 
 def test_preparing_in_many_threads_gives_what_one_gives_and_leaves_their_settings_alone(model: Predictor) -> None:
-    photos = [photo(300 + 10 * i, 401, i) for i in range(8)]
+    photos = [noise(300 + 10 * i, 401, i) for i in range(8)]
     threads = torch.get_num_threads()
     alone = [model.preprocessor.prepare(image, (448, 448)) for image in photos]
     with ThreadPoolExecutor(4) as pool:
@@ -96,7 +93,7 @@ def test_both_layouts_of_v2_are_recognised_and_are_one_network(
     torch.save(network.state_dict(), tmp_path / "transformers_own_names.pth")
     network.save_pretrained(tmp_path / "hf")  # as published
     assert HUGGING_FACE_KEY in weights.read(tmp_path / "hf" / "model.safetensors")
-    batch = original.preprocessor.prepare(photo(), (98, 70))[None]
+    batch = original.preprocessor.prepare(noise(), (98, 70))[None]
     expected = original.predict(batch).depth
     for name in ("depth_anything_v2_vits.pth", "hf", "transformers_own_names.pth"):
         assert torch.equal(loaded("v2/small", configured(), tmp_path / name).predict(batch).depth, expected)
@@ -302,7 +299,7 @@ def test_a_bfloat16_backbone_with_a_float32_head_stays_close(
     path = {"v2/small": v2_file, "v3/small": v3_file}[key]
     exact, rough = (loaded(key, configured(precision=precision), path) for precision in ("auto", "bf16"))
     assert (exact.precision, rough.precision) == ("fp32", "bf16")
-    batch = exact.preprocessor.prepare(photo(), (98, 70))[None]
+    batch = exact.preprocessor.prepare(noise(), (98, 70))[None]
     left, right = exact.predict(batch).depth, rough.predict(batch).depth
     assert right.dtype is torch.float32
     assert not torch.equal(left, right)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.photos import noise
 
 from depth_core.catalog import BY_KEY
 from depth_core.errors import ErrorKind, ImageError, ModelUnavailableError
@@ -39,10 +40,6 @@ np.save(f"{folder}/pixels.npy", pixels.numpy())
 """
 
 
-def photo() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
-
-
 def made(key: str, settings: Settings, path: Path = checkpoints.BUNDLED) -> Preprocessor:
     spec = BY_KEY[key]
     return preprocessor.load(Checkpoint(spec, "test", path, "0" * 16, spec.licence), settings)
@@ -52,14 +49,14 @@ def made(key: str, settings: Settings, path: Path = checkpoints.BUNDLED) -> Prep
 def test_a_copy_in_another_process_prepares_the_same_pixels(key: str, configured: Configured, tmp_path: Path) -> None:
     here = made(key, configured())
     (tmp_path / "preprocessor").write_bytes(pickle.dumps(here))
-    np.save(tmp_path / "rgb.npy", photo())
+    np.save(tmp_path / "rgb.npy", noise(70, 90))
     subprocess.run([sys.executable, "-c", PREPARE, str(tmp_path)], check=True)
-    assert np.array_equal(np.load(tmp_path / "pixels.npy"), here.prepare(photo(), (96, 64)).numpy())
+    assert np.array_equal(np.load(tmp_path / "pixels.npy"), here.prepare(noise(70, 90), (96, 64)).numpy())
     assert pickle.loads(pickle.dumps(here)) == here
 
 
 def test_each_family_resizes_as_its_official_code_does(configured: Configured) -> None:
-    rgb, size = photo(), (98, 84)
+    rgb, size = noise(70, 90), (98, 84)
     v2, v3 = made("v2/large", configured()), made("v3/large", configured())
     assert torch.equal(v2.prepare(rgb, size), preprocessing.normalised(preprocessing.cubic(rgb, size)))
     assert torch.equal(v3.prepare(rgb, size), preprocessing.normalised(preprocessing.area_or_cubic(rgb, size)))

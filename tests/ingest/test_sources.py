@@ -133,7 +133,7 @@ def test_refetch_asks_with_the_etag_and_keeps_what_has_not_changed(site: Any, st
     again = ingest([same, changed, plain], store, settings, refetch=True)
     assert [again[url].state for url in (same, changed, plain)] == ["known", "fetched", "fetched"]
     assert [again[url].sha256 for url in (same, changed, plain)] == [sha(b"same"), sha(b"new"), sha(b"new")]
-    asked = {path: headers.get("If-None-Match") for path, headers in site.seen[3:]}
+    asked = {request.path: request.headers.get("If-None-Match") for request in site.requests[3:]}
     assert asked == {"/same": '"1"', "/changed": '"1"', "/plain": None}
     assert again[same].fetched_at > first[same].fetched_at  # type: ignore[operator]
     assert store.read(layout.source_key(sha(b"old"))) == b"old"

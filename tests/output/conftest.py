@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 import pytest
-from moto.server import ThreadedMotoServer
 
 from depth_core import catalog
 from depth_core.contract import DepthParameters
@@ -18,15 +16,6 @@ from depth_core.storage import Store
 
 CHUNK = "photos-1a2b3c4d-00000"
 MANIFEST = "/manifests/photos.csv"
-
-
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture

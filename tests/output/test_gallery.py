@@ -9,11 +9,7 @@ import json
 import re
 import shutil
 import subprocess
-import threading
-import time
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +19,8 @@ import pandas as pd
 import pytest
 import websocket
 from PIL import Image
+from support.http_server import HttpServer
+from support.waiting import eventually
 
 from depth_core import layout
 from depth_core.output import depth_folder, formats, gallery, records
@@ -98,19 +96,11 @@ class Browser:
             [*command, f"--user-data-dir={folder}", "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         port_file = folder / "DevToolsActivePort"
-        self._until(lambda: port_file.exists() and len(port_file.read_text().split()) == 2)
+        eventually(lambda: port_file.exists() and len(port_file.read_text().split()) == 2)
         port = port_file.read_text().split()[0]
         tab = next(tab for tab in httpx.get(f"http://127.0.0.1:{port}/json").json() if tab["type"] == "page")
         self._socket = websocket.create_connection(tab["webSocketDebuggerUrl"], timeout=30, suppress_origin=True)
         self._numbers = itertools.count(1)
-
-    @staticmethod
-    def _until(condition: Any, patience: float = 30) -> None:
-        deadline = time.monotonic() + patience
-        while not condition():
-            if time.monotonic() > deadline:
-                raise TimeoutError("the browser did not get there")
-            time.sleep(0.02)
 
     def _ask(self, method: str, **parameters: Any) -> Any:
         number = next(self._numbers)
@@ -122,7 +112,7 @@ class Browser:
 
     def open(self, url: str) -> None:
         self._ask("Page.navigate", url=url)
-        self._until(lambda: self.run("location.href") == url and self.run("document.readyState") == "complete")
+        eventually(lambda: self.run("location.href") == url and self.run("document.readyState") == "complete")
 
     def run(self, script: str) -> Any:
         answer = self._ask("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
@@ -153,11 +143,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture
 def web_server(local_store: Store) -> Iterator[str]:
     """The store's folder as static hosting would serve it."""
-    handler = partial(SimpleHTTPRequestHandler, directory=local_store.root)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with HttpServer() as server:
+        server.on_others(server.files(local_store.root))
+        yield server.url
 
 
 ALL_LOADED = """

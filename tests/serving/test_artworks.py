@@ -4,7 +4,6 @@ import string
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
+from support.waiting import eventually
 
 from depth_core.contract import ArtworkStatus
 from depth_core.errors import ErrorKind
@@ -459,12 +459,12 @@ def test_cancels_heartbeats_reconciles_and_finishes_at_once_leave_one_final_stat
     threads = [threading.Thread(target=repeat, args=(action,)) for action in actions]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + 60
-    while len(store.which_final(ids)) < len(ids) and not errors and time.monotonic() < deadline:
-        time.sleep(0.02)
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        eventually(lambda: errors or len(store.which_final(ids)) == len(ids))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
     assert errors == []
     assert store.which_final(ids) == set(ids)
     for each in ids:

@@ -135,13 +135,13 @@ def test_a_query_for_what_is_due_that_fails_ends_no_loop(
     async def until_it_is_there() -> None:
         stop = asyncio.Event()
         loop = asyncio.create_task(deliver_loop(sqlite, settings, stop))
-        while not server.received and not loop.done():
+        while not server.requests and not loop.done():
             await asyncio.sleep(0.02)
         stop.set()
         await loop
 
     asyncio.run(until_it_is_there())
-    assert len(server.received) == 1
+    assert len(server.requests) == 1
 
 
 def test_what_no_database_can_take_stands_in_the_record_of_an_attempt_in_plain_letters(
@@ -176,4 +176,4 @@ def test_a_receiver_on_a_host_of_emoji_gets_its_message(
     url = server.url.replace("127.0.0.1", "xn--ls8h.example")
     sqlite.cancel(sqlite.create(ask(webhook=url), api_key_id="ann").artwork.id)
     asyncio.run(deliver_once(sqlite, settings, resolve=lambda host, port: ["127.0.0.1"]))
-    assert [headers["host"] for _, headers, _ in server.received] == [url.removeprefix("http://")]
+    assert [request.headers["host"] for request in server.requests] == [url.removeprefix("http://")]

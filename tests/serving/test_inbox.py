@@ -4,13 +4,12 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from depth_core import settings as settings_module
 from depth_core.serving.artworks.retention import prune
@@ -26,21 +25,12 @@ from depth_core.storage import PARTS, Store
 ONE = {"imageUrl": "https://example.com/a.jpg", "model": "tiny"}
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, str]]:
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield {"endpoint_url": f"http://{host}:{port}", "key": "test", "secret": "test"}
-    server.stop()
-
-
 @pytest.fixture(params=["folder", "bucket"])
 def settings(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     if request.param == "folder":
         return settings_module.load(data=tmp_path, inbox_settle_seconds=0.0)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    options = request.getfixturevalue("s3")
+    options = {"endpoint_url": request.getfixturevalue("s3_endpoint"), "key": "test", "secret": "test"}
     name = f"inbox-{abs(hash(tmp_path)):x}"
     Store("s3://" + name, options).fs.mkdir(name)
     return settings_module.load(data=tmp_path, inbox_url=f"s3://{name}/drop", store_options=options, inbox_settle_seconds=0.0)

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sysconfig
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from click.testing import Result
+from support.waiting import eventually
 from typer.testing import CliRunner
 
 from depth_core import settings as settings_module
@@ -58,7 +58,7 @@ def test_a_webhook_is_delivered_looked_at_and_replayed(
     assert "HTTP 410" in run("attempts", str(artwork_id)).stdout
     assert run("replay", str(artwork_id)).stdout == "1 deliveries are due again\n"
     assert run("deliver", "--once").stdout == "1 attempts\n"
-    assert len(server.received) == 2
+    assert len(server.requests) == 2
     assert run("secret", "ann").stdout.strip() == signing_secret(artworks, settings, "ann")
 
 
@@ -103,10 +103,7 @@ def test_the_loop_delivers_until_it_is_told_to_stop(
     canceled(artworks, ask(webhook=server.url))
     process = subprocess.Popen([PROGRAM, "webhooks", "deliver"])
     try:
-        deadline = time.monotonic() + 60
-        while outbox.backlog(artworks)["delivered"] == 0:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        eventually(lambda: outbox.backlog(artworks)["delivered"])
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0

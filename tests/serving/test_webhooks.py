@@ -5,7 +5,6 @@ import json
 import os
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,6 +16,7 @@ import pytest
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
+from support.waiting import eventually
 
 from depth_core import settings as settings_module
 from depth_core.errors import ConfigurationError, DepthlineError, ErrorKind
@@ -87,13 +87,6 @@ def delivering(store: ArtworkStore, settings: Settings, **changes: Any) -> Itera
         loop.close()
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.02)
-
-
 # -- one message --------------------------------------------------------------------------------------------------------------
 
 
@@ -104,16 +97,16 @@ def test_the_final_artwork_is_posted_once_and_its_signature_verifies(
     artwork_id = ended(store, ask(webhook=f"{server.url}/hook?a=1"))
     assert deliver(store, settings) == 1
     assert deliver(store, settings) == 0
-    [(path, headers, body)] = server.received
-    assert path == "/hook?a=1"
+    [request] = server.requests
+    assert request.target == "/hook?a=1"
     secret = signing_secret(store, settings, "ann")
-    message = Webhook(secret).verify(body, headers)
+    message = Webhook(secret).verify(request.body, request.headers)
     answer = store.get(artwork_id).answer("https://depth.example")
     assert message == json.loads(answer.model_dump_json(by_alias=True, exclude_none=True))
     assert message["status"] == "succeeded"
     assert message["results"] == [f"https://depth.example/v2/artworks/{artwork_id}/results/depth.png"]
     with pytest.raises(WebhookVerificationError):
-        Webhook(signing_secret(store, settings, "bob")).verify(body, headers)
+        Webhook(signing_secret(store, settings, "bob")).verify(request.body, request.headers)
     delivery, [attempt] = only(store, artwork_id)
     assert delivery.state == "delivered"
     assert (attempt.status_code, attempt.error) == (200, None)
@@ -127,7 +120,7 @@ def test_failed_and_canceled_artworks_are_told_too(store: ArtworkStore, settings
     store.queue.claim("w", limit=1, lease_seconds=60)
     store.queue.fail(failing, "w", ErrorKind.NOT_AN_IMAGE, "it is a text")
     assert deliver(store, settings) == 2
-    told = {body["id"]: body for body in (json.loads(body) for _, _, body in server.received)}
+    told = {body["id"]: body for body in (json.loads(request.body) for request in server.requests)}
     assert told[str(gone)]["status"] == "canceled"
     assert told[str(failing)]["error"] == {"kind": "not_an_image", "message": "it is a text"}
 
@@ -139,7 +132,7 @@ def test_nothing_is_sent_before_the_end_or_without_a_webhook(
     store.create(ask(webhook=server.url), api_key_id="ann")
     ended(store, ask(invertDepth=True))
     assert deliver(store, settings) == 0
-    assert server.received == []
+    assert server.requests == []
 
 
 # -- retries ------------------------------------------------------------------------------------------------------------------
@@ -162,8 +155,8 @@ def test_a_failing_receiver_is_tried_again_with_growing_delays_and_the_same_id(
     delivery, attempts = only(store, artwork_id)
     assert delivery.state == "delivered"
     assert [attempt.status_code for attempt in attempts] == [500, 503, 200]
-    assert len({headers["webhook-id"] for _, headers, _ in server.received}) == 1
-    assert len({body for _, _, body in server.received}) == 1
+    assert len({request.headers["webhook-id"] for request in server.requests}) == 1
+    assert len({request.body for request in server.requests}) == 1
 
 
 def test_a_receiver_that_never_recovers_is_given_up_and_its_attempts_kept(
@@ -190,7 +183,7 @@ def test_a_message_that_cannot_be_signed_is_a_failed_attempt_and_given_up_in_tim
         deliver(store, changed)
         wait(1000)
     delivery, attempts = only(store, artwork_id)
-    assert (delivery.state, len(attempts), server.received) == ("failed", 3, [])
+    assert (delivery.state, len(attempts), server.requests) == ("failed", 3, [])
     assert all("DEPTH_SECRET_KEY" in (attempt.error or "") for attempt in attempts)
 
 
@@ -239,7 +232,7 @@ def test_redirects_are_not_followed(store: ArtworkStore, settings: Settings, ask
     deliver(store, settings)
     delivery, [attempt] = only(store, artwork_id)
     assert (delivery.state, attempt.status_code) == ("pending", 307)
-    assert target.received == []
+    assert target.requests == []
 
 
 def test_a_receiver_that_is_not_there_is_tried_again(store: ArtworkStore, settings: Settings, ask: Ask) -> None:
@@ -268,7 +261,7 @@ def test_a_name_that_turns_private_is_never_called(store: ArtworkStore, settings
     delivery, [attempt] = only(store, artwork_id)
     assert delivery.state == "failed"
     assert attempt.error.startswith("blocked_address")
-    assert server.received == []
+    assert server.requests == []
 
 
 # -- several ------------------------------------------------------------------------------------------------------------------
@@ -282,9 +275,9 @@ def test_a_receiver_that_hangs_delays_nobody(store: ArtworkStore, settings: Sett
     told = [ended(store, ask(webhook=f"{good.url}/{index}")) for index in range(20)]
     with delivering(store, patient):
         eventually(lambda: outbox.backlog(store)["delivered"] == 20)
-        eventually(lambda: len(hanging.held) == 3)
-    assert len(hanging.held) == 3  # its share, and no more
-    assert sorted(good.paths) == sorted(f"/{index}" for index in range(20))
+        eventually(lambda: len(hanging.requests) == 3)
+    assert len(hanging.requests) == 3  # its share, and no more
+    assert sorted(request.path for request in good.requests) == sorted(f"/{index}" for index in range(20))
     assert all(only(store, each)[0].state == "delivered" for each in told)
     assert all(only(store, each)[0].state == "pending" for each in stuck)
 
@@ -299,8 +292,8 @@ def test_an_api_key_whose_receivers_all_hang_does_not_delay_another_key(
     told = ended(store, ask(webhook=f"{good.url}/bob"), "bob")
     with delivering(store, patient, resolve=lambda host, port: ["127.0.0.1"]):
         eventually(lambda: outbox.backlog(store)["delivered"] == 1)
-        eventually(lambda: len(hanging.held) == 3)
-    assert len(hanging.held) == 3  # the share of a key: a quarter
+        eventually(lambda: len(hanging.requests) == 3)
+    assert len(hanging.requests) == 3  # the share of a key: a quarter
     assert only(store, told)[0].state == "delivered"
 
 
@@ -317,7 +310,7 @@ def test_several_loops_send_every_message_once(store: ArtworkStore, settings: Se
         ended(store, ask(webhook=f"{server.url}/{index}"))
     with delivering(store, settings), delivering(store, settings), delivering(store, settings):
         eventually(lambda: outbox.backlog(store)["delivered"] == 30)
-    assert sorted(server.paths) == sorted(f"/{index}" for index in range(30))
+    assert sorted(request.path for request in server.requests) == sorted(f"/{index}" for index in range(30))
 
 
 def test_what_a_stopped_loop_was_sending_is_sent_by_the_next(
@@ -326,7 +319,7 @@ def test_what_a_stopped_loop_was_sending_is_sent_by_the_next(
     hanging = receiver(hangs=True)
     artwork_id = ended(store, ask(webhook=hanging.url))
     with delivering(store, settings.model_copy(update={"webhook_timeout": 600.0})):
-        eventually(lambda: len(hanging.held) == 1)
+        eventually(lambda: len(hanging.requests) == 1)
     assert only(store, artwork_id)[0].tries == 0
     assert deliver(store, settings.model_copy(update={"webhook_timeout": 0.2})) == 1
 
@@ -340,7 +333,7 @@ def test_what_a_killed_process_was_sending_comes_again_after_its_lease(
     assert deliver(store, settings) == 0
     wait(settings.webhook_timeout + 31)
     assert deliver(store, settings) == 1
-    assert len(server.received) == 1
+    assert len(server.requests) == 1
 
 
 # -- replay and secrets -------------------------------------------------------------------------------------------------------
@@ -400,6 +393,6 @@ def test_a_secret_in_a_receivers_url_stays_out_of_the_logs(
     ended(store, ask(webhook=f"{server.url}/hook?token=hush"))
     with caplog.at_level("INFO"):
         asyncio.run(deliver_once(store, settings))
-    assert server.paths == ["/hook?token=hush"]
+    assert [request.target for request in server.requests] == ["/hook?token=hush"]
     assert f"{server.url}/hook " in caplog.text
     assert "hush" not in caplog.text

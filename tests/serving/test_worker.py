@@ -25,6 +25,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from PIL import Image
+from support.waiting import eventually
 
 from depth_core import layout
 from depth_core.contract import ArtworkStatus, DepthParameters
@@ -111,11 +112,9 @@ def test_a_slow_host_delays_nobody_else(artworks, store, settings, images) -> No
     quick = ask(artworks, f"{images.url}/quick.jpg")
     work = threading.Thread(target=worker(artworks, store, settings).serve)
     work.start()
-    deadline = time.monotonic() + 60
-    while status(artworks, quick) != "succeeded" and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert (status(artworks, quick), status(artworks, slow)) == ("succeeded", "processing")
-    images.let_go.set()
+    eventually(lambda: status(artworks, quick) == "succeeded")
+    assert status(artworks, slow) == "processing"
+    images.released.set()
     work.join(60)
     assert status(artworks, slow) == "succeeded"
 
@@ -154,12 +153,9 @@ def test_many_slow_images_do_not_keep_the_device_from_a_quick_one(artworks, stor
     quick = ask(artworks, f"{images.url}/quick.jpg")
     work = threading.Thread(target=worker(artworks, store, few).serve)
     work.start()
-    deadline = time.monotonic() + 60
-    while status(artworks, quick) != "succeeded" and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert status(artworks, quick) == "succeeded"
-    assert not images.let_go.is_set()
-    images.let_go.set()
+    eventually(lambda: status(artworks, quick) == "succeeded")
+    assert not images.released.is_set()
+    images.released.set()
     work.join(60)
 
 
@@ -175,8 +171,8 @@ def test_a_model_that_does_not_fit_fails_its_artworks_and_no_others(
     real = Engines.get
 
     def get(self: Engines, checkpoint: Any) -> Any:
-        if not images.let_go.is_set():
-            images.let_go.set()
+        if not images.released.is_set():
+            images.released.set()
             raise MemoryError("tiny is too large")
         return real(self, checkpoint)
 
@@ -211,7 +207,7 @@ def test_a_worker_at_its_deadline_gives_back_what_it_has_not_begun(artworks, sto
     assert begun.wait(60)
     time.sleep(1.1)  # its time is over
     work.claims.held.discard(slow)
-    images.let_go.set()
+    images.released.set()
     thread.join(30)
     assert not thread.is_alive()
     assert status(artworks, tried) == "starting"
@@ -314,10 +310,9 @@ def test_a_cancelled_artwork_is_dropped(artworks, store, settings, images) -> No
     work = worker(artworks, store, settings)
     thread = threading.Thread(target=work.serve)
     thread.start()
-    while status(artworks, slow) != "processing":
-        time.sleep(0.02)
+    eventually(lambda: status(artworks, slow) == "processing")
     artworks.cancel(slow)
-    images.let_go.set()
+    images.released.set()
     thread.join(60)
     assert status(artworks, slow) == "canceled"
     assert work.report.succeeded == []
@@ -330,13 +325,15 @@ def test_what_was_tried_before_runs_alone(artworks, store, settings, images) -> 
     artworks.queue.claim(dead, limit=1, lease_seconds=60)
     artworks.queue.reconcile(max_attempts=3, dead_workers=[dead])
     other = ask(artworks, f"{images.url}/other.jpg")
-    thread = threading.Thread(target=worker(artworks, store, settings).serve)
+    work = worker(artworks, store, settings)
+    thread, claim, claims = threading.Thread(target=work.serve), work._claim, []
+    work._claim = lambda *args: claims.append(claim(*args))
     thread.start()
-    while "/slow-poison.jpg" not in images.asked:
-        time.sleep(0.02)
-    time.sleep(0.3)
+    eventually(lambda: images.hits["/slow-poison.jpg"])
+    before = len(claims)
+    eventually(lambda: len(claims) >= before + 2)  # it has asked for more
     assert status(artworks, other) == "starting"
-    images.let_go.set()
+    images.released.set()
     thread.join(60)
     assert [status(artworks, each) for each in (poison, other)] == ["succeeded"] * 2
 
@@ -388,8 +385,7 @@ def test_a_store_that_fails_for_a_while_costs_no_attempt_and_no_worker(artworks,
     thread = threading.Thread(target=work.serve)
     with caplog.at_level(logging.ERROR):
         thread.start()
-        while "no space left" not in caplog.text:
-            time.sleep(0.02)
+        eventually(lambda: "no space left" in caplog.text)
         full.full = False
         thread.join(60)
     assert [status(artworks, each) for each in waiting] == ["succeeded"] * 2
@@ -438,8 +434,7 @@ def test_a_temporary_folder_without_room_costs_no_attempt(
     thread = threading.Thread(target=worker(artworks, store, settings).serve)
     with caplog.at_level(logging.ERROR):
         thread.start()
-        while "TMPDIR" not in caplog.text:
-            time.sleep(0.02)
+        eventually(lambda: "TMPDIR" in caplog.text)
         monkeypatch.undo()
         thread.join(60)
     assert (status(artworks, waiting), artworks.get(waiting).attempts) == ("succeeded", 1)
@@ -520,8 +515,7 @@ def test_a_request_waits_for_one_batch_of_bulk_and_not_for_the_chunk(artworks, s
             if order.count("bulk") == 3:
                 bulk_runs.set()
                 asked.wait(60)
-                while not device.BulkDeviceLock(network.device, tmp_path).should_yield():  # until the request waits
-                    time.sleep(0.01)
+                eventually(device.BulkDeviceLock(network.device, tmp_path).should_yield)  # until the request waits
             return predict(batch)
 
         network.predict = noted

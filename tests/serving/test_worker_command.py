@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sysconfig
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
+from support.waiting import eventually_of
 from typer.testing import CliRunner
 
 from depth_core import settings as settings_module
@@ -69,14 +69,6 @@ def start() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
         process.communicate()
 
 
-def wait_for(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 90
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_it_computes_what_waits_a_line_for_each_and_ends(artworks: ArtworkStore, images: Any, start: Any, tmp_path: Path) -> None:
     good, gone = (ask(artworks, f"{images.url}/{name}.jpg") for name in ("a", "none"))
     (tmp_path / "inbox").mkdir()
@@ -98,7 +90,7 @@ def test_it_computes_what_waits_a_line_for_each_and_ends(artworks: ArtworkStore,
 def test_a_signal_gives_its_claims_back(artworks: ArtworkStore, images: Any, start: Any, number: int) -> None:
     done, slow = ask(artworks, f"{images.url}/a.jpg"), ask(artworks, f"{images.url}/slow.jpg")
     process = start("--forever", "--device", "cpu")
-    wait_for(process, lambda: status(artworks, done) == "succeeded" and status(artworks, slow) == "processing")
+    eventually_of(process, lambda: status(artworks, done) == "succeeded" and status(artworks, slow) == "processing")
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
@@ -111,11 +103,12 @@ def test_a_signal_gives_its_claims_back(artworks: ArtworkStore, images: Any, sta
 
 def test_forever_goes_on_while_nothing_waits(artworks: ArtworkStore, images: Any, start: Any) -> None:
     process = start("--forever")
-    wait_for(process, lambda: bool(artworks.workers.find()))
+    eventually_of(process, lambda: bool(artworks.workers.find()))
     begun = artworks.workers.find()[0].heartbeat_at
-    wait_for(process, lambda: (artworks.workers.find()[0].heartbeat_at - begun).total_seconds() > 1)  # the idle timeout is 0.3 s
+    # the idle timeout is 0.3 s
+    eventually_of(process, lambda: (artworks.workers.find()[0].heartbeat_at - begun).total_seconds() > 1)
     late = ask(artworks, f"{images.url}/late.jpg")
-    wait_for(process, lambda: status(artworks, late) == "succeeded")
+    eventually_of(process, lambda: status(artworks, late) == "succeeded")
 
 
 def test_a_database_that_cannot_be_opened_is_one_line_and_status_2(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +123,7 @@ def test_a_database_that_fails_is_one_line_and_status_2(
     artworks: ArtworkStore, images: Any, start: Any, settings: Settings
 ) -> None:
     process = start("--forever")
-    wait_for(process, lambda: bool(artworks.workers.find()))
+    eventually_of(process, lambda: bool(artworks.workers.find()))
     with artworks.database.write() as connection:
         connection.execute(sa.text("ALTER TABLE artworks RENAME TO elsewhere"))
     _, err = process.communicate(timeout=60)

@@ -14,13 +14,13 @@ def noise(height: int = 60, width: int = 80, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def picture(size: tuple[int, int] = (320, 240), seed: int = 0) -> Image.Image:
-    """An image of smooth spots of colour, of width and height `size`."""
-    return Image.fromarray(noise(6, 8, seed)).resize(size, Image.Resampling.BICUBIC)
+def picture(width: int = 320, height: int = 240, seed: int = 0) -> Image.Image:
+    """An image of smooth spots of colour."""
+    return Image.fromarray(noise(6, 8, seed)).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def photo(size: tuple[int, int] = (320, 240), seed: int = 0, form: str = "JPEG", **options: Any) -> bytes:
+def photo(width: int = 320, height: int = 240, seed: int = 0, form: str = "JPEG", **options: Any) -> bytes:
     """`picture` as the bytes of a file; `options` are Pillow's for that format."""
     file = BytesIO()
-    picture(size, seed).save(file, form, **options)
+    picture(width, height, seed).save(file, form, **({"quality": 90} if form == "JPEG" else {}) | options)
     return file.getvalue()

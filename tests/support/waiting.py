@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -22,3 +23,16 @@ def eventually(
             raise AssertionError((what() if callable(what) else what) or f"not true within {within:g} s: {condition}")
         time.sleep(every)
     return found
+
+
+def eventually_of(
+    process: subprocess.Popen[str], condition: Callable[[], Found], what: str = "", *, within: float = 120
+) -> Found:
+    """`eventually` of what a program does. Raises AssertionError with what it printed when it ends before."""
+
+    def found() -> Found:
+        ended, result = process.poll() is not None, condition()
+        assert result or not ended, (process.returncode, *(process.communicate()))
+        return result
+
+    return eventually(found, what, within=within)

@@ -48,7 +48,7 @@ def test_a_file_comes_with_its_hash_and_headers(site: Any, settings: Settings) -
     assert fetched.read() == body
     assert (fetched.sha256, fetched.size) == (hashlib.sha256(body).hexdigest(), len(body))
     assert (fetched.content_type, fetched.etag, fetched.final_url, fetched.attempts) == ("image/jpeg", '"v1"', url, 1)
-    assert site.seen[0][1]["User-Agent"] == settings.user_agent
+    assert site.requests[0].headers["User-Agent"] == settings.user_agent
 
 
 def test_a_body_larger_than_fits_in_memory_is_whole(site: Any, settings: Settings) -> None:
@@ -140,8 +140,7 @@ def test_a_truncated_or_reset_body_is_fetched_again(site: Any, settings: Setting
 
 def test_a_host_that_refuses_the_connection_is_unreachable(site: Any, settings: Settings) -> None:
     url = site.on("/a")
-    site.shutdown()
-    site.server_close()
+    site.close()
     error = failure(url, settings)
     assert (error.kind, error.attempts) == (ErrorKind.UNREACHABLE, settings.download_attempts)
 
@@ -245,7 +244,7 @@ def test_a_known_etag_is_asked_with_and_304_keeps(site: Any, settings: Settings)
     url = site.on("/a", site.answer(304, ETag='"v1"'))
     fetched = fetch(url, settings, etag='"v1"')
     assert fetched.not_modified
-    assert site.seen[0][1]["If-None-Match"] == '"v1"'
+    assert site.requests[0].headers["If-None-Match"] == '"v1"'
 
 
 # -- files and buckets --------------------------------------------------------------------------------------------------

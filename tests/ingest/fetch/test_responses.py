@@ -7,12 +7,14 @@ import gzip
 import socket
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httpx
 import hypothesis
 import pytest
 from hypothesis import strategies as st
+from support.http_server import HttpServer
 
 from depth_core.display import shown_text
 from depth_core.errors import ErrorKind, ImageError
@@ -29,15 +31,7 @@ EMOJI = "https://xn--ls8h.invalid/photo.jpg"
 BODY = b"pixels" * 100
 
 
-def raw(*lines: bytes, body: bytes = BODY, length: bool = True) -> Callable[[Any], None]:
-    """An answer to the byte: status line, headers, body, end of the connection."""
-
-    def behave(handler: Any) -> None:
-        more = [b"Content-Length: %d" % len(body)] if length else []
-        handler.wfile.write(b"\r\n".join([*lines, b"Connection: close", *more, b"", body]))
-        handler.close_connection = True
-
-    return behave
+raw = partial(HttpServer.raw, body=BODY)
 
 
 def one(url: str, settings: Settings, **options: Any) -> Fetched | ImageError:
@@ -107,7 +101,7 @@ def test_a_host_of_emoji_is_asked_like_any(site: Any, settings: Settings) -> Non
     fetched = one(f"{address}/a", settings, resolve=resolve)
     assert isinstance(fetched, Fetched)
     assert set(asked) == {"xn--ls8h.example"}
-    assert {headers["Host"] for _, headers in site.seen} == {f"xn--ls8h.example:{site.server_port}"}
+    assert {request.headers["Host"] for request in site.requests} == {f"xn--ls8h.example:{site.server_port}"}
 
 
 def test_a_host_that_is_not_there_costs_one_row_as_row_and_as_a_redirects_target(
@@ -202,7 +196,8 @@ def test_a_cookie_comes_back_to_the_host_that_waits_for_it_and_is_forgotten_with
     urls = [site.on(path, wall) for path in ("/a", "/b")]
     results = dict(Downloader(quick, allow_private=True).map(urls, Fetched.read))
     assert results == dict.fromkeys(urls, BODY)
-    assert [path for path, headers in site.seen if "Cookie" not in headers].count("/b") == 1, "the first request brings none"
+    without = [request.path for request in site.requests if "Cookie" not in request.headers]
+    assert without.count("/b") == 1, "the first request brings none"
 
 
 def test_a_cookie_does_not_go_to_another_host(site: Any, quick: Settings) -> None:
@@ -210,7 +205,7 @@ def test_a_cookie_does_not_go_to_another_host(site: Any, quick: Settings) -> Non
     elsewhere = f"http://other.example:{site.server_port}/b"
     url = site.on("/a", site.answer(302, Location=elsewhere, Set_Cookie="seen=1; Path=/"))
     assert isinstance(one(url, quick, resolve=lambda host, port: ["127.0.0.1"]), Fetched)
-    assert not [headers for _, headers in site.seen if "Cookie" in headers]
+    assert not [request for request in site.requests if "Cookie" in request.headers]
 
 
 # -- how it is packed ---------------------------------------------------------------------------------------------------
