@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
+
+from support.waiting import eventually
 
 from depth_core.output import records
 
@@ -29,11 +30,12 @@ def test_a_manifest_dropped_into_the_folder_is_indexed_fetched_and_depth_mapped_
         )
     try:
         place.manifest([*place.photos(3), place.folder / "gone.jpg"])
-        deadline = time.monotonic() + PATIENCE
-        while records.read(place.store, profile="preview").empty:
+
+        def has_records() -> bool:
             assert daemon.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < deadline, log.read_text()[-3000:]
-            time.sleep(0.5)
+            return not records.read(place.store, profile="preview").empty
+
+        eventually(has_records, lambda: log.read_text()[-3000:], within=PATIENCE, every=0.5)
     finally:
         os.killpg(daemon.pid, signal.SIGKILL)
         daemon.wait()

@@ -8,11 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
+import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,77 +18,49 @@ from uuid import UUID
 
 import dagster as dg
 import httpx
-import numpy as np
 import pytest
 from PIL import Image
 from standardwebhooks import Webhook
+from support.http_server import Handler, HttpServer, Request
+from support.photos import photo
 from support.ports import free_port
+from support.waiting import eventually
 
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.database import open_database
+from depth_core.serving.webhooks import outbox
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-key-of-sixteen-and-more"
 LINGER_SECONDS = 4
 
+wait_until = partial(eventually, every=0.1)
+
 pytestmark = pytest.mark.xdist_group("requests")  # one start of the programs for the whole module
 
 
-@dataclass
-class World:
-    """Everybody else: a server of images and a receiver of webhooks. Images under /slow are held back until they are let go."""
+class World(HttpServer):
+    """Everybody else: a server of images and a receiver of webhooks. Images under /slow are held back until `released`."""
 
-    url: str = ""
-    let_go: threading.Event = field(default_factory=threading.Event)
-    webhooks: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_others(self._by_method)
 
-    def messages(self, artwork_id: str) -> list[tuple[dict[str, str], bytes]]:
-        return [(headers, body) for headers, body in self.webhooks if json.loads(body)["id"] == artwork_id]
+    def _by_method(self, handler: Handler) -> None:
+        request = handler.received
+        if request.path.startswith("/slow"):
+            self.released.wait()
+        found = request.method == "GET"
+        (self.answer(200, photo(seed=zlib.crc32(request.path.encode()))) if found else self.answer(204))(handler)
+
+    def messages(self, artwork_id: str) -> list[Request]:
+        return [each for each in list(self.requests) if each.method == "POST" and json.loads(each.body)["id"] == artwork_id]
 
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    world = World()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path.startswith("/slow"):
-                world.let_go.wait(120)
-            coarse = np.random.default_rng(abs(hash(self.path))).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-            file = BytesIO()
-            Image.fromarray(coarse).resize((320, 240), Image.Resampling.BICUBIC).save(file, "JPEG")
-            self.answer(200, file.getvalue())
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            world.webhooks.append(({name.lower(): value for name, value in self.headers.items()}, body))
-            self.answer(204)
-
-        def answer(self, status: int, body: bytes = b"") -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *words: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    world.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield world
-    world.let_go.set()
-    server.shutdown()
-    server.server_close()
-
-
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 100) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-    return found
+    with World() as world:
+        yield world
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +129,12 @@ def ask(running, world) -> Callable[..., Any]:
     return post
 
 
+def delivered(artworks: ArtworkStore, artwork_id: str) -> list[Any]:
+    """The webhooks of an artwork, once none of them is due any more."""
+    found = outbox.deliveries(artworks, UUID(artwork_id))
+    return found if all(delivery.state == "delivered" for delivery, _ in found) else []
+
+
 def status(client: httpx.Client, artwork_id: str) -> str:
     return client.get(f"/v2/artworks/{artwork_id}").raise_for_status().json()["status"]
 
@@ -177,9 +153,9 @@ def test_a_post_becomes_a_depth_map_a_signed_webhook_and_an_entry_in_its_dagster
         assert (image.mode, image.size) == ("L", (320, 240))
     assert sidecar.json()["parameters"]["model"] == "tiny"
 
-    headers, body = wait_until(lambda: world.messages(artwork_id), "no webhook")[0]
+    message = wait_until(lambda: world.messages(artwork_id), "no webhook")[0]
     secret = shared_place.run("depthline", "webhooks", "secret", "ann").stdout.strip()
-    assert Webhook(secret).verify(body, headers) == artwork
+    assert Webhook(secret).verify(message.body, message.headers) == artwork
 
     shown = shared_place.run("depthline", "artwork", artwork_id).stdout
     (run_id,) = [line.split()[1] for line in shown.splitlines() if line.startswith("run ")]
@@ -198,7 +174,7 @@ def test_a_killed_drain_loses_nothing_and_repeats_nothing(running, world, ask, a
     (worker,) = artworks.workers.find(fresh_seconds=10)
 
     os.kill(worker.pid, signal.SIGKILL)
-    world.let_go.set()
+    world.released.set()
 
     wait_until(lambda: {status(running, each) for each in ids} == {"succeeded"}, "not all done")
     wait_until(lambda: all(world.messages(each) for each in ids), "a webhook is missing")
@@ -206,8 +182,10 @@ def test_a_killed_drain_loses_nothing_and_repeats_nothing(running, world, ask, a
         steps = artworks.history(UUID(each))
         assert [step.status for step in steps] == ["starting", "processing", "starting", "processing", "succeeded"]
         assert [step.worker == worker.name for step in steps if step.status == "processing"] == [True, False]
-    time.sleep(1)  # for webhooks that should not come
-    assert len({headers["webhook-id"] for each in ids for headers, _ in world.messages(each)}) == len(ids)
+    for each in ids:
+        [(_, attempts)] = wait_until(lambda each=each: delivered(artworks, each), "a webhook is not done")
+        assert len(attempts) == 1
+    assert len({message.headers["webhook-id"] for each in ids for message in world.messages(each)}) == len(ids)
     assert [len(world.messages(each)) for each in ids] == [1] * len(ids)
 
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
+from support.waiting import eventually
 
 from depth_core.contract import ArtworkStatus
 from depth_core.errors import ConfigurationError, ErrorKind
@@ -273,9 +273,8 @@ def test_prefer_wait_answers_when_the_artwork_is_done(client: httpx.Client, fini
     stop = threading.Event()
 
     def work() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.05):
             finish()
-            time.sleep(0.05)
 
     worker = threading.Thread(target=work)
     worker.start()
@@ -315,8 +314,7 @@ def test_a_wait_that_saw_the_end_is_a_200_though_a_replay_was_answered_meanwhile
     answers: list[httpx.Response] = []
     first = threading.Thread(target=lambda: answers.append(post(client, **{"Idempotency-Key": "k", "Prefer": "wait=30"})))
     first.start()
-    while artworks.queue.waiting()[0] == 0:
-        time.sleep(0.01)
+    eventually(lambda: artworks.queue.waiting()[0])
     meanwhile = post(client, **{"Idempotency-Key": "k"})
     assert (meanwhile.status_code, meanwhile.json()["status"]) == (202, "starting")
     assert meanwhile.headers["idempotent-replayed"] == "true"
@@ -333,8 +331,7 @@ def test_a_wait_outlives_a_database_that_fails_for_a_while(
     answers: list[httpx.Response] = []
     waiting = threading.Thread(target=lambda: answers.append(post(client, Prefer="wait=30")))
     waiting.start()
-    while artworks.queue.waiting()[0] == 0:
-        time.sleep(0.01)
+    eventually(lambda: artworks.queue.waiting()[0])
     with closing(sqlite3.connect(tmp_path / "depthline.db")) as connection:
         connection.execute("ALTER TABLE artworks RENAME TO elsewhere")
         time.sleep(0.3)  # several queries of the table that is gone
@@ -492,34 +489,29 @@ def test_results_in_a_bucket_are_a_signed_redirect(
     serving: Callable[[Settings], Any],
     artworks: ArtworkStore,
     monkeypatch: pytest.MonkeyPatch,
+    s3_endpoint: str,
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        options = {"endpoint_url": f"http://{host}:{port}"}
-        settings = configure(store_url="s3://depth/maps", store_options=options)
-        store = Store(settings.store_location, options)
-        store.fs.mkdir("depth")
-        with serving(settings) as url, httpx.Client(base_url=url, headers=BOB) as client:
-            path = post(client).headers["location"]
-            [claimed] = artworks.queue.claim("test", limit=1, lease_seconds=60)
-            store.write("depth/x/depth.png", b"pixels", content_type="image/png")
-            artworks.queue.finish(claimed.id, "test", folder="depth/x", results=["depth.png"], seconds={})
-            response = client.get(f"{path}/results/depth.png")
-            assert response.status_code == 307
-            assert "Signature" in response.headers["location"]
-            file = httpx.get(response.headers["location"], headers={"Range": "bytes=1-2"})
-            assert (file.status_code, file.content, file.headers["content-type"]) == (206, b"ix", "image/png")
-            head = client.head(f"{path}/results/depth.png", follow_redirects=True)
-            assert (head.status_code, head.headers["content-length"]) == (200, "6")
-            assert "Signature" in str(head.url)
-            assert client.get("/health/ready").json()["store"] == {"ok": True, "detail": ""}
-    finally:
-        server.stop()
+    options = {"endpoint_url": s3_endpoint}
+    settings = configure(store_url="s3://depth/maps", store_options=options)
+    store = Store(settings.store_location, options)
+    store.fs.mkdir("depth")
+    with serving(settings) as url, httpx.Client(base_url=url, headers=BOB) as client:
+        path = post(client).headers["location"]
+        [claimed] = artworks.queue.claim("test", limit=1, lease_seconds=60)
+        store.write("depth/x/depth.png", b"pixels", content_type="image/png")
+        artworks.queue.finish(claimed.id, "test", folder="depth/x", results=["depth.png"], seconds={})
+        response = client.get(f"{path}/results/depth.png")
+        assert response.status_code == 307
+        assert "Signature" in response.headers["location"]
+        file = httpx.get(response.headers["location"], headers={"Range": "bytes=1-2"})
+        assert (file.status_code, file.content, file.headers["content-type"]) == (206, b"ix", "image/png")
+        head = client.head(f"{path}/results/depth.png", follow_redirects=True)
+        assert (head.status_code, head.headers["content-length"]) == (200, "6")
+        assert "Signature" in str(head.url)
+        assert client.get("/health/ready").json()["store"] == {"ok": True, "detail": ""}
 
 
 # -- operations ---------------------------------------------------------------------------------------------------------------
@@ -640,10 +632,7 @@ def test_the_api_delivers_webhooks_by_itself(
         # The API itself is the receiver: it refuses the message, and that is an attempt with an answer.
         path = post(client, {**BODY, "webhook": f"{url}/health/live"}).headers["location"]
         client.post(f"{path}/cancel")
-        deadline = time.monotonic() + 30
-        while not (tried := outbox.deliveries(artworks, UUID(path[-36:]))[0][1]):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        tried = eventually(lambda: outbox.deliveries(artworks, UUID(path[-36:]))[0][1])
     assert tried[0].status_code == 405
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import structlog
+from support.waiting import eventually
 
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.settings import Settings
@@ -86,13 +87,6 @@ def test_a_request_that_takes_its_time_to_be_answered_is_no_late_one(hasty: str)
             assert connection.recv(65536).startswith(b"HTTP/1.1 202 ")
 
 
-def until(true: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_a_client_that_hangs_up_is_noted_as_such_and_is_no_error(url: str, client: httpx.Client, artworks: ArtworkStore) -> None:
     with structlog.testing.capture_logs() as lines:
         with connect(url) as halfway:
@@ -101,8 +95,8 @@ def test_a_client_that_hangs_up_is_noted_as_such_and_is_no_error(url: str, clien
         text = b'{"imageUrl": "https://example.com/a.jpg", "model": "tiny"}'
         with connect(url) as waiting:
             waiting.sendall(f"{POST}Prefer: wait=60\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text)
-            until(lambda: artworks.queue.waiting()[0])
-        until(lambda: len(lines) >= 2)
+            eventually(lambda: artworks.queue.waiting()[0])
+        eventually(lambda: len(lines) >= 2)
         figures = client.get("/metrics").text
     requests = [line for line in lines if line.get("path") == "/v2/artworks/depth-map"]
     assert [(line["event"], line["log_level"], line["status"]) for line in requests] == [("request", "info", 499)] * 2
@@ -113,7 +107,7 @@ def test_a_client_that_hangs_up_is_noted_as_such_and_is_no_error(url: str, clien
 def test_lines_of_the_log_are_printable_and_have_no_secrets_of_urls(url: str) -> None:
     with structlog.testing.capture_logs() as lines:
         httpx.get(f"{url}/%1b[31m/https://ann:pass@a.example/?token=abc", headers={"Authorization": "Bearer secret-0123456789"})
-        until(lambda: lines)
+        eventually(lambda: lines)
     assert "\x1b" not in str(lines[-1]["path"])
     for secret in ("pass", "abc", "secret-0123456789"):
         assert secret not in str(lines)
@@ -124,4 +118,4 @@ def test_connections_beyond_the_limit_are_told_so(configure: Callable[..., Setti
         with connect(url), connect(url):
             time.sleep(0.1)
             assert httpx.get(f"{url}/health/live").status_code == 503
-        until(lambda: httpx.get(f"{url}/health/live").status_code == 200)
+        eventually(lambda: httpx.get(f"{url}/health/live").status_code == 200)

@@ -7,7 +7,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from support.ports import free_port
+from support.waiting import eventually_of
 
 from depth_api import __main__ as program
 
@@ -34,15 +34,15 @@ def start_and_wait(tmp_path: Path) -> tuple[subprocess.Popen[str], str]:
     """The program and its URL, once it answers."""
     port = free_port()
     process, url = start(tmp_path, DEPTH_API_PORT=str(port)), f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            httpx.get(f"{url}/health/live")
-            return process, url
-        except httpx.ConnectError:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    eventually_of(process, lambda: answers(url))
+    return process, url
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/live").is_success
+    except httpx.ConnectError:
+        return False
 
 
 def stop(process: subprocess.Popen[str]) -> list[dict[str, Any]]:

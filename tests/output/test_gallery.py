@@ -6,6 +6,7 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -134,7 +135,8 @@ class Browser:
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
-        pytest.skip("needs Chromium on the PATH")
+        missing = "needs Chromium on the PATH"
+        pytest.fail(missing) if os.environ.get("DEPTHLINE_TEST_BROWSER") else pytest.skip(missing)
     browser = Browser(program, tmp_path_factory.mktemp("browser"))
     yield browser
     browser.close()

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import numpy as np
 import pytest
-from PIL import Image
+from support.photos import picture
 
 from depth_core.ingest import manifest
 from depth_core.output import records
@@ -52,10 +51,9 @@ class House:
         return build_defs(self.depthline, resources)
 
     def photo(self, name: str, seed: int = 0, size: tuple[int, int] = (160, 120)) -> Path:
-        coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
         path = self.folder / "photos" / name
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
+        picture(*size, seed).save(path)
         return path
 
     def manifest(self, name: str, *lines: str) -> Path:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 from datetime import UTC, datetime
 from io import BytesIO
 
 import dagster as dg
 import pytest
 from PIL import Image
+from support.http_server import HttpServer
 
 from depth_core.ingest import manifest
 from pipelines.event_facts import IndexFacts
@@ -229,48 +228,22 @@ NEXT_NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 NEXT_NIGHT = datetime(2026, 3, 3, 2, 1, tzinfo=UTC)
 
 
-def server_of(photos: dict[str, bytes]) -> http.server.ThreadingHTTPServer:
-    """A server of these files, which may be changed while it runs; 404 for others. It refuses connections until it is opened."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            data = photos.get(self.path)
-            self.send_response(404 if data is None else 200)
-            self.send_header("Content-Length", str(len(data or b"")))
-            self.end_headers()
-            self.wfile.write(data or b"")
-
-        def log_message(self, *words: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
-    server.server_bind()
-    return server
-
-
-def open_to_all(server: http.server.ThreadingHTTPServer) -> None:
-    server.server_activate()
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-
-
 class TestWhatWasMendedAtTheOrigin:
     @pytest.fixture
     def origin(self, house):
         photo = house.photo("a.jpg").read_bytes()
-        self.photos = {"/there.jpg": photo, "/damaged.jpg": photo[:300]}
-        server = server_of(self.photos)
-        open_to_all(server)
-        url = f"http://127.0.0.1:{server.server_port}"
-        self.path = house.manifest("remote.csv", "id,image_url", *(f"{n},{url}/{n}.jpg" for n in ("there", "gone", "damaged")))
-        house.materialize(self.path)
-        assert house.records(profile="preview")["status"].tolist() == ["succeeded", "failed", "failed"]
-        yield
-        server.shutdown()
-        server.server_close()
+        with HttpServer() as self.server:
+            self.server.on("/there.jpg", HttpServer.answer(200, photo))
+            self.server.on("/damaged.jpg", HttpServer.answer(200, photo[:300]))
+            rows = (f"{n},{self.server.url}/{n}.jpg" for n in ("there", "gone", "damaged"))
+            self.path = house.manifest("remote.csv", "id,image_url", *rows)
+            house.materialize(self.path)
+            assert house.records(profile="preview")["status"].tolist() == ["succeeded", "failed", "failed"]
+            yield
 
     def mend(self, house) -> None:
-        self.photos["/gone.jpg"] = house.photo("b.jpg", seed=1).read_bytes()
-        self.photos["/damaged.jpg"] = house.photo("c.jpg", seed=2).read_bytes()
+        self.server.on("/gone.jpg", HttpServer.answer(200, house.photo("b.jpg", seed=1).read_bytes()))
+        self.server.on("/damaged.jpg", HttpServer.answer(200, house.photo("c.jpg", seed=2).read_bytes()))
 
     @staticmethod
     def arrivals(house, cursor: str | None = None) -> dg.SensorResult:
@@ -311,15 +284,14 @@ class TestWhatWasMendedAtTheOrigin:
 
 def test_rows_whose_failure_may_pass_are_done_by_the_retry_job(house) -> None:
     photo = house.photo("a.jpg").read_bytes()
-    with server_of({"/a.jpg": photo}) as server:  # which has its port, where nobody listens yet
-        path = house.manifest("remote.csv", "image_url", f"http://127.0.0.1:{server.server_port}/a.jpg")
+    with HttpServer(listens=False) as server:
+        path = house.manifest("remote.csv", "image_url", server.on("/a.jpg", server.answer(200, photo)))
         house.materialize(path)
         assert house.records()["error_kind"].tolist() == ["unreachable"]
 
-        open_to_all(server)
+        server.open()
         (chunk,) = house.chunks(path)
         house.run("retry_failed_rows", pair(chunk, "preview"), default_config=True)
-        server.shutdown()
     assert house.records()["status"].tolist() == ["succeeded"]
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import io
 import os
 import re
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 from rich.console import Console
+from support.http_server import HttpServer
 
 from depth_core import completeness, layout
 from depth_core.completeness import Reason
@@ -326,26 +323,14 @@ def test_names_and_messages_of_strangers_cannot_speak_to_the_terminal(house) -> 
     assert "abc" not in said
 
 
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """A web server of a folder's files, at a URL with a name and a password."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://ann:hunter2@127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
 def test_the_secrets_of_a_manifests_url_are_in_no_run_and_no_record(house) -> None:
     house.depthline.overrides["allow_private_hosts"] = True
     photo = house.photo("a.jpg")
     house.manifest("shots.csv", "image_url", photo.name)
     photo.rename(house.folder / "manifests" / photo.name)
-    with served(house.folder / "manifests") as origin:
-        url = f"{origin}/shots.csv?token=hunter3"
+    with HttpServer() as server:
+        server.on_others(server.files(house.folder / "manifests"))
+        url = f"{server.url}/shots.csv?token=hunter3".replace("127.0.0.1", "ann:hunter2@127.0.0.1")
         report = materialize(url, "preview", house.depthline, house.instance)
     assert report.records["status"].tolist() == ["succeeded"]
     for run in house.instance.get_runs():

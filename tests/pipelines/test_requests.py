@@ -8,16 +8,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from typing import Any
 
 import dagster as dg
 import pytest
 from PIL import Image
+from support.http_server import HttpServer
+from support.waiting import eventually
 
 from depth_core.contract import DepthParameters
 from depth_core.output import records
@@ -191,13 +190,6 @@ def shown(house, run_id: str) -> list[dict[str, Any]]:
     return [{name: value.value for name, value in observation.metadata.items()} for observation in observations]
 
 
-def until(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 60
-    while not (found := condition()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found
-
-
 @pytest.mark.parametrize("overrides", [{"idle_timeout_seconds": 300.0, "worker_devices": ["cpu"]}])
 @pytest.mark.parametrize("pause", [0.0, 300.0])
 def test_a_drain_shows_what_it_has_done_while_it_runs_and_when_it_is_cancelled(
@@ -209,11 +201,11 @@ def test_a_drain_shows_what_it_has_done_while_it_runs_and_when_it_is_cancelled(
 
     def cancel() -> None:
         try:
-            until(lambda: artworks.get(served).status.final)
+            eventually(lambda: artworks.get(served).status.final)
             (run,) = house.instance.get_runs()
-            until(lambda: f"{served} unreachable" in "".join(entry.message for entry in house.instance.all_logs(run.run_id)))
+            eventually(lambda: f"{served} unreachable" in "".join(entry.message for entry in house.instance.all_logs(run.run_id)))
             if not pause:
-                before.extend(until(lambda: shown(house, run.run_id)))
+                before.extend(eventually(lambda: shown(house, run.run_id)))
         finally:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -254,12 +246,10 @@ def test_a_file_whose_name_is_no_utf_8_stops_neither_the_sensor_nor_the_drain(ho
 
 def test_a_drain_run_shows_its_last_depth_maps(house, artworks) -> None:
     house.photo("a.png", size=(320, 240))
-    folder = partial(SimpleHTTPRequestHandler, directory=str(house.folder / "photos"))
-    with ThreadingHTTPServer(("127.0.0.1", 0), folder) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        ask(artworks, f"http://127.0.0.1:{server.server_port}/a.png")
+    with HttpServer() as server:
+        server.on_others(server.files(house.folder / "photos"))
+        ask(artworks, f"{server.url}/a.png")
         result = house.run("serve_inbox", None, {"ops": {"run_worker": {"config": {"device": "cpu"}}}})
-        server.shutdown()
     (output,) = [event for event in result.all_events if event.is_successful_output]
     shown = output.event_specific_data.metadata["last depth maps"].value
     with Image.open(BytesIO(base64.b64decode(shown.partition("base64,")[2].rstrip(")")))) as picture:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import html
 import json
 import re
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from typing import Any
 
 import boto3
 import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 from PIL import Image
+from support.http_server import HttpServer
 
 from depth_core.errors import ConfigurationError, StoreError
 from depth_core.output import records
@@ -29,16 +26,11 @@ KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_na
 
 
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    client = boto3.client("s3", endpoint_url=url, **KEYS)
+def endpoint(s3_endpoint: str) -> str:
+    client = boto3.client("s3", endpoint_url=s3_endpoint, **KEYS)
     for bucket in ("catalogue", "results"):
         client.create_bucket(Bucket=bucket)
-    yield url
-    server.stop()
+    return s3_endpoint
 
 
 @pytest.fixture
@@ -151,26 +143,10 @@ def test_the_store_of_the_environment_has_its_options(house, endpoint: str, monk
 
 
 def test_a_bucket_that_is_asked_too_often_is_named_with_its_cure() -> None:
-    class Busy(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"  # the client waits for a 100 before it sends its body
-
-        def do_PUT(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            body = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-            self.send_response(503)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        do_GET = do_HEAD = do_PUT  # noqa: N815
-
-        def log_message(self, *words: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        client = {"endpoint_url": f"http://127.0.0.1:{server.server_port}", "region_name": "us-east-1"}
+    with HttpServer() as server:
+        body = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+        server.on_others(server.answer(503, body))
+        client = {"endpoint_url": server.url, "region_name": "us-east-1"}
         config = {"retries": {"max_attempts": 0}}
         options = {"key": "test", "secret": "test", "client_kwargs": client, "config_kwargs": config}
         store = Store("s3://results/depth", options)
@@ -178,7 +154,6 @@ def test_a_bucket_that_is_asked_too_often_is_named_with_its_cure() -> None:
         for attempt in (lambda: store.write("a", b"b"), lambda: store.read("a"), lambda: store.size("a")):
             with pytest.raises(StoreError, match=r"the bucket answers 503 \(SlowDown\).*DEPTH_DOWNLOAD_CONCURRENCY"):
                 attempt()
-        server.shutdown()
 
 
 def test_a_bucket_that_does_not_exist_is_one_clear_error(house) -> None:

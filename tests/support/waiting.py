@@ -11,7 +11,7 @@ Found = TypeVar("Found")
 
 
 def eventually(
-    condition: Callable[[], Found], what: str | Callable[[], str] = "", *, within: float = 60, every: float = 0.02
+    condition: Callable[[], Found], what: str | Callable[[], str] = "", *, within: float = 120, every: float = 0.02
 ) -> Found:
     """What `condition` returns once that is true; it is tried every `every` seconds.
 

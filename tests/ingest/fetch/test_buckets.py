@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from s3fs import S3FileSystem
 
 from depth_core.errors import ManifestError
 from depth_core.ingest import manifest, sources
@@ -13,6 +14,12 @@ from depth_core.settings import Settings
 from depth_core.storage import Store
 
 Make = Callable[..., Settings]
+
+
+@pytest.fixture(autouse=True)
+def _one_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """s3fs waits longer and longer between its tries, of which it makes five."""
+    monkeypatch.setattr(S3FileSystem, "retries", 1)
 
 
 def options(endpoint: str, **more: Any) -> dict[str, Any]:
