@@ -69,7 +69,7 @@ def test_the_demo_makes_the_depth_maps_of_the_sample_and_a_second_run_has_nothin
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere.csv"], ["nowhere.csv", "not there"]),
+        (["nowhere.csv"], ["nowhere.csv", "does not exist"]),
         (["manifests/sample.csv", "colourful"], ["colourful", "preview, standard, quality"]),
     ],
     ids=["unknown manifest", "unknown profile"],
