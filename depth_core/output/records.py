@@ -65,26 +65,10 @@ def build(
     if not isinstance(outcomes, pd.DataFrame):
         outcomes = pd.DataFrame(map(asdict, outcomes), columns=[f.name for f in fields(Outcome)])
 
-    valid = rows["error_kind"].isna()
-    source = _rows_for(sources, "image_url", rows["image_url"].where(valid))
-    fetched = source["sha256"].notna()
+    source = _rows_for(sources, "image_url", rows["image_url"].where(rows["error_kind"].isna()))
     outcome = _rows_for(outcomes, "source_sha256", source["sha256"])
-    tried = outcome["status"].notna()
     succeeded = outcome["status"] == SUCCEEDED
-
-    # What decides, in this order.
-    cases = [~valid, succeeded, tried, fetched]
-    kinds = _first(
-        cases,
-        [rows["error_kind"], None, outcome["error_kind"].fillna(ErrorKind.INTERNAL), ErrorKind.INTERNAL],
-        source["error_kind"].fillna(ErrorKind.INTERNAL),
-    )
-    messages = _first(
-        cases,
-        [rows["error_message"], None, outcome["error_message"], "not tried yet: materialize depth_maps for this chunk"],
-        source["error_message"].fillna("not fetched yet: materialize source_images for this chunk"),
-    )
-
+    kinds, messages = _reasons(rows, source, outcome)
     slug, asked = layout.slug_of_chunk(chunk), dict(parameters)
     # Sorted by the schema below; a column missed here or misspelt is an error there.
     records: dict[str, Any] = {
@@ -106,7 +90,7 @@ def build(
         **{fact.name: outcome[fact.name].where(outcome[fact.name] != fact.unknown) for fact in IMAGE_COLUMNS},
         "seconds_download": source["seconds"],
         **{f"seconds_{stage}": _stage(outcome, stage) for stage in STAGES},
-        "attempts": outcome["attempts"].where(tried, source["attempts"]).fillna(0),
+        "attempts": outcome["attempts"].where(outcome["status"].notna(), source["attempts"]).fillna(0),
         "reused": outcome["reused"].eq(True),
         "folder": outcome["folder"].where(succeeded),
         "run_id": run_id,
@@ -114,6 +98,25 @@ def build(
         **{name: rows[name] for name in _ROW_COLUMNS},
     }
     return to_frame(pa.Table.from_pandas(pd.DataFrame(records, index=rows.index), schema=SCHEMA, preserve_index=False))
+
+
+def _reasons(
+    rows: pd.DataFrame, source: pd.DataFrame, outcome: pd.DataFrame
+) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]]:
+    """Why each row has no depth map, as kind and message; None where it has one."""
+    invalid, tried, fetched = rows["error_kind"].notna(), outcome["status"].notna(), source["sha256"].notna()
+    cases = [invalid, outcome["status"] == SUCCEEDED, tried, fetched]  # what decides, in this order
+    kinds = _first(
+        cases,
+        [rows["error_kind"], None, outcome["error_kind"].fillna(ErrorKind.INTERNAL), ErrorKind.INTERNAL],
+        source["error_kind"].fillna(ErrorKind.INTERNAL),
+    )
+    messages = _first(
+        cases,
+        [rows["error_message"], None, outcome["error_message"], "not tried yet: materialize depth_maps for this chunk"],
+        source["error_message"].fillna("not fetched yet: materialize source_images for this chunk"),
+    )
+    return kinds, messages
 
 
 def _rows_for(table: pd.DataFrame, key: str, wanted: pd.Series) -> pd.DataFrame:

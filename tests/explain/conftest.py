@@ -38,7 +38,7 @@ class Production:
     def photo(self, name: str, seed: int) -> Path:
         path = self.folder / "photos" / name
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(photo((16, 12), seed, "PNG"))
+        path.write_bytes(photo(16, 12, seed, "PNG"))
         return path
 
     def index(self, name: str, *lines: str) -> list[str]:
