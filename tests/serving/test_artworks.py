@@ -1,5 +1,6 @@
 """An artwork's life from `starting` to its end, on both databases."""
 
+import os
 import string
 import subprocess
 import sys
@@ -402,8 +403,11 @@ def worker(store: ArtworkStore, worker: str) -> list[UUID]:
 def test_ten_workers_do_every_artwork_exactly_once(database_url: str, store: ArtworkStore, ask: Ask) -> None:
     ids = [add(store, ask(invertDepth=bool(index % 3))) for index in range(80)]
     program = [sys.executable, __file__, database_url]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # for tests/support
     processes = [
-        subprocess.Popen([*program, f"process-{index}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*program, f"process-{index}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
         for index in range(3)
     ]
     for process in processes:
