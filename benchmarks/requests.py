@@ -39,7 +39,7 @@ from depth_core.serving.database import open_database
 ROOT = Path(__file__).parent.parent
 PROFILES = '[bulk]\n[bulk.parameters]\nmodel = "tiny"\nresolutionLowerLimit = 256\n'
 POLL_SECONDS = 0.02
-LINGER_SECONDS = 3.0
+IDLE_TIMEOUT = 3.0
 PATIENCE_SECONDS = 300.0
 
 
@@ -112,7 +112,7 @@ def programs(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
         "DEPTH_DATA": str(folder),
         "DEPTH_API_PORT": str(port),
         "DEPTH_ALLOW_PRIVATE_HOSTS": "true",
-        "DEPTH_IDLE_TIMEOUT_SECONDS": str(LINGER_SECONDS),
+        "DEPTH_IDLE_TIMEOUT_SECONDS": str(IDLE_TIMEOUT),
         "DEPTH_RATE_LIMIT": "0",
         # API, Dagster, clients, bulk and worker share the cores: threads that wait for each other within a layer would crawl.
         "OMP_NUM_THREADS": "1",

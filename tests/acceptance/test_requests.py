@@ -32,7 +32,7 @@ from depth_core.serving.webhooks import outbox
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-key-of-sixteen-and-more"
-LINGER_SECONDS = 4
+IDLE_TIMEOUT = 4
 
 wait_until = partial(eventually, every=0.1)
 
@@ -74,7 +74,7 @@ def running(shared_place) -> Iterator[httpx.Client]:
         "DEPTH_API_KEYS": f"ann:{TOKEN}",
         "DEPTH_PUBLIC_URL": f"http://127.0.0.1:{port}",
         "DEPTH_ALLOW_PRIVATE_HOSTS": "true",
-        "DEPTH_IDLE_TIMEOUT_SECONDS": str(LINGER_SECONDS),
+        "DEPTH_IDLE_TIMEOUT_SECONDS": str(IDLE_TIMEOUT),
         "DEPTH_INBOX_SETTLE_SECONDS": "0.5",
     }
     log = place.folder / "up.log"
@@ -161,14 +161,14 @@ def test_a_post_becomes_a_depth_map_a_signed_webhook_and_an_entry_in_its_dagster
     (run_id,) = [line.split()[1] for line in shown.splitlines() if line.startswith("run ")]
     with dg.DagsterInstance.from_config(str(shared_place.folder / "dagster")) as instance:
         assert instance.get_run_by_id(run_id).job_name == "serve_inbox"
-        wait_until(lambda: instance.get_run_by_id(run_id).is_finished, "the worker lingers for ever")
+        wait_until(lambda: instance.get_run_by_id(run_id).is_finished, "the worker never ends")
         (output,) = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_OUTPUT).records
         said = output.event_log_entry.dagster_event.event_specific_data.metadata
     assert said["all ids"].value == [artwork_id]
     assert said["succeeded"].value == 1
 
 
-def test_a_killed_drain_loses_nothing_and_repeats_nothing(running, world, ask, artworks) -> None:
+def test_a_killed_worker_loses_nothing_and_repeats_nothing(running, world, ask, artworks) -> None:
     ids = [ask(f"slow/{n}.jpg").json()["id"] for n in range(5)]
     wait_until(lambda: {status(running, each) for each in ids} == {"processing"}, "not claimed")
     (worker,) = artworks.workers.find(fresh_seconds=10)
@@ -210,7 +210,7 @@ def test_a_file_in_the_inbox_is_answered_beside_it_and_a_bad_one_is_put_aside(ru
     assert running.get(f"/v2/artworks/{artwork['id']}").status_code == 404, "an inbox file's artwork is not Ann's"
 
 
-def test_make_up_ends_all_and_says_so_when_the_door_cannot_start(place) -> None:
+def test_make_up_ends_all_and_says_so_when_the_api_cannot_start(place) -> None:
     shutil.copy(ROOT / "workspace.yaml", place.folder)
     place.settings["DEPTH_API_HOST"] = "0.0.0.0"  # without keys
     ended = place.run(sys.executable, "-m", "pipelines.up", "-h", "127.0.0.1", "-p", str(free_port()), timeout=90)

@@ -57,7 +57,7 @@ def test_nothing_is_launched_while_nothing_waits(house, artworks) -> None:
     assert isinstance(tick(house), dg.SkipReason)
 
 
-def test_a_waiting_artwork_launches_one_drain(house, artworks) -> None:
+def test_a_waiting_artwork_launches_one_worker(house, artworks) -> None:
     ask(artworks)
     first = tick(house)
     (request,) = first.run_requests
@@ -66,20 +66,20 @@ def test_a_waiting_artwork_launches_one_drain(house, artworks) -> None:
     assert isinstance(tick(house, first.cursor), dg.SkipReason), "the first is still starting"
 
 
-def test_a_drain_that_is_alive_is_not_joined_by_another(house, artworks) -> None:
+def test_a_worker_that_is_alive_is_not_joined_by_another(house, artworks) -> None:
     artworks.workers.start("worker-cpu-alive", "cpu")
     ask(artworks)
     assert isinstance(tick(house), dg.SkipReason)
 
 
-def test_a_drain_that_gives_no_sign_of_life_is_replaced_under_a_new_key(house, artworks) -> None:
+def test_a_worker_that_gives_no_sign_of_life_is_replaced_under_a_new_key(house, artworks) -> None:
     ask(artworks)
     cursor = json.dumps({"cpu": {"n": 7, "at": time.time() - sensor.STARTING_SECONDS - 1, "failures": 0}})
     (request,) = tick(house, cursor).run_requests
     assert request.run_key == "worker-cpu-8"
 
 
-def test_a_launched_run_that_has_ended_without_draining_is_replaced_at_once(house, artworks) -> None:
+def test_a_launched_run_that_has_ended_without_serving_is_replaced_at_once(house, artworks) -> None:
     ask(artworks)
     first = tick(house)
     house.instance.create_run_for_job(
@@ -95,7 +95,7 @@ def fail_run(house, number: int) -> None:
     house.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.FAILURE)
 
 
-def test_drains_that_fail_one_after_the_other_come_ever_more_slowly(house, artworks) -> None:
+def test_workers_that_fail_one_after_the_other_come_ever_more_slowly(house, artworks) -> None:
     ask(artworks)
     first = tick(house)
     fail_run(house, 1)
@@ -117,7 +117,7 @@ def test_a_run_that_stands_in_line_is_waited_for_however_long(house, artworks, s
     assert isinstance(tick(house, cursor), dg.SkipReason)
 
 
-def test_a_run_whose_drain_hangs_is_replaced(house, artworks) -> None:
+def test_a_run_whose_worker_hangs_is_replaced(house, artworks) -> None:
     ask(artworks)
     job = house.defs().resolve_job_def("serve_inbox")
     tags = {"dagster/run_key": "worker-cpu-4"}
@@ -129,7 +129,7 @@ def test_a_run_whose_drain_hangs_is_replaced(house, artworks) -> None:
     assert request.run_key == "worker-cpu-5"
 
 
-def test_a_drain_of_another_dagster_is_not_taken_for_dead(house, artworks) -> None:
+def test_a_worker_of_another_dagster_is_not_taken_for_dead(house, artworks) -> None:
     artworks.workers.start("elsewhere", "cpu", run_id="a-run-that-this-instance-does-not-know")
     theirs = ask(artworks)
     artworks.queue.claim("elsewhere", limit=1, lease_seconds=3600)
@@ -139,14 +139,14 @@ def test_a_drain_of_another_dagster_is_not_taken_for_dead(house, artworks) -> No
 
 
 @pytest.mark.parametrize("overrides", [{"worker_devices": ["cuda:0", "cuda:1"]}])
-def test_every_device_gets_a_drain_of_its_own(house, artworks) -> None:
+def test_every_device_gets_a_worker_of_its_own(house, artworks) -> None:
     ask(artworks)
     first = tick(house)
     assert [request.run_key for request in first.run_requests] == ["worker-cuda:0-1", "worker-cuda:1-1"]
     assert isinstance(tick(house, first.cursor), dg.SkipReason)
 
 
-def test_the_claims_of_a_drain_whose_run_has_failed_go_back_at_once(house, artworks) -> None:
+def test_the_claims_of_a_worker_whose_run_has_failed_go_back_at_once(house, artworks) -> None:
     run = house.instance.create_run_for_job(house.defs().resolve_job_def("serve_inbox"), status=dg.DagsterRunStatus.FAILURE)
     artworks.workers.start("worker-cpu-dead", "cpu", run_id=run.run_id)
     lost = ask(artworks)
@@ -164,7 +164,7 @@ def test_a_file_in_the_inbox_becomes_a_waiting_artwork(house, artworks) -> None:
     assert artworks.queue.waiting()[0] == 1
 
 
-def test_a_drain_run_serves_answers_the_inbox_and_names_its_artworks(house, artworks) -> None:
+def test_a_worker_run_serves_answers_the_inbox_and_names_its_artworks(house, artworks) -> None:
     inbox = house.folder / "inbox"
     inbox.mkdir()
     (inbox / "one.json").write_text(json.dumps({"imageUrl": "http://127.0.0.1:9/a.jpg", "model": "tiny"}))
@@ -192,7 +192,7 @@ def shown(house, run_id: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("overrides", [{"idle_timeout_seconds": 300.0, "worker_devices": ["cpu"]}])
 @pytest.mark.parametrize("pause", [0.0, 300.0])
-def test_a_drain_shows_what_it_has_done_while_it_runs_and_when_it_is_cancelled(
+def test_a_worker_shows_what_it_has_done_while_it_runs_and_when_it_is_cancelled(
     house, artworks, monkeypatch: pytest.MonkeyPatch, pause: float
 ) -> None:
     monkeypatch.setattr(serve_inbox, "SUMMARY_SECONDS", pause)
@@ -224,13 +224,13 @@ def test_a_drain_shows_what_it_has_done_while_it_runs_and_when_it_is_cancelled(
     assert "Interrupt" in last["ended by"]
 
 
-def test_a_drain_that_has_served_nothing_new_shows_no_summary(house, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_has_served_nothing_new_shows_no_summary(house, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve_inbox, "SUMMARY_SECONDS", 0.0)
     result = house.run("serve_inbox", None, {"ops": {"run_worker": {"config": {"device": "cpu"}}}})
     assert shown(house, result.run_id) == []
 
 
-def test_a_file_whose_name_is_no_utf_8_stops_neither_the_sensor_nor_the_drain(house, artworks) -> None:
+def test_a_file_whose_name_is_no_utf_8_stops_neither_the_sensor_nor_the_worker(house, artworks) -> None:
     inbox = house.folder / "inbox"
     inbox.mkdir()
     for name in (b"a.json", b"caf\xe9.json"):
@@ -244,7 +244,7 @@ def test_a_file_whose_name_is_no_utf_8_stops_neither_the_sensor_nor_the_drain(ho
     assert len(list((inbox / "quarantine").glob("*.reason.json"))) == 2
 
 
-def test_a_drain_run_shows_its_last_depth_maps(house, artworks) -> None:
+def test_a_worker_run_shows_its_last_depth_maps(house, artworks) -> None:
     house.photo("a.png", size=(320, 240))
     with HttpServer() as server:
         server.on_others(server.files(house.folder / "photos"))
