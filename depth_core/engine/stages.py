@@ -18,6 +18,7 @@ from depth_core.engine import transfer
 from depth_core.engine.transfer import DeviceTimer, Timing
 from depth_core.errors import ErrorKind, ImageError
 from depth_core.inference.checkpoints import Checkpoint
+from depth_core.inference.metric import metres_per_number
 from depth_core.ingest.images import decode, headers, memory_budget
 from depth_core.output import depth_folder, formats, normalization
 from depth_core.output.formats import Format, Picture
@@ -193,7 +194,7 @@ def render(
         arrived[Picture.GRAY8] = transfer.to_host(shade.round_().to(torch.uint8))
         del shade
         if Picture.FLOATS in needed:
-            metres = predictor.metres_per_number(image.focal_px, image.source_size, image.size)
+            metres = metres_per_number(predictor.spec, image.focal_px, image.source_size, image.size)
             numbers = normalization.numbers(
                 depth[n : n + 1] * (metres or 1.0), mode=parameters.normalization_mode, invert=parameters.invert_depth
             )[0]
@@ -217,7 +218,7 @@ def write(rendered: Rendered, predictor: Predictor, plan: Plan, store: Store, se
     context = formats.Context(settings.png_level, focal_px)
     files = {each.file: each.encode(rendered.pictures[each.picture], context) for each in plan.formats}
     image.seconds["encode"] = time.perf_counter() - started
-    metres = predictor.metres_per_number(image.focal_px, image.source_size, image.size)
+    metres = metres_per_number(predictor.spec, image.focal_px, image.source_size, image.size)
     sidecar = depth_folder.Sidecar(
         **depth_folder.meaning(predictor.spec) | {"unit": None if metres is None else "m"},
         checkpoint=depth_folder.Checkpoint(source=predictor.checkpoint.source, revision=predictor.checkpoint.revision),

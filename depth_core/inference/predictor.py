@@ -1,7 +1,8 @@
 """A loaded model on its device: runs batches. Chooses device, precision and batch size.
 
-The only way to a network; the engine sees nothing of depth_core.inference but this and the preprocessor. What does not belong
-here: preparing images (preprocessor.py), pictures from the numbers (output/normalization.py), threads and queues (engine/).
+The only way to a network; the engine sees nothing of depth_core.inference but this, the preprocessor and metric.py. What does
+not belong here: preparing images (preprocessor.py), pictures from the numbers (output/normalization.py), threads and
+queues (engine/).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from depth_core.catalog import DepthKind, ModelSpec
+from depth_core.catalog import ModelSpec
 from depth_core.errors import ConfigurationError
 from depth_core.inference import preprocessor, sizing
 from depth_core.inference.checkpoints import Checkpoint
@@ -96,25 +97,6 @@ class Predictor:
         network = self._loaded
         with torch.inference_mode(), intra_op_threads(getattr(_stream, "threads", None) or threads_at_start()):
             return network.predict(batch.to(self.device, non_blocking=True))
-
-    def metres_per_number(
-        self, focal_px: float | None, source_size: tuple[int, int], network_size: tuple[int, int]
-    ) -> float | None:
-        """Returns what to multiply the network's numbers by to have metres; None where they have no unit.
-
-        1.0 where they are metres already. Else metres = number * focal / canonical focal, both in pixels of the network's input;
-        `focal_px` is in pixels of the source, None when unknown, and then so are the metres. The mean of both sides scales it,
-        since one was rounded to the patch: turning a photo changes nothing.
-        """
-        if self.spec.kind is not DepthKind.METRIC_DEPTH:
-            return None
-        canonical = self.spec.canonical_focal_px
-        if canonical is None:
-            return 1.0
-        if focal_px is None:
-            return None
-        scale = sum(after / before for after, before in zip(network_size, source_size, strict=True)) / 2
-        return focal_px * scale / canonical
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """True when the device had no room for a batch; a smaller one may fit."""

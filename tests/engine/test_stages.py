@@ -15,6 +15,7 @@ from PIL import ExifTags, Image
 from depth_core.contract import DepthParameters
 from depth_core.engine import stages
 from depth_core.engine.stages import Item, Plan
+from depth_core.inference.metric import metres_per_number
 from depth_core.inference.predictor import Predictor
 from depth_core.output import depth_folder
 from depth_core.settings import Settings
@@ -41,8 +42,8 @@ def reddish(width: int, height: int) -> np.ndarray:
     return pixels
 
 
-def v3(**words: Any) -> DepthParameters:
-    return DepthParameters.model_validate({"useVersion3": True, "resolutionLowerLimit": 256, "model": "small"} | words)
+def v3(**fields: Any) -> DepthParameters:
+    return DepthParameters.model_validate({"useVersion3": True, "resolutionLowerLimit": 256, "model": "small"} | fields)
 
 
 def made(data: bytes, predictor: Predictor, plan: Plan, store: Store, settings: Settings) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def test_a_photo_and_the_same_photo_turned_have_the_same_metres(known: Known) ->
     predictor = known("metric_large")
     for width, height, limit in ((4000, 3000, 256), (6000, 4000, 512)):
         across, upright = (
-            predictor.metres_per_number(3000.0, size, predictor.preprocessor.network_size(*size, limit))
+            metres_per_number(predictor.spec, 3000.0, size, predictor.preprocessor.network_size(*size, limit))
             for size in ((width, height), (height, width))
         )
         assert across == pytest.approx(upright, rel=1e-9)

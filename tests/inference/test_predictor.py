@@ -312,19 +312,6 @@ def test_a_cpu_takes_one_image_at_a_time_unless_told_otherwise(configured: Confi
     assert loaded("tiny", configured(batch_pixels=1000)).batch_size((352, 256)) == 1
 
 
-def test_metres_need_a_focal_length_with_metric_large_only() -> None:
-    def metres(key: str, focal: float | None) -> float | None:
-        checkpoint = checkpoints.Checkpoint(BY_KEY[key], "", Path(), "", "")
-        made = Predictor(checkpoint, None, None, Settings(), device="cpu", precision="fp32")  # type: ignore[arg-type]
-        return made.metres_per_number(focal, (4000, 3000), (1036, 777))
-
-    assert metres("v3/metric_large", 3000.0) == pytest.approx(3000 * 1036 / 4000 / 300)
-    assert metres("v3/metric_large", None) is None
-    assert metres("v3/nested_giant_large", None) == 1
-    assert metres("v3/mono_large", 3000.0) is None
-    assert metres("v2/small", 3000.0) is None
-
-
 def test_an_allocation_that_fails_is_out_of_memory_and_other_errors_are_not(configured: Configured) -> None:
     model = loaded("tiny", configured())
     with pytest.raises(RuntimeError) as failure:
