@@ -102,7 +102,7 @@ def _reason(
     if not sources.is_up_to_date(table, rows.loc[rows["error_kind"].isna(), "image_url"], store):
         return Reason.SOURCES_CHANGED, nothing
     try:
-        frame = records.read_chunk(store, profile.name, chunk)
+        frame, columns = records.read_chunk_and_columns(store, profile.name, chunk)
     except FileNotFoundError:
         return Reason.NO_RECORDS, nothing
     images = [Source(sha256) for sha256 in table["sha256"].dropna()]
@@ -118,7 +118,6 @@ def _reason(
         parameters=profile.parameters.as_api(),
         store=store,
     )
-    columns = records.columns_of(store, profile.name, chunk)
     if not _lasting(frame, profile.parameters, columns).equals(_lasting(due, profile.parameters, columns)):
         return Reason.RECORDS_CHANGED, nothing
     return None, frame

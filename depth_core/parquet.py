@@ -49,9 +49,10 @@ def read_metadata(store: Store, key: str) -> dict[bytes, bytes] | None:
     return None if data is None else dict(pq.read_schema(BytesIO(data)).metadata or {})
 
 
-def read_columns(store: Store, key: str) -> list[str]:
-    """The names of a file's columns. Raises as `read_table`."""
-    return list(pq.read_schema(BytesIO(store.read(key))).names)
+def read_table_and_columns(store: Store, key: str, schema: pa.Schema) -> tuple[pa.Table, list[str]]:
+    """The table of a file as `read_table` gives it, and the names of the columns that the file has. Raises as that."""
+    data = store.read(key)
+    return pq.read_table(BytesIO(data), schema=schema), list(pq.read_schema(BytesIO(data)).names)
 
 
 def write_frame(store: Store, key: str, frame: pd.DataFrame) -> None:

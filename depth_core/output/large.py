@@ -1,7 +1,7 @@
 """Looking at pictures whole in many threads: large ones one at a time, so that memory does not grow with the threads.
 
 For thumbnails and checks. What does not belong here: pictures on their way to the network and back, which have a budget
-(depth_core.ingest.budget).
+(depth_core.ingest.images.memory_budget).
 """
 
 from __future__ import annotations

@@ -163,9 +163,10 @@ def read_chunk(store: Store, profile: str, chunk: str) -> pd.DataFrame:
     return to_frame(parquet.read_table(store, layout.records_key(profile, chunk), SCHEMA))
 
 
-def columns_of(store: Store, profile: str, chunk: str) -> list[str]:
-    """The columns that the file of a chunk's records has: of those that came later `read_chunk` has nulls. Raises as that."""
-    return parquet.read_columns(store, layout.records_key(profile, chunk))
+def read_chunk_and_columns(store: Store, profile: str, chunk: str) -> tuple[pd.DataFrame, list[str]]:
+    """The records of one chunk, and the columns that its file has: later ones are all null. Raises as `read_chunk`."""
+    table, columns = parquet.read_table_and_columns(store, layout.records_key(profile, chunk), SCHEMA)
+    return to_frame(table), columns
 
 
 def read(
