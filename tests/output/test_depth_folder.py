@@ -111,8 +111,8 @@ def test_the_sidecar_says_that_a_metric_depth_has_no_unit_because_the_focal_leng
 
 
 def test_near_or_far_is_true_of_the_raw_file_inverted_or_not(make_sidecar: Any) -> None:
-    def said(**words: Any) -> dict[str, Any]:
-        parameters = DepthParameters(model="mono_large", use_version_3=True, **words)
+    def said(**fields: Any) -> dict[str, Any]:
+        parameters = DepthParameters(model="mono_large", use_version_3=True, **fields)
         return make_sidecar(**depth_folder.meaning(parameters.spec), parameters=parameters).as_json()
 
     inverted = said(normalization_mode="Raw", invert_depth=True)

@@ -79,8 +79,8 @@ def make_gallery(make_rows: Any, make_sources: Any, make_sidecar: Any, profile: 
             sidecar = make_sidecar(sha, source=size, output=size)
             depth_folder.write(store, folder, {"depth.png": formats.png8(ramp)}, sidecar)
             outcomes.append(outcome_from_sidecar(folder, depth_folder.read_sidecar(store, folder) or {}))
-        words: dict[str, Any] = {"chunk": CHUNK, "profile": profile.name, "parameters": profile.parameters.as_api()}
-        return records.build(rows, make_sources(found), outcomes, manifest="/m.csv", **words, store=store)
+        facts: dict[str, Any] = {"chunk": CHUNK, "profile": profile.name, "parameters": profile.parameters.as_api()}
+        return records.build(rows, make_sources(found), outcomes, manifest="/m.csv", **facts, store=store)
 
     return make
 

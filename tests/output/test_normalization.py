@@ -252,8 +252,8 @@ def test_a_map_that_shrinks_to_a_few_pixels_does_so_in_steps_that_a_gpu_can_take
     monkeypatch.setattr(
         torch.nn.functional,
         "interpolate",
-        lambda planes, shape, **words: (
-            steps.append(max(planes.shape[-1] / shape[1], planes.shape[-2] / shape[0])) or interpolate(planes, shape, **words)
+        lambda planes, shape, **kwargs: (
+            steps.append(max(planes.shape[-1] / shape[1], planes.shape[-2] / shape[0])) or interpolate(planes, shape, **kwargs)
         ),
     )
     ramp = np.tile(np.linspace(0, 1, 2058, dtype=np.float32), (2058, 1))
