@@ -21,6 +21,7 @@ from depth_api.state import ApiState
 from depth_api.telemetry import DatabaseMetrics, RequestMetrics, Telemetry
 from depth_api.wrong_keys import WrongKeys
 from depth_core import settings as settings_module
+from depth_core.output import formats
 from depth_core.serving.artworks.store import open_store
 from depth_core.serving.webhooks.delivery import deliver_loop
 from depth_core.settings import Settings
@@ -34,6 +35,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or settings_module.load()
     keys = read_keys(settings)
+    formats.of_requests(settings)  # a worker would refuse them later, after requests were accepted
     metrics = RequestMetrics()
 
     @asynccontextmanager

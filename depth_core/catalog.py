@@ -207,6 +207,7 @@ MODELS: tuple[ModelSpec, ...] = (
 )
 
 BY_KEY: dict[str, ModelSpec] = {spec.key: spec for spec in MODELS}
+BUNDLED = next(spec for spec in MODELS if spec.bundled)
 
 
 def valid(*, use_version_3: bool | None) -> tuple[ModelSpec, ...]:

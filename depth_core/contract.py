@@ -118,7 +118,7 @@ class DepthParameters(_ApiModel):
         if all(spec.family.only_standard for spec in possible) and mode is not NormalizationMode.STANDARD:
             raise PydanticCustomError(
                 "normalization_mode",
-                "normalizationMode '{mode}' needs a V3 model and useVersion3=true; V2 and tiny take Standard only",
+                "normalizationMode '{mode}' needs a V3 model and useVersion3=true; other models take Standard only",
                 {"mode": mode.value},
             )
         return mode

@@ -22,7 +22,7 @@ class ErrorKind(StrEnum):
 
     # rows of a manifest
     BAD_ROW = "bad_row"  # cannot be decoded or parsed, or a field is too long
-    MISSING_URL = "missing_url"  # the row names no image
+    MISSING_URL = "missing_url"  # the row has no image URL
     BAD_URL = "bad_url"  # unknown scheme, or not a URL at all
     # fetching
     NOT_FOUND = "not_found"  # 404, 410, no such file or object

@@ -58,7 +58,8 @@ class Settings(BaseSettings):
         description="JSON, folders below which local manifests may name files. Default: the manifest's own and DEPTH_DATA.",
     )
     manifest_buckets: list[str] = Field(
-        default_factory=list, description='JSON, s3 buckets that manifests fetched over http(s) may name: ["photos"].'
+        default_factory=list,
+        description='JSON, buckets that manifests fetched over http(s) may name: ["photos"], or ["s3://photos"].',
     )
 
     # fetching
@@ -92,8 +93,9 @@ class Settings(BaseSettings):
         ge=0,
         description="Bytes that all decoding threads of a process may take together; 0: half of what is free at the start.",
     )
-    decode_apart: Literal["odd", "always"] = Field(
-        "odd", description="Which images are decoded in a process of their own: those out of the ordinary, or all (0.3 s each)."
+    decode_isolation: Literal["unusual", "all"] = Field(
+        "unusual",
+        description="Which images are decoded in a process of their own: those out of the ordinary, or all (0.3 s each).",
     )
     decode_seconds: float = Field(
         60.0, ge=1, description="Processor seconds that such a process has for one image; by the clock four times as long."
@@ -132,11 +134,15 @@ class Settings(BaseSettings):
     max_attempts: int = Field(
         3, ge=1, description="An artwork whose worker, or an image of a chunk whose run, died this often fails with worker_lost."
     )
-    api_depth16: bool = Field(False, description="Single requests also get depth16.png.")
+    api_formats: list[str] = Field(
+        default_factory=list, description='JSON, files that single requests get beside the usual ones: ["depth16.png"].'
+    )
     keep_artworks_days: int = Field(
         90, ge=0, description="Artworks older than this are forgotten, with history and webhooks; their files stay. 0: never."
     )
-    image_buckets: list[str] = Field(default_factory=list, description='JSON, s3 buckets that requests may name: ["photos"].')
+    image_buckets: list[str] = Field(
+        default_factory=list, description='JSON, buckets that requests may name: ["photos"], or ["s3://photos"].'
+    )
 
     # the HTTP API
     api_host: str = Field("127.0.0.1", description="Address the API listens on; without api_keys only loopback is allowed.")

@@ -269,8 +269,8 @@ def _reason(error: Exception, *, slow_down: bool) -> str:
         return "no space left; free some or point DEPTH_STORE_URL elsewhere. What is written stays valid"
     if slow_down:
         return (
-            "the bucket answers 503 (SlowDown): it is asked too often. Run again in a while; what is written stays valid. If it "
-            "comes again: fewer runs at once (max_concurrent_runs in dagster.yaml), or lower DEPTH_ENCODE_THREADS and "
+            "the bucket answers 503 (SlowDown): it gets too many requests. Run again in a while; what is written stays valid. If "
+            "it comes again: fewer runs at once (max_concurrent_runs in dagster.yaml), or lower DEPTH_ENCODE_THREADS and "
             "DEPTH_DOWNLOAD_CONCURRENCY"
         )
     return f"{type(error).__name__}: {error}"

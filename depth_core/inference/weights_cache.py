@@ -22,6 +22,7 @@ import fsspec
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
+from depth_core import url_schemes
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import ModelAbsentError, ModelUnavailableError
 from depth_core.inference import weights
@@ -112,7 +113,7 @@ def reason(error: BaseException) -> str:
 
 def _file_system(url: str, settings: Settings) -> tuple[Any, str]:
     options = settings.source_options if "://" in url and not url.startswith("file://") else {}
-    if _is_http(url):  # aiohttp would wait five minutes for a host that does not answer, and for a large file no longer
+    if url_schemes.is_web(url):  # aiohttp would wait five minutes for a host that does not answer, and for a large file no longer
         import aiohttp
 
         options = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)}} | options
@@ -131,7 +132,7 @@ def _info(fs: Any, path: str) -> dict[str, Any] | None:
     try:
         info: dict[str, Any] = fs.info(path)
     except FileNotFoundError as error:
-        if _is_http(path) and error.__cause__ and getattr(error.__cause__, "status", None) not in (404, 410):
+        if url_schemes.is_web(path) and error.__cause__ and getattr(error.__cause__, "status", None) not in (404, 410):
             raise error.__cause__ from None
         return None
     return info
@@ -149,19 +150,15 @@ def _is_outage(error: Exception) -> bool:
     return not type(error).__name__.endswith(("CredentialsError", "CredentialRetrievalError", "ProfileNotFound"))  # botocore's
 
 
-def _is_http(path: str) -> bool:
-    return path.startswith(("http://", "https://"))
-
-
 def _local_name(path: str) -> str:
     """Returns the local name of a remote file: HTTP's paths are URLs, whose query may be long and have slashes."""
-    name = (unquote(urlsplit(path).path) if _is_http(path) else path).rpartition("/")[2][-100:]
+    name = (unquote(urlsplit(path).path) if url_schemes.is_web(path) else path).rpartition("/")[2][-100:]
     return "weights" if name in ("", ".", "..") or "\0" in name else name
 
 
 def _beside(path: str, name: str) -> str:
     """The remote file of that name in the same folder; with the same query, which may have a token."""
-    if not _is_http(path):
+    if not url_schemes.is_web(path):
         return f"{path.rpartition('/')[0]}/{name}"
     parts = urlsplit(path)
     return urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{quote(name)}"))
@@ -169,7 +166,7 @@ def _beside(path: str, name: str) -> str:
 
 def _mark(name: str, info: dict[str, Any]) -> list[str]:
     known = [str(info[mark]) for mark in _MARKS if info.get(mark)][:1]
-    return known if known or _is_http(name) else sorted(map(str, info.items()))
+    return known if known or url_schemes.is_web(name) else sorted(map(str, info.items()))
 
 
 def _is_damaged(file: Path) -> bool:
@@ -287,7 +284,7 @@ def _download(fs: Any, files: dict[str, dict[str, Any]], copies: _Copies, copy: 
 def _blocks(fs: Any, name: str, info: dict[str, Any]) -> Iterator[bytes]:
     """Yields a remote file's bytes. Raises ModelUnavailableError for whatever fails at the remote end."""
     # one answer, not many ranges, of which each may be sent on to another URL and some servers give none
-    options = {"block_size": 0, "size": info.get("size")} if _is_http(name) else {}
+    options = {"block_size": 0, "size": info.get("size")} if url_schemes.is_web(name) else {}
     try:
         with fs.open(name, "rb", **options) as remote:
             while block := remote.read(4 * 2**20):

@@ -128,20 +128,20 @@ def ingest(
     prior: pd.DataFrame | None = None,
     retry_permanent: bool = False,
     allow_private: bool | None = None,
-    only_http: bool = False,
+    only_web: bool = False,
 ) -> Iterator[SourceOutcome]:
     """Fetches and keeps every URL's image; yields one outcome per URL, as each ends. Duplicates are fetched once.
 
     Local files that have changed are fetched again, others only with `refetch` (asking with their etag, where they have one).
     `prior` is the table of the last time: URLs that failed permanently then are not fetched again, unless `retry_permanent`;
     local files always are, since that costs little. `allow_private`: default as the settings say for
-    manifests. `only_http`: for URLs that strangers send.
+    manifests. `only_web`: for URLs that strangers send.
 
     An image that cannot be fetched is a failed outcome, and so is whatever its URL or its server make a library raise. Raises
     StoreError when the store cannot be read or written, and other errors of the installation.
     """
     private = settings.manifests_may_be_private if allow_private is None else allow_private
-    downloader = Downloader(settings, allow_private=private, only_http=only_http)
+    downloader = Downloader(settings, allow_private=private, only_web=only_web)
     given_up = {} if prior is None or retry_permanent or refetch else _permanent_failures(prior)
     missing: list[str] = []
     entries: dict[str, SourceEntry] = {}

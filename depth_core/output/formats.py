@@ -13,6 +13,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, cast
 
 from depth_core.contract import DepthParameters
+from depth_core.errors import ConfigurationError
+from depth_core.settings import Settings
 
 if TYPE_CHECKING:  # the HTTP API reads names alone, and starts faster without
     import numpy as np
@@ -91,6 +93,14 @@ def check_names(names: Iterable[str]) -> tuple[str, ...]:
     if unknown := set(wanted) - set(by_name()):
         raise ValueError(f"no output file {', '.join(sorted(unknown))}; those that can be asked for: {', '.join(by_name())}")
     return wanted
+
+
+def of_requests(settings: Settings) -> tuple[str, ...]:
+    """The files that single requests get by name, sorted. Raises ConfigurationError when the setting names none of them."""
+    try:
+        return check_names(settings.api_formats)
+    except ValueError as error:
+        raise ConfigurationError(f"DEPTH_API_FORMATS: {error}") from None
 
 
 # -- encoders -----------------------------------------------------------------------------------------------------------------

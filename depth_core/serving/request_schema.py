@@ -171,7 +171,7 @@ def json_schema(settings: Settings) -> dict[str, Any]:
             "required": ["useVersion3"],
         },
         {
-            "title": "The bundled model",
+            "title": "Models of either version",
             "properties": {"model": {"enum": either}, "normalizationMode": standard},
             "required": ["model"],
         },

@@ -65,9 +65,9 @@ def test_photos_folders_and_patterns_become_flat_files_and_a_second_run_makes_no
     shutil.move(third, deep / "hill.jpg")
     out = place.folder / "out"
 
-    words = ("map", first, folder, "deep/**/*.jpg", "--out", out, "--16-bit", "--resolution", "256")
+    arguments = ("map", first, folder, "deep/**/*.jpg", "--out", out, "--also", "depth16.png", "--resolution", "256")
 
-    done = place.run("depthline", *words)
+    done = place.run("depthline", *arguments)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 depth maps made in" in done.stdout
@@ -82,13 +82,13 @@ def test_photos_folders_and_patterns_become_flat_files_and_a_second_run_makes_no
     assert json.loads((out / "hill.depth.json").read_text())["parameters"]["model"] == "tiny"
 
     written = {name: (out / name).stat().st_mtime_ns for name in names(out)}
-    again = here(*words)
+    again = here(*arguments)
     assert again.exit_code == 0
     assert "3 of 3 are there already" in again.stdout
     assert "0 depth maps made" in again.stdout
     assert {name: (out / name).stat().st_mtime_ns for name in names(out)} == written
 
-    forced = here(*words, "--force")
+    forced = here(*arguments, "--force")
     assert "3 depth maps made" in forced.stdout
     assert all((out / name).stat().st_mtime_ns > at for name, at in written.items())
 
@@ -149,10 +149,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("first", "then"),
     [
-        (["--16-bit"], []),
-        ([], ["--16-bit"]),
+        (["--also", "depth16.png"], []),
+        ([], ["--also", "depth16.png"]),
         ([], ["--invert"]),
-        (["--16-bit", "--invert"], ["--network-size", "--resolution", "320"]),
+        (["--also", "depth16.png", "--invert"], ["--network-size", "--resolution", "320"]),
     ],
     ids=lambda options: " ".join(options) or "none",
 )
@@ -169,7 +169,7 @@ def test_other_options_neither_replace_nor_remove_what_is_there(place, here, fir
     both = contents(out)
     assert both.items() >= made.items()
     assert {"0000-2.depth.png", "0000-2.depth.json"} <= both.keys()
-    assert ("0000-2.depth16.png" in both) == ("--16-bit" in then)
+    assert ("0000-2.depth16.png" in both) == ("--also" in then)
     for options in (first, then):
         again = here("map", photo, "--out", out, *options)
         assert "1 of 1 are there already" in again.stdout, "each finds its own"
@@ -180,7 +180,7 @@ def test_other_options_neither_replace_nor_remove_what_is_there(place, here, fir
 def test_what_may_be_overwritten_leaves_no_file_of_the_earlier_run_beside_it(place, here) -> None:
     (photo,) = place.photos(1)
     out = place.folder / "out"
-    here("map", photo, "--out", out, "--16-bit", "--invert")
+    here("map", photo, "--out", out, "--also", "depth16.png", "--invert")
     (out / "0000.depth.tiff").write_bytes(b"somebody's own")
     here("map", photo, "--out", out, "--overwrite")
     assert names(out) == ["0000.depth.json", "0000.depth.png", "0000.depth.tiff"]
@@ -189,7 +189,7 @@ def test_what_may_be_overwritten_leaves_no_file_of_the_earlier_run_beside_it(pla
 def test_a_picture_of_which_nothing_is_known_is_kept(place, here) -> None:
     (photo,) = place.photos(1)
     out = place.folder / "out"
-    here("map", photo, "--out", out, "--16-bit")
+    here("map", photo, "--out", out, "--also", "depth16.png")
     (out / "0000.depth.json").unlink()
     kept = contents(out)
     done = here("map", photo, "--out", out, "--invert")
@@ -263,13 +263,13 @@ def test_files_that_may_be_photos_by_another_name_are_told_with_their_names(plac
         photo.rename(folder / name)
     done = here("map", folder, "--out", "out")
     assert done.exit_code == 0, done.output
-    told = f"4 without suffix (a, b, c, ...), 1 {own} (x.depth.png)"
-    assert done.stdout.splitlines()[-2:] == ["1 depth map made in out", f"skipped: {told}: not read"]
+    skipped = f"4 without suffix (a, b, c, ...), 1 {own} (x.depth.png)"
+    assert done.stdout.splitlines()[-2:] == ["1 depth map made in out", f"skipped: {skipped}: not read"]
     assert f"skipped: 1 {own} (x.depth.png): not read" in here("map", folder / "*.*", "--out", "out").stdout
     named = here("map", folder / "x.depth.png", folder / "a", "--out", "out")
     assert "2 depth maps made" in named.stdout, "a file that is named itself is taken"
     photos[0].unlink()
-    assert here("map", folder, "--out", "out").stderr == f"error no photo at {folder}; what is there is not read: {told}\n"
+    assert here("map", folder, "--out", "out").stderr == f"error no photo at {folder}; what is there is not read: {skipped}\n"
 
 
 def test_names_of_any_length_become_depth_maps_and_what_cannot_be_named_fails_alone(place, here) -> None:
@@ -367,9 +367,9 @@ def test_an_interrupt_is_one_line_and_what_is_made_stays(place, number: signal.S
 def test_version_and_help_are_said_and_that_is_all(place, command: list[str]) -> None:
     version = place.run(*command, "--version")
     assert (version.returncode, version.stdout) == (0, f"depthline {importlib.metadata.version('depthline')}\n")
-    told = place.run(*command, "--help")
-    assert told.returncode == 0
-    assert all(word in told.stdout for word in ("Usage:", "map", "doctor", "models", "webhooks"))
+    done = place.run(*command, "--help")
+    assert done.returncode == 0
+    assert all(word in done.stdout for word in ("Usage:", "map", "doctor", "models", "webhooks"))
 
 
 def test_of_a_folder_only_files_are_taken(place, here) -> None:
@@ -431,7 +431,7 @@ def test_a_bad_file_among_good_ones_is_named_and_costs_its_neighbours_nothing(pl
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "said"),
     [
         (["--model", "nonsense"], ["nonsense", *(spec.key for spec in MODELS)]),
         (["--model", "large"], ["v2/large", "v3/large"]),
@@ -446,14 +446,14 @@ def test_a_bad_file_among_good_ones_is_named_and_costs_its_neighbours_nothing(pl
     ],
     ids=lambda case: " ".join(case) if isinstance(case, list) and case and case[0].startswith(("--", "no")) else "",
 )
-def test_what_cannot_be_done_at_all_is_one_line_with_the_cure(place, here, arguments: list[str], words: list[str]) -> None:
+def test_what_cannot_be_done_at_all_is_one_line_with_the_cure(place, here, arguments: list[str], said: list[str]) -> None:
     (photo,) = place.photos(1)
     done = here("map", photo, "--out", "out", *arguments)
     assert done.exit_code == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error ")
     assert done.stderr.count("\n") == 1
-    for word in words:
+    for word in said:
         assert word in done.stderr
     assert not list((place.folder / "out").glob("*")), "nothing was asked of the network"
 
@@ -471,8 +471,8 @@ def test_the_doctor_of_a_sound_installation_shows_it_and_is_content(place) -> No
     place.settings["DEPTH_CHECKPOINTS"] = "{}"  # the bundled network
     done = place.run("depthline", "doctor")
     assert done.returncode == 0, done.stdout + done.stderr
-    for words in ("depthline", "torch", "cpu (DEPTH_DEVICE=cpu)", "writable", "preview", "here: bundled"):
-        assert words in done.stdout
+    for shown in ("depthline", "torch", "cpu (DEPTH_DEVICE=cpu)", "writable", "preview", "here: bundled"):
+        assert shown in done.stdout
     assert "wrong" not in done.stdout
 
 
@@ -483,11 +483,11 @@ def test_the_doctor_names_profiles_that_cannot_run_and_what_gets_their_weights(p
     place.settings["DEPTH_CHECKPOINTS"] = "{}"  # the bundled network
     done = place.run("depthline", "doctor")
     assert done.returncode == 1
-    words = " ".join(done.stdout.split())
-    assert "profile preview can run: tiny, bundled" in words
-    assert "profile standard cannot run: v2/small is not here yet" in words
-    assert "wrong: profile standard, profile mono" in words
-    assert "`depthline models fetch v2/small v3/mono_large` gets what they lack" in words
+    said = " ".join(done.stdout.split())
+    assert "profile preview can run: tiny, bundled" in said
+    assert "profile standard cannot run: v2/small is not here yet" in said
+    assert "wrong: profile standard, profile mono" in said
+    assert "`depthline models fetch v2/small v3/mono_large` gets what they lack" in said
 
 
 def break_store(place) -> None:

@@ -88,7 +88,7 @@ def test_every_fault_of_a_body_is_listed_at_once(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
+    ("fields", "named"),
     [
         ({"normalizationMode": "Raw"}, "normalizationMode"),
         ({"normalizationMode": "Raw", "model": "tiny", "useVersion3": True}, "normalizationMode"),
@@ -107,8 +107,8 @@ def test_every_fault_of_a_body_is_listed_at_once(client: httpx.Client) -> None:
         ({"imageUrl": "https://example.com/\0"}, "imageUrl"),
     ],
 )
-def test_a_wrong_field_is_named(client: httpx.Client, words: dict[str, Any], named: str) -> None:
-    response = post(client, {**BODY, "model": "large", **words})
+def test_a_wrong_field_is_named(client: httpx.Client, fields: dict[str, Any], named: str) -> None:
+    response = post(client, {**BODY, "model": "large", **fields})
     assert response.status_code == 422
     assert [error["loc"] for error in response.json()["detail"]] == [["body", named]]
 
@@ -600,8 +600,8 @@ def test_the_openapi_document_and_its_page_are_there(client: httpx.Client) -> No
 def test_the_openapi_document_promises_what_the_reference_does(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     artwork = document["components"]["schemas"]["Artwork"]
-    words = ["id", "artworkType", "parameters", "duration", "results", "status", "createdAt"]
-    assert artwork["required"] == words
+    required = ["id", "artworkType", "parameters", "duration", "results", "status", "createdAt"]
+    assert artwork["required"] == required
     assert artwork["properties"]["error"]["$ref"].endswith("/ArtworkError")
     parameters = artwork["properties"]["parameters"]
     assert set(parameters["required"]) == set(post(client).json()["parameters"])
@@ -672,3 +672,10 @@ def test_wrong_keys_are_a_configuration_error(configure: Callable[..., Settings]
         with pytest.raises(ConfigurationError) as caught:
             create_app(configure(api_keys=keys))
         assert "k" * 20 not in str(caught.value)
+
+
+def test_an_output_file_that_does_not_exist_is_a_configuration_error(configure: Callable[..., Settings]) -> None:
+    from depth_api.app import create_app
+
+    with pytest.raises(ConfigurationError, match=r"DEPTH_API_FORMATS: no output file cloud\.ply"):
+        create_app(configure(api_formats=["cloud.ply"]))

@@ -190,7 +190,7 @@ def test_private_hosts_follow_the_setting_for_manifests(site: Any, store: Store,
     assert refused.error_kind == "blocked_address"
     assert "DEPTH_ALLOW_PRIVATE_HOSTS" in str(refused.error_message)  # records are the operator's own
     assert ingest([url], store, closed, allow_private=True)[url].state == "fetched"
-    assert ingest(["/etc/hostname"], store, closed, only_http=True)["/etc/hostname"].error_kind == "bad_url"
+    assert ingest(["/etc/hostname"], store, closed, only_web=True)["/etc/hostname"].error_kind == "bad_url"
 
 
 def test_sources_are_kept_in_a_bucket_too(site: Any, s3_bucket: Any, s3_options: dict[str, Any], make_settings: Make) -> None:
@@ -210,8 +210,8 @@ def test_a_table_is_settled_until_a_url_a_file_or_an_entry_changes(
     file.write_bytes(b"old")
     urls = [str(file), str(missing), site.on("/a", site.answer(200, b"web"), site.answer(200, b"new")), site.on("/gone")]
 
-    def table(**words: Any) -> Any:
-        return sources.table(ingest(urls, store, settings, **words).values())
+    def table(**options: Any) -> Any:
+        return sources.table(ingest(urls, store, settings, **options).values())
 
     prior = table()
     hits = site.hits.copy()

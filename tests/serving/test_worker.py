@@ -29,7 +29,7 @@ from support.waiting import eventually
 
 from depth_core import layout
 from depth_core.contract import ArtworkStatus, DepthParameters
-from depth_core.errors import StoreError
+from depth_core.errors import ConfigurationError, StoreError
 from depth_core.output import formats, records
 from depth_core.output.outcomes import FAILED, SUCCEEDED, Outcome
 from depth_core.output.record_schema import COLUMNS
@@ -78,8 +78,8 @@ def ask(artworks: ArtworkStore, url: str, parameters: DepthParameters = TINY) ->
     return artworks.create(NewArtwork(url, parameters), api_key_id="somebody").artwork.id
 
 
-def worker(artworks: ArtworkStore, store: Store, settings: Settings, **words: Any) -> Worker:
-    return Worker(artworks, store, settings, name=f"worker-{time.monotonic_ns()}", device="cpu", **words)
+def worker(artworks: ArtworkStore, store: Store, settings: Settings, **options: Any) -> Worker:
+    return Worker(artworks, store, settings, name=f"worker-{time.monotonic_ns()}", device="cpu", **options)
 
 
 def status(artworks: ArtworkStore, artwork_id: Any) -> str:
@@ -97,6 +97,25 @@ def test_what_waits_is_served_and_the_worker_ends(artworks, store, settings, ima
         with Image.open(BytesIO(store.read(f"{artwork.folder}/depth.png"))) as picture:
             assert picture.size == (160, 120)
     assert artworks.workers.find()[0].ended_at is not None
+
+
+def test_files_that_the_settings_name_are_made_too_and_others_stay_where_they_are(artworks, store, settings, images) -> None:
+    url = f"{images.url}/a.jpg"
+    plain = ask(artworks, url)
+    worker(artworks, store, settings).serve()
+    more = ask(artworks, url)
+    worker(artworks, store, settings.model_copy(update={"api_formats": ["depth16.png"]})).serve()
+    plain, more = artworks.get(plain), artworks.get(more)
+    assert plain.results == ("depth.png", "depth.json")
+    assert more.results == ("depth.png", "depth16.png", "depth.json")
+    assert plain.folder != more.folder
+    with Image.open(BytesIO(store.read(f"{more.folder}/depth16.png"))) as picture:
+        assert (picture.size, picture.mode) == ((160, 120), "I;16")
+
+
+def test_a_setting_that_names_no_output_file_is_refused_at_the_start(artworks, store, settings) -> None:
+    with pytest.raises(ConfigurationError, match=r"DEPTH_API_FORMATS: no output file depth32\.png; .*depth16\.png"):
+        worker(artworks, store, settings.model_copy(update={"api_formats": ["depth32.png"]}))
 
 
 def test_failures_say_why_and_cost_nobody_else(artworks, store, settings, images) -> None:
@@ -344,8 +363,8 @@ from depth_core.serving.artworks.store import open_store
 from depth_core.serving.worker.worker import Worker
 from depth_core.storage import Store
 import os
-now = settings.load()
-Worker(open_store(now), Store(now.store_location), now, name=f"worker-{os.getpid()}", device="cpu").serve()
+configured = settings.load()
+Worker(open_store(configured), Store(configured.store_location), configured, name=f"worker-{os.getpid()}", device="cpu").serve()
 """
 
 

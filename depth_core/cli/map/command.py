@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from depth_core import catalog, terminal
 from depth_core import settings as settings_module
-from depth_core import terminal
 from depth_core.cli.common import clear_errors, console, model_named
 from depth_core.contract import DepthParameters, NormalizationMode
 from depth_core.errors import ConfigurationError
+from depth_core.output import formats
 from depth_core.output.outcomes import FAILED
 from depth_core.settings import Settings
 
@@ -36,19 +37,22 @@ def map_photos(
     ],
     out: Annotated[str, typer.Option(help="Folder, or s3://bucket/prefix, for NAME.depth.png and NAME.depth.json.")],
     model: Annotated[
-        str, typer.Option(help="tiny, or FAMILY/NAME such as v2/small, v3/mono_large; `depthline models` lists them.")
-    ] = "tiny",
+        str, typer.Option(help=f"{catalog.BUNDLED.key}, or FAMILY/NAME such as v2/small; `depthline models` lists all.")
+    ] = catalog.BUNDLED.key,
     resolution: Annotated[
         int | None,
         typer.Option(
             help="Short side that the network sees: 256 to 2048, a multiple of 64. More detail, more time.",
-            show_default="256 for tiny, else 1024",
+            show_default=f"{catalog.BUNDLED.family.advised_limit} for {catalog.BUNDLED.key}, else {catalog.V2.advised_limit}",
         ),
     ] = None,
     invert: Annotated[bool, typer.Option("--invert", help="Lighter is farther.")] = False,
     mode: Annotated[NormalizationMode, typer.Option(help="All but Standard need a V3 model.")] = NormalizationMode.STANDARD,
     network_size: Annotated[bool, typer.Option("--network-size", help="Keep the network's size, not the photo's.")] = False,
-    depth16: Annotated[bool, typer.Option("--16-bit", help="Also write NAME.depth16.png, without banding.")] = False,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Another file to write, one of: {', '.join(formats.by_name())}. May be given again."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", show_default="as DEPTH_DEVICE says")] = "",
     force: Annotated[bool, typer.Option("--force", help="Make again what is there already.")] = False,
     overwrite: Annotated[
@@ -62,7 +66,6 @@ def map_photos(
     """Makes the depth map of every photo. Exit status: 0 all made, 1 some failed, 2 nothing could be done, 130 interrupted."""
     with clear_errors():
         from depth_core.engine.stages import Plan
-        from depth_core.output import formats
 
         spec = model_named(model)
         settings = settings_module.load(**({"device": device} if device else {}))
@@ -76,7 +79,7 @@ def map_photos(
         )
         if not out or out in ("s3://", "s3:///"):
             raise ConfigurationError(f"--out: {out or 'nothing'} names no place; a folder, or s3://bucket/prefix")
-        plan = Plan(parameters, (formats.PNG16,) if depth16 else ())
+        plan = Plan(parameters, _extra_files(also or ()))
         failures = _map(photos, out, plan, settings, force=force, overwrite=overwrite)
     raise typer.Exit(1 if failures else 0)
 
@@ -153,6 +156,13 @@ def _print_unreadable_folders(found: Found) -> int:
     for folder, reason in found.unreadable:
         _print_failure("forbidden", folder, f"this folder cannot be read: {reason}")
     return len(found.unreadable)
+
+
+def _extra_files(names: Iterable[str]) -> tuple[str, ...]:
+    try:
+        return formats.check_names(names)
+    except ValueError as error:
+        raise ConfigurationError(f"--also: {error}") from None
 
 
 # The contract's fields by the name they have here.

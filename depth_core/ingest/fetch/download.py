@@ -61,16 +61,16 @@ class Fetched:
 class Downloader:
     """Fetches files as the settings say.
 
-    `allow_private`: whether http(s) URLs may lead to private addresses and unusual ports. `only_http`: for URLs that strangers
+    `allow_private`: whether http(s) URLs may lead to private addresses and unusual ports. `only_web`: for URLs that strangers
     send, buckets and local files are refused. `resolve` replaces the system's name resolution.
     """
 
     def __init__(
-        self, settings: Settings, *, allow_private: bool, only_http: bool = False, resolve: Resolver | None = None
+        self, settings: Settings, *, allow_private: bool, only_web: bool = False, resolve: Resolver | None = None
     ) -> None:
         self._settings = settings
         self._allow_private = allow_private
-        self._only_http = only_http
+        self._only_web = only_web
         self._resolve = resolve
         self._filesystems: dict[str, AbstractFileSystem] = {}  # by scheme
         self._opening = threading.Lock()
@@ -119,7 +119,7 @@ class Downloader:
         scheme, name = url_schemes.of(url), printable(url_schemes.name_of(url)[:40])
         if isinstance(scheme, WebScheme):
             return await self._attempt_http(session.client, url, etag)
-        if self._only_http:
+        if self._only_web:
             raise ImageError(ErrorKind.BAD_URL, f"only http and https URLs are fetched here, not {name or 'local files'}")
         if isinstance(scheme, BucketScheme):
             read = partial(self._read_object, scheme, url)

@@ -36,7 +36,7 @@ def decode(
     WORKER_LOST, and whatever `check` raises.
     """
     header = header or headers.inspect(data)
-    isolate = isolate or settings.decode_apart == "always"
+    isolate = isolate or settings.decode_isolation == "all"
     try:
         return _within(data, header, name=name, settings=settings, check=check, isolate=isolate)
     except headers.LargerError as error:

@@ -101,7 +101,7 @@ def _download(uri: str, settings: Settings) -> tuple[BinaryIO, str]:
         return _copied(fetched.body), fetched.content_type
 
     limits = settings.model_copy(update={"max_source_bytes": settings.max_manifest_bytes})
-    downloader = Downloader(limits, allow_private=settings.manifests_may_be_private, only_http=True)
+    downloader = Downloader(limits, allow_private=settings.manifests_may_be_private, only_web=True)
     ((_, result),) = downloader.map([uri], keep)
     if not isinstance(result, ImageError):
         return result

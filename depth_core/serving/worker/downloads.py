@@ -18,7 +18,7 @@ class Downloads:
     def __init__(self, settings: Settings) -> None:
         # An ImageError is the artwork's own; other errors concern all artworks.
         self.done: queue.SimpleQueue[tuple[Claimed, Fetched | Exception]] = queue.SimpleQueue()
-        self._downloader = Downloader(settings, allow_private=settings.allow_private_hosts, only_http=not settings.image_buckets)
+        self._downloader = Downloader(settings, allow_private=settings.allow_private_hosts, only_web=not settings.image_buckets)
         self._seconds = settings.request_fetch_seconds
         self.busy = 0  # started and not taken from `done` yet; counted by the worker's thread alone
         self._loop = asyncio.new_event_loop()

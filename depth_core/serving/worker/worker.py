@@ -77,10 +77,13 @@ class Worker:
     ) -> None:
         """`name`: one that was never used before. `device`: for the registry of workers; the settings say which one is used.
         `lock_device`: given a network's device, the lock to hold there. `collect`: called every second, to bring in what came
-        elsewhere (the inbox) and to answer there."""
+        elsewhere (the inbox) and to answer there.
+
+        Raises ConfigurationError when DEPTH_API_FORMATS names no output file."""
         self.artworks = artworks
         self.store = store
         self.settings = settings
+        self.extra_files = formats.of_requests(settings)
         self.name = name
         self.device = device
         self.run_id = run_id
@@ -229,9 +232,8 @@ class Worker:
                 self.claims.give_back([claimed], tried=True)
 
     def _run_group(self, parameters: DepthParameters, group: list[_Ready], engine: Engine) -> None:
-        extra_files = (formats.PNG16,) if self.settings.api_depth16 else ()
-        plan = Plan(parameters, extra_files, name_sources=False)
-        digest = depth_folder.digest_of(parameters, engine.checkpoint.revision, None, extra_files)
+        plan = Plan(parameters, self.extra_files, name_sources=False)
+        digest = depth_folder.digest_of(parameters, engine.checkpoint.revision, None, self.extra_files)
         by_source = {str(each.claimed.id): each for each in group}
         items: list[Item] = []
         first: dict[str, _Ready] = {}  # the same image twice in a group is computed once

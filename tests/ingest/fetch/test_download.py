@@ -57,7 +57,7 @@ def test_a_body_larger_than_fits_in_memory_is_whole(site: Any, settings: Setting
     assert fetched.read() == body == fetched.read()
 
 
-def test_web_pages_are_fetched_once_and_judged_by_their_bytes_later(site: Any, settings: Settings) -> None:
+def test_web_pages_are_fetched_once_and_told_apart_by_their_bytes_later(site: Any, settings: Settings) -> None:
     fetched = fetch(site.on("/a.jpg", site.answer(200, b"<html>", Content_Type="text/html")), settings)
     assert (fetched.content_type, site.hits["/a.jpg"]) == ("text/html", 1)
 
@@ -282,7 +282,7 @@ def test_a_local_file_without_permission_is_forbidden(tmp_path: Path, settings: 
 
 @pytest.mark.parametrize("url", ["/etc/passwd", "file:///etc/passwd", "s3://bucket/key"])
 def test_strangers_reach_neither_files_nor_buckets(url: str, settings: Settings) -> None:
-    assert failure(url, settings, only_http=True).kind is ErrorKind.BAD_URL
+    assert failure(url, settings, only_web=True).kind is ErrorKind.BAD_URL
 
 
 def test_objects_are_read_from_s3(s3_bucket: Any, s3_options: dict[str, Any], make_settings: Make) -> None:

@@ -66,8 +66,8 @@ def test_not_modified_to_nobodys_question_is_asked_again_and_is_that_rows_failur
 
 
 def test_a_part_is_refused_unless_it_is_said_to_be_the_whole(site: Any, quick: Settings) -> None:
-    def part(content_range: str, **words: Any) -> Fetched | ImageError:
-        return one(site.on("/a", site.answer(206, BODY, Content_Range=content_range, **words)), quick)
+    def part(content_range: str, **headers: Any) -> Fetched | ImageError:
+        return one(site.on("/a", site.answer(206, BODY, Content_Range=content_range, **headers)), quick)
 
     size = len(BODY)
     whole = part(f"bytes 0-{size - 1}/{size}")

@@ -194,7 +194,7 @@ def test_an_answer_that_changes_after_the_check_changes_nothing(site: Any, publi
     assert site.requests[0].headers["Host"] == f"photos.example:{public_loopback}"  # the name, though the address was called
 
 
-def test_the_second_connection_is_judged_again(site: Any, public_loopback: int) -> None:
+def test_the_second_connection_is_checked_again(site: Any, public_loopback: int) -> None:
     site.on("/a", site.answer(200, b"public", Connection="close"))
     answers = iter([["127.0.0.1"], ["127.0.0.2"]])
     transport = ssrf_guard.async_transport(False, resolve=lambda host, port: next(answers))

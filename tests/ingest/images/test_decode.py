@@ -419,9 +419,9 @@ def test_damaged_files_give_a_picture_or_an_image_error(
     damaged = bytearray(data)
     for place, value in flips:
         damaged[min(int(place * len(damaged)), len(damaged) - 1)] = value
-    now = settings.model_copy(update={"max_image_pixels": 1_000_000})
+    small = settings.model_copy(update={"max_image_pixels": 1_000_000})
     try:
-        image = decode(bytes(damaged[: int(cut * len(damaged))]) + tail, settings=now)
+        image = decode(bytes(damaged[: int(cut * len(damaged))]) + tail, settings=small)
     except ImageError:
         return
     assert isinstance(image, DecodedImage)

@@ -58,8 +58,8 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
             image = decoders.decode(data, header, name="", settings=settings, check=None)
             if resize is not None:
                 normalised(resize(image.rgb, network))
-            told = header.decode_bytes if resize is None else header.prepare_bytes(network)
-            os.write(writing, json.dumps([most("VmHWM") - before, told]).encode())
+            inspected = header.decode_bytes if resize is None else header.prepare_bytes(network)
+            os.write(writing, json.dumps([most("VmHWM") - before, inspected]).encode())
             os._exit(0)
         os.close(writing)
         taken[f"{path.stem}, {name}"] = json.loads(os.read(reading, 100) or "[0, 0]")
@@ -75,7 +75,7 @@ def measured(folder: Path) -> dict[str, tuple[int, int]]:
     # An allocator that gives back what is free at once: what is asked for is measured, and not what it keeps by its habits.
     habits = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
     ended = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | habits)
-    return {name: (taken, told) for name, (taken, told) in json.loads(ended.stdout).items()}
+    return {name: (taken, inspected) for name, (taken, inspected) in json.loads(ended.stdout).items()}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the most memory that one step took is told by Linux alone")
@@ -122,9 +122,9 @@ def test_a_header_tells_the_size_that_decoding_finds(settings: Settings) -> None
 
 
 def test_ordinary_photos_are_ordinary() -> None:
-    told = [headers.inspect(path.read_bytes()) for path in sorted(PHOTOS.iterdir())]
-    assert {header.format for header in told} == {"jpeg", "png", "webp", ""}  # "": the one that is no photo
-    assert [header.unusual for header in told if header.unusual] == []
+    inspected = [headers.inspect(path.read_bytes()) for path in sorted(PHOTOS.iterdir())]
+    assert {header.format for header in inspected} == {"jpeg", "png", "webp", ""}  # "": the one that is no photo
+    assert [header.unusual for header in inspected if header.unusual] == []
 
 
 def test_large_photos_and_scans_that_a_laptop_can_hold_are_ordinary() -> None:
@@ -186,8 +186,8 @@ def test_a_picture_larger_than_its_header_tells_is_decoded_in_a_process_of_its_o
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = hostile.encoded("RGB", (80, 60), "PNG")
-    told = headers.Header("png", 8, 8, 14)
-    monkeypatch.setattr(headers, "inspect", lambda data: told)
+    inspected = headers.Header("png", 8, 8, 14)
+    monkeypatch.setattr(headers, "inspect", lambda data: inspected)
     image = decode(data, settings=settings)
     assert (image.width, image.height) == (80, 60)
 
@@ -197,7 +197,7 @@ def test_damaged_files_tell_something_or_nothing(name: str, data: st.DataObject)
     whole = bytearray(hostile.varieties((24, 16))[name])
     for _ in range(data.draw(st.integers(1, 8))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
-    told = headers.Header()
+    inspected = headers.Header()
     with suppress(ImageError):  # of an absurd count
-        told = headers.inspect(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
-    assert told.decode_bytes >= 0
+        inspected = headers.inspect(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
+    assert inspected.decode_bytes >= 0

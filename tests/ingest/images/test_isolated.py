@@ -107,7 +107,7 @@ def test_what_takes_more_memory_than_was_counted_on_fails_alone(settings: Settin
 
 
 @pytest.mark.parametrize(
-    ("end", "kind", "told"),
+    ("end", "kind", "said"),
     [
         ("os.kill(os.getpid(), signal.SIGSEGV)", ErrorKind.WORKER_LOST, "crashed (SIGSEGV)"),
         ("os.kill(os.getpid(), signal.SIGKILL)", ErrorKind.OUT_OF_MEMORY, "the system killed the decoding process"),
@@ -117,13 +117,13 @@ def test_what_takes_more_memory_than_was_counted_on_fails_alone(settings: Settin
     ],
 )
 def test_however_it_dies_one_image_fails_and_says_why(
-    end: str, kind: ErrorKind, told: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    end: str, kind: ErrorKind, said: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = f"import os, signal, sys; sys.stdin.buffer.readline(); {end}"
     monkeypatch.setattr(isolated, "_PROGRAM", ("-c", program))
     error = failure(hostile.png((80, 60), 8, 2), settings)
     assert error.kind is kind
-    assert told in error.message
+    assert said in error.message
 
 
 # A decoder of which the test says what harms it: a picture named "kill" kills it, one named "harm" the picture after it.
@@ -132,11 +132,11 @@ import os, signal, sys
 sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
 from depth_core.ingest.images import decoders, isolated_worker
 ordinary, harmed = decoders.decode, []
-def here(data, **words):
-    if words["name"] == "kill" or harmed:
+def here(data, **kwargs):
+    if kwargs["name"] == "kill" or harmed:
         os.kill(os.getpid(), signal.SIGSEGV)
-    harmed.extend(["harm"] * (words["name"] == "harm"))
-    return ordinary(data, **words)
+    harmed.extend(["harm"] * (kwargs["name"] == "harm"))
+    return ordinary(data, **kwargs)
 decoders.decode = here
 isolated_worker.main()
 """
@@ -224,7 +224,7 @@ def test_several_at_once_are_kept_apart(settings: Settings) -> None:
 
 
 def test_every_variety_comes_through(settings: Settings) -> None:
-    always = settings.model_copy(update={"decode_apart": "always"})
+    always = settings.model_copy(update={"decode_isolation": "all"})
     for name, data in list(hostile.varieties((60, 40)).items())[::9]:
         assert np.array_equal(decode(data, settings=always).rgb, decode(data, settings=settings).rgb), name
 

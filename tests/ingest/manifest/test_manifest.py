@@ -42,10 +42,10 @@ Reader = Callable[..., pd.DataFrame]
 def read(tmp_path: Path, settings: Settings) -> Reader:
     """Writes a manifest of that name and content and reads it."""
 
-    def read(name: str, content: bytes | str, now: Settings = settings) -> pd.DataFrame:
+    def read(name: str, content: bytes | str, configured: Settings = settings) -> pd.DataFrame:
         file = tmp_path / name
         file.write_bytes(content.encode() if isinstance(content, str) else content)
-        return manifest.read(str(file), now).frame
+        return manifest.read(str(file), configured).frame
 
     return read
 
@@ -424,18 +424,18 @@ def test_gzip_that_unfolds_to_too_much_is_refused(read: Reader, make_settings: M
 
 
 def test_manifests_come_from_s3(s3_bucket: Any, s3_options: dict[str, Any], make_settings: Make) -> None:
-    now = make_settings(source_options=s3_options, manifests_url=f"s3://{s3_bucket.name}/in")
+    configured = make_settings(source_options=s3_options, manifests_url=f"s3://{s3_bucket.name}/in")
     s3_bucket.put_object(Key="in/deep/a.csv.gz", Body=gzip.compress(CSV.encode()))
     s3_bucket.put_object(Key="in/readme.md", Body=b"")
     s3_bucket.put_object(Key="out/b.csv", Body=b"")
-    (found,) = manifest.discover(now)
+    (found,) = manifest.discover(configured)
     assert found.uri == f"s3://{s3_bucket.name}/in/deep/a.csv.gz"
-    frame = manifest.read(found.uri, now).frame
+    frame = manifest.read(found.uri, configured).frame
     assert rows(frame) == EXPECTED
     s3_bucket.put_object(Key="in/deep/a.csv.gz", Body=b"changed")
-    assert manifest.discover(now)[0].fingerprint != found.fingerprint
+    assert manifest.discover(configured)[0].fingerprint != found.fingerprint
     with pytest.raises(ManifestError, match="does not exist"):
-        manifest.read(f"s3://{s3_bucket.name}/in/missing.csv", now)
+        manifest.read(f"s3://{s3_bucket.name}/in/missing.csv", configured)
 
 
 def test_manifests_are_found_below_the_folder_and_changes_are_seen(tmp_path: Path, settings: Settings) -> None:
@@ -514,9 +514,9 @@ def table(*entries: tuple[str, str] | str, first_line: int = 2) -> manifest.Mani
 
 
 def assign(
-    now: manifest.ManifestRows, previous: Index | None = None, size: int = 2, again: Sequence[str] = ()
+    rows: manifest.ManifestRows, previous: Index | None = None, size: int = 2, again: Sequence[str] = ()
 ) -> manifest.ChunkAssignment:
-    return manifest.assign_chunks(now, previous, slug=SLUG, rows_per_chunk=size, again=again)
+    return manifest.assign_chunks(rows, previous, slug=SLUG, rows_per_chunk=size, again=again)
 
 
 def frame_of(index: Index) -> pd.DataFrame:
@@ -739,7 +739,7 @@ def test_ten_thousand_rows_become_twenty_chunks(store: Store) -> None:
 # -- judging ------------------------------------------------------------------------------------------------------------
 
 
-def judged(url: str, settings: Settings, *, file: str = "/data/in/m.csv") -> tuple[str, str | None, str]:
+def validated(url: str, settings: Settings, *, file: str = "/data/in/m.csv") -> tuple[str, str | None, str]:
     assignment = assign(table(url))
     (chunk,) = assignment.chunks.values()
     row = manifest.validate(chunk.assign(file=file), settings).iloc[0]
@@ -765,7 +765,7 @@ def judged(url: str, settings: Settings, *, file: str = "/data/in/m.csv") -> tup
     ],
 )
 def test_urls_and_paths_become_absolute(url: str, absolute: str, make_settings: Make) -> None:
-    assert judged(url, make_settings(source_roots=["/"]))[:2] == (absolute, None)
+    assert validated(url, make_settings(source_roots=["/"]))[:2] == (absolute, None)
 
 
 @pytest.mark.parametrize(
@@ -780,7 +780,7 @@ def test_urls_and_paths_become_absolute(url: str, absolute: str, make_settings: 
     ],
 )
 def test_relative_paths_are_relative_to_the_manifest(file: str, url: str, absolute: str, settings: Settings) -> None:
-    assert judged(url, settings, file=file)[:2] == (absolute, None)
+    assert validated(url, settings, file=file)[:2] == (absolute, None)
 
 
 @pytest.mark.parametrize(
@@ -810,7 +810,7 @@ def test_relative_paths_are_relative_to_the_manifest(file: str, url: str, absolu
     ],
 )
 def test_rows_that_name_no_image_fail_with_file_and_line(url: str, kind: str, settings: Settings) -> None:
-    kept, found, message = judged(url, settings)
+    kept, found, message = validated(url, settings)
     assert found == kind
     assert kept == url
     assert message.startswith("/data/in/m.csv:2: ")
@@ -818,11 +818,11 @@ def test_rows_that_name_no_image_fail_with_file_and_line(url: str, kind: str, se
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "C:\\a.jpg"])
 def test_a_manifest_from_the_web_may_not_name_local_files(url: str, settings: Settings) -> None:
-    assert judged(url, settings, file="https://x.example/m.csv")[1] == "bad_url"
+    assert validated(url, settings, file="https://x.example/m.csv")[1] == "bad_url"
 
 
 def test_nothing_escapes_an_s3_manifests_bucket(settings: Settings) -> None:
-    assert judged("../../other/a.jpg", settings, file="s3://bucket/m.csv")[1] == "bad_url"
+    assert validated("../../other/a.jpg", settings, file="s3://bucket/m.csv")[1] == "bad_url"
 
 
 def test_rows_that_failed_before_stay_as_they_are(read: Reader, settings: Settings, store: Store) -> None:
@@ -1102,10 +1102,10 @@ def test_whatever_a_library_raises_for_a_url_is_its_rows_failure(
 ) -> None:
     chunk = assign(table("http://x/a b.jpg", "http://x/plain.jpg", "http://x/ä.jpg"), size=10).chunks[f"{SLUG}-00000"]
     monkeypatch.setattr(f"depth_core.ingest.manifest.validation.{call}", odd)
-    judged = manifest.validate(chunk, settings)
-    assert judged["error_kind"].fillna("").tolist() == [kind, "", kind]
+    rows = manifest.validate(chunk, settings)
+    assert rows["error_kind"].fillna("").tolist() == [kind, "", kind]
     said = "OddError: out of the blue (at depth_core/ingest/" if kind == "internal" else "not a URL: out of the blue"
-    assert judged["error_message"][0].startswith(f"/m.csv:2: {said}")
+    assert rows["error_message"][0].startswith(f"/m.csv:2: {said}")
 
 
 def test_whatever_reading_a_path_raises_is_its_rows_failure(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1284,7 +1284,7 @@ def test_the_secrets_of_a_pointer_are_in_no_log(site: Any, settings: Settings, c
 
 @pytest.mark.parametrize("url", ["NULL", "null", "nan", "NaN", "None", "\\N", "N/A"])
 def test_what_databases_write_for_nothing_is_no_url(url: str, settings: Settings) -> None:
-    kept, kind, message = judged(url, settings)
+    kept, kind, message = validated(url, settings)
     assert (kept, kind) == (url, "missing_url")
     assert "has no image URL" in message
 
@@ -1306,13 +1306,13 @@ def test_what_databases_write_for_nothing_is_no_url(url: str, settings: Settings
     ],
 )
 def test_urls_with_something_around_them_or_without_a_scheme_are_no_local_paths(url: str, settings: Settings) -> None:
-    assert judged(url, settings)[1] == "bad_url"
+    assert validated(url, settings)[1] == "bad_url"
 
 
 def test_folders_that_are_named_like_hosts_may_be_named(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "www.example.com").mkdir()
-    assert judged("www.example.com/a.jpg", settings, file=f"{tmp_path}/m.csv")[1] is None
-    assert judged("//cdn.example/a.jpg", settings, file="https://x.example/m.csv")[0] == "https://cdn.example/a.jpg"
+    assert validated("www.example.com/a.jpg", settings, file=f"{tmp_path}/m.csv")[1] is None
+    assert validated("//cdn.example/a.jpg", settings, file="https://x.example/m.csv")[0] == "https://cdn.example/a.jpg"
 
 
 def test_a_local_manifest_names_files_below_its_folder_and_the_data_folder_only(make_settings: Make, tmp_path: Path) -> None:
@@ -1322,9 +1322,9 @@ def test_a_local_manifest_names_files_below_its_folder_and_the_data_folder_only(
         (folder / "a.jpg").write_bytes(b"a")
     (here / "link.jpg").symlink_to(elsewhere / "a.jpg")
     (here / "links").symlink_to(elsewhere)
-    now, file = make_settings(), f"{here}/m.csv"
+    configured, file = make_settings(), f"{here}/m.csv"
     for url in ("a.jpg", "deep/../a.jpg", f"{data}/a.jpg", (data / "a.jpg").as_uri(), "missing.jpg"):
-        assert judged(url, now, file=file)[1] is None, url
+        assert validated(url, configured, file=file)[1] is None, url
     out = [
         f"{elsewhere}/a.jpg",
         "../elsewhere/a.jpg",
@@ -1335,12 +1335,12 @@ def test_a_local_manifest_names_files_below_its_folder_and_the_data_folder_only(
         f"{here}x/a",
     ]
     for url in out:
-        _, kind, message = judged(url, now, file=file)
+        _, kind, message = validated(url, configured, file=file)
         assert kind == "forbidden", url
         assert "DEPTH_SOURCE_ROOTS" in message
-    assert judged("link.jpg", make_settings(source_roots=[str(elsewhere)]), file=file)[1] is None
-    assert judged("a.jpg", make_settings(source_roots=[str(elsewhere)]), file=file)[1] == "forbidden"
-    assert judged("/etc/passwd", make_settings(source_roots=["/"]), file=file)[1] is None
+    assert validated("link.jpg", make_settings(source_roots=[str(elsewhere)]), file=file)[1] is None
+    assert validated("a.jpg", make_settings(source_roots=[str(elsewhere)]), file=file)[1] == "forbidden"
+    assert validated("/etc/passwd", make_settings(source_roots=["/"]), file=file)[1] is None
 
 
 @pytest.mark.parametrize(
@@ -1356,10 +1356,12 @@ def test_a_local_manifest_names_files_below_its_folder_and_the_data_folder_only(
     ],
 )
 def test_where_a_manifest_came_from_decides_what_it_may_name(file: str, url: str, kind: str | None, make_settings: Make) -> None:
-    assert judged(url, make_settings(manifest_buckets=["photos"]), file=file)[1] == kind
+    assert validated(url, make_settings(manifest_buckets=["photos"]), file=file)[1] == kind
 
 
-def test_rows_that_were_judged_under_other_settings_are_refused_before_they_are_read(make_settings: Make, tmp_path: Path) -> None:
+def test_rows_that_were_validated_under_other_settings_are_refused_before_they_are_read(
+    make_settings: Make, tmp_path: Path
+) -> None:
     (chunk,) = assign(table("/etc/passwd", "a.jpg", "http://x/a.jpg"), size=10).chunks.values()
     rows_then = manifest.validate(chunk.assign(file=f"{tmp_path}/m.csv"), make_settings(source_roots=["/"]))
     assert rows_then["error_kind"].isna().all()
