@@ -32,10 +32,12 @@ def items(files: list[Path]) -> list[Item]:
     return [Item(str(file), file.read_bytes, file.stem, file.name) for file in files]
 
 
-def run_engine(files: list[Path], network: predictor.Predictor, plan: Plan, now: settings.Settings) -> float:
+def run_engine(files: list[Path], network: predictor.Predictor, plan: Plan, configured: settings.Settings) -> float:
     with tempfile.TemporaryDirectory() as out:
         started = time.perf_counter()
-        done = sum(outcome.status == "succeeded" for _, outcome in LocalEngine(network, Store(out), now).run(items(files), plan))
+        done = sum(
+            outcome.status == "succeeded" for _, outcome in LocalEngine(network, Store(out), configured).run(items(files), plan)
+        )
         seconds = time.perf_counter() - started
     assert done == len(files), f"{done} of {len(files)}"
     return seconds
@@ -63,13 +65,13 @@ def run_pipeline(files: list[Path], pipe: object) -> float:
         return time.perf_counter() - started
 
 
-def batches_of(files: list[Path], network: predictor.Predictor, plan: Plan, now: settings.Settings) -> list[object]:
+def batches_of(files: list[Path], network: predictor.Predictor, plan: Plan, configured: settings.Settings) -> list[object]:
     """The batches that the engine would make of these files."""
     import torch
 
     groups: dict[tuple[int, int], list[torch.Tensor]] = defaultdict(list)
     for item in items(files):
-        prepared = stages.prepare(item, network.preprocessor, network.device, plan, now)
+        prepared = stages.prepare(item, network.preprocessor, network.device, plan, configured)
         groups[prepared.size].append(prepared.pixels)
     return [
         torch.stack(group[i : i + network.batch_size(size)])
@@ -84,15 +86,15 @@ def speed(count: int, rounds: int, device: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = make_photos(Path(folder) / "photos", count)
         weights = make_v2_small(Path(folder) / "v2-small")
-        now = settings.Settings(checkpoints={"v2/small": str(weights)}, device=device)
-        network = predictor.load(checkpoints.resolve(catalog.BY_KEY["v2/small"], now), now)
+        configured = settings.Settings(checkpoints={"v2/small": str(weights)}, device=device)
+        network = predictor.load(checkpoints.resolve(catalog.BY_KEY["v2/small"], configured), configured)
         pipe = pipeline("depth-estimation", model=str(weights), device=network.device)
         plan = Plan(DepthParameters(model="small", resolution_lower_limit=LIMIT))
-        batches = batches_of(files, network, plan, now)
-        run_network(batches[:2], network), run_engine(files[:2], network, plan, now), run_pipeline(files[:2], pipe)
+        batches = batches_of(files, network, plan, configured)
+        run_network(batches[:2], network), run_engine(files[:2], network, plan, configured), run_pipeline(files[:2], pipe)
         rows = []
         for number in range(rounds):
-            a, b, c = run_network(batches, network), run_engine(files, network, plan, now), run_pipeline(files, pipe)
+            a, b, c = run_network(batches, network), run_engine(files, network, plan, configured), run_pipeline(files, pipe)
             rows.append((count / a, count / b, count / c, a / b, c / b))
             print(
                 f"round {number + 1}: network {count / a:.2f}, engine {count / b:.2f}, pipeline {count / c:.2f} images/s; "
@@ -114,9 +116,9 @@ def peak_memory(count: int, folder: Path) -> float:
 
 def run_for_memory(count: int, folder: Path) -> None:
     files = sorted(folder.iterdir())[:count]
-    now = settings.Settings()
-    network = predictor.load(checkpoints.resolve(catalog.BY_KEY["tiny"], now), now)
-    run_engine(files, network, Plan(DepthParameters(model="tiny", resolution_lower_limit=256)), now)
+    configured = settings.Settings()
+    network = predictor.load(checkpoints.resolve(catalog.BY_KEY["tiny"], configured), configured)
+    run_engine(files, network, Plan(DepthParameters(model="tiny", resolution_lower_limit=256)), configured)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

@@ -35,8 +35,8 @@ def main() -> None:
         files = make_photos(Path(folder), wanted.photos)
         models = {runtime: load(runtime) for runtime in ("torch", "openvino")}
         for _ in range(wanted.rounds):
-            for runtime, (model, now) in models.items():
-                seconds.setdefault(f"{runtime}, engine", []).append(run_engine(files, model, plan, now) / len(files))
+            for runtime, (model, configured) in models.items():
+                seconds.setdefault(f"{runtime}, engine", []).append(run_engine(files, model, plan, configured) / len(files))
                 seconds.setdefault(f"{runtime}, one photo after the other", []).append(alone(model))
             network = models["torch"][0]._network
             assert isinstance(network, checkpoint_folder.CheckpointFolder)
@@ -49,8 +49,8 @@ def main() -> None:
 
 
 def load(runtime: str) -> tuple[predictor.Predictor, settings.Settings]:
-    now = settings.load(device="cpu", runtime=runtime)
-    return predictor.load(checkpoints.resolve(catalog.BY_KEY["tiny"], now), now), now
+    configured = settings.load(device="cpu", runtime=runtime)
+    return predictor.load(checkpoints.resolve(catalog.BY_KEY["tiny"], configured), configured), configured
 
 
 def alone(model: predictor.Predictor) -> float:

@@ -13,9 +13,9 @@ from depth_core import catalog
 from depth_core.contract import ArtworkStatus, DepthParameters
 
 
-def faults(words: dict[str, Any]) -> set[str]:
+def wrong_fields(fields: dict[str, Any]) -> set[str]:
     with pytest.raises(ValidationError) as caught:
-        DepthParameters.model_validate(words)
+        DepthParameters.model_validate(fields)
     return {str(fault["loc"][0]) for fault in caught.value.errors()}
 
 
@@ -32,12 +32,12 @@ def test_defaults_are_the_contracts() -> None:
 
 def test_every_fault_is_named_at_once() -> None:
     wrong = {"resolutionLowerLimit": 300, "invertDepth": "yes", "model": "huge", "normalizationMode": "Odd", "colour": 1}
-    assert faults(wrong) == set(wrong)
+    assert wrong_fields(wrong) == set(wrong)
 
 
 @pytest.mark.parametrize("limit", [0, 192, 255, 257, 1000, 2049, 2112, 512.5, "512", True, None])
 def test_limits_outside_the_contract_are_refused(limit: object) -> None:
-    assert faults({"resolutionLowerLimit": limit}) == {"resolutionLowerLimit"}
+    assert wrong_fields({"resolutionLowerLimit": limit}) == {"resolutionLowerLimit"}
 
 
 @pytest.mark.parametrize("limit", [256, 320, 1024, 2048])
@@ -54,17 +54,17 @@ def test_limits_inside_the_contract_are_taken(limit: int) -> None:
 )
 def test_each_family_has_its_models(version_3: bool, valid: set[str]) -> None:
     for name in {spec.name for spec in catalog.MODELS}:
-        words = {"model": name, "useVersion3": version_3}
+        fields = {"model": name, "useVersion3": version_3}
         if name in valid:
-            assert DepthParameters.model_validate(words).spec.name == name
+            assert DepthParameters.model_validate(fields).spec.name == name
         else:
-            assert faults(words) == {"model"}
+            assert wrong_fields(fields) == {"model"}
 
 
 @pytest.mark.parametrize("mode", ["V2-Style", "Raw"])
 def test_other_modes_than_standard_need_a_version_3_model(mode: str) -> None:
-    assert faults({"normalizationMode": mode}) == {"normalizationMode"}
-    assert faults({"normalizationMode": mode, "useVersion3": True, "model": "tiny"}) == {"normalizationMode"}
+    assert wrong_fields({"normalizationMode": mode}) == {"normalizationMode"}
+    assert wrong_fields({"normalizationMode": mode, "useVersion3": True, "model": "tiny"}) == {"normalizationMode"}
     assert DepthParameters.model_validate({"normalizationMode": mode, "useVersion3": True}).normalization_mode == mode
 
 
@@ -88,9 +88,9 @@ _VALUES = st.sampled_from([256, 512, "tiny", "base", "giant", "mono_large", "Sta
     st.dictionaries(_WORDS, st.booleans() | _VALUES, max_size=3)
     | st.dictionaries(st.text(max_size=12), st.none() | st.booleans() | st.integers() | st.text(max_size=8), max_size=6)
 )
-def test_any_body_is_taken_or_refused_and_nothing_else_happens(words: dict[str, Any]) -> None:
+def test_any_body_is_taken_or_refused_and_nothing_else_happens(fields: dict[str, Any]) -> None:
     try:
-        parameters = DepthParameters.model_validate(words)
+        parameters = DepthParameters.model_validate(fields)
     except ValidationError:
         return
     assert DepthParameters.model_validate(parameters.as_api()) == parameters

@@ -60,9 +60,9 @@ def test_elsewhere_a_line_is_said_now_and_then(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_block_with_the_status_that_shells_expect(number: signal.Signals, status: int) -> None:
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(terminal.Interrupted) as told, terminal.interruptible():
+    with pytest.raises(terminal.Interrupted) as ended, terminal.interruptible():
         signal.raise_signal(number)
-    assert told.value.status == status
+    assert ended.value.status == status
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 

@@ -67,7 +67,7 @@ def test_the_demo_makes_the_depth_maps_of_the_sample_and_a_second_run_has_nothin
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "said"),
     [
         (["nowhere.csv"], ["nowhere.csv", "does not exist"]),
         (["manifests/sample.csv", "colourful"], ["colourful", "preview, standard, quality"]),
@@ -75,13 +75,13 @@ def test_the_demo_makes_the_depth_maps_of_the_sample_and_a_second_run_has_nothin
     ids=["unknown manifest", "unknown profile"],
 )
 def test_what_does_not_exist_is_one_line_and_no_traceback(
-    materialize, sample: Path, arguments: list[str], words: list[str]
+    materialize, sample: Path, arguments: list[str], said: list[str]
 ) -> None:
     done = materialize(*arguments)
     assert done.status == 1
     assert done.stderr.startswith("error ")
     assert done.stderr.count("\n") == 1
-    for word in words:
+    for word in said:
         assert word in done.stderr
     assert "Traceback" not in done.stdout
 

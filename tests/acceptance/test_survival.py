@@ -112,7 +112,7 @@ def test_what_an_index_run_changed_before_it_was_killed_is_told_by_the_next(plac
         "import os, signal, sys\n"
         "from pipelines import partitions\n"
         "from pipelines.materialize import command\n"
-        "partitions.register_chunks = lambda *words: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "partitions.register_chunks = lambda *args: os.kill(os.getpid(), signal.SIGKILL)\n"
         "command.main(sys.argv[1], 'preview')",
         manifest,
     )
@@ -121,8 +121,8 @@ def test_what_an_index_run_changed_before_it_was_killed_is_told_by_the_next(plac
     assert materialize(manifest).status == 0
 
     with dg.DagsterInstance.from_config(str(place.folder / "dagster")) as instance:
-        told = instance.fetch_materializations(dg.AssetKey("manifest_index"), limit=10, ascending=True).records
-    assert [record.asset_materialization.metadata["changed chunks"].value for record in told] == [1, 1]
+        reported = instance.fetch_materializations(dg.AssetKey("manifest_index"), limit=10, ascending=True).records
+    assert [record.asset_materialization.metadata["changed chunks"].value for record in reported] == [1, 1]
     assert_one_record_per_row(place, 2)
 
 

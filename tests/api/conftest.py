@@ -37,14 +37,14 @@ def configure(tmp_path: Path, migrated: Path) -> Callable[..., Settings]:
     shutil.copy(migrated, tmp_path)
 
     def settings(**changes: Any) -> Settings:
-        words = {
+        fields = {
             "data": tmp_path,
             "api_keys": f"ann:{ANN},bob:{BOB}",
             "allow_private_hosts": True,
             "rate_limit": 0,
             "webhooks_in_api": False,
         }
-        return settings_module.load(**words | changes)
+        return settings_module.load(**fields | changes)
 
     return settings
 

@@ -113,7 +113,7 @@ def test_a_port_that_is_taken_is_one_line_with_the_cure(tmp_path: Path) -> None:
 
 
 def test_help_is_said_and_nothing_started(tmp_path: Path) -> None:
-    told = subprocess.run([sys.executable, "-m", "depth_api", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert (told.returncode, told.stderr) == (0, "")
-    assert "DEPTH_API_PORT" in told.stdout
+    done = subprocess.run([sys.executable, "-m", "depth_api", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "DEPTH_API_PORT" in done.stdout
     assert list(tmp_path.iterdir()) == []

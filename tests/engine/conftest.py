@@ -35,8 +35,8 @@ def settings() -> Settings:
 
 @pytest.fixture(scope="session")
 def tiny() -> Iterator[predictor.Predictor]:
-    now = Settings(device="cpu")
-    network = predictor.load(checkpoints.resolve(catalog.BY_KEY["tiny"], now), now)
+    defaults = Settings(device="cpu")
+    network = predictor.load(checkpoints.resolve(catalog.BY_KEY["tiny"], defaults), defaults)
     yield network
     network.close()
 

@@ -18,10 +18,10 @@ from depth_core.ingest.images import decoders, isolated, isolated_worker
 def kill_when_decoding(marked: str, how: signal.Signals) -> None:
     ordinary = decoders.decode
 
-    def deadly(data: bytes, *words: Any, **named: Any) -> Any:
-        if named["name"] == marked:
+    def deadly(data: bytes, *args: Any, **kwargs: Any) -> Any:
+        if kwargs["name"] == marked:
             os.kill(os.getpid(), how)
-        return ordinary(data, *words, **named)
+        return ordinary(data, *args, **kwargs)
 
     decoders.decode = deadly
 
@@ -44,10 +44,10 @@ def main(folder: str, step: str, most: str, *images: str) -> None:
     else:
         ordinary = stages.render
 
-        def deadly(batch: Any, *words: Any) -> Any:
+        def deadly(batch: Any, *args: Any) -> Any:
             if any(image.item.name == marked for image in batch):
                 os.kill(os.getpid(), signal.SIGKILL)
-            return ordinary(batch, *words)
+            return ordinary(batch, *args)
 
         stages.render = deadly
     settings = Settings(device="cpu", decode_threads=1, encode_threads=1)

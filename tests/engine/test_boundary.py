@@ -79,18 +79,18 @@ def test_any_call_that_raises_anything_costs_one_image(
 ) -> None:
     ordinary, left = getattr(module, name), [1]
 
-    def once(*words: Any, **named: Any) -> Any:
+    def once(*args: Any, **kwargs: Any) -> Any:
         if left:
             left.pop()
             raise OddError("never seen before")
-        return ordinary(*words, **named)
+        return ordinary(*args, **kwargs)
 
     items = items_of(*(photo(seed=n) for n in range(3)))
-    now = settings.model_copy(update={"decode_threads": 1, "encode_threads": 1})
-    list(LocalEngine(tiny, store, now).run(items[:1], plan))  # what is looked up once is
+    one_thread = settings.model_copy(update={"decode_threads": 1, "encode_threads": 1})
+    list(LocalEngine(tiny, store, one_thread).run(items[:1], plan))  # what is looked up once is
     monkeypatch.setattr(module, name, once)
     with caplog.at_level(logging.WARNING):
-        kinds = statuses(LocalEngine(tiny, store, now).run(items, plan))
+        kinds = statuses(LocalEngine(tiny, store, one_thread).run(items, plan))
     failed = [source for source, kind in kinds.items() if kind]
     assert len(kinds) == 3
     assert not left
@@ -164,7 +164,7 @@ def test_what_the_network_worked_on_before_it_went_away_does_not_make_that_an_im
 def test_a_fault_of_the_store_is_nobodys_failure(
     tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*words: Any, **named: Any) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
         raise StoreError("permission denied")
 
     monkeypatch.setattr(stages.depth_folder, "write", refuse)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from depth_core import catalog, layout
 from depth_core.contract import DepthParameters
-from depth_core.engine import chunk, raw
+from depth_core.engine import chunk, raw, stages
 from depth_core.engine.chunk import Result
 from depth_core.engine.chunk_context import Redo, Source
 from depth_core.engine.local import LocalEngine
@@ -55,7 +55,7 @@ def run(store: Store, settings: Settings, profile: Profile, tiny: Predictor, loa
         yield LocalEngine(tiny, store, settings)
 
     def run(images: list[Source], **changes: Any) -> Result:
-        words: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "profile": profile,
             "chunk": "photos-00000000-00000",
             "run_id": "run",
@@ -64,7 +64,7 @@ def run(store: Store, settings: Settings, profile: Profile, tiny: Predictor, loa
             "store": store,
             "settings": settings,
         }
-        return chunk.run(images, **words | changes)
+        return chunk.run(images, **arguments | changes)
 
     return run
 
@@ -272,7 +272,7 @@ class TestOneRangeForTheChunk:
     ) -> None:
         images = keep(store, photo(seed=1), photo(seed=2))
         with monkeypatch.context() as patch:
-            patch.setattr(raw, "render_raw", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt()))
+            patch.setattr(raw, "render_raw", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt()))
             with pytest.raises(KeyboardInterrupt):
                 run(images)
         monkeypatch.setattr(tiny, "predict", lambda batch: pytest.fail("the network ran again"))
@@ -284,11 +284,11 @@ class TestOneRangeForTheChunk:
         images = keep(store, *(photo(seed=n) for n in range(3)), b"no image")
         render, others = raw.render_raw, []
 
-        def meanwhile(*words: Any) -> Any:
+        def meanwhile(*args: Any) -> Any:
             if not others:
                 others.append("begun")
                 others.append(run(images, run_id="other"))  # to its end, before this one renders its second image
-            return render(*words)
+            return render(*args)
 
         monkeypatch.setattr(raw, "render_raw", meanwhile)
         result = run(images)
@@ -345,7 +345,7 @@ class TestOneRangeForTheChunk:
         def open_engine(checkpoint: checkpoints.Checkpoint) -> Iterator[LocalEngine]:
             yield LocalEngine(known("mono_large"), store, settings)
 
-        words = {"useVersion3": True, "model": "mono_large", "resolutionLowerLimit": 256, "normalizationMode": mode}
+        fields = {"useVersion3": True, "model": "mono_large", "resolutionLowerLimit": 256, "normalizationMode": mode}
         pixels = np.random.default_rng(0).integers(0, 256, (280, 350, 3), dtype=np.uint8)
         pixels[:40] = (255, 0, 255)  # sky, farther than all else
         file = BytesIO()
@@ -353,8 +353,8 @@ class TestOneRangeForTheChunk:
         (image,) = keep(store, file.getvalue())
         pictures = []
         for value_range in ("image", "chunk"):
-            now = profile.model_copy(update={"parameters": DepthParameters.model_validate(words), "range": value_range})
-            (outcome,) = run([image], profile=now, open_engine=open_engine).outcomes.values()
+            edited = profile.model_copy(update={"parameters": DepthParameters.model_validate(fields), "range": value_range})
+            (outcome,) = run([image], profile=edited, open_engine=open_engine).outcomes.values()
             pictures.append(np.asarray(Image.open(BytesIO(store.read(f"{outcome.folder}/depth.png"))), int))
         assert np.ptp(pictures[0]) > 100
         assert np.abs(pictures[0] - pictures[1]).max() <= 1
@@ -383,7 +383,7 @@ class TestOneRangeForTheChunk:
     def test_an_unchanged_chunk_in_metres_is_left_alone_whatever_the_focal_lengths(
         self, run: Run, store: Store, photo: Any, tiny: Predictor, loads: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(tiny, "metres_per_number", lambda focal_px, source_size, network_size: source_size[0] / 100)
+        monkeypatch.setattr(stages, "metres_per_number", lambda spec, focal_px, source_size, network_size: source_size[0] / 100)
         images = keep(store, *(photo(width=width, seed=width) for width in (300, 320, 640)))
         first = run(images)
         assert {outcome.unit for outcome in first.outcomes.values()} == {"m"}
@@ -408,20 +408,20 @@ def test_a_fixed_range_is_used_for_every_image(run: Run, store: Store, photo: An
 def test_a_chunk_is_up_to_date_until_something_about_it_changes(
     run: Run, store: Store, settings: Settings, photo: Any, profile: Profile, value_range: Any
 ) -> None:
-    now = profile.model_copy(update={"range": value_range})
+    edited = profile.model_copy(update={"range": value_range})
     broken, good = keep(store, b"no image", photo(seed=1))
 
-    def up_to_date(images: list[Source], profile: Profile = now) -> bool:
+    def up_to_date(images: list[Source], profile: Profile = edited) -> bool:
         checkpoint = checkpoints.resolve(catalog.BY_KEY["tiny"], settings)
-        words = {"chunk": "photos-00000000-00000", "checkpoint": checkpoint, "store": store}
-        return chunk.is_up_to_date(images, profile=profile, **words)
+        arguments = {"chunk": "photos-00000000-00000", "checkpoint": checkpoint, "store": store}
+        return chunk.is_up_to_date(images, profile=profile, **arguments)
 
     assert not up_to_date([good])
-    outcomes = run([good, broken, good], profile=now).outcomes
+    outcomes = run([good, broken, good], profile=edited).outcomes
     assert up_to_date([good, broken])
     assert not up_to_date([good]), "an image less"
     assert not up_to_date([good, broken, *keep(store, photo(seed=2))]), "an image more"
-    assert not up_to_date([good, broken], now.model_copy(update={"depth16": not now.depth16})), "other parameters"
+    assert not up_to_date([good, broken], edited.model_copy(update={"depth16": not edited.depth16})), "other parameters"
     store.delete(f"{outcomes[good.sha256].folder}/{formats.PNG}")
     assert not up_to_date([good, broken]), "a file that is gone"
 
@@ -430,14 +430,14 @@ def test_a_chunk_with_a_failure_that_may_pass_or_a_run_that_was_killed_is_not_up
     run: Run, store: Store, settings: Settings, photo: Any, profile: Profile
 ) -> None:
     images = keep(store, photo(seed=1))
-    words = {"profile": profile, "chunk": "photos-00000000-00000", "store": store}
-    words["checkpoint"] = checkpoints.resolve(catalog.BY_KEY["tiny"], settings)
+    arguments = {"profile": profile, "chunk": "photos-00000000-00000", "store": store}
+    arguments["checkpoint"] = checkpoints.resolve(catalog.BY_KEY["tiny"], settings)
     (outcome,) = run(images).outcomes.values()
     with Journal(store, profile.name, "photos-00000000-00000", "killed") as journal:
         journal.append(outcome)
-    assert not chunk.is_up_to_date(images, **words)
+    assert not chunk.is_up_to_date(images, **arguments)
     run(images)
-    assert chunk.is_up_to_date(images, **words)
+    assert chunk.is_up_to_date(images, **arguments)
     failed = replace(outcome, status="failed", error_kind="out_of_memory")
     write_outcomes(store, profile.name, "photos-00000000-00000", [failed], parameters=profile.parameters)
-    assert not chunk.is_up_to_date(images, **words)
+    assert not chunk.is_up_to_date(images, **arguments)

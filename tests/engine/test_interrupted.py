@@ -41,9 +41,9 @@ def keep(store: Store, *images: bytes) -> list[str]:
 
 
 def runs_that_died(store: Store, step: str, images: list[str], most: int) -> int:
-    words = [sys.executable, Path(__file__).with_name("deadly.py"), store.root, step, str(most), *images]
+    command = [sys.executable, Path(__file__).with_name("deadly.py"), store.root, step, str(most), *images]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # torch's threads do not live through a fork
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=250, env=environment)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=250, env=environment)
     assert ended.returncode == 0, ended.stderr
     return int(ended.stdout)
 
@@ -76,7 +76,7 @@ def test_an_image_that_kills_run_after_run_in_another_step_fails_in_the_end(stor
 @pytest.fixture
 def run(store: Store, settings: Settings, profile: Profile, tiny: Predictor) -> Callable[..., chunk.Result]:
     def run(images: list[str], **changes: Any) -> chunk.Result:
-        words: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "profile": profile,
             "chunk": CHUNK,
             "run_id": "run",
@@ -85,7 +85,7 @@ def run(store: Store, settings: Settings, profile: Profile, tiny: Predictor) -> 
             "store": store,
             "settings": settings,
         }
-        return chunk.run([Source(sha, sha) for sha in images], **words | changes)
+        return chunk.run([Source(sha, sha) for sha in images], **arguments | changes)
 
     return run
 
@@ -103,9 +103,9 @@ def test_only_what_was_at_work_is_done_apart_and_first(
     decoded = []
     ordinary = stages.decode.decode
 
-    def watched(data: bytes, **words: Any) -> Any:
-        decoded.append((words["name"], words["isolate"]))
-        return ordinary(data, **words)
+    def watched(data: bytes, **kwargs: Any) -> Any:
+        decoded.append((kwargs["name"], kwargs["isolate"]))
+        return ordinary(data, **kwargs)
 
     monkeypatch.setattr(stages.decode, "decode", watched)
     result = run(images, profile=profile.model_copy(update={"range": range_}))
@@ -120,7 +120,7 @@ def test_a_run_that_ends_by_an_error_leaves_no_note(
 ) -> None:
     images = keep(store, *(photo(seed=n) for n in range(3)))
 
-    def full(*words: Any, **named: Any) -> Any:
+    def full(*args: Any, **kwargs: Any) -> Any:
         assert interrupted.read(store, "preview", CHUNK) == dict.fromkeys(images, 0)
         raise StoreError("cannot write: no space left")
 
@@ -152,8 +152,8 @@ def test_deaths_are_counted_for_the_image_that_was_alone(store: Store) -> None:
     items = [stages.Item(name, bytes, "") for name in ("a", "b")]
     kept = interrupted.Note(store, "preview", CHUNK, "run", {"a": 1, "b": 0})
     for item in kept.alone(items):
-        told = interrupted.read(store, "preview", CHUNK)
-        assert told == ({"a": 2, "b": 0} if item.source == "a" else {"b": 1})
+        interrupted_runs = interrupted.read(store, "preview", CHUNK)
+        assert interrupted_runs == ({"a": 2, "b": 0} if item.source == "a" else {"b": 1})
         kept.ended(item.source)
     note(store, {"b": 0, "a": 2}, "another")
     assert interrupted.read(store, "preview", CHUNK) == {"a": 2, "b": 1}

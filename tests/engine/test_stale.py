@@ -40,9 +40,9 @@ def outcomes_in(context: ChunkContext, *images: str, value_range: Any = None, **
 
 
 def test_an_earlier_outcome_stays_when_its_folder_is_the_one_of_now(context: Context) -> None:
-    now = context()
-    same, other = outcomes_in(now, "aa"), [replace(each, folder="depth/elsewhere") for each in outcomes_in(now, "bb")]
-    done = stale.done_before(context(*same, *other), now.folders(["aa", "bb", "cc"], None))
+    current = context()
+    same, other = outcomes_in(current, "aa"), [replace(each, folder="depth/elsewhere") for each in outcomes_in(current, "bb")]
+    done = stale.done_before(context(*same, *other), current.folders(["aa", "bb", "cc"], None))
     assert {sha256: outcome.reused for sha256, outcome in done.items()} == {"aa": True}
 
 
@@ -58,17 +58,17 @@ def test_an_earlier_outcome_stays_when_its_folder_is_the_one_of_now(context: Con
 )
 def test_what_is_done_again_is_as_asked(context: Context, kind: str | None, redo: Redo, stays: bool) -> None:
     facts = {"status": "failed", "error_kind": kind} if kind else {}
-    now = context()
-    done = stale.done_before(context(*outcomes_in(now, "aa", **facts), redo=redo), now.folders(["aa"], None))
+    current = context()
+    done = stale.done_before(context(*outcomes_in(current, "aa", **facts), redo=redo), current.folders(["aa"], None))
     assert bool(done) is stays
 
 
 def test_a_shared_range_stays_as_long_as_the_images_that_span_it(context: Context) -> None:
-    now = context(range="chunk")
+    current = context(range="chunk")
     low, high = (1.0, 3.0), (2.0, 5.0)
     both = [
-        *outcomes_in(now, "aa", value_range=(1.0, 5.0), depth_range=low),
-        *outcomes_in(now, "bb", value_range=(1.0, 5.0), depth_range=high),
+        *outcomes_in(current, "aa", value_range=(1.0, 5.0), depth_range=low),
+        *outcomes_in(current, "bb", value_range=(1.0, 5.0), depth_range=high),
     ]
     earlier = context(*both, range="chunk")
     assert set(stale.done_with_shared_range(earlier, ["aa", "bb"]) or {}) == {"aa", "bb"}

@@ -26,13 +26,13 @@ from depth_core.serving.artworks.store import open_store
 from depth_core.serving.artworks.types import NewArtwork
 
 
-def explain(*words: str) -> Result:
-    return CliRunner().invoke(app, ["explain", *words])
+def explain(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["explain", *arguments])
 
 
-def said(*words: str) -> str:
+def said(*arguments: str) -> str:
     """What is printed of something that is found, its spaces made one."""
-    result = explain(*words)
+    result = explain(*arguments)
     assert result.exit_code == 0, result.output
     return re.sub(r"[ \n]+", " ", result.stdout)
 

@@ -45,8 +45,8 @@ class LaterProfile(Profile):
 
 
 def later(profile: Profile, **changes: Any) -> LaterProfile:
-    words = profile.model_dump(by_alias=True)
-    return LaterProfile.model_validate(words | {"parameters": words["parameters"] | changes})
+    fields = profile.model_dump(by_alias=True)
+    return LaterProfile.model_validate(fields | {"parameters": fields["parameters"] | changes})
 
 
 def completeness_of(profile: Profile, chunk: str, settings: Settings) -> completeness.Reason | None:

@@ -25,7 +25,7 @@ def _the_bundled_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def configured(tmp_path: Path) -> Callable[..., settings.Settings]:
     """Makes settings: a cache of their own, on the CPU, plus what is asked for."""
-    return lambda **words: settings.load(**{"checkpoint_cache": tmp_path / "cache", "device": "cpu"} | words)
+    return lambda **fields: settings.load(**{"checkpoint_cache": tmp_path / "cache", "device": "cpu"} | fields)
 
 
 def random_tensors(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:

@@ -39,9 +39,9 @@ SMALL = {"vits", "vitb", "metric-vits", "metric-vitb", "da3-small", "da3-base"}
 SAMPLED = 100_000  # above so many pixels the official code draws its quantile from a random sample
 
 _NAME = re.compile(
-    r"(?:da2-(?P<encoder>(?:metric-)?vit[sblg])|(?P<variant>da3[a-z-]*))(?P<words>(?:_[a-z]+)*)_(\d+)x(\d+)(?:_B(\d+))?"
+    r"(?:da2-(?P<encoder>(?:metric-)?vit[sblg])|(?P<variant>da3[a-z-]*))(?P<markers>(?:_[a-z]+)*)_(\d+)x(\d+)(?:_B(\d+))?"
 )
-_WORDS = {"intermediate", "eps", "alt"}
+_MARKERS = {"intermediate", "eps", "alt"}
 _SALTS = {"da3metric-large": "oracle2:"}  # a file whose meta names no salt has this one, else none
 _ALT = "alt|"
 
@@ -87,9 +87,9 @@ def recognise(file: Path) -> Case:
     match = _NAME.fullmatch(file.stem)
     if match is None:
         raise NotUnderstoodError("its name is not MODEL[_WORD...]_HEIGHTxWIDTH[_Bn]")
-    words = set(match["words"].split("_")[1:])
-    if words - _WORDS:
-        raise NotUnderstoodError(f"its name has unknown words: {', '.join(sorted(words - _WORDS))}")
+    markers = set(match["markers"].split("_")[1:])
+    if markers - _MARKERS:
+        raise NotUnderstoodError(f"its name has unknown words: {', '.join(sorted(markers - _MARKERS))}")
     named = match["encoder"] or match["variant"]
     model = _agreed("model", named, _stated(meta, metric=named.startswith(METRIC)))
     if _encoder(model) is None and model not in V3_NAMES:
@@ -103,12 +103,12 @@ def recognise(file: Path) -> Case:
         raise NotUnderstoodError(f"its weights are of an unknown mode {mode!r}")
     salt = meta.get("salt")
     if salt is None:
-        salt = _ALT if "alt" in words else _SALTS.get(model, "")
-        if "alt" in words and model in _SALTS:
+        salt = _ALT if "alt" in markers else _SALTS.get(model, "")
+        if "alt" in markers and model in _SALTS:
             raise NotUnderstoodError("its meta names no salt, and its name fits two")
     if not isinstance(salt, str):
         raise NotUnderstoodError(f"its salt is {salt!r}")
-    mode = _agreed("mode", "eps" if "eps" in words else None, mode or None) or ""
+    mode = _agreed("mode", "eps" if "eps" in markers else None, mode or None) or ""
     case = Case(
         file,
         model,
@@ -117,7 +117,7 @@ def recognise(file: Path) -> Case:
         _images(match[6], meta, arrays),
         salt,
         mode,
-        "intermediate" in words or _is_inside(arrays),
+        "intermediate" in markers or _is_inside(arrays),
         _max_depth(model, meta, arrays),
         arrays,
     )

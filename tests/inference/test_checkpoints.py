@@ -294,8 +294,8 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, dict[str, Any]]]:
 
 
 def test_weights_come_from_s3_once_and_again_when_they_change_there(s3: Any, configured: Configured) -> None:
-    client, words = s3
-    settings = configured(**words, checkpoints={"v2/small": "s3://weights/mine.safetensors"})
+    client, options = s3
+    settings = configured(**options, checkpoints={"v2/small": "s3://weights/mine.safetensors"})
     bodies = [save({"a": torch.full((64,), value)}) for value in (1.0, 2.0)]
     client.put_object(Bucket="weights", Key="mine.safetensors", Body=bodies[0])
     with pytest.raises(ModelUnavailableError, match="depthline models fetch v2/small"):
@@ -310,19 +310,19 @@ def test_weights_come_from_s3_once_and_again_when_they_change_there(s3: Any, con
 
 
 def test_a_checkpoint_folder_on_s3_brings_its_configuration_along(s3: Any, configured: Configured) -> None:
-    client, words = s3
+    client, options = s3
     for file in checkpoints.BUNDLED.iterdir():
         client.put_object(Bucket="weights", Key=f"all/tiny/{file.name}", Body=file.read_bytes())
-    checkpoint = checkpoints.resolve(TINY, configured(**words, checkpoints_url="s3://weights/all"))
+    checkpoint = checkpoints.resolve(TINY, configured(**options, checkpoints_url="s3://weights/all"))
     assert checkpoint.source == "s3://weights/all/tiny"
     assert {file.name for file in checkpoint.path.iterdir()} == {"config.json", "model.safetensors", "preprocessor_config.json"}
 
 
 def test_many_at_once_fetch_the_same_weights_without_harm(s3: Any, configured: Configured) -> None:
-    client, words = s3
+    client, options = s3
     body = save({"a": torch.rand(1 << 20)})
     client.put_object(Bucket="weights", Key="mine.safetensors", Body=body)
-    settings = configured(**words, checkpoints={"v2/small": "s3://weights/mine.safetensors"})
+    settings = configured(**options, checkpoints={"v2/small": "s3://weights/mine.safetensors"})
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: checkpoints.resolve(SMALL, settings), range(4)))
     assert len(set(found)) == 1
@@ -331,9 +331,9 @@ def test_many_at_once_fetch_the_same_weights_without_harm(s3: Any, configured: C
 
 
 def test_a_truncated_file_on_s3_leaves_nothing_in_the_cache(s3: Any, configured: Configured) -> None:
-    client, words = s3
+    client, options = s3
     client.put_object(Bucket="weights", Key="mine.safetensors", Body=save({"a": torch.rand(1000)})[:2000])
-    settings = configured(**words, checkpoints={"v2/small": "s3://weights/mine.safetensors"})
+    settings = configured(**options, checkpoints={"v2/small": "s3://weights/mine.safetensors"})
     with pytest.raises(ModelUnavailableError, match="truncated"):
         checkpoints.resolve(SMALL, settings)
     assert not [path for path in (settings.checkpoint_cache / "weights").iterdir() if path.is_dir()]
@@ -341,10 +341,10 @@ def test_a_truncated_file_on_s3_leaves_nothing_in_the_cache(s3: Any, configured:
 
 @pytest.mark.parametrize("named", ["", f"/{INDEX}"], ids=["folder", "index"])
 def test_shards_come_from_s3_by_their_folder_or_their_index(s3: Any, configured: Configured, tmp_path: Path, named: str) -> None:
-    client, words = s3
+    client, options = s3
     for name, body in (sharded() | {"config.json": b"{}", "other.bin": b"not one of them"}).items():
         client.put_object(Bucket="weights", Key=f"{tmp_path.name}/{name}", Body=body)
-    settings = configured(**words, checkpoints={"v2/small": f"s3://weights/{tmp_path.name}{named}"})
+    settings = configured(**options, checkpoints={"v2/small": f"s3://weights/{tmp_path.name}{named}"})
     checkpoint = checkpoints.resolve(SMALL, settings)
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     assert {file.name for file in folder.iterdir()} - {"config.json"} == {INDEX, *SHARDS}
@@ -368,21 +368,21 @@ def test_shards_come_from_s3_by_their_folder_or_their_index(s3: Any, configured:
 def test_bad_shards_on_s3_are_clear_errors_and_leave_nothing_in_the_cache(
     s3: Any, configured: Configured, tmp_path: Path, named: str, changed: dict[str, bytes | None], message: str
 ) -> None:
-    client, words = s3
+    client, options = s3
     client.put_object(Bucket="weights", Key="secret.safetensors", Body=save({"a": torch.ones(8)}))
     for name, body in (sharded() | changed).items():
         if body is not None:
             client.put_object(Bucket="weights", Key=f"{tmp_path.name}/{name}", Body=body)
-    settings = configured(**words, checkpoints={"v2/small": f"s3://weights/{tmp_path.name}{named}"})
+    settings = configured(**options, checkpoints={"v2/small": f"s3://weights/{tmp_path.name}{named}"})
     with pytest.raises(ModelUnavailableError, match=message):
         checkpoints.resolve(SMALL, settings)
     assert not [path for path in settings.checkpoint_cache.glob("weights/*") if path.is_dir()]
 
 
 def test_a_url_where_nothing_is_and_a_server_that_does_not_answer_are_clear_errors(s3: Any, configured: Configured) -> None:
-    _, words = s3
+    _, options = s3
     with pytest.raises(ModelUnavailableError, match="no weights at s3://nowhere"):
-        checkpoints.resolve(SMALL, configured(**words), "s3://nowhere/mine.safetensors")
+        checkpoints.resolve(SMALL, configured(**options), "s3://nowhere/mine.safetensors")
     with pytest.raises(ModelUnavailableError, match="DEPTH_SOURCE_OPTIONS"):
         checkpoints.resolve(SMALL, configured(), "http://127.0.0.1:9/mine.safetensors")
 
@@ -393,14 +393,14 @@ def test_weights_in_the_cache_outlive_the_bucket_that_they_came_from(
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
-    words = {"endpoint_url": f"http://{host}:{port}", "aws_access_key_id": "k", "aws_secret_access_key": "s"}
-    client = boto3.client("s3", region_name="us-east-1", **words)
+    options = {"endpoint_url": f"http://{host}:{port}", "aws_access_key_id": "k", "aws_secret_access_key": "s"}
+    client = boto3.client("s3", region_name="us-east-1", **options)
     client.create_bucket(Bucket="brief")
     client.put_object(Bucket="brief", Key="v2/small/model.safetensors", Body=save({EMBEDDING: torch.zeros(384, 1)}))
     options = {
         "key": "k",
         "secret": "s",
-        "endpoint_url": words["endpoint_url"],
+        "endpoint_url": options["endpoint_url"],
         "config_kwargs": {"retries": {"max_attempts": 1}},
     }
     settings = configured(source_options=options, checkpoints_url="s3://brief")
@@ -539,9 +539,9 @@ class Quiet(MemoryFileSystem):
     def _strip_protocol(cls, path: str) -> str:
         return super()._strip_protocol(path.replace("quiet://", "memory://"))
 
-    def info(self, path: str, **words: Any) -> dict[str, Any]:
-        told = super().info(path, **words)
-        return {key: value for key, value in told.items() if key != "created"} | {"revision": hash(self.cat_file(path))}
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        facts = super().info(path, **options)
+        return {key: value for key, value in facts.items() if key != "created"} | {"revision": hash(self.cat_file(path))}
 
 
 def test_a_change_is_noticed_in_whatever_words_a_store_tells_it(configured: Configured) -> None:
@@ -593,9 +593,9 @@ def test_a_url_may_have_a_query_and_any_name(files: Files, configured: Configure
 
 
 def test_a_key_on_s3_may_have_any_name(s3: Any, configured: Configured) -> None:
-    client, words = s3
+    client, options = s3
     client.put_object(Bucket="weights", Key="m.ckpt", Body=BODY)
-    assert checkpoints.resolve(SMALL, configured(**words), "s3://weights/m.ckpt").path.read_bytes() == BODY
+    assert checkpoints.resolve(SMALL, configured(**options), "s3://weights/m.ckpt").path.read_bytes() == BODY
 
 
 def test_shards_come_by_http_with_the_query_of_their_index(files: Files, configured: Configured) -> None:
@@ -730,10 +730,10 @@ def resolved(tmp_path: Path, how: str = "resolve", *, entry: dict[str, Any] = BR
 
     `entry`: what the catalogue says instead of what it does; `family` by its name there.
     """
-    words = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "DEPTH_CHECKPOINT_CACHE": str(tmp_path / "cache")}
+    options = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "DEPTH_CHECKPOINT_CACHE": str(tmp_path / "cache")}
     process = subprocess.run(
         [sys.executable, "-c", SCRIPT, how, json.dumps(entry)],
-        env=os.environ | words | environment,
+        env=os.environ | options | environment,
         capture_output=True,
         text=True,
         timeout=120,
@@ -870,8 +870,8 @@ def test_another_commit_than_the_pinned_one_is_refused(hub: Hub, tmp_path: Path)
 
 def test_a_revision_by_setting_is_not_held_to_the_sha256_of_the_catalogues(hub: Hub, tmp_path: Path) -> None:
     hub.commit, hub.bodies = COMMIT[::-1], {"model.safetensors": save({"a": torch.zeros(100)})}
-    words = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "DEPTH_HUB_REVISIONS": json.dumps({"v2/small": "main"})}
-    assert resolved(tmp_path, entry=PINNED, **words)[1] == COMMIT[::-1]
+    options = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "DEPTH_HUB_REVISIONS": json.dumps({"v2/small": "main"})}
+    assert resolved(tmp_path, entry=PINNED, **options)[1] == COMMIT[::-1]
 
 
 @pytest.mark.parametrize("spec", [spec for spec in MODELS if spec.repository], ids=lambda spec: spec.key)

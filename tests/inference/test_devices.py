@@ -13,13 +13,13 @@ from depth_core.inference import devices, predictor
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "mps", "nonsense"])
 def test_what_is_told_is_what_torch_says(device: str) -> None:
-    now = settings.load(device=device)
-    told = devices.device_without_torch(now)
-    assert told in (None, "cpu")
-    if told:
-        assert told == predictor.choose_device(now)
+    configured = settings.load(device=device)
+    device_name = devices.device_without_torch(configured)
+    assert device_name in (None, "cpu")
+    if device_name:
+        assert device_name == predictor.choose_device(configured)
     if device not in ("auto", "cpu"):
-        assert told is None
+        assert device_name is None
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_what_was_converted_is_kept_for_the_next_start_and_other_weights_are_con
 ) -> None:
     converted = []
     convert = openvino_runtime._converted
-    monkeypatch.setattr(openvino_runtime, "_converted", lambda *words: converted.append(1) or convert(*words))
+    monkeypatch.setattr(openvino_runtime, "_converted", lambda *args: converted.append(1) or convert(*args))
     settings, folder = configured(runtime="openvino"), small_network.write(tmp_path / "small")
     first = loaded(settings, folder)
     assert loaded(settings, folder).runtime == "openvino"
@@ -95,7 +95,7 @@ def test_other_models_and_devices_are_torchs_whatever_computes_tiny_on_a_cpu(con
 def test_where_it_fails_torch_computes_and_a_warning_says_so_unless_it_was_asked_for(
     configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(*words: object) -> None:
+    def fail(*args: object) -> None:
         raise RuntimeError("no such operation")
 
     monkeypatch.setattr(openvino_runtime, "_converted", fail)
@@ -113,8 +113,8 @@ def test_it_tells_its_makers_nothing(tmp_path: Path) -> None:
     program = (
         "from depth_core import catalog, settings\n"
         "from depth_core.inference import checkpoints, predictor\n"
-        "now = settings.load(device='cpu', runtime='openvino')\n"
-        "predictor.load(checkpoints.resolve(catalog.BY_KEY['tiny'], now), now)\n"
+        "configured = settings.load(device='cpu', runtime='openvino')\n"
+        "predictor.load(checkpoints.resolve(catalog.BY_KEY['tiny'], configured), configured)\n"
     )
     home = {"HOME": str(tmp_path), "DEPTH_CHECKPOINTS": json.dumps({"tiny": str(small_network.write(tmp_path / "small"))})}
     subprocess.run([sys.executable, "-c", program], env=os.environ | home, check=True, timeout=240)
@@ -127,8 +127,8 @@ def test_a_signal_is_taken_after_models_were_closed_in_whatever_thread(tmp_path:
         "import gc, signal, threading\n"
         "from depth_core import catalog, settings\n"
         "from depth_core.inference import checkpoints, predictor\n"
-        "now = settings.load(device='cpu', runtime='openvino')\n"
-        "def load(): return predictor.load(checkpoints.resolve(catalog.BY_KEY['tiny'], now), now)\n"
+        "configured = settings.load(device='cpu', runtime='openvino')\n"
+        "def load(): return predictor.load(checkpoints.resolve(catalog.BY_KEY['tiny'], configured), configured)\n"
         "models = [load(), load()]\n"
         "def close(): [models.pop().close() for _ in range(2)]; gc.collect()\n"
         "closing = threading.Thread(target=close)\n"
@@ -137,5 +137,5 @@ def test_a_signal_is_taken_after_models_were_closed_in_whatever_thread(tmp_path:
         "signal.raise_signal(signal.SIGINT)\n"
     )
     home = {"HOME": str(tmp_path), "DEPTH_CHECKPOINTS": json.dumps({"tiny": str(small_network.write(tmp_path / "small"))})}
-    told = subprocess.run([sys.executable, "-c", program], env=os.environ | home, capture_output=True, text=True, timeout=240)
-    assert (told.returncode, told.stdout) == (0, "taken\n"), told.stderr
+    done = subprocess.run([sys.executable, "-c", program], env=os.environ | home, capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stdout) == (0, "taken\n"), done.stderr

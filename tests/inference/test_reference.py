@@ -113,8 +113,8 @@ def passes(file: Path) -> reference.Case:
     return case
 
 
-def meta(variant: str, images: tuple[int, ...] = (0,), **words: Any) -> dict[str, Any]:
-    return {"variant": variant, "salt": "", "B": len(images), "N": 1, "image_index": list(images), "dtype": "float32"} | words
+def meta(variant: str, images: tuple[int, ...] = (0,), **facts: Any) -> dict[str, Any]:
+    return {"variant": variant, "salt": "", "B": len(images), "N": 1, "image_index": list(images), "dtype": "float32"} | facts
 
 
 # -- files that are there, or may be ------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def meta(variant: str, images: tuple[int, ...] = (0,), **words: Any) -> dict[str
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("model", reference.V3_NAMES)
 @pytest.mark.parametrize(
-    ("words", "images", "recipe"),
+    ("markers", "images", "recipe"),
     [
         ("", (0,), {}),
         ("", (0, 1, 2), {}),
@@ -132,11 +132,11 @@ def meta(variant: str, images: tuple[int, ...] = (0,), **words: Any) -> dict[str
     ],
 )
 def test_every_variant_is_compared_at_any_size_batch_salt_and_mode(
-    tmp_path: Path, model: str, words: str, images: tuple[int, ...], recipe: dict[str, str]
+    tmp_path: Path, model: str, markers: str, images: tuple[int, ...], recipe: dict[str, str]
 ) -> None:
     batch = f"_B{len(images)}" if len(images) > 1 else ""
     arrays = fixture(model, 84, 70, images, full=len(images) == 1, **recipe)
-    case = passes(write(tmp_path, f"{model}{words}_84x70{batch}", arrays, meta(model, images, **recipe)))
+    case = passes(write(tmp_path, f"{model}{markers}_84x70{batch}", arrays, meta(model, images, **recipe)))
     assert (case.images, case.recipe) == (images, (model, recipe.get("salt", ""), recipe.get("mode", "")))
 
 

@@ -133,10 +133,10 @@ def test_the_bundled_network_is_loaded_without_transformers() -> None:
         "import sys\n"
         "from depth_core import catalog, settings\n"
         "from depth_core.inference import checkpoints, predictor\n"
-        "now = settings.load(device='cpu')\n"
-        "predictor.load(checkpoints.resolve(catalog.BY_KEY['tiny'], now), now)\n"
+        "configured = settings.load(device='cpu')\n"
+        "predictor.load(checkpoints.resolve(catalog.BY_KEY['tiny'], configured), configured)\n"
         "assert 'torch' in sys.modules\n"
         "print('transformers' in sys.modules)"
     )
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert told.stdout == "False\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -69,14 +69,14 @@ class House:
         config: dict[str, Any] | None = None,
         *,
         default_config: bool = False,
-        **words: Any,
+        **options: Any,
     ) -> dg.ExecuteInProcessResult:
         """`default_config`: the job's own, as launched without a word."""
         return (
             self.defs()
             .resolve_job_def(job)
             .execute_in_process(
-                instance=self.instance, partition_key=partition, run_config=None if default_config else config or {}, **words
+                instance=self.instance, partition_key=partition, run_config=None if default_config else config or {}, **options
             )
         )
 

@@ -247,8 +247,8 @@ class TestWhatWasMendedAtTheOrigin:
 
     @staticmethod
     def arrivals(house, cursor: str | None = None) -> dg.SensorResult:
-        words = {"instance": house.instance, "resources": {"depthline": house.depthline}}
-        return arrival_sensor(dg.build_sensor_context(cursor=cursor, **words))
+        options = {"instance": house.instance, "resources": {"depthline": house.depthline}}
+        return arrival_sensor(dg.build_sensor_context(cursor=cursor, **options))
 
     def test_permanent_failures_are_retried_by_the_job_that_says_so_in_one_run(self, house, origin, evaluator) -> None:
         (chunk,) = house.chunks(self.path)

@@ -67,9 +67,9 @@ def test_a_run_keeps_its_events_there_and_is_watched(instance: dg.DagsterInstanc
     assert ended.wait(30), heard
     instance.end_watch_event_logs(run_id, hear)
     assert "ASSET_MATERIALIZATION" in heard
-    told = [note.payload for note in channel.notifies(timeout=5, stop_after=1)]
+    payloads = [note.payload for note in channel.notifies(timeout=5, stop_after=1)]
     channel.close()
-    assert told[0].startswith(run_id), "each event is announced on the channel that Dagster has for it"
+    assert payloads[0].startswith(run_id), "each event is announced on the channel that Dagster has for it"
     (record,) = instance.fetch_materializations(dg.AssetKey("made"), limit=9).records
     assert record.partition_key == "m-00007"
     with sa.create_engine(server.set(drivername="postgresql+psycopg")).connect() as connection:

@@ -133,7 +133,7 @@ class TestArrivals:
         cursor = tick(house, arrival_sensor).cursor
         house.manifest("shots.csv", *rows, "d.jpg")
 
-        def dies(*words: object) -> None:
+        def dies(*args: object) -> None:
             raise RuntimeError("the process is gone")
 
         with monkeypatch.context() as patch:

@@ -74,19 +74,19 @@ def taken() -> Iterator[int]:
 
 @pytest.fixture
 def nothing_may_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(*words: object, **more: object) -> None:
+    def start(*args: object, **kwargs: object) -> None:
         raise AssertionError("something was started")
 
     monkeypatch.setattr(subprocess, "Popen", start)
 
 
 @pytest.mark.usefixtures("nothing_may_start")
-@pytest.mark.parametrize(("words", "cure"), [(["--no-api"], "UI_PORT"), ([], "UI_PORT")])
+@pytest.mark.parametrize(("args", "cure"), [(["--no-api"], "UI_PORT"), ([], "UI_PORT")])
 def test_a_port_that_is_taken_ends_it_before_anything_is_started(
-    taken: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str], cure: str
+    taken: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, args: list[str], cure: str
 ) -> None:
     monkeypatch.setenv("DEPTH_API_PORT", "0")
-    assert up.main(["-p", str(taken), *words]) == 1
+    assert up.main(["-p", str(taken), *args]) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"depthline: port {taken} of 127.0.0.1 is taken: ")
     assert cure in said
@@ -112,6 +112,6 @@ def test_one_home_has_one_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_help_is_said_and_nothing_started(tmp_path: Path) -> None:
-    told = subprocess.run([sys.executable, "-m", "pipelines.up", "--help"], capture_output=True, text=True, timeout=60)
-    assert (told.returncode, told.stderr) == (0, "")
-    assert "usage: python -m pipelines.up" in told.stdout
+    done = subprocess.run([sys.executable, "-m", "pipelines.up", "--help"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage: python -m pipelines.up" in done.stdout

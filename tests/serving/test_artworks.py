@@ -201,8 +201,8 @@ def test_one_key_sent_by_many_at_once_makes_one_artwork(store: ArtworkStore, ask
 
 def test_a_claim_takes_the_oldest_of_equal_parameters(store: ArtworkStore, ask: Ask, clock: Clock) -> None:
     ids = {}
-    for name, words in {"a": {}, "b": {"invertDepth": True}, "c": {}, "d": {}}.items():
-        ids[name] = add(store, ask(f"https://example.com/{name}", **words))
+    for name, fields in {"a": {}, "b": {"invertDepth": True}, "c": {}, "d": {}}.items():
+        ids[name] = add(store, ask(f"https://example.com/{name}", **fields))
         clock.pass_seconds(1)
     batch = store.queue.claim("w1", limit=2, lease_seconds=LEASE)
     assert [claimed.id for claimed in batch] == [ids["a"], ids["c"]]

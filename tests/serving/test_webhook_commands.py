@@ -45,8 +45,8 @@ def canceled(artworks: ArtworkStore, new: NewArtwork) -> UUID:
     return artwork_id
 
 
-def run(*words: str) -> Result:
-    return CliRunner().invoke(app, ["webhooks", *words])
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["webhooks", *arguments])
 
 
 def test_a_webhook_is_delivered_looked_at_and_replayed(
@@ -70,8 +70,16 @@ def test_an_artwork_is_shown_with_its_history_and_the_runs_that_had_it(
     artworks.queue.claim("worker-1", limit=1, lease_seconds=60)
     artworks.queue.finish(artwork_id, "worker-1", folder="depth/x", results=["depth.png"], seconds={})
     shown = CliRunner().invoke(app, ["artwork", str(artwork_id)]).stdout
-    for words in ('"status": "succeeded"', "ann, http", "run", "4b825dc6", "starting", "processing worker-1", str(settings.data)):
-        assert words in shown
+    for expected in (
+        '"status": "succeeded"',
+        "ann, http",
+        "run",
+        "4b825dc6",
+        "starting",
+        "processing worker-1",
+        str(settings.data),
+    ):
+        assert expected in shown
     unknown = CliRunner().invoke(app, ["artwork", str(uuid4())])
     assert unknown.exit_code == 2
     assert "there is no artwork" in unknown.output

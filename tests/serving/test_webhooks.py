@@ -120,9 +120,9 @@ def test_failed_and_canceled_artworks_are_told_too(store: ArtworkStore, settings
     store.queue.claim("w", limit=1, lease_seconds=60)
     store.queue.fail(failing, "w", ErrorKind.NOT_AN_IMAGE, "it is a text")
     assert deliver(store, settings) == 2
-    told = {body["id"]: body for body in (json.loads(request.body) for request in server.requests)}
-    assert told[str(gone)]["status"] == "canceled"
-    assert told[str(failing)]["error"] == {"kind": "not_an_image", "message": "it is a text"}
+    reported = {body["id"]: body for body in (json.loads(request.body) for request in server.requests)}
+    assert reported[str(gone)]["status"] == "canceled"
+    assert reported[str(failing)]["error"] == {"kind": "not_an_image", "message": "it is a text"}
 
 
 def test_nothing_is_sent_before_the_end_or_without_a_webhook(
@@ -272,13 +272,13 @@ def test_a_receiver_that_hangs_delays_nobody(store: ArtworkStore, settings: Sett
     patient = settings.model_copy(update={"webhook_timeout": 600.0, "webhook_concurrency": 8, "webhook_per_host": 3})
     # Both listen on loopback, under two names.
     stuck = [ended(store, ask(webhook=f"{hanging.url.replace('127.0.0.1', 'localhost')}/{index}")) for index in range(20)]
-    told = [ended(store, ask(webhook=f"{good.url}/{index}")) for index in range(20)]
+    artworks = [ended(store, ask(webhook=f"{good.url}/{index}")) for index in range(20)]
     with delivering(store, patient):
         eventually(lambda: outbox.backlog(store)["delivered"] == 20)
         eventually(lambda: len(hanging.requests) == 3)
     assert len(hanging.requests) == 3  # its share, and no more
     assert sorted(request.path for request in good.requests) == sorted(f"/{index}" for index in range(20))
-    assert all(only(store, each)[0].state == "delivered" for each in told)
+    assert all(only(store, each)[0].state == "delivered" for each in artworks)
     assert all(only(store, each)[0].state == "pending" for each in stuck)
 
 
@@ -289,12 +289,12 @@ def test_an_api_key_whose_receivers_all_hang_does_not_delay_another_key(
     patient = settings.model_copy(update={"webhook_timeout": 600.0, "webhook_concurrency": 12, "webhook_per_host": 1})
     for index in range(20):
         ended(store, ask(webhook=f"{hanging.url.replace('127.0.0.1', f'h{index}.example')}/{index}"), "ann")
-    told = ended(store, ask(webhook=f"{good.url}/bob"), "bob")
+    artwork = ended(store, ask(webhook=f"{good.url}/bob"), "bob")
     with delivering(store, patient, resolve=lambda host, port: ["127.0.0.1"]):
         eventually(lambda: outbox.backlog(store)["delivered"] == 1)
         eventually(lambda: len(hanging.requests) == 3)
     assert len(hanging.requests) == 3  # the share of a key: a quarter
-    assert only(store, told)[0].state == "delivered"
+    assert only(store, artwork)[0].state == "delivered"
 
 
 def test_api_keys_take_turns(store: ArtworkStore, settings: Settings, ask: Ask) -> None:

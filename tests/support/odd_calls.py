@@ -97,16 +97,16 @@ def marking(function: Callable[..., Any], is_marked: Callable[..., bool]) -> Cal
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
-        async def asynchronous(*args: Any, **words: Any) -> Any:
+        async def asynchronous(*args: Any, **kwargs: Any) -> Any:
             with _marked(is_marked(*args)):
-                return await function(*args, **words)
+                return await function(*args, **kwargs)
 
         return asynchronous
 
     @functools.wraps(function)
-    def synchronous(*args: Any, **words: Any) -> Any:
+    def synchronous(*args: Any, **kwargs: Any) -> Any:
         with _marked(is_marked(*args)):
-            return function(*args, **words)
+            return function(*args, **kwargs)
 
     return synchronous
 
