@@ -56,7 +56,7 @@ lint: $(VENV)/.installed-test ## ruff, import-linter, mypy
 	@$(BIN)/mypy
 
 unit: $(VENV)/.installed-test
-	@$(BIN)/pytest -n 2 --dist loadgroup
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder # one process a file: what a file's tests share is made once
 
 format: $(VENV)/.installed-test ## format the code
 	@$(BIN)/ruff format .

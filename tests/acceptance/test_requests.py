@@ -36,8 +36,6 @@ IDLE_TIMEOUT = 4
 
 wait_until = partial(eventually, every=0.1)
 
-pytestmark = pytest.mark.xdist_group("requests")  # one start of the programs for the whole module
-
 
 class World(HttpServer):
     """Everybody else: a server of images and a receiver of webhooks. Images under /slow are held back until `released`."""

@@ -63,10 +63,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _marks(case: reference.Case | None) -> list[pytest.MarkDecorator]:
-    """One pytest worker has all files of a network: it is made once."""
-    if case is None:
-        return []
-    return [pytest.mark.xdist_group("network " + " ".join(map(str, case.recipe))), *([pytest.mark.slow] if case.large else [])]
+    return [pytest.mark.slow] if case is not None and case.large else []
 
 
 def _case(file: Path) -> reference.Case | None:

@@ -160,7 +160,6 @@ def complete(furnish) -> tuple[Any, Path]:
     return house, path
 
 
-@pytest.mark.xdist_group("a manifest that is up to date")
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
