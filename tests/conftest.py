@@ -1,5 +1,6 @@
 """Options of the whole suite."""
 
+import functools
 import json
 import os
 import sys
@@ -35,6 +36,28 @@ def _a_small_network_in_the_place_of_the_bundled_one(tmp_path_factory: pytest.Te
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DEPTH_CHECKPOINTS", json.dumps({"tiny": str(folder)}))
         patch.setenv("DEPTH_RUNTIME", "torch")  # converting a network for OpenVINO takes seconds
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sqlite_that_waits_for_no_disk() -> Iterator[None]:
+    """No test takes a machine's power away, and a commit that waits for the disk takes long."""
+    from depth_core.serving import database
+
+    with pytest.MonkeyPatch.context() as patch:
+        pragmas = tuple(each.replace("synchronous=FULL", "synchronous=OFF") for each in database.SQLITE_PRAGMAS)
+        assert pragmas != database.SQLITE_PRAGMAS
+        patch.setattr(database, "SQLITE_PRAGMAS", pragmas)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _certificates_that_are_read_once() -> Iterator[None]:
+    """Every client of httpx reads all certificates there are, and most tests make a client for a server of their own."""
+    from httpx._transports import default
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(default, "create_ssl_context", functools.cache(default.create_ssl_context))
         yield
 
 

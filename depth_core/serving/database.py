@@ -25,6 +25,7 @@ from depth_core.errors import ConfigurationError
 HEAD = "0002"  # the newest revision in migrations/versions
 _MIGRATION_LOCK = 0x6465707468  # any number, the same in every process
 _BUSY_SECONDS = 30.0
+SQLITE_PRAGMAS = ("synchronous=FULL", "foreign_keys=ON")
 
 
 def now() -> datetime:
@@ -333,7 +334,7 @@ def _sqlite(url: URL) -> Engine:
     def _configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # transactions begin below, not where the driver guesses
         _to_wal(connection)
-        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+        for pragma in SQLITE_PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")

@@ -5,8 +5,7 @@ import shutil
 import signal
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cache
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,70 +13,82 @@ import pytest
 import sqlalchemy as sa
 from support.http_server import Handler, HttpServer
 from support.photos import photo
+from support.servers import execute
 
 from depth_core.contract import DepthParameters
+from depth_core.serving import database as db
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import NewArtwork
-from depth_core.serving.database import open_database
-
-
-def _execute(server: sa.URL, statement: str) -> None:
-    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(statement))
-    engine.dispose()
-
-
-@pytest.fixture(scope="session")
-def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """What new databases are copied from: a SQLite file, a PostgreSQL database."""
-
-    @cache
-    def of(kind: str) -> str:
-        if kind == "sqlite":
-            path = tmp_path_factory.mktemp("migrated") / "depthline.db"
-            open_database(f"sqlite:///{path}").close()
-            return str(path)
-        server = request.getfixturevalue("postgresql")
-        _execute(server, "CREATE DATABASE migrated")
-        open_database(server.set(database="migrated").render_as_string(hide_password=False)).close()
-        return "migrated"
-
-    return of
-
-
-@contextmanager
-def _database(request: pytest.FixtureRequest, tmp_path: Path, source: str | None) -> Iterator[str]:
-    if request.param == "sqlite":
-        path = tmp_path / "depthline.db"
-        if source is not None:
-            shutil.copy(source, path)
-        yield f"sqlite:///{path}"
-        return
-    server = request.getfixturevalue("postgresql")
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    _execute(server, f"CREATE DATABASE {name}" + (f" TEMPLATE {source}" if source else ""))
-    yield server.set(database=name).render_as_string(hide_password=False)
-    _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database without a table."""
-    with _database(request, tmp_path, None) as url:
-        yield url
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/depthline.db"
+        return
+    server = request.getfixturevalue("postgresql")
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    execute(server, f"CREATE DATABASE {name}")
+    yield server.set(database=name).render_as_string(hide_password=False)
+    execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database with its tables, to be copied."""
+    path = tmp_path_factory.mktemp("migrated") / "depthline.db"
+    db.open_database(f"sqlite:///{path}").close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_postgresql(postgresql: sa.URL) -> Iterator[sa.Engine]:
+    """A PostgreSQL database with its tables: tests take turns, as making one for each takes long."""
+    execute(postgresql, "CREATE DATABASE shared")
+    url = postgresql.set(database="shared")
+    db.open_database(url.render_as_string(hide_password=False)).close()
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    yield engine
+    engine.dispose()
+
+
+def _empty(engine: sa.Engine) -> None:
+    others = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    deletions = [f"DELETE FROM {table.name}" for table in reversed(db.metadata.sorted_tables)]
+    with engine.connect() as connection:
+        connection.execute(sa.text("; ".join([others, *deletions])))
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path, migrated: Path) -> str:
+    return f"sqlite:///{shutil.copy(migrated, tmp_path)}"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path, migrated: Callable[[str], str]) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """A database with its tables and no row."""
-    with _database(request, tmp_path, migrated(request.param)) as url:
-        yield url
+    if request.param == "sqlite":
+        yield request.getfixturevalue("sqlite_url")
+        return
+    engine = request.getfixturevalue("shared_postgresql")
+    yield engine.url.render_as_string(hide_password=False)
+    _empty(engine)
 
 
 @pytest.fixture
 def store(database_url: str) -> Iterator[ArtworkStore]:
-    store = ArtworkStore(open_database(database_url))
+    store = ArtworkStore(db.open_database(database_url))
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def sqlite(sqlite_url: str) -> Iterator[ArtworkStore]:
+    """A store for tests of what is the same on both databases."""
+    store = ArtworkStore(db.open_database(sqlite_url))
     yield store
     store.close()
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from support import odd_calls
 
 from depth_core import settings as settings_module
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import NewArtwork
-from depth_core.serving.database import open_database
 from depth_core.serving.inbox import watch
 from depth_core.serving.inbox.file_errors import FileErrors
 from depth_core.serving.inbox.files import open_inbox
@@ -48,18 +45,8 @@ def settings(tmp_path: Path) -> Settings:
     return settings_module.load(data=tmp_path, allow_private_hosts=True, webhook_schedule=[1000.0], inbox_settle_seconds=0.0)
 
 
-@pytest.fixture
-def sqlite(tmp_path: Path, migrated: Callable[[str], str]) -> Iterator[ArtworkStore]:
-    shutil.copy(migrated("sqlite"), tmp_path / "depthline.db")
-    store = ArtworkStore(open_database(f"sqlite:///{tmp_path / 'depthline.db'}"))
-    yield store
-    store.close()
-
-
 def test_a_delivery(sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     odd, fine = receiver((500, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT", "Location": "/x"})), receiver(200)
-    context = httpx.create_ssl_context()
-    monkeypatch.setattr("httpx._transports.default.create_ssl_context", lambda **_: context)  # making one takes long
     for name, url_of in (
         ("_message", lambda store, settings, delivery: delivery.url),
         ("_send", lambda client, settings, url, body, headers: url),

