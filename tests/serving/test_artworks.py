@@ -1,6 +1,5 @@
 """An artwork's life from `starting` to its end, on both databases."""
 
-import os
 import string
 import subprocess
 import sys
@@ -8,11 +7,13 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from inspect import getsource
 from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from support.waiting import eventually
 
@@ -24,7 +25,6 @@ from depth_core.serving.artworks.retention import prune
 from depth_core.serving.artworks.statistics import queue_status, statistics
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import CursorError, IdempotencyConflictError, NewArtwork, QueueStatus, Reconciled
-from depth_core.serving.database import open_database
 
 Ask = Callable[..., NewArtwork]
 
@@ -115,11 +115,12 @@ def test_a_page_can_show_one_status(store: ArtworkStore, ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "é", "\0", "=" * 32, "A" * 31, "A" * 32 + "\n"])
-def test_a_cursor_that_nobody_handed_out_is_refused(store: ArtworkStore, cursor: str) -> None:
+def test_a_cursor_that_nobody_handed_out_is_refused(sqlite: ArtworkStore, cursor: str) -> None:
     with pytest.raises(CursorError):
-        store.page(cursor=cursor)
+        sqlite.page(cursor=cursor)
 
 
+@hypothesis_settings(max_examples=25)
 @given(st.text(alphabet=string.ascii_letters + string.digits + "-_", min_size=32, max_size=32))
 def test_any_well_formed_cursor_is_a_place_in_the_list(cursor: str) -> None:
     at, artwork_id = read_cursor(cursor)
@@ -400,31 +401,47 @@ def worker(store: ArtworkStore, worker: str) -> list[UUID]:
     return done
 
 
+PROGRAM = f"""
+from __future__ import annotations
+import os, sys
+from depth_core.serving.artworks.store import ArtworkStore
+from depth_core.serving.database import open_database
+
+LEASE = {LEASE}
+
+{getsource(succeed)}
+
+{getsource(worker)}
+
+for index in range(3):
+    if not os.fork():
+        store = ArtworkStore(open_database(sys.argv[1]))
+        os.write(1, b"ready")
+        os.read(0, 1)
+        os.write(1, "".join(f"{{each}}" + chr(10) for each in worker(store, f"process-{{index}}")).encode())
+        os._exit(0)
+sys.exit(max(os.wait()[1] for _ in range(3)))
+"""
+
+
 def test_ten_workers_do_every_artwork_exactly_once(database_url: str, store: ArtworkStore, ask: Ask) -> None:
+    """Three processes and seven threads."""
     ids = [add(store, ask(invertDepth=bool(index % 3))) for index in range(80)]
-    program = [sys.executable, __file__, database_url]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # for tests/support
-    processes = [
-        subprocess.Popen(
-            [*program, f"process-{index}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        for index in range(3)
-    ]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
     done: list[UUID] = []
     threads = [threading.Thread(target=lambda index=index: done.extend(worker(store, f"thread-{index}"))) for index in range(7)]
-    for process in processes:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for process in processes:
-        output, _ = process.communicate()
-        assert process.returncode == 0
-        done += [UUID(line) for line in output.split()]
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, database_url], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as processes:
+        assert processes.stdout.read(3 * len("ready")) == b"ready" * 3
+        processes.stdin.write(b"go!")
+        processes.stdin.flush()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        output, _ = processes.communicate()
+    assert processes.returncode == 0
+    done += [UUID(line) for line in output.decode().split()]
     assert Counter(done) == Counter(ids)
     assert all(statuses(store, each) == ["starting", "processing", "succeeded"] for each in ids)
     assert sum(worker.succeeded for worker in store.workers.find()) == 80
@@ -493,13 +510,6 @@ def test_finished_artworks_can_be_read_by_time(store: ArtworkStore, ask: Ask, cl
     end = clock()
     assert [artwork.id for artwork in store.finished_between(begin, end)] == ids[:2]
     assert [artwork.id for artwork in store.finished_between(end, end + timedelta(seconds=1))] == ids[2:]
-
-
-if __name__ == "__main__":  # a worker in a process of its own, for the test of ten
-    process_store = ArtworkStore(open_database(sys.argv[1]))
-    print("ready", flush=True)  # noqa: T201
-    sys.stdin.readline()
-    print(*worker(process_store, sys.argv[2]), sep="\n")  # noqa: T201
 
 
 def test_old_artworks_are_forgotten_with_all_that_hangs_on_them(store: ArtworkStore, ask: Ask, clock: Clock) -> None:

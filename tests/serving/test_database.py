@@ -28,7 +28,7 @@ def test_head_is_the_newest_migration() -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [db.HEAD]
 
 
-@pytest.mark.parametrize("_time", range(5))
+@pytest.mark.parametrize("_time", range(2))
 def test_processes_that_start_together_migrate_once(empty_database_url: str, _time: int) -> None:
     errors: list[BaseException] = []
     barrier = threading.Barrier(8)

@@ -1,8 +1,5 @@
 """`depthline webhooks ...` and `depthline artwork` as an operator types them."""
 
-import signal
-import subprocess
-import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +7,10 @@ from uuid import UUID, uuid4
 
 import pytest
 from click.testing import Result
+from support import commands
 from support.waiting import eventually
-from typer.testing import CliRunner
 
 from depth_core import settings as settings_module
-from depth_core.cli.commands import app
 from depth_core.serving.artworks.store import ArtworkStore, open_store
 from depth_core.serving.artworks.types import NewArtwork
 from depth_core.serving.webhooks import outbox
@@ -22,7 +18,6 @@ from depth_core.serving.webhooks.signing_secrets import signing_secret
 from depth_core.settings import Settings
 
 Ask = Callable[..., NewArtwork]
-PROGRAM = str(Path(sysconfig.get_path("scripts")) / "depthline")
 
 
 @pytest.fixture
@@ -46,7 +41,7 @@ def canceled(artworks: ArtworkStore, new: NewArtwork) -> UUID:
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["webhooks", *arguments])
+    return commands.run("webhooks", *arguments)
 
 
 def test_a_webhook_is_delivered_looked_at_and_replayed(
@@ -69,7 +64,7 @@ def test_an_artwork_is_shown_with_its_history_and_the_runs_that_had_it(
     artwork_id = artworks.create(ask(), api_key_id="ann").artwork.id
     artworks.queue.claim("worker-1", limit=1, lease_seconds=60)
     artworks.queue.finish(artwork_id, "worker-1", folder="depth/x", results=["depth.png"], seconds={})
-    shown = CliRunner().invoke(app, ["artwork", str(artwork_id)]).stdout
+    shown = commands.run("artwork", str(artwork_id)).stdout
     for expected in (
         '"status": "succeeded"',
         "ann, http",
@@ -80,7 +75,7 @@ def test_an_artwork_is_shown_with_its_history_and_the_runs_that_had_it(
         str(settings.data),
     ):
         assert expected in shown
-    unknown = CliRunner().invoke(app, ["artwork", str(uuid4())])
+    unknown = commands.run("artwork", str(uuid4()))
     assert unknown.exit_code == 2
     assert "there is no artwork" in unknown.output
 
@@ -104,14 +99,17 @@ def test_a_misspelt_key_name_gets_no_secret_but_the_names_there_are(
     assert "ann, bob, inbox, local" in done.output
 
 
+@pytest.mark.parametrize("number", commands.SIGNALS)
 def test_the_loop_delivers_until_it_is_told_to_stop(
-    settings: Settings, artworks: ArtworkStore, ask: Ask, receiver: Callable[..., Any]
+    artworks: ArtworkStore, ask: Ask, receiver: Callable[..., Any], number: int
 ) -> None:
     server = receiver(200)
     canceled(artworks, ask(webhook=server.url))
-    process = subprocess.Popen([PROGRAM, "webhooks", "deliver"])
-    try:
+
+    def stop() -> None:
         eventually(lambda: outbox.backlog(artworks)["delivered"])
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        commands.interrupt(number)
+
+    done = commands.run("webhooks", "deliver", meanwhile=stop)
+    assert (done.exit_code, done.output) == (0, "")
+    assert len(server.requests) == 1

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,6 +38,7 @@ from depth_core.serving import request_records
 from depth_core.serving.artworks.statistics import statistics
 from depth_core.serving.artworks.store import ArtworkStore, open_store
 from depth_core.serving.artworks.types import NewArtwork
+from depth_core.serving.database import now
 from depth_core.serving.worker import report as report_module
 from depth_core.serving.worker import worker as worker_module
 from depth_core.serving.worker.engines import Engines
@@ -54,7 +56,7 @@ def settings(tmp_path: Path) -> Settings:
         data=tmp_path,
         device="cpu",
         allow_private_hosts=True,
-        idle_timeout_seconds=0.3,
+        idle_timeout_seconds=0,
         backoff_seconds=0.01,
         download_attempts=2,
         read_timeout=5,
@@ -80,6 +82,15 @@ def ask(artworks: ArtworkStore, url: str, parameters: DepthParameters = TINY) ->
 
 def worker(artworks: ArtworkStore, store: Store, settings: Settings, **options: Any) -> Worker:
     return Worker(artworks, store, settings, name=f"worker-{time.monotonic_ns()}", device="cpu", **options)
+
+
+class Clock:
+    """The time of a worker: it goes on by itself, and the test sets it forward."""
+
+    passed = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.passed
 
 
 def status(artworks: ArtworkStore, artwork_id: Any) -> str:
@@ -204,32 +215,33 @@ def test_a_model_that_does_not_fit_fails_its_artworks_and_no_others(
     assert status(artworks, second) == "succeeded"
 
 
-def test_a_worker_at_its_deadline_gives_back_what_it_has_not_begun(artworks, store, settings, images) -> None:
-    dead = "worker-that-died"
-    artworks.workers.start(dead, "cpu")
-    tried = ask(artworks, f"{images.url}/tried.jpg")
-    artworks.queue.claim(dead, limit=1, lease_seconds=60)
-    artworks.queue.reconcile(max_attempts=3, dead_workers=[dead])
-    slow = ask(artworks, f"{images.url}/slow.jpg")
-    work = worker(artworks, store, settings.model_copy(update={"max_worker_seconds": 1.0}))
-    held_back, begun = work._claim, threading.Event()
+def tried_before(artworks: ArtworkStore, url: str) -> Any:
+    """An artwork whose first worker died."""
+    artworks.workers.start("worker-that-died", "cpu")
+    artwork_id = ask(artworks, url)
+    artworks.queue.claim("worker-that-died", limit=1, lease_seconds=60)
+    artworks.queue.reconcile(max_attempts=3, dead_workers=["worker-that-died"])
+    return artwork_id
 
-    def claim_both(engines: Any, downloads: Any) -> None:  # the slow one first, so that the tried one has to wait
-        if not work.claims.held:
-            work.claims.held.add(slow)
-        held_back(engines, downloads)
-        begun.set()
 
-    work._claim = claim_both
+def test_a_worker_at_its_deadline_gives_back_what_it_has_not_begun(artworks, store, settings, images, monkeypatch) -> None:
+    tried = tried_before(artworks, f"{images.url}/tried.jpg")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(artworks.database, "clock", lambda: now() - timedelta(hours=1))
+        slow = ask(artworks, f"{images.url}/slow.jpg")  # it is claimed first, so that the other one has to wait
+    clock = Clock()
+    work = worker(artworks, store, settings, clock=clock)
     thread = threading.Thread(target=work.serve)
     thread.start()
-    assert begun.wait(60)
-    time.sleep(1.1)  # its time is over
-    work.claims.held.discard(slow)
+    eventually(lambda: status(artworks, tried) == "processing")
+    assert not images.hits["/tried.jpg"]
+    clock.passed = settings.max_worker_seconds
+    eventually(lambda: status(artworks, tried) == "starting")
     images.released.set()
     thread.join(30)
     assert not thread.is_alive()
-    assert status(artworks, tried) == "starting"
+    assert [status(artworks, each) for each in (slow, tried)] == ["succeeded", "starting"]
+    assert artworks.get(tried).attempts == 1
 
 
 def test_a_worker_that_is_stopped_finishes_what_it_has_at_work_and_begins_nothing(artworks, store, settings, images) -> None:
@@ -337,34 +349,41 @@ def test_a_cancelled_artwork_is_dropped(artworks, store, settings, images) -> No
     assert work.report.succeeded == []
 
 
-def test_what_was_tried_before_runs_alone(artworks, store, settings, images) -> None:
-    dead = "worker-that-died"
-    artworks.workers.start(dead, "cpu")
-    poison = ask(artworks, f"{images.url}/slow-poison.jpg")
-    artworks.queue.claim(dead, limit=1, lease_seconds=60)
-    artworks.queue.reconcile(max_attempts=3, dead_workers=[dead])
+def test_what_was_tried_before_runs_alone(artworks, store, settings, images, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "COLLECT_SECONDS", 0.0)
+    poison = tried_before(artworks, f"{images.url}/slow-poison.jpg")
     other = ask(artworks, f"{images.url}/other.jpg")
-    work = worker(artworks, store, settings)
-    thread, claim, claims = threading.Thread(target=work.serve), work._claim, []
-    work._claim = lambda *args: claims.append(claim(*args))
+    rounds: list[str] = []
+    work = worker(artworks, store, settings, collect=lambda: rounds.append(status(artworks, other)))
+    thread = threading.Thread(target=work.serve)
     thread.start()
     eventually(lambda: images.hits["/slow-poison.jpg"])
-    before = len(claims)
-    eventually(lambda: len(claims) >= before + 2)  # it has asked for more
-    assert status(artworks, other) == "starting"
+    before = len(rounds)
+    eventually(lambda: len(rounds) >= before + 3)  # it could have claimed more
     images.released.set()
     thread.join(60)
+    assert set(rounds[: before + 3]) == {"starting"}
     assert [status(artworks, each) for each in (poison, other)] == ["succeeded"] * 2
 
 
 PROGRAM = """
+import os, sys
 from depth_core import settings
+from depth_core.engine import stages
 from depth_core.serving.artworks.store import open_store
 from depth_core.serving.worker.worker import Worker
 from depth_core.storage import Store
-import os
+
 configured = settings.load()
-Worker(open_store(configured), Store(configured.store_location), configured, name=f"worker-{os.getpid()}", device="cpu").serve()
+for line in sys.stdin:  # a worker for each
+    worker = os.fork()
+    if not worker:
+        print(os.getpid(), flush=True)
+        sys.stdin.readline()
+        store = Store(configured.store_location)
+        Worker(open_store(configured), store, configured, name=f"worker-{os.getpid()}", device="cpu").serve()
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]), flush=True)
 """
 
 
@@ -373,11 +392,14 @@ def test_an_image_that_kills_its_process_fails_after_three_deaths_and_its_neighb
 ) -> None:
     poison, *others = (ask(artworks, f"{images.url}/{name}.jpg") for name in ("poison", "a", "b"))
     environment = os.environ | {"DEPTH_DATA": str(settings.data), "DEPTH_ALLOW_PRIVATE_HOSTS": "true", "DEPTH_DEVICE": "cpu"}
-    for _ in range(settings.max_attempts):
-        process = subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment)
-        images.victim = process.pid
-        assert process.wait(60) == -signal.SIGKILL
-        artworks.queue.reconcile(max_attempts=settings.max_attempts, dead_workers=[f"worker-{process.pid}"])
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0, "text": False}
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment, **pipes) as workers:
+        for _ in range(settings.max_attempts):
+            workers.stdin.write(b"another\n")
+            images.victim = int(workers.stdout.readline())
+            workers.stdin.write(b"go\n")
+            assert int(workers.stdout.readline()) == -signal.SIGKILL
+            artworks.queue.reconcile(max_attempts=settings.max_attempts, dead_workers=[f"worker-{images.victim}"])
     assert artworks.get(poison).error_kind == "worker_lost"
     assert "died 3 times" in artworks.get(poison).error_message
 
@@ -400,24 +422,22 @@ class Failing(Store):
 def test_a_store_that_fails_for_a_while_costs_no_attempt_and_no_worker(artworks, settings, images, caplog) -> None:
     waiting = [ask(artworks, f"{images.url}/{name}.jpg") for name in "ab"]
     full = Failing(settings.store_location)
-    work = worker(artworks, full, settings)
-    thread = threading.Thread(target=work.serve)
+    clock = Clock()
+    thread = threading.Thread(target=worker(artworks, full, settings, clock=clock).serve)
     with caplog.at_level(logging.ERROR):
         thread.start()
         eventually(lambda: "no space left" in caplog.text)
         full.full = False
+        clock.passed = worker_module.LONGEST_PAUSE_SECONDS
         thread.join(60)
     assert [status(artworks, each) for each in waiting] == ["succeeded"] * 2
     assert [artworks.get(each).attempts for each in waiting] == [1, 1]
 
 
-def test_a_store_that_fails_for_long_ends_the_worker_and_its_claims_go_back(
-    artworks, settings, images, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker_module, "STORE_PATIENCE_SECONDS", 0.5)
+def test_a_store_that_fails_for_long_ends_the_worker_and_its_claims_go_back(artworks, settings, images) -> None:
     waiting = ask(artworks, f"{images.url}/a.jpg")
     with pytest.raises(StoreError, match="no space left"):
-        worker(artworks, Failing(settings.store_location), settings).serve()
+        worker(artworks, Failing(settings.store_location), settings, clock=lambda: 1000 * time.monotonic()).serve()
     artwork = artworks.get(waiting)
     assert (artwork.status, artwork.attempts) == (ArtworkStatus.STARTING, 0)
 
@@ -450,11 +470,13 @@ def test_a_temporary_folder_without_room_costs_no_attempt(
     monkeypatch.setattr("depth_core.ingest.fetch.body.IN_MEMORY", 1)
     monkeypatch.setattr(tempfile, "tempdir", str(settings.data / "nowhere"))
     waiting = ask(artworks, f"{images.url}/a.jpg")
-    thread = threading.Thread(target=worker(artworks, store, settings).serve)
+    clock = Clock()
+    thread = threading.Thread(target=worker(artworks, store, settings, clock=clock).serve)
     with caplog.at_level(logging.ERROR):
         thread.start()
         eventually(lambda: "TMPDIR" in caplog.text)
         monkeypatch.undo()
+        clock.passed = worker_module.LONGEST_PAUSE_SECONDS
         thread.join(60)
     assert (status(artworks, waiting), artworks.get(waiting).attempts) == ("succeeded", 1)
 

@@ -74,10 +74,11 @@ class Worker:
         lock_device: LockDevice = no_lock,
         collect: Callable[[], object] = lambda: None,
         on_progress: Callable[[Report], None] = lambda report: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`name`: one that was never used before. `device`: for the registry of workers; the settings say which one is used.
         `lock_device`: given a network's device, the lock to hold there. `collect`: called every second, to bring in what came
-        elsewhere (the inbox) and to answer there.
+        elsewhere (the inbox) and to answer there. `clock`: seconds, for its deadlines and pauses.
 
         Raises ConfigurationError when DEPTH_API_FORMATS names no output file."""
         self.artworks = artworks
@@ -90,6 +91,7 @@ class Worker:
         self.lock_device = lock_device
         self.collect = collect
         self.on_progress = on_progress
+        self.clock = clock
         self.report = Report()
         self.claims = Claims(artworks, settings, name, self.report)
         self.store_failed_at: float | None = None  # since when the store has refused everything
@@ -125,10 +127,10 @@ class Worker:
 
     def _loop(self, engines: Engines, downloads: Downloads) -> None:
         settings = self.settings
-        began = last_work = time.monotonic()
+        began = last_work = self.clock()
         collected = reconciled = -RECONCILE_SECONDS
         while not self.stopping:
-            now = time.monotonic()
+            now = self.clock()
             ending = now - began > settings.max_worker_seconds
             if now - reconciled > RECONCILE_SECONDS:
                 self.artworks.queue.reconcile(max_attempts=settings.max_attempts)
@@ -151,7 +153,7 @@ class Worker:
                 self.on_progress(self.report)
                 self.report.new.clear()
             if ready or self.claims.held:
-                last_work = time.monotonic()
+                last_work = self.clock()
             elif ending or now - max(last_work, self.paused_until) > settings.idle_timeout_seconds:
                 return
 
@@ -276,7 +278,7 @@ class Worker:
 
     def _put_back(self, claims: list[Claimed], error: StoreError) -> None:
         """The store refuses: what is at hand waits again, uncounted, and nothing new is claimed for a while."""
-        now = time.monotonic()
+        now = self.clock()
         self.store_failed_at = self.store_failed_at or now
         failing = now - self.store_failed_at
         if failing > STORE_PATIENCE_SECONDS:
