@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from s3fs import S3FileSystem
+from support.http_server import HttpServer
 
 from depth_core.errors import ManifestError
 from depth_core.ingest import manifest, sources
@@ -16,15 +19,29 @@ from depth_core.storage import Store
 Make = Callable[..., Settings]
 
 
+@pytest.fixture(scope="module")
+def site() -> Iterator[HttpServer]:
+    """One for all tests here: whoever asks another server makes another client, which takes long. Paths are each test's own."""
+    with HttpServer() as server:
+        yield server
+
+
 @pytest.fixture(autouse=True)
 def _one_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    """s3fs waits longer and longer between its tries, of which it makes five."""
+    """s3fs waits longer and longer after its tries, of which it makes five."""
     monkeypatch.setattr(S3FileSystem, "retries", 1)
+    monkeypatch.setattr("s3fs.core.asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": lambda seconds: asyncio.sleep(0)}))
 
 
 def options(endpoint: str, **more: Any) -> dict[str, Any]:
     client = {"endpoint_url": endpoint, "region_name": "us-east-1"}
-    return {"key": "k", "secret": "geheim", "client_kwargs": client, "config_kwargs": {"retries": {"max_attempts": 1}}, **more}
+    return {
+        "key": "k",
+        "secret": "geheim",
+        "client_kwargs": client,
+        "config_kwargs": {"retries": {"total_max_attempts": 1}},
+        **more,
+    }
 
 
 def outcome(url: str, settings: Settings, store: Store) -> tuple[str | None, str]:
@@ -49,7 +66,7 @@ def outcome(url: str, settings: Settings, store: Store) -> tuple[str | None, str
     ],
 )
 def test_what_a_bucket_answers_has_its_kind_and_cure(
-    site: Any, store: Store, make_settings: Make, status: int, code: str, kind: str, said: str
+    site: HttpServer, store: Store, make_settings: Make, status: int, code: str, kind: str, said: str
 ) -> None:
     said_by_it = f"<Error><Code>{code}</Code><Message>No\x09\nway</Message></Error>".encode()
 
@@ -57,13 +74,14 @@ def test_what_a_bucket_answers_has_its_kind_and_cure(
         head = site.answer(200, b"pixels", ETag='"1"')
         (head if handler.command == "HEAD" else site.answer(status, said_by_it, Content_Type="application/xml"))(handler)
 
-    site.on("/bucket/a.jpg", behave)
+    path = f"/bucket/{code}.jpg"
+    site.on(path, behave)
     settings = make_settings(download_attempts=1, source_options=options(site.on("")))
-    found, message = outcome("s3://bucket/a.jpg", settings, store)
+    found, message = outcome(f"s3:/{path}", settings, store)
     assert found == kind
     assert said in message
-    site.on("/bucket/a.jpg", site.answer(status))  # to HEAD, which has no words
-    assert outcome("s3://bucket/a.jpg", settings, store)[0] in (kind, "unreachable", "forbidden")
+    site.on(path, site.answer(status))  # to HEAD, which has no words
+    assert outcome(f"s3:/{path}", settings, store)[0] in (kind, "unreachable", "forbidden")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +115,9 @@ def test_keys_that_are_missing_are_asked_for(store: Store, make_settings: Make, 
 
 
 @pytest.mark.parametrize(("status", "said"), [(403, "DEPTH_SOURCE_OPTIONS"), (404, "does not exist")])
-def test_a_manifest_in_a_bucket_that_refuses_names_the_cure(site: Any, make_settings: Make, status: int, said: str) -> None:
-    site.on("/bucket/m.csv", site.answer(status))
+def test_a_manifest_in_a_bucket_that_refuses_names_the_cure(
+    site: HttpServer, make_settings: Make, status: int, said: str
+) -> None:
+    site.on(f"/bucket/{status}.csv", site.answer(status))
     with pytest.raises(ManifestError, match=said):
-        manifest.read("s3://bucket/m.csv", make_settings(source_options=options(site.on(""))))
+        manifest.read(f"s3://bucket/{status}.csv", make_settings(source_options=options(site.on(""))))

@@ -25,6 +25,8 @@ Make = Callable[..., Settings]
 Encode = Callable[..., bytes]
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+pytestmark = pytest.mark.usefixtures("one_process")
+
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
 
 

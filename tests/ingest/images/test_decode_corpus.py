@@ -384,6 +384,7 @@ def shown_by_magick(files: list[File], folder: Path) -> dict[str, Array]:
     }
 
 
+@pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize("files", [pngs, tiffs, packed_tiffs, jpegs, bmps, webs, small_frames, avifs])
 def test_files_are_decoded_as_another_reader_shows_them(
     files: Callable[[], Iterator[File]], tmp_path: Path, settings: Settings

@@ -22,6 +22,8 @@ from depth_core.ingest.images import jpeg
 from depth_core.ingest.images.decode import decode
 from depth_core.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 Encode = Callable[..., bytes]
 
 END = b"\xff\xd9"

@@ -16,6 +16,8 @@ from depth_core.errors import ErrorKind, ImageError
 from depth_core.ingest.images.decode import decode
 from depth_core.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 Encode = Callable[..., bytes]
 Write = dict[str, Any]
 

@@ -53,7 +53,7 @@ def read(tmp_path: Path, settings: Settings) -> Reader:
 def rows(frame: pd.DataFrame) -> list[tuple[int, str, str, dict[str, Any]]]:
     """Line, id, URL and the rest of every good row."""
     good = frame[frame["error_kind"].isna()]
-    rest = good["carried"].map(json.loads)
+    rest = [json.loads(carried) for carried in good["carried"]]
     return list(zip(good["line"], good["row_id"], good["image_url"], rest, strict=True))
 
 
@@ -1057,12 +1057,12 @@ def test_rows_that_grow_in_memory_are_refused(read: Reader, make_settings: Make)
 
 
 def test_very_many_columns_are_read_and_rows_without_them_are_not_filled_up(read: Reader) -> None:
-    names = ",".join(f"c{n}" for n in range(100_000)) + ",t" * 100_000
-    frame = read("a.csv", f"url,{names}\nu{',' * 200_000}\n" + "short\n" * 5000)
+    names = ",".join(f"c{n}" for n in range(50_000)) + ",t" * 50_000
+    frame = read("a.csv", f"url,{names}\nu{',' * 100_000}\n" + "short\n" * 10_000)
     ((_, _, url, carried),) = rows(frame)
-    assert (url, len(carried)) == ("u", 200_000)
+    assert (url, len(carried)) == ("u", 100_000)
     assert {"t", "t'", "t" + "'" * 20, "t'21"} <= set(carried)
-    assert len(bad(frame)) == 5000
+    assert len(bad(frame)) == 10_000
 
 
 def test_quotes_that_open_in_every_line_cost_each_line_and_nothing_more(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
