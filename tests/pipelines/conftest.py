@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,18 @@ class House:
     folder: Path
     depthline: DepthlineResource
     instance: dg.DagsterInstance
+    _defs: dict[str, dg.Definitions] = field(default_factory=dict, init=False)  # by what they were built from
 
     @property
     def store(self) -> Any:
         return self.depthline.store()
 
-    def defs(self, **resources: Any) -> dg.Definitions:
-        return build_defs(self.depthline, resources)
+    def defs(self) -> dg.Definitions:
+        """The definitions, built again where profiles or settings have changed."""
+        source = repr(((self.folder / "profiles.toml").read_text("utf-8"), self.depthline.overrides))
+        if source not in self._defs:
+            self._defs[source] = build_defs(self.depthline)
+        return self._defs[source]
 
     def photo(self, name: str, seed: int = 0, size: tuple[int, int] = (160, 120)) -> Path:
         path = self.folder / "photos" / name
@@ -129,25 +134,32 @@ def overrides() -> dict[str, Any]:
     return {}
 
 
-@contextmanager
-def furnished(folder: Path, overrides: dict[str, Any]) -> Iterator[House]:
+def furnished(folder: Path, overrides: dict[str, Any], instance: dg.DagsterInstance) -> House:
     (folder / "profiles.toml").write_text(PROFILES, "utf-8")
     settings = {"data": str(folder), "device": "cpu", "backoff_seconds": 0.01, "allow_private_hosts": True}
+    return House(folder, DepthlineResource(overrides=settings | overrides), instance)
+
+
+@pytest.fixture(scope="session")
+def blank() -> Iterator[dg.DagsterInstance]:
+    """An instance that tests take one after the other: emptying one is quicker than making one."""
     with dg.DagsterInstance.ephemeral() as instance:
-        yield House(folder, DepthlineResource(overrides=settings | overrides), instance)
+        yield instance
 
 
 @pytest.fixture
-def house(tmp_path: Path, overrides: dict[str, Any]) -> Iterator[House]:
-    with furnished(tmp_path, overrides) as house:
-        yield house
+def house(tmp_path: Path, overrides: dict[str, Any], blank: dg.DagsterInstance) -> House:
+    blank.wipe()
+    return furnished(tmp_path, overrides, blank)
 
 
 @pytest.fixture(scope="module")
 def furnish(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., House]]:
     """Makes installations that all tests of a module share: (settings) -> house."""
-    with ExitStack() as houses:
-        yield lambda **overrides: houses.enter_context(furnished(tmp_path_factory.mktemp("house"), overrides))
+    with ExitStack() as instances:
+        yield lambda **overrides: furnished(
+            tmp_path_factory.mktemp("house"), overrides, instances.enter_context(dg.DagsterInstance.ephemeral())
+        )
 
 
 @pytest.fixture

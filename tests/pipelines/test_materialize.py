@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 from collections.abc import Callable
@@ -40,13 +41,7 @@ def titled(house, count: int) -> Path:
 
 @pytest.fixture
 def photos(house) -> Path:
-    """Of five photos in three chunks."""
-    return titled(house, 5)
-
-
-@pytest.fixture
-def two_chunks(house) -> Path:
-    """Of three photos."""
+    """Of three photos in two chunks."""
     return titled(house, 3)
 
 
@@ -54,16 +49,22 @@ def bring_up_to_date(house, path: Path) -> Report:
     return materialize(str(path), "preview", house.depthline, house.instance)
 
 
-def worked_on(house, path: Path) -> list[int]:
-    """Brings a manifest up to date; the numbers of the chunks that depth maps were asked for."""
-    before = {run.run_id for run in house.instance.get_runs()}
-    bring_up_to_date(house, path)
-    runs = [run for run in house.instance.get_runs() if run.run_id not in before]
+CHUNK_BEGINS = re.compile(r"chunk (\d+) of \d+: fetching images(?: \((.*)\))?")
+
+
+def worked_on(house, path: Path) -> dict[int, str | None]:
+    """Brings a manifest up to date; the numbers of the chunks that depth maps were asked for, and why as it is said."""
+    steps: list[str] = []
+    runs_before = house.instance.get_runs_count()
+    materialize(str(path), "preview", house.depthline, house.instance, on_step=steps.append)
+    runs = house.instance.get_runs(limit=house.instance.get_runs_count() - runs_before)
     chunks = {job: set() for job in ("index_manifest", "ingest_chunk", "depth_maps_for_chunk")}
     for run in runs:
         chunks[run.job_name].add(run.tags["dagster/partition"].partition("|")[0])
+    said = {int(found[1]) - 1: found[2] for step in steps if (found := CHUNK_BEGINS.fullmatch(step))}
     assert chunks["ingest_chunk"] == chunks["depth_maps_for_chunk"]
-    return sorted(int(chunk.rpartition("-")[2]) for chunk in chunks["ingest_chunk"])
+    assert sorted(int(chunk.rpartition("-")[2]) for chunk in chunks["ingest_chunk"]) == sorted(said)
+    return said
 
 
 def reasons(house, path: Path) -> list[Reason | None]:
@@ -81,37 +82,8 @@ def shown(house, report: Report) -> dict[str, str]:
     return {name: rest.strip() for name, _, rest in (line.partition("  ") for line in lines) if name.strip()}
 
 
-def test_a_second_run_leaves_every_chunk_alone_and_says_so(house, photos: Path) -> None:
-    first = bring_up_to_date(house, photos)
-    runs = house.instance.get_runs_count()
-    again = bring_up_to_date(house, photos)
-    assert house.instance.get_runs_count() == runs + 1, "the index alone"
-    assert again.left_alone == again.chunks
-    assert again.records.equals(first.records)
-    assert shown(house, first)["made now"].startswith("5 depth maps, ")
-    table = shown(house, again)
-    assert table["rows"].startswith("5 of ")
-    assert table["succeeded"] == "5"
-    assert table["made now"] == "nothing was left to do"
-    assert table["made before"] == "5 depth maps; not made again"
-    assert table["left alone"] == "3 of 3 chunks: complete and unchanged"
-
-
-def test_a_manifest_that_grew_updates_the_chunks_whose_rows_changed(house, photos: Path) -> None:
-    assert worked_on(house, photos) == [0, 1, 2]
-    with photos.open("a") as file:
-        file.write(f"5,{house.photo('5.jpg', 5)},new\n6,{house.photo('6.jpg', 6)},new\n")
-    assert worked_on(house, photos) == [2, 3]
-    assert len(house.records()) == 7
-    assert worked_on(house, photos) == []
-
-
 def _title(house, photos: Path) -> None:
     photos.write_text(photos.read_text().replace("title 1", "another"))
-
-
-def _row_gone(house, photos: Path) -> None:
-    photos.write_text("".join(line for line in photos.read_text().splitlines(keepends=True) if not line.startswith("0,")))
 
 
 def _photo(house, photos: Path) -> None:
@@ -151,106 +123,171 @@ def _killed(house, photos: Path) -> None:
     records.write(house.store, frame.assign(run_id="killed"), "preview", frame["chunk"][0])
 
 
-@pytest.fixture(scope="module")
-def complete(furnish) -> tuple[Any, Path]:
-    """An installation and its manifest of two chunks, which is up to date. A test that changes something brings it up to date."""
-    house = furnish(**SETTINGS)
-    path = titled(house, 3)
+class Watch:
+    """A meter that notes what it is shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[str, int, list[int]]] = []
+
+    def start(self, label: str, total: int) -> None:
+        self.shown.append((label, total, []))
+
+    def at(self, done: int) -> None:
+        self.shown[-1][2].append(done)
+
+
+class TestAManifestThatIsUpToDate:
+    """What the tests share is of two chunks, and complete: a test that changes something brings it up to date."""
+
+    @pytest.fixture(scope="class")
+    def made(self, furnish) -> tuple[Any, Path, Watch, dict[str, str]]:
+        """An installation, its manifest, and what was shown of its first materialization: meanwhile and at the end."""
+        house, watch = furnish(**SETTINGS), Watch()
+        path = titled(house, 3)
+        report = materialize(str(path), "preview", house.depthline, house.instance, meter=watch)
+        return house, path, watch, shown(house, report)
+
+    @pytest.fixture
+    def complete(self, made) -> tuple[Any, Path]:
+        return made[:2]
+
+    def test_its_first_run_showed_with_each_step_how_many_rows_were_done(self, made) -> None:
+        _, _, watch, table = made
+        assert [(label, rows) for label, rows, _ in watch.shown] == [
+            (f"chunk {number} of 2: {what}", rows) for number, rows in ((1, 2), (2, 1)) for what in ("fetching", "depth maps")
+        ]
+        for label, rows, done in watch.shown:
+            assert done == list(range(1, rows + 1)), label
+        assert table["made now"].startswith("3 depth maps, ")
+
+    def test_a_second_run_leaves_every_chunk_alone_and_says_so(self, complete) -> None:
+        house, path = complete
+        before, runs = house.records(manifest=str(path), profile="preview"), house.instance.get_runs_count()
+        again = bring_up_to_date(house, path)
+        assert house.instance.get_runs_count() == runs + 1, "the index alone"
+        assert again.left_alone == again.chunks
+        assert again.records.equals(before)
+        table = shown(house, again)
+        assert table["rows"].startswith("3 of ")
+        assert table["succeeded"] == "3"
+        assert table["made now"] == "nothing was left to do"
+        assert table["made before"] == "3 depth maps; not made again"
+        assert table["left alone"] == "2 of 2 chunks: complete and unchanged"
+
+    def test_every_change_to_a_chunk_is_noticed_and_one_run_works_on_that_chunk_alone(self, complete) -> None:
+        house, path = complete
+        noticed = []
+        for change in (_page, _stale_records, _depth_map, _records, _photo, _title):  # each is given before those made earlier
+            change(house, path)
+            if change is _title:
+                house.index(path)
+            noticed.append(reasons(house, path))
+        assert noticed == [
+            [reason, None]
+            for reason in (
+                Reason.NO_GALLERY,
+                Reason.RECORDS_CHANGED,
+                Reason.DEPTH_MAPS_CHANGED,
+                Reason.NO_RECORDS,
+                Reason.SOURCES_CHANGED,
+                Reason.ROWS_CHANGED,
+            )
+        ]
+        assert worked_on(house, path) == {0: Reason.ROWS_CHANGED}
+        assert reasons(house, path) == [None, None]
+        frame = house.records()
+        assert [json.loads(carried)["title"] for carried in frame["carried"]] == ["title 0", "another", "title 2"]
+        assert all(house.store.size(f"{folder}/depth.png") for folder in frame["folder"])
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            (_depth_map, Reason.DEPTH_MAPS_CHANGED),
+            (_killed, None),  # the store alone cannot know
+            (_photo_gone, Reason.SOURCES_CHANGED),
+        ],
+    )
+    def test_only_the_chunk_in_which_something_changed_is_worked_on(
+        self, complete, change: Callable[[Any, Path], None], reason: Reason | None
+    ) -> None:
+        house, path = complete
+        change(house, path)
+        assert worked_on(house, path) == {0: reason}
+        assert worked_on(house, path) == {}
+        assert reasons(house, path) == [None, None]
+        assert all(house.store.size(f"{folder}/depth.png") for folder in house.records()["folder"].dropna())
+
+    def test_a_profile_that_was_edited_changes_every_chunk(self, complete) -> None:
+        house, path = complete
+        profiles = house.folder / "profiles.toml"
+        profiles.write_text(profiles.read_text().replace("resolutionLowerLimit = 256", "resolutionLowerLimit = 320", 1))
+        assert worked_on(house, path) == dict.fromkeys((0, 1), Reason.DEPTH_MAPS_CHANGED)
+        assert reasons(house, path) == [None, None]
+
+    def test_a_manifest_that_grew_updates_the_chunks_whose_rows_changed(self, complete) -> None:
+        house, path = complete
+        with path.open("a") as file:
+            file.write(f"5,{house.photo('5.jpg', 5)},new\n6,{house.photo('6.jpg', 6)},new\n")
+        assert worked_on(house, path) == {1: Reason.ROWS_CHANGED, 2: None}
+        assert len(house.records()) == 5
+        assert reasons(house, path) == [None, None, None]
+
+    def test_a_chunk_that_lost_all_its_rows_is_worked_on_once(self, complete) -> None:
+        house, path = complete
+        kept = [line for line in path.read_text().splitlines(keepends=True) if line[0] not in "25"]
+        path.write_text("".join(kept))
+        assert worked_on(house, path) == {1: Reason.ROWS_CHANGED}
+        assert worked_on(house, path) == {}
+        assert len(house.records()) == len(kept) - 1
+
+
+def test_a_chunk_that_nobody_worked_on_is_not_complete(house, photos: Path) -> None:
+    house.index(photos)
+    assert reasons(house, photos) == [Reason.NO_ROWS, Reason.NO_ROWS]
+    house.run("ingest_chunk", house.chunks(photos)[0])
+    assert reasons(house, photos) == [Reason.NO_RECORDS, Reason.NO_ROWS]
+
+
+def test_an_instance_that_knows_nothing_of_a_chunk_makes_it_known(house) -> None:
+    path = titled(house, 1)
     bring_up_to_date(house, path)
-    return house, path
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (_title, Reason.ROWS_CHANGED),
-        (_depth_map, Reason.DEPTH_MAPS_CHANGED),
-        (_records, Reason.NO_RECORDS),
-        (_stale_records, Reason.RECORDS_CHANGED),
-        (_page, Reason.NO_GALLERY),
-        (_killed, None),  # the store alone cannot know
-        (_photo, Reason.SOURCES_CHANGED),
-        (_photo_gone, Reason.SOURCES_CHANGED),
-        (_row_gone, Reason.ROWS_CHANGED),
-    ],
-)
-def test_only_the_chunk_in_which_something_changed_is_worked_on(
-    complete: tuple[Any, Path], change: Callable[[Any, Path], None], reason: Reason | None
-) -> None:
-    house, path = complete
-    change(house, path)
-    house.index(path)
-    assert reasons(house, path) == [reason, None]
-    assert worked_on(house, path) == [0]
-    assert worked_on(house, path) == []
-    assert reasons(house, path) == [None, None]
-    frame = house.records()
-    assert all(house.store.size(f"{folder}/depth.png") for folder in frame["folder"].dropna())
-    assert set(frame["carried"]) <= {f'{{"title": "{title}"}}' for title in ("another", *(f"title {n}" for n in range(3)))}
-
-
-def test_a_chunk_that_nobody_worked_on_is_not_complete(house, two_chunks: Path) -> None:
-    house.index(two_chunks)
-    assert reasons(house, two_chunks) == [Reason.NO_ROWS, Reason.NO_ROWS]
-    house.run("ingest_chunk", house.chunks(two_chunks)[0])
-    assert reasons(house, two_chunks) == [Reason.NO_RECORDS, Reason.NO_ROWS]
-
-
-def test_a_profile_that_was_edited_changes_every_chunk(house, two_chunks: Path) -> None:
-    bring_up_to_date(house, two_chunks)
-    profiles = house.folder / "profiles.toml"
-    profiles.write_text(profiles.read_text().replace("resolutionLowerLimit = 256", "resolutionLowerLimit = 320", 1))
-    assert worked_on(house, two_chunks) == [0, 1]
-    assert worked_on(house, two_chunks) == []
-
-
-def test_an_instance_that_knows_nothing_of_a_chunk_makes_it_known(house, two_chunks: Path) -> None:
-    bring_up_to_date(house, two_chunks)
     with dg.DagsterInstance.ephemeral() as another:
         house.instance = another
-        assert worked_on(house, two_chunks) == [0, 1]
-        assert worked_on(house, two_chunks) == []
+        assert worked_on(house, path) == {0: None}
+        assert worked_on(house, path) == {}
 
 
+@pytest.mark.parametrize("overrides", [SETTINGS | {"rows_per_chunk": 4}])
 def test_chunks_with_failures_that_may_pass_are_tried_again_and_others_are_not(house) -> None:
     (house.folder / "page.jpg").write_text("<html>")
     rows = [house.folder / "page.jpg", "missing.jpg", "", "no\turl", "http://127.0.0.1:9/gone.jpg", house.photo("a.jpg")]
     path = house.manifest("shots.csv", "image_url,title", *(f"{row},x" for row in rows))
-    assert worked_on(house, path) == [0, 1, 2]
-    assert worked_on(house, path) == [2]
+    assert worked_on(house, path) == {0: None, 1: None}
+    assert worked_on(house, path) == {1: Reason.SOURCES_CHANGED}
 
 
-def test_a_chunk_that_lost_all_its_rows_is_worked_on_once(house, two_chunks: Path) -> None:
-    bring_up_to_date(house, two_chunks)
-    two_chunks.write_text("\n".join(two_chunks.read_text().splitlines()[:3]) + "\n")
-    assert worked_on(house, two_chunks) == [1]
-    assert worked_on(house, two_chunks) == []
-    assert len(house.records()) == 2
-
-
-def test_checks_that_failed_are_named_also_when_their_chunk_is_left_alone(house) -> None:
-    path = house.manifest("shots.csv", "image_url", "missing.jpg")
+def test_a_chunk_in_which_all_failed_is_left_alone_and_its_failed_checks_are_named_again(house) -> None:
+    (house.folder / "page.jpg").write_text("<html>")
+    path = house.manifest("shots.csv", "image_url", "../page.jpg", "missing.jpg")
     first = bring_up_to_date(house, path)
+    table = shown(house, first)
+    assert table["failed"] == "2"
+    assert table["made now"] == "no depth map"
+    assert "made before" not in table
+    assert any("failure_rate" in check for check in first.failed_checks)
     again = bring_up_to_date(house, path)
     assert again.left_alone == again.chunks
-    assert any("failure_rate" in check for check in first.failed_checks)
     assert sorted(again.failed_checks) == sorted(first.failed_checks)
 
 
 def test_photos_that_stand_in_several_chunks_count_once(house) -> None:
-    photos = [house.photo(f"{n}.jpg", n) for n in range(3)]
-    path = house.manifest("shots.csv", "image_url", *map(str, photos * 2))
-    table = shown(house, bring_up_to_date(house, path))
-    assert table["succeeded"] == "6"
-    assert table["made now"].startswith("3 depth maps, ")
-    assert "made before" not in table
-
-
-def test_a_run_that_only_failed_made_no_depth_map(house) -> None:
-    (house.folder / "page.jpg").write_text("<html>")
-    table = shown(house, bring_up_to_date(house, house.manifest("shots.csv", "image_url", "../page.jpg", "missing.jpg")))
-    assert table["failed"] == "2"
-    assert table["made now"] == "no depth map"
+    one, other = (str(house.photo(f"{n}.jpg", n)) for n in range(2))
+    path = house.manifest("shots.csv", "image_url", one, other, one)
+    report = bring_up_to_date(house, path)
+    table = shown(house, report)
+    assert len(report.chunks) == 2
+    assert table["succeeded"] == "3"
+    assert table["made now"].startswith("2 depth maps, ")
     assert "made before" not in table
 
 
@@ -265,8 +302,8 @@ def test_a_manifest_that_could_never_be_read_leaves_no_partition(house, content:
 
 
 def test_a_manifest_that_was_read_before_keeps_its_partition(house) -> None:
-    photos = titled(house, 1)
-    bring_up_to_date(house, photos)
+    photos = house.manifest("shots.csv", "image_url", "a.jpg")
+    house.index(photos)
     os.rename(photos, house.folder / "elsewhere.csv")
     with pytest.raises(RunFailedError, match="does not exist"):
         bring_up_to_date(house, photos)
@@ -284,29 +321,6 @@ def test_weights_that_cannot_be_had_are_told_before_anything_is_fetched(house, p
     with pytest.raises(ModelUnavailableError, match="no weights at no-weights"):
         bring_up_to_date(house, photos)
     assert house.instance.get_runs_count() == 0
-
-
-class Watch:
-    """A meter that notes what it is shown."""
-
-    def __init__(self) -> None:
-        self.shown: list[tuple[str, int, list[int]]] = []
-
-    def start(self, label: str, total: int) -> None:
-        self.shown.append((label, total, []))
-
-    def at(self, done: int) -> None:
-        self.shown[-1][2].append(done)
-
-
-def test_each_step_shows_how_many_rows_are_done(house, two_chunks: Path) -> None:
-    watch = Watch()
-    materialize(str(two_chunks), "preview", house.depthline, house.instance, meter=watch)
-    assert [(label, rows) for label, rows, _ in watch.shown] == [
-        (f"chunk {number} of 2: {what}", rows) for number, rows in ((1, 2), (2, 1)) for what in ("fetching", "depth maps")
-    ]
-    for label, rows, done in watch.shown:
-        assert done == list(range(1, rows + 1)), label
 
 
 def test_names_and_messages_of_strangers_cannot_speak_to_the_terminal(house) -> None:
