@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 from support.photos import photo
+from support.programs import Program
 
 from depth_core.storage import Store
 
@@ -65,18 +66,13 @@ class Place:
         path.write_text("image_url\n" + "".join(f"{url}\n" for url in urls))
         return path
 
-    def start(self, *command: str | Path) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [str(word) for word in command],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    def start(self, *arguments: str | Path) -> Program:
+        """Starts Python with these arguments, ("-m", MODULE, ...) or ("-c", CODE, ...)."""
+        output = self.folder / f".output-{len(list(self.folder.glob('.output-*')))}"
+        return Program([str(each) for each in arguments], cwd=self.folder, env=self.environment, output=output)
 
     def run(self, *command: str | Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        """Runs a command as people do."""
         return subprocess.run(
             [str(word) for word in command],
             cwd=self.folder,

@@ -351,7 +351,7 @@ def test_an_interrupt_is_one_line_and_what_is_made_stays(place, number: signal.S
         shutil.copy(photo, photo.with_name(f"{n:04d}.jpg"))
     folder, out = photo.parent, place.folder / "out"
     out.mkdir()
-    process = place.start("depthline", "map", folder, "--out", "out")
+    process = place.start("-m", "depth_core.cli", "map", folder, "--out", "out")
     eventually_of(process, lambda: list(out.glob("*.depth.json")))
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)
@@ -363,11 +363,10 @@ def test_an_interrupt_is_one_line_and_what_is_made_stays(place, number: signal.S
     assert not (out / ".parts").exists()
 
 
-@pytest.mark.parametrize("command", [["depthline"], [sys.executable, "-m", "depth_core.cli"]])
-def test_version_and_help_are_said_and_that_is_all(place, command: list[str]) -> None:
-    version = place.run(*command, "--version")
+def test_version_and_help_are_said_and_that_is_all(place) -> None:
+    version = place.run("depthline", "--version")
     assert (version.returncode, version.stdout) == (0, f"depthline {importlib.metadata.version('depthline')}\n")
-    done = place.run(*command, "--help")
+    done = place.run(sys.executable, "-m", "depth_core.cli", "--help")
     assert done.returncode == 0
     assert all(word in done.stdout for word in ("Usage:", "map", "doctor", "models", "webhooks"))
 
@@ -467,10 +466,10 @@ def test_a_model_whose_weights_are_not_here_is_never_answered_with_another(place
     assert done.stderr.count("\n") == 1
 
 
-def test_the_doctor_of_a_sound_installation_shows_it_and_is_content(place) -> None:
+def test_the_doctor_of_a_sound_installation_shows_it_and_is_content(place, here) -> None:
     place.settings["DEPTH_CHECKPOINTS"] = "{}"  # the bundled network
-    done = place.run("depthline", "doctor")
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = here("doctor")
+    assert done.exit_code == 0, done.stdout + done.stderr
     for shown in ("depthline", "torch", "cpu (DEPTH_DEVICE=cpu)", "writable", "preview", "here: bundled"):
         assert shown in done.stdout
     assert "wrong" not in done.stdout
@@ -571,10 +570,10 @@ def test_the_doctor_of_people_without_a_pipeline_is_content_and_leaves_nothing_b
     assert list(elsewhere.iterdir()) == []
 
 
-def test_models_lists_every_model_with_its_licence_and_where_its_weights_are(place) -> None:
+def test_models_lists_every_model_with_its_licence_and_where_its_weights_are(place, here) -> None:
     place.settings["DEPTH_CHECKPOINTS"] = "{}"  # the bundled network
-    done = place.run("depthline", "models")
-    assert done.returncode == 0
+    done = here("models")
+    assert done.exit_code == 0
     for spec in MODELS:
         (facts,) = [line for line in done.stdout.splitlines() if line.split()[:1] == [spec.key] and spec.licence in line]
         assert spec.kind.value.replace("_", " ") in facts

@@ -1,4 +1,7 @@
-"""Single requests end to end: `make up`'s programs, a client, an image server and a webhook receiver, all real, started once."""
+"""`make up`'s programs, started once, with all that comes to them: requests, files in the inbox, a manifest in the folder.
+
+The client, the image server and the webhook receiver are real too.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ from support.photos import photo
 from support.ports import free_port
 from support.waiting import eventually
 
+from depth_core.output import records
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.database import open_database
 from depth_core.serving.webhooks import outbox
@@ -33,6 +37,7 @@ from depth_core.serving.webhooks import outbox
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-key-of-sixteen-and-more"
 IDLE_TIMEOUT = 4
+PATIENCE = 200  # seconds: three runs one after the other, each a start of Python, on a busy machine
 
 wait_until = partial(eventually, every=0.1)
 
@@ -66,6 +71,8 @@ def running(shared_place) -> Iterator[httpx.Client]:
     """The API, Dagster's web server and its daemon, and a client with a key."""
     place = shared_place
     shutil.copy(ROOT / "workspace.yaml", place.folder)
+    profiles = place.folder / "profiles.toml"
+    profiles.write_text(profiles.read_text().replace("[preview]", "[preview]\non_arrival = true", 1))
     port = free_port()
     place.settings = {
         "DEPTH_API_PORT": str(port),
@@ -73,6 +80,7 @@ def running(shared_place) -> Iterator[httpx.Client]:
         "DEPTH_PUBLIC_URL": f"http://127.0.0.1:{port}",
         "DEPTH_ALLOW_PRIVATE_HOSTS": "true",
         "DEPTH_IDLE_TIMEOUT_SECONDS": str(IDLE_TIMEOUT),
+        "DEPTH_LEASE_SECONDS": "10",
         "DEPTH_INBOX_SETTLE_SECONDS": "0.5",
     }
     log = place.folder / "up.log"
@@ -109,6 +117,12 @@ def artworks(running, shared_place) -> Iterator[ArtworkStore]:
     store = ArtworkStore(open_database(f"sqlite:///{shared_place.folder / 'depthline.db'}"))
     yield store
     store.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def manifest(running, shared_place) -> Path:
+    """A manifest that is dropped into the folder first of all: it takes a minute, in which the other tests run."""
+    return shared_place.manifest([*shared_place.photos(3), shared_place.folder / "gone.jpg"])
 
 
 @pytest.fixture
@@ -208,10 +222,10 @@ def test_a_file_in_the_inbox_is_answered_beside_it_and_a_bad_one_is_put_aside(ru
     assert running.get(f"/v2/artworks/{artwork['id']}").status_code == 404, "an inbox file's artwork is not Ann's"
 
 
-def test_make_up_ends_all_and_says_so_when_the_api_cannot_start(place) -> None:
-    shutil.copy(ROOT / "workspace.yaml", place.folder)
-    place.settings["DEPTH_API_HOST"] = "0.0.0.0"  # without keys
-    ended = place.run(sys.executable, "-m", "pipelines.up", "-h", "127.0.0.1", "-p", str(free_port()), timeout=90)
-    assert ended.returncode == 1
-    assert "DEPTH_API_KEYS" in ended.stderr
-    assert "the API has ended" in ended.stderr
+def test_a_manifest_dropped_into_the_folder_is_indexed_fetched_and_depth_mapped_with_no_further_word(shared_place) -> None:
+    store = shared_place.store
+    wait_until(lambda: not records.read(store, profile="preview").empty, "no records", within=PATIENCE)
+    frame = records.read(store, profile="preview")
+    assert frame["status"].tolist() == ["succeeded"] * 3 + ["failed"]
+    assert frame["error_kind"].tolist()[-1] == "not_found"
+    assert "Traceback" not in (shared_place.folder / "up.log").read_text()

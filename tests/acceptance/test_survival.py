@@ -7,7 +7,6 @@ import random
 import re
 import shutil
 import signal
-import sys
 import time
 from io import BytesIO
 from pathlib import Path
@@ -54,12 +53,11 @@ def test_a_run_that_is_killed_again_and_again_is_finished_by_the_next(place, mat
     draw = random.Random()
     done = 0
     for _ in range(2):
-        process = place.start(sys.executable, "-m", "pipelines.materialize", manifest)
+        process = place.start("-m", "pipelines.materialize", manifest)
         more = draw.randint(1, 4)  # depth maps; after a time a fast machine would have come to the end
         eventually_of(process, lambda enough=done + more: len(sidecars(place)) >= enough)
         time.sleep(draw.uniform(0, 0.05))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
         assert len(sidecars(place)) > done
         done = len(sidecars(place))
         assert_every_file_is_whole(place)
@@ -83,7 +81,7 @@ def test_a_run_that_is_killed_again_and_again_is_finished_by_the_next(place, mat
 
 def test_an_interrupted_run_ends_with_one_line_holds_nothing_and_is_finished_by_the_next(place, materialize) -> None:
     manifest = place.manifest(place.photos(COUNT))
-    process = place.start(sys.executable, "-m", "pipelines.materialize", manifest)
+    process = place.start("-m", "pipelines.materialize", manifest)
     eventually_of(process, lambda: sidecars(place))
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=120)
@@ -106,8 +104,7 @@ def test_what_an_index_run_changed_before_it_was_killed_is_told_by_the_next(plac
     manifest = place.manifest(photos[:1])
     assert materialize(manifest).status == 0
     place.manifest(photos)
-    killed = place.run(
-        sys.executable,
+    killed = place.start(
         "-c",
         "import os, signal, sys\n"
         "from pipelines import partitions\n"
@@ -116,7 +113,7 @@ def test_what_an_index_run_changed_before_it_was_killed_is_told_by_the_next(plac
         "command.main(sys.argv[1], 'preview')",
         manifest,
     )
-    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    assert killed.wait() == -signal.SIGKILL, killed.communicate()
 
     assert materialize(manifest).status == 0
 
@@ -133,7 +130,7 @@ def test_two_runs_of_one_chunk_at_once_leave_valid_files_and_one_complete_table(
         (place.folder / home).mkdir(exist_ok=True)
         shutil.copy(ROOT / "dagster.yaml", place.folder / home)
         place.settings["DAGSTER_HOME"] = str(place.folder / home)
-        both.append(place.start(sys.executable, "-m", "pipelines.materialize", manifest))
+        both.append(place.start("-m", "pipelines.materialize", manifest))
     outputs = [process.communicate(timeout=240)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert_every_file_is_whole(place)
@@ -152,9 +149,17 @@ def test_a_full_disk_fails_the_run_with_a_clear_error_and_the_next_run_goes_on(p
     with Image.open(small) as photo:
         photo.resize((3000, 2000), Image.Resampling.BICUBIC).save(large, quality=90)
     manifest = place.manifest([small, large])
-    limited = place.run("bash", "-c", f"ulimit -f 3072; trap '' XFSZ; exec {sys.executable} -m pipelines.materialize {manifest}")
-    assert limited.returncode == 1, limited.stdout[-3000:]
-    assert re.search(r"cannot write \S*/store/depth/\S*: OSError: \S+ \S+ File too large", limited.stderr), limited.stderr[-3000:]
+    limited = place.start(
+        "-c",
+        "import resource, sys\n"
+        "from pipelines.materialize import command\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3 * 2**20,) * 2)\n"
+        "command.main(sys.argv[1], 'preview')",
+        manifest,
+    )
+    said, _ = limited.communicate()
+    assert limited.returncode == 1, said[-3000:]
+    assert re.search(r"cannot write \S*/store/depth/\S*: OSError: \S+ \S+ File too large", said), said[-3000:]
     assert_every_file_is_whole(place)
     assert materialize(manifest).status == 0
     assert_one_record_per_row(place, 2)

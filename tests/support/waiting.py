@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from support.programs import Program
+
 Found = TypeVar("Found")
 
 
@@ -26,7 +28,7 @@ def eventually(
 
 
 def eventually_of(
-    process: subprocess.Popen[str], condition: Callable[[], Found], what: str = "", *, within: float = 120
+    process: subprocess.Popen[str] | Program, condition: Callable[[], Found], what: str = "", *, within: float = 120
 ) -> Found:
     """`eventually` of what a program does. Raises AssertionError with what it printed when it ends before."""
 
