@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from depth_core import settings
 sys.path.insert(0, str(Path(__file__).parent))  # for oracle.py
 
 
-@pytest.fixture(autouse=True)
-def _the_bundled_network(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _the_bundled_network() -> Iterator[None]:
     """Not the small one that stands in its place elsewhere."""
-    monkeypatch.delenv("DEPTH_CHECKPOINTS")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DEPTH_CHECKPOINTS")
+        yield
 
 
 @pytest.fixture

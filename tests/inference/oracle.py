@@ -30,17 +30,17 @@ def official_keys(model: str) -> dict[str, tuple[int, ...]]:
 
 def weight(key: str, shape: tuple[int, ...], *, salt: str = "", mode: str = "") -> torch.Tensor:
     """One tensor, by the fixtures' rule. `mode` "eps" makes activations so small that a LayerNorm's epsilon shows."""
-    z = np.random.default_rng(zlib.crc32((salt + key).encode())).standard_normal(shape)
+    w = np.random.default_rng(zlib.crc32((salt + key).encode())).standard_normal(shape)
     last = key.rsplit(".", 1)[-1]
     if last in _TOKENS:
-        w = 0.2 * z
+        w *= 0.2
     elif last == "gamma":
-        w = 0.5 + 0.05 * z
+        w = 0.5 + 0.05 * w
     elif last == "bias":
         offset = 0.9 if key.endswith("cam_dec.fc_fov.0.bias") else 1.0 if key == "depth_head.scratch.output_conv2.2.bias" else 0.0
-        w = offset + 0.05 * z
+        w = offset + 0.05 * w
     elif len(shape) == 1:
-        w = 1 + 0.05 * z
+        w = 1 + 0.05 * w
     else:
         scale = 1.0
         if key.endswith(("head.scratch.output_conv2.2.weight", "head.scratch.sky_output_conv2.2.weight")):
@@ -48,9 +48,10 @@ def weight(key: str, shape: tuple[int, ...], *, salt: str = "", mode: str = "") 
         elif key.endswith("cam_dec.fc_fov.0.weight"):
             scale = 0.05
         fan = shape[0] if any(part in key for part in _TRANSPOSED) else math.prod(shape[1:])
-        w = scale * z / math.sqrt(fan)
+        w *= scale  # in place: memory is what these millions cost
+        w /= math.sqrt(fan)
     if mode == "eps" and _QUIET.search(key):
-        w = w * 0.01
+        w *= 0.01
     return torch.from_numpy(w.astype(np.float32))
 
 

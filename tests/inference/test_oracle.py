@@ -7,6 +7,7 @@ FOLDER` everything in that folder, with `--device cuda` on a GPU. Networks of mo
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -32,12 +33,17 @@ def folders(config: pytest.Config) -> list[Path]:
     return [named] if named else [folder for folder in (oracle.DATA, BESIDE) if folder.is_dir()]
 
 
+# the same network's batch of this size, and its whole map of a larger one, tell all that these do
+_REPEATED = re.compile(r"da(2-vit[sb]|3-small|3-base)_252x252\.npz")
+
+
 def files(config: pytest.Config, pattern: str) -> list[Path]:
     """By name, the first folder's where several have one."""
     found: dict[str, Path] = {}
     for folder in folders(config):
         for file in sorted(folder.glob(pattern)):
-            found.setdefault(file.name, file)
+            if config.getoption("--oracle") or not _REPEATED.fullmatch(file.name):
+                found.setdefault(file.name, file)
     return list(found.values())
 
 
@@ -66,9 +72,12 @@ def _marks(case: reference.Case | None) -> list[pytest.MarkDecorator]:
     return [pytest.mark.slow] if case is not None and case.large else []
 
 
+_recognise = functools.cache(reference.recognise)  # when tests are collected, and when they run
+
+
 def _case(file: Path) -> reference.Case | None:
     try:
-        return reference.recognise(file)
+        return _recognise(file)
     except reference.NotUnderstoodError:
         return None
 
@@ -79,7 +88,7 @@ def _case(file: Path) -> reference.Case | None:
 @pytest.fixture
 def wanted(network_file: Path, request: pytest.FixtureRequest) -> reference.Case:
     """The file's case, unless it is of a large network that nobody asked for. One that is not understood is an error."""
-    case = reference.recognise(network_file)
+    case = _recognise(network_file)
     if case.large and not (request.config.getoption("--oracle") or "slow" in request.config.getoption("-m")):
         pytest.skip("a large network: run with --oracle FOLDER or -m slow")
     return case

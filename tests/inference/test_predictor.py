@@ -23,9 +23,9 @@ from support.photos import noise
 from depth_core.catalog import BY_KEY
 from depth_core.errors import ConfigurationError, ModelUnavailableError
 from depth_core.inference import checkpoints, predictor, weights
-from depth_core.inference.networks import depth_anything_2
+from depth_core.inference.networks import depth_anything_2, kernels
 from depth_core.inference.predictor import Predictor
-from depth_core.settings import Settings
+from depth_core.settings import Settings, load
 
 Configured = Callable[..., Settings]
 
@@ -34,37 +34,46 @@ def loaded(key: str, settings: Settings, path: Path | str = "") -> Predictor:
     return predictor.load(checkpoints.resolve(BY_KEY[key], settings, str(path)), settings)
 
 
-@pytest.fixture(params=["tiny", "tiny of one's own", "v2/small", "v3/small"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.xdist_group(f"model {name}"))  # one pytest worker loads it
+        for name in ("tiny", "tiny of one's own", "v2/small", "v3/small")
+    ],
+)
 def model(
-    request: pytest.FixtureRequest, configured: Configured, v2_file: Path, v3_file: Path, tmp_path: Path
+    request: pytest.FixtureRequest, v2_file: Path, v3_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Predictor]:
+    settings = load(device="cpu", checkpoint_cache=tmp_path_factory.mktemp("cache"))
     if request.param == "tiny of one's own":
-        made = loaded("tiny", configured(), tiny_folder(tmp_path, "transformers"))
+        made = loaded("tiny", settings, tiny_folder(tmp_path_factory.mktemp("own"), "transformers"))
     else:
         files = {"tiny": "", "v2/small": v2_file, "v3/small": v3_file}
-        made = loaded(request.param, configured(), files[request.param])
+        made = loaded(request.param, settings, files[request.param])
     yield made
     made.close()
 
 
-def test_a_batch_gives_each_image_what_it_gets_alone(model: Predictor) -> None:
-    batch = torch.stack([model.preprocessor.prepare(noise(seed=seed), (448, 448)) for seed in range(3)])
+def test_a_batch_gives_each_image_what_it_gets_alone(model: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_SHORTEST", 200)  # 257 tokens come in blocks, as those of large images do
+    monkeypatch.setattr(kernels, "_best_block", lambda length: 1 << 14)
+    batch = torch.stack([model.preprocessor.prepare(noise(seed=seed), (224, 224)) for seed in range(2)])
     together = model.predict(batch).depth
     assert together.dtype is torch.float32
-    assert together.shape == (3, 448, 448)
-    for index in range(3):
+    assert together.shape == (2, 224, 224)
+    for index in range(2):
         torch.testing.assert_close(together[index], model.predict(batch[index : index + 1]).depth[0], atol=1e-5, rtol=1e-4)
 
 
 def test_preparing_in_many_threads_gives_what_one_gives_and_leaves_their_settings_alone(model: Predictor) -> None:
-    photos = [noise(300 + 10 * i, 401, i) for i in range(8)]
+    photos = [noise(300 + 10 * i, 401, i) for i in range(6)]
     threads = torch.get_num_threads()
-    alone = [model.preprocessor.prepare(image, (448, 448)) for image in photos]
+    alone = [model.preprocessor.prepare(image, (224, 224)) for image in photos]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda image: model.preprocessor.prepare(image, (448, 448)), photos))
+        together = list(pool.map(lambda image: model.preprocessor.prepare(image, (224, 224)), photos))
     assert all(torch.equal(left, right) for left, right in zip(alone, together, strict=True))
     assert torch.get_num_threads() == threads
-    assert alone[0].shape == (3, 448, 448)
+    assert alone[0].shape == (3, 224, 224)
     assert alone[0].is_contiguous()
 
 
@@ -185,12 +194,12 @@ def test_a_folder_whose_config_is_of_another_network_with_keys_of_the_same_names
         loaded("v2/small", configured(), v2_folder(tmp_path, v2_file, **config))
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"backbone_config": null}', '{"depth_estimation_type": "relative"}'])
-def test_a_config_that_says_nothing_else_does_no_harm(text: str, configured: Configured, v2_file: Path, tmp_path: Path) -> None:
+def test_a_config_that_says_nothing_else_does_no_harm(configured: Configured, v2_file: Path, tmp_path: Path) -> None:
     folder = v2_folder(tmp_path, v2_file)
     loaded("v2/small", configured(), folder)
-    (folder / "config.json").write_text(text)
-    loaded("v2/small", configured(), folder)
+    for text in ("{", "[]", "{}", '{"backbone_config": null}', '{"depth_estimation_type": "relative"}'):
+        (folder / "config.json").write_text(text)
+        loaded("v2/small", configured(), folder)
 
 
 def test_half_precision_weights_are_run_in_float32(
@@ -337,15 +346,19 @@ def test_auto_is_the_cpu_in_float32_where_there_is_no_gpu(configured: Configured
     assert predictor.choose_precision(settings, "cpu") == "fp32"
 
 
-def test_none_of_it_loads_torch_before_a_network_is_loaded() -> None:
+def test_none_of_it_loads_torch_before_a_network_is_loaded_and_the_bundled_one_needs_no_transformers() -> None:
     code = """
 import sys
 from depth_core import settings
 from depth_core.catalog import BY_KEY
 from depth_core.inference import checkpoints, predictor, preprocessing, sizing, weights
 from depth_core.output import normalization
-checkpoints.resolve(BY_KEY["tiny"], settings.load())
-checkpoints.describe_models(settings.load())
+configured = settings.load(device="cpu")
+checkpoint = checkpoints.resolve(BY_KEY["tiny"], configured)
+checkpoints.describe_models(configured)
 assert not {"torch", "transformers"} & set(sys.modules)
+predictor.load(checkpoint, configured)
+assert "torch" in sys.modules
+assert "transformers" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

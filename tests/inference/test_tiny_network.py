@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -126,17 +124,3 @@ def test_a_config_that_cannot_be_followed_is_refused(section: str, changed: dict
 def test_sizes_that_the_weights_do_not_have_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailableError, match=r"keys missing: silhouette\.encoder\.0\.down\.6"):
         checkpoint_folder._network(folder(tmp_path, "silhouette", levels=[8, 6, 5, 4]), "tiny", "cpu")
-
-
-def test_the_bundled_network_is_loaded_without_transformers() -> None:
-    program = (
-        "import sys\n"
-        "from depth_core import catalog, settings\n"
-        "from depth_core.inference import checkpoints, predictor\n"
-        "configured = settings.load(device='cpu')\n"
-        "predictor.load(checkpoints.resolve(catalog.BY_KEY['tiny'], configured), configured)\n"
-        "assert 'torch' in sys.modules\n"
-        "print('transformers' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
