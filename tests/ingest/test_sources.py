@@ -203,7 +203,7 @@ def test_sources_are_kept_in_a_bucket_too(site: Any, s3_bucket: Any, s3_options:
     assert sources.reader(store, sha(b"from a bucket"))() == b"from a bucket"
 
 
-def test_a_table_is_settled_until_a_url_a_file_or_an_entry_changes(
+def test_a_table_is_up_to_date_until_a_url_a_file_or_an_entry_changes(
     site: Any, store: Store, settings: Settings, tmp_path: Path
 ) -> None:
     file, missing = tmp_path / "a.jpg", tmp_path / "missing.jpg"

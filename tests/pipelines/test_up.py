@@ -105,7 +105,7 @@ def test_a_port_that_is_taken_ends_it_before_anything_is_started(
 
 
 @pytest.mark.usefixtures("nothing_may_start")
-def test_the_port_of_the_door_is_looked_at_too(
+def test_the_port_of_the_api_is_checked_too(
     taken: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEPTH_API_PORT", str(taken))
