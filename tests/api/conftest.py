@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,43 +9,64 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 import uvicorn
+from support.waiting import eventually
 
 from depth_api.app import create_app
 from depth_api.connections import configured
 from depth_core import settings as settings_module
 from depth_core.serving.artworks.store import ArtworkStore, open_store
-from depth_core.serving.database import open_database
+from depth_core.serving.database import Database, metadata
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
 ANN, BOB = "ann-key-0123456789", "bob-key-0123456789"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _traces_in_black_and_white() -> None:
+    """Where nobody configures the log it has a library's coloured traces, and each takes seconds."""
+    *others, _ = structlog.get_config()["processors"]
+    structlog.configure([*others, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
+
+
+def _settings(data: Path, **changes: Any) -> Settings:
+    fields = {
+        "data": data,
+        "api_keys": f"ann:{ANN},bob:{BOB}",
+        "allow_private_hosts": True,
+        "rate_limit": 0,
+        "wrong_keys": 0,
+        "webhooks_in_api": False,
+    }
+    return settings_module.load(**fields | changes)
+
+
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with its tables, to be copied."""
-    path = tmp_path_factory.mktemp("migrated") / "depthline.db"
-    open_database(f"sqlite:///{path}").close()
-    return path
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of an API whose database and store all tests have, one after the other."""
+    settings = _settings(tmp_path_factory.mktemp("api"))
+    open_store(settings).close()
+    return settings
+
+
+@pytest.fixture(scope="session")
+def shared_url(shared: Settings) -> Iterator[str]:
+    with _serving(shared) as url:
+        yield url
 
 
 @pytest.fixture
-def configure(tmp_path: Path, migrated: Path) -> Callable[..., Settings]:
-    """Settings of an API of its own: two keys, its database and store in the test's folder."""
-    shutil.copy(migrated, tmp_path)
-
-    def settings(**changes: Any) -> Settings:
-        fields = {
-            "data": tmp_path,
-            "api_keys": f"ann:{ANN},bob:{BOB}",
-            "allow_private_hosts": True,
-            "rate_limit": 0,
-            "webhooks_in_api": False,
-        }
-        return settings_module.load(**fields | changes)
-
-    return settings
+def configure(shared: Settings) -> Callable[..., Settings]:
+    """Settings of an API: two keys, and the shared database and store, empty when the test begins."""
+    database = Database(shared.database_location)
+    with database.write() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(table.delete())
+    database.close()
+    shutil.rmtree(shared.store_location, ignore_errors=True)
+    return lambda **changes: _settings(**{"data": shared.data} | changes)
 
 
 @contextmanager
@@ -54,10 +74,9 @@ def _serving(settings: Settings) -> Iterator[str]:
     server = uvicorn.Server(configured(create_app(settings), settings, port=0))
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started and thread.is_alive():
-        time.sleep(0.01)
-    assert thread.is_alive(), "the API did not start"
     try:
+        eventually(lambda: server.started or not thread.is_alive(), every=0.005)
+        assert thread.is_alive(), "the API did not start"
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
@@ -76,16 +95,27 @@ def settings(configure: Callable[..., Settings]) -> Settings:
 
 
 @pytest.fixture
-def url(settings: Settings) -> Iterator[str]:
-    with _serving(settings) as url:
-        yield url
+def url(settings: Settings, shared_url: str) -> str:
+    """The API of most tests. It has no limits of calls, and its metrics count those of other tests too."""
+    return shared_url
+
+
+@pytest.fixture
+def own_client(settings: Settings) -> Iterator[httpx.Client]:
+    """Ann's, of an API that is this test's alone, on the shared database."""
+    with _serving(settings) as url, _client(url) as client:
+        yield client
 
 
 @pytest.fixture
 def client(url: str) -> Iterator[httpx.Client]:
     """Ann's."""
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {ANN}"}, timeout=90) as client:
+    with _client(url) as client:
         yield client
+
+
+def _client(url: str) -> httpx.Client:
+    return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {ANN}"}, timeout=90)
 
 
 @pytest.fixture

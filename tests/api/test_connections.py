@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -81,23 +80,25 @@ def test_a_body_that_trickles_in_after_its_answer_keeps_no_connection_open(hasty
 def test_a_request_that_takes_its_time_to_be_answered_is_no_late_one(hasty: str) -> None:
     with connect(hasty) as connection:
         text = b'{"imageUrl": "https://example.com/a.jpg", "model": "tiny"}'
-        head = f"{POST}Prefer: wait=1\r\nContent-Length: {len(text)}\r\n\r\n".encode()
-        for _ in range(2):  # and the connection is used again
-            connection.sendall(head + text)
+        for prefer in ("wait=1", "respond-async"):  # and the connection is used again
+            connection.sendall(f"{POST}Prefer: {prefer}\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text)
             assert connection.recv(65536).startswith(b"HTTP/1.1 202 ")
 
 
-def test_a_client_that_hangs_up_is_noted_as_such_and_is_no_error(url: str, client: httpx.Client, artworks: ArtworkStore) -> None:
+def test_a_client_that_hangs_up_is_noted_as_such_and_is_no_error(own_client: httpx.Client, artworks: ArtworkStore) -> None:
+    url = str(own_client.base_url)
+    text = b'{"imageUrl": "https://example.com/a.jpg", "model": "tiny"}'
     with structlog.testing.capture_logs() as lines:
         with connect(url) as halfway:
-            halfway.sendall(f"{POST}Content-Length: 100\r\n\r\n{{".encode())
-            time.sleep(0.1)
-        text = b'{"imageUrl": "https://example.com/a.jpg", "model": "tiny"}'
+            # It asks whether to go on when it has the head.
+            halfway.sendall(f"{POST}Expect: 100-continue\r\nContent-Length: 100\r\n\r\n".encode())
+            assert halfway.recv(100).startswith(b"HTTP/1.1 100 ")
+            halfway.sendall(b"{")
         with connect(url) as waiting:
             waiting.sendall(f"{POST}Prefer: wait=60\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text)
             eventually(lambda: artworks.queue.waiting()[0])
         eventually(lambda: len(lines) >= 2)
-        figures = client.get("/metrics").text
+        figures = own_client.get("/metrics").text
     requests = [line for line in lines if line.get("path") == "/v2/artworks/depth-map"]
     assert [(line["event"], line["log_level"], line["status"]) for line in requests] == [("request", "info", 499)] * 2
     assert 'depthline_http_client_disconnects_total{route="/v2/artworks/depth-map"} 2.0' in figures
@@ -115,7 +116,6 @@ def test_lines_of_the_log_are_printable_and_have_no_secrets_of_urls(url: str) ->
 
 def test_connections_beyond_the_limit_are_told_so(configure: Callable[..., Settings], serving: Serving) -> None:
     with serving(configure(api_connections=2)) as url:
-        with connect(url), connect(url):
-            time.sleep(0.1)
+        with connect(url), connect(url):  # they are accepted in their order
             assert httpx.get(f"{url}/health/live").status_code == 503
         eventually(lambda: httpx.get(f"{url}/health/live").status_code == 200)

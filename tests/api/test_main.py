@@ -73,6 +73,24 @@ def test_the_api_starts_logs_its_requests_and_errors_by_their_ids_and_ends_when_
     assert request["request_id"] == error["request_id"]
 
 
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str, **changes: str) -> None:
+    """The program, in this process."""
+    for name in [name for name in os.environ if name.startswith("DEPTH_")]:
+        monkeypatch.delenv(name)
+    for name, value in {"DEPTH_DATA": str(tmp_path), **changes}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["depth_api", *arguments])
+    program.main()
+
+
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: str) -> str:
+    """Why the program does not start."""
+    with pytest.raises(SystemExit) as end:
+        run(tmp_path, monkeypatch, **changes)
+    return str(end.value.code)  # Python prints it, and the status is 1
+
+
 @pytest.mark.parametrize(
     ("changes", "cure"),
     [
@@ -86,34 +104,32 @@ def test_the_api_starts_logs_its_requests_and_errors_by_their_ids_and_ends_when_
 def test_what_the_operator_got_wrong_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], changes: dict[str, str], cure: str
 ) -> None:
-    for name in [name for name in os.environ if name.startswith("DEPTH_")]:
-        monkeypatch.delenv(name)
-    for name, value in {"DEPTH_DATA": str(tmp_path), **changes}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["depth_api"])
-    with pytest.raises(SystemExit) as end:
-        program.main()
-    said = str(end.value.code)  # Python prints it, and the status is 1
+    said = refused(tmp_path, monkeypatch, **changes)
     assert cure in said
     assert len(said.strip().splitlines()) == 1
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_port_that_is_taken_is_one_line_with_the_cure(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_one_line_with_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        process = start(tmp_path, DEPTH_API_PORT=str(other.getsockname()[1]))
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 1
+        said = refused(tmp_path, monkeypatch, DEPTH_API_PORT=str(other.getsockname()[1]))
     assert "is taken" in said
     assert "DEPTH_API_PORT" in said
     assert len(said.strip().splitlines()) == 1
+    assert capfd.readouterr() == ("", "")
 
 
-def test_help_is_said_and_nothing_started(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "depth_api", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "DEPTH_API_PORT" in done.stdout
+def test_help_is_said_and_nothing_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        run(tmp_path, monkeypatch, "--help")
+    assert end.value.code == 0
+    out, err = capfd.readouterr()
+    assert "DEPTH_API_PORT" in out
+    assert err == ""
     assert list(tmp_path.iterdir()) == []

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
-import json
 import logging
 import os
 import signal
@@ -16,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -481,39 +480,28 @@ def test_a_temporary_folder_without_room_costs_no_attempt(
     assert (status(artworks, waiting), artworks.get(waiting).attempts) == ("succeeded", 1)
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    """Weights of V2 small: its tensors by name and shape, with random numbers."""
-    import torch
-    from safetensors.torch import save_file
-
-    listed = Path(__file__).parents[1] / "data" / "oracle" / "keys_da2_vits.json.gz"
-    shapes = json.loads(gzip.decompress(listed.read_bytes()))
-    shapes = shapes.get("state_dict", shapes)
-    save_file({key: 0.05 * torch.randn(tuple(shape)) for key, shape in shapes.items()}, tmp_path / "small.safetensors")
-    return tmp_path / "small.safetensors"
-
-
-def test_networks_stay_loaded_within_the_budget_and_the_least_recently_used_goes(store, settings, small: Path) -> None:
+def test_networks_stay_loaded_within_the_budget_and_the_least_recently_used_goes(store, settings) -> None:
     from depth_core import catalog
     from depth_core.inference import checkpoints
 
-    settings = settings.model_copy(update={"checkpoints": {"v2/small": str(small)}, "checkpoint_cache": small.parent})
-    tiny_one, small_one = (checkpoints.resolve(catalog.BY_KEY[key], settings) for key in ("tiny", "v2/small"))
+    tiny_one = checkpoints.resolve(catalog.BY_KEY["tiny"], settings)
+    heavy_one = replace(
+        tiny_one, spec=replace(tiny_one.spec, name="heavy", parameters_million=25)
+    )  # the same network by its name
 
     roomy = Engines(store, settings, budget_bytes=1e9)
     first = roomy.get(tiny_one)
-    roomy.get(small_one)
-    assert roomy.keys == ("tiny", "v2/small")
+    roomy.get(heavy_one)
+    assert roomy.keys == ("tiny", "heavy")
     assert roomy.get(tiny_one) is first
-    assert roomy.keys == ("v2/small", "tiny"), "the one used last goes last"
+    assert roomy.keys == ("heavy", "tiny"), "the one used last goes last"
     roomy.close()
     assert roomy.keys == ()
 
-    tight = Engines(store, settings, budget_bytes=100e6)  # v2/small alone fits
+    tight = Engines(store, settings, budget_bytes=100e6)  # the heavy one alone fits
     evicted = tight.get(tiny_one)
-    tight.get(small_one)
-    assert tight.keys == ("v2/small",)
+    tight.get(heavy_one)
+    assert tight.keys == ("heavy",)
     network = evicted.predictor
     with pytest.raises(RuntimeError, match="closed"):
         network.predict(network.preprocessor.prepare(np.zeros((64, 64, 3), np.uint8), (64, 64))[None])
