@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from support.servers import execute
 
 from depth_core import settings as settings_module
 from depth_core.serving import database as db
@@ -90,8 +92,10 @@ def settings(overrides: dict[str, Any]) -> Settings:
 # -- the database -------------------------------------------------------------------------------------------------------------
 
 
-def _sqlite(path: Path) -> Path:
-    """The golden database as the file that it was."""
+@pytest.fixture(scope="session")
+def sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden database as the file that it was: to copy from."""
+    path = tmp_path_factory.mktemp("golden") / "depthline.db"
     connection = sqlite3.connect(path)
     connection.executescript((GOLDEN / "database" / "depthline.sql").read_text("utf-8"))
     connection.close()
@@ -99,8 +103,8 @@ def _sqlite(path: Path) -> Path:
 
 
 @pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    return f"sqlite:///{_sqlite(tmp_path / 'depthline.db')}"
+def sqlite_url(sqlite_file: Path, tmp_path: Path) -> str:
+    return f"sqlite:///{shutil.copy(sqlite_file, tmp_path)}"
 
 
 def _fill(connection: sa.Connection, source: Path) -> None:
@@ -136,21 +140,22 @@ def _converted(row: dict[str, Any], table: sa.Table) -> dict[str, Any]:
     return {name: value(table.c[name], stored) for name, stored in row.items() if stored is not None}
 
 
-@pytest.fixture
-def postgresql_url(postgresql: sa.URL, tmp_path: Path) -> Iterator[str]:
-    server = sa.create_engine(postgresql, isolation_level="AUTOCOMMIT")
-    with server.connect() as connection:
-        connection.execute(sa.text("DROP DATABASE IF EXISTS golden WITH (FORCE)"))
-        connection.execute(sa.text("CREATE DATABASE golden"))
-    url = postgresql.set(database="golden")
-    engine = sa.create_engine(url)
+@pytest.fixture(scope="session")
+def postgresql_template(postgresql: sa.URL, sqlite_file: Path) -> str:
+    """The name of a database with the golden rows, to make others of."""
+    execute(postgresql, "CREATE DATABASE golden_template")
+    engine = sa.create_engine(postgresql.set(database="golden_template"))
     with engine.begin() as connection:
-        _fill(connection, _sqlite(tmp_path / "rows.db"))
+        _fill(connection, sqlite_file)
     engine.dispose()
-    yield url.render_as_string(hide_password=False)
-    with server.connect() as connection:
-        connection.execute(sa.text("DROP DATABASE golden WITH (FORCE)"))
-    server.dispose()
+    return "golden_template"
+
+
+@pytest.fixture
+def postgresql_url(postgresql: sa.URL, postgresql_template: str) -> Iterator[str]:
+    execute(postgresql, f"CREATE DATABASE golden TEMPLATE {postgresql_template}")
+    yield postgresql.set(database="golden").render_as_string(hide_password=False)
+    execute(postgresql, "DROP DATABASE golden WITH (FORCE)")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
