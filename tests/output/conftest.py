@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -18,13 +19,23 @@ CHUNK = "photos-1a2b3c4d-00000"
 MANIFEST = "/manifests/photos.csv"
 
 
+@pytest.fixture(scope="session")
+def make_s3_store(s3_endpoint: str) -> Callable[[], Store]:
+    """Makes stores in buckets of their own."""
+
+    def make() -> Store:
+        options = {"key": "k", "secret": "s", "endpoint_url": s3_endpoint}
+        bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+        store = Store(f"s3://{bucket}/prefix", options)
+        store.fs.mkdir(bucket)
+        return store
+
+    return make
+
+
 @pytest.fixture
-def s3_store(s3_endpoint: str) -> Store:
-    options = {"key": "k", "secret": "s", "endpoint_url": s3_endpoint}
-    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
-    store = Store(f"s3://{bucket}/prefix", options)
-    store.fs.mkdir(bucket)
-    return store
+def s3_store(make_s3_store: Callable[[], Store]) -> Store:
+    return make_s3_store()
 
 
 @pytest.fixture
@@ -63,7 +74,7 @@ def make_sidecar() -> Any:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_rows() -> Any:
     def make(urls: list[str], errors: list[str | None] | None = None) -> pd.DataFrame:
         count = len(urls)
@@ -86,7 +97,7 @@ def make_rows() -> Any:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_sources() -> Any:
     def make(found: dict[str, str | None]) -> pd.DataFrame:
         """URL to sha256; None for a download that failed."""

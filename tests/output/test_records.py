@@ -229,9 +229,13 @@ def test_every_row_has_exactly_one_record_whatever_the_inputs(
 # -- writing and reading ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def many_chunks(store: Store, make_rows: Any, make_sources: Any) -> Store:
-    """Two profiles, two manifests, three chunks, two rows each: one succeeded, one not."""
+@pytest.fixture(scope="module", params=["local", "s3"])
+def many_chunks(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_rows: Any, make_sources: Any
+) -> Store:
+    """Two profiles, two manifests, three chunks, two rows each: one succeeded, one not. To be read only."""
+    s3 = request.param == "s3"
+    store: Store = request.getfixturevalue("make_s3_store")() if s3 else Store(tmp_path_factory.mktemp("chunks"))
     for name in ("preview", "quality"):
         for slug, uri in (("photos-1a2b3c4d", "/manifests/photos.csv"), ("other-5e6f7a8b", "s3://bucket/other.jsonl")):
             for number in range(3 if slug.startswith("photos") else 1):
@@ -346,11 +350,13 @@ def test_columns_may_be_in_any_order_and_more_than_are_known(
     ]
 
 
-def test_a_damaged_file_is_an_error_that_names_it(many_chunks: Store) -> None:
-    key = "records/preview/photos-1a2b3c4d-00001.parquet"
-    many_chunks.write(key, many_chunks.read(key)[:100])
+def test_a_damaged_file_is_an_error_that_names_it(store: Store, profile: Profile, make_rows: Any) -> None:
+    for chunk in (CHUNK, "photos-1a2b3c4d-00001"):
+        frame = build(make_rows(["u:1"]), pd.DataFrame(), [], profile, store, chunk=chunk)
+        key = records.write(store, frame, "preview", chunk)
+    store.write(key, store.read(key)[:100])
     with pytest.raises(StoreError, match=r"cannot read .*photos-1a2b3c4d-00001"):
-        records.read(many_chunks, columns=["chunk"])
+        records.read(store, columns=["chunk"])
 
 
 _READ_FAILED_ROWS = """

@@ -10,8 +10,10 @@ import ipaddress
 import logging
 import re
 import socket
+import ssl
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import cache
 
 import anyio
 import anyio.to_thread
@@ -189,9 +191,15 @@ def async_transport(
     return _AsyncTransport(allow_private, limits or httpx.Limits(), resolve or _system_resolver)
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """One for all clients: reading the certificates of all authorities takes as long as a small download."""
+    return httpx.create_ssl_context()
+
+
 class _AsyncTransport(httpx.AsyncHTTPTransport):
     def __init__(self, allow_private: bool, limits: httpx.Limits, resolve: Resolver) -> None:
-        super().__init__(limits=limits)
+        super().__init__(verify=_tls(), limits=limits)
         self._allow_private = allow_private
         # httpx has no parameter for httpcore's network backend.
         self._pool._network_backend = _AsyncBackend(allow_private, resolve)

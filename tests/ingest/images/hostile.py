@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -95,37 +97,41 @@ def tiff_with_strips(count: int) -> bytes:
     return b"II*\0" + struct.pack("<I", 8 + 4 * count) + bytes(4 * count) + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
-def varieties(size: tuple[int, int]) -> dict[str, bytes]:
-    """Every format in the modes that take different memory."""
+def varieties(size: tuple[int, int], *only: str) -> dict[str, bytes]:
+    """Every format in the modes that take different memory; `only` those, where names are given."""
     width, height = size
-    deep = BytesIO()
-    Image.fromarray(np.zeros((height, width), np.uint16)).save(deep, "TIFF", compression="tiff_lzw")
     upright = Image.Exif()
     upright[0x112] = 6
-    made = {f"png {bits} bits colour {colour}": png(size, bits, colour) for bits, colour in PNGS}
-    made |= {f"tiff {mode}": encoded(mode, size, "TIFF", compression="tiff_lzw") for mode in TIFFS}
-    made |= {
-        **{f"png interlaced {bits} {colour}": png(size, bits, colour, interlaced=True) for bits, colour in PNGS},
-        "png transparent": png(size, 8, 3, before=chunk(b"tRNS", bytes(9))),
-        "jpeg": encoded("RGB", size, "JPEG"),
-        "jpeg turned": encoded("RGB", size, "JPEG", exif=upright.tobytes()),
-        "jpeg progressive": encoded("RGB", size, "JPEG", progressive=True, subsampling=0),
-        "jpeg grey": encoded("L", size, "JPEG"),
-        "jpeg cmyk": encoded("CMYK", size, "JPEG"),
-        "jpeg cmyk progressive": encoded("CMYK", size, "JPEG", progressive=True),
-        "webp lossless": webp_of_one_colour(size),
-        "webp": encoded("RGB", size, "WEBP", method=0),
-        "webp alpha": encoded("RGBA", size, "WEBP", method=0),
-        "gif": encoded("P", size, "GIF"),
-        "gif transparent": encoded("P", size, "GIF", transparency=3),
-        "bmp": encoded("RGB", size, "BMP"),
-        "bmp run lengths": run_lengths(size),
-        "tiff 16 bits": deep.getvalue(),
-        "tiff one bit": encoded("1", size, "TIFF", compression="group4"),
-        "avif": encoded("RGB", size, "AVIF", speed=10),
-        "avif alpha": encoded("RGBA", size, "AVIF", speed=10),
+
+    def deep() -> bytes:
+        file = BytesIO()
+        Image.fromarray(np.zeros((height, width), np.uint16)).save(file, "TIFF", compression="tiff_lzw")
+        return file.getvalue()
+
+    made: dict[str, Callable[[], bytes]] = {
+        **{f"png {bits} bits colour {colour}": partial(png, size, bits, colour) for bits, colour in PNGS},
+        **{f"tiff {mode}": partial(encoded, mode, size, "TIFF", compression="tiff_lzw") for mode in TIFFS},
+        **{f"png interlaced {bits} {colour}": partial(png, size, bits, colour, interlaced=True) for bits, colour in PNGS},
+        "png transparent": partial(png, size, 8, 3, before=chunk(b"tRNS", bytes(9))),
+        "jpeg": partial(encoded, "RGB", size, "JPEG"),
+        "jpeg turned": partial(encoded, "RGB", size, "JPEG", exif=upright.tobytes()),
+        "jpeg progressive": partial(encoded, "RGB", size, "JPEG", progressive=True, subsampling=0),
+        "jpeg grey": partial(encoded, "L", size, "JPEG"),
+        "jpeg cmyk": partial(encoded, "CMYK", size, "JPEG"),
+        "jpeg cmyk progressive": partial(encoded, "CMYK", size, "JPEG", progressive=True),
+        "webp lossless": partial(webp_of_one_colour, size),
+        "webp": partial(encoded, "RGB", size, "WEBP", method=0),
+        "webp alpha": partial(encoded, "RGBA", size, "WEBP", method=0),
+        "gif": partial(encoded, "P", size, "GIF"),
+        "gif transparent": partial(encoded, "P", size, "GIF", transparency=3),
+        "bmp": partial(encoded, "RGB", size, "BMP"),
+        "bmp run lengths": partial(run_lengths, size),
+        "tiff 16 bits": deep,
+        "tiff one bit": partial(encoded, "1", size, "TIFF", compression="group4"),
+        "avif": partial(encoded, "RGB", size, "AVIF", speed=10),
+        "avif alpha": partial(encoded, "RGBA", size, "AVIF", speed=10),
     }
-    return made
+    return {name: made[name]() for name in only or made}
 
 
 PNGS = [(1, 0), (8, 0), (16, 0), (8, 2), (16, 2), (1, 3), (8, 3), (8, 4), (16, 4), (8, 6), (16, 6)]

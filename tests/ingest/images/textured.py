@@ -103,7 +103,8 @@ def files(size: tuple[int, int]) -> Iterator[tuple[str, bytes]]:
         images[mode].save(file, form, **options)
         yield name, file.getvalue()
     yield "png interlaced", interlaced(rgba[..., :3])
-    zlib_, whole = {"compression": "zlib"}, {"compression": "zlib", "tile": tuple(-(-side // 16) * 16 for side in size[::-1])}
+    zlib_: dict[str, Any] = {"compression": "zlib", "compressionargs": {"level": 1}}
+    whole = zlib_ | {"tile": tuple(-(-side // 16) * 16 for side in size[::-1])}
     for channels, colours in ((1, "minisblack"), (3, "rgb")):
         deep = pixels(size, channels, np.uint16)
         yield f"png 16 bits x {channels}", deep_png(deep)
@@ -113,6 +114,5 @@ def files(size: tuple[int, int]) -> Iterator[tuple[str, bytes]]:
     yield "tiff 16 bits in one tile", _tiff(deep, photometric="rgb", **whole)
     yield "tiff RGB in one tile", _tiff(rgba[..., :3], photometric="rgb", **whole)
     yield "tiff of planes", _tiff(np.moveaxis(rgba[..., :3], 2, 0), photometric="rgb", planarconfig="separate")
-    odd = hostile.varieties(size)
-    for name in ("bmp run lengths", "gif transparent", "tiff LAB", "tiff I", "png 8 bits colour 4", "png 16 bits colour 6"):
-        yield name, odd[name]
+    odd = ("bmp run lengths", "gif transparent", "tiff LAB", "tiff I", "png 8 bits colour 4", "png 16 bits colour 6")
+    yield from hostile.varieties(size, *odd).items()
