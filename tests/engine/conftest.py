@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import photos
 
 from depth_core import catalog
 from depth_core.contract import DepthParameters
@@ -76,9 +75,3 @@ def plan() -> Plan:
 @pytest.fixture
 def profile() -> Profile:
     return Profile(name="preview", parameters=TINY)
-
-
-@pytest.fixture
-def photo() -> Callable[..., bytes]:
-    """Makes a JPEG of a given size with a picture in it; another `seed`, another picture."""
-    return photos.photo

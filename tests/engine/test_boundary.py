@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.photos import photo
 
 from depth_core.engine import stages
 from depth_core.engine.local import LocalEngine
@@ -17,8 +18,6 @@ from depth_core.inference.predictor import Predictor
 from depth_core.ingest.images import jpeg
 from depth_core.settings import Settings
 from depth_core.storage import Store
-
-Photo = Callable[..., bytes]
 
 
 class OddError(Exception):
@@ -73,7 +72,6 @@ def test_any_call_that_raises_anything_costs_one_image(
     plan: Plan,
     store: Store,
     settings: Settings,
-    photo: Photo,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -104,7 +102,7 @@ def test_any_call_that_raises_anything_costs_one_image(
 
 
 def test_an_image_that_the_network_fails_on_costs_its_batch_nothing(
-    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings
 ) -> None:
     images = [photo(seed=n) for n in range(6)]
     marked = stages.prepare(items_of(images[4])[0], tiny.preprocessor, tiny.device, plan, settings).pixels
@@ -113,9 +111,7 @@ def test_an_image_that_the_network_fails_on_costs_its_batch_nothing(
     assert kinds == {str(n): "internal" if n == 4 else None for n in range(6)}
 
 
-def test_a_network_that_fails_on_everything_ends_the_run(
-    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
-) -> None:
+def test_a_network_that_fails_on_everything_ends_the_run(tiny: Predictor, plan: Plan, store: Store, settings: Settings) -> None:
     for count in (1, 2, 8):
         items = items_of(*(photo(seed=n) for n in range(count)))
         with pytest.raises(OddError, match="no kernel"):
@@ -123,7 +119,7 @@ def test_a_network_that_fails_on_everything_ends_the_run(
 
 
 def test_a_network_that_goes_away_in_the_middle_ends_the_run(
-    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings
 ) -> None:
     seen = []
 
@@ -140,7 +136,7 @@ def test_a_network_that_goes_away_in_the_middle_ends_the_run(
 
 
 def test_what_the_network_worked_on_before_it_went_away_does_not_make_that_an_images_fault(
-    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings
 ) -> None:
     calls, failure_is_known, one_is_done = iter(range(100)), threading.Event(), threading.Event()
 
@@ -162,7 +158,7 @@ def test_what_the_network_worked_on_before_it_went_away_does_not_make_that_an_im
 
 
 def test_a_fault_of_the_store_is_nobodys_failure(
-    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo, monkeypatch: pytest.MonkeyPatch
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise StoreError("permission denied")
@@ -173,7 +169,7 @@ def test_a_fault_of_the_store_is_nobodys_failure(
 
 
 def test_pictures_that_do_not_fit_beside_each_other_wait_and_leave_the_memory_as_it_was(
-    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings
 ) -> None:
     little = settings.model_copy(update={"decode_memory": 64 << 20})  # a picture of 2048 x 1536 takes about half of it
     memory = stages.memory_budget.of(little)
@@ -188,7 +184,7 @@ def test_pictures_that_do_not_fit_beside_each_other_wait_and_leave_the_memory_as
 
 
 def test_a_depth_map_that_can_never_fit_is_told_before_its_image_is_decoded(
-    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings
 ) -> None:
     little = settings.model_copy(update={"decode_memory": 16 << 20})
     ((_, outcome),) = LocalEngine(tiny, store, little).run(items_of(photo(2048, 1536)), plan)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from support.photos import photo
 
 from depth_core import catalog, settings
 from depth_core.engine import choose, raw
@@ -24,7 +24,7 @@ ENGINES = get_args(Settings.model_fields["engine"].annotation)
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_every_engine_makes_depth_maps_with_the_model_that_it_was_opened_with(
-    name: str, store: Store, settings: Settings, plan: Plan, photo: Callable[..., bytes]
+    name: str, store: Store, settings: Settings, plan: Plan
 ) -> None:
     checkpoint = checkpoints.resolve(catalog.BY_KEY["tiny"], settings)
     items = [Item(str(n), lambda n=n: photo(seed=n), f"depth/{n}") for n in range(3)]

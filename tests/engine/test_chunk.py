@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support import photos
+from support.photos import photo
 
 from depth_core import catalog, layout
 from depth_core.contract import DepthParameters
@@ -69,7 +71,7 @@ def run(store: Store, settings: Settings, profile: Profile, tiny: Predictor, loa
     return run
 
 
-def test_a_second_run_finds_everything_done_and_loads_no_model(run: Run, store: Store, photo: Any, loads: list[str]) -> None:
+def test_a_second_run_finds_everything_done_and_loads_no_model(run: Run, store: Store, loads: list[str]) -> None:
     images = keep(store, *(photo(seed=n) for n in range(3)))
     first, second = run(images), run(images)
     assert (first.progress.done, first.progress.reused) == (3, 0)
@@ -78,26 +80,26 @@ def test_a_second_run_finds_everything_done_and_loads_no_model(run: Run, store: 
     assert [outcome.reused for outcome in second.outcomes.values()] == [True] * 3
 
 
-def test_only_new_images_of_a_grown_chunk_are_computed(run: Run, store: Store, photo: Any) -> None:
+def test_only_new_images_of_a_grown_chunk_are_computed(run: Run, store: Store) -> None:
     images = keep(store, *(photo(seed=n) for n in range(4)))
     run(images[:3])
     assert run(images).progress.done == 1
 
 
-def test_an_image_that_stands_in_the_chunk_twice_is_computed_once(run: Run, store: Store, photo: Any) -> None:
+def test_an_image_that_stands_in_the_chunk_twice_is_computed_once(run: Run, store: Store) -> None:
     images = keep(store, photo(seed=1), photo(seed=1))
     result = run(images)
     assert result.progress.done == len(result.outcomes) == 1
 
 
-def test_what_another_chunk_has_made_is_not_made_again(run: Run, store: Store, photo: Any, loads: list[str]) -> None:
+def test_what_another_chunk_has_made_is_not_made_again(run: Run, store: Store, loads: list[str]) -> None:
     images = keep(store, photo())
     run(images)
     assert run(images, chunk="photos-00000000-00001").progress.reused == 1
     assert loads == ["tiny"]
 
 
-def test_changed_parameters_are_other_depth_maps(run: Run, store: Store, photo: Any, profile: Profile) -> None:
+def test_changed_parameters_are_other_depth_maps(run: Run, store: Store, profile: Profile) -> None:
     images = keep(store, photo())
     inverted = profile.model_copy(update={"parameters": profile.parameters.model_copy(update={"invert_depth": True})})
     one, other = run(images), run(images, profile=inverted)
@@ -105,7 +107,7 @@ def test_changed_parameters_are_other_depth_maps(run: Run, store: Store, photo: 
     assert one.outcomes[images[0].sha256].folder != other.outcomes[images[0].sha256].folder
 
 
-def test_the_journal_of_a_run_that_died_is_believed(run: Run, store: Store, photo: Any, profile: Profile) -> None:
+def test_the_journal_of_a_run_that_died_is_believed(run: Run, store: Store, profile: Profile) -> None:
     images = keep(store, photo(seed=1), b"no image at all")
     result = run(images)
     key = f"outcomes/{profile.name}/photos-00000000-00000.parquet"
@@ -122,14 +124,14 @@ def test_the_journal_of_a_run_that_died_is_believed(run: Run, store: Store, phot
     assert not list(store.keys("journal"))
 
 
-def test_a_depth_map_that_nobody_wrote_down_is_found_in_the_store(run: Run, store: Store, photo: Any, profile: Profile) -> None:
+def test_a_depth_map_that_nobody_wrote_down_is_found_in_the_store(run: Run, store: Store, profile: Profile) -> None:
     images = keep(store, photo())
     run(images)
     store.delete(f"outcomes/{profile.name}/photos-00000000-00000.parquet")
     assert run(images).progress.reused == 1
 
 
-def test_a_folder_without_its_sidecar_is_not_done(run: Run, store: Store, photo: Any, profile: Profile) -> None:
+def test_a_folder_without_its_sidecar_is_not_done(run: Run, store: Store, profile: Profile) -> None:
     images = keep(store, photo())
     folder = run(images).outcomes[images[0].sha256].folder
     store.delete(f"outcomes/{profile.name}/photos-00000000-00000.parquet")
@@ -146,7 +148,7 @@ def test_permanent_failures_are_tried_again_only_when_asked(run: Run, store: Sto
     assert again.outcomes[images[0].sha256].attempts == 2
 
 
-def test_failures_that_may_pass_are_tried_again_by_the_next_run(run: Run, store: Store, photo: Any, profile: Profile) -> None:
+def test_failures_that_may_pass_are_tried_again_by_the_next_run(run: Run, store: Store, profile: Profile) -> None:
     images = keep(store, photo())
     good = run(images, redo=Redo(everything=True)).outcomes[images[0].sha256]
     store.delete(f"{good.folder}/depth.json")
@@ -156,13 +158,13 @@ def test_failures_that_may_pass_are_tried_again_by_the_next_run(run: Run, store:
     assert (again.status, again.attempts) == ("succeeded", 2)
 
 
-def test_force_makes_everything_again(run: Run, store: Store, photo: Any) -> None:
+def test_force_makes_everything_again(run: Run, store: Store) -> None:
     images = keep(store, photo())
     run(images)
     assert run(images, redo=Redo(everything=True)).progress.done == 1
 
 
-def test_verify_makes_again_what_somebody_has_deleted(run: Run, store: Store, photo: Any) -> None:
+def test_verify_makes_again_what_somebody_has_deleted(run: Run, store: Store) -> None:
     images = keep(store, photo(seed=1), photo(seed=2))
     folder = run(images).outcomes[images[0].sha256].folder
     store.delete(f"{folder}/depth.png")
@@ -177,7 +179,7 @@ def test_a_chunk_without_images_is_complete(run: Run, store: Store, profile: Pro
     assert store.exists(f"outcomes/{profile.name}/photos-00000000-00000.parquet")
 
 
-def test_progress_counts_to_the_end(run: Run, store: Store, photo: Any) -> None:
+def test_progress_counts_to_the_end(run: Run, store: Store) -> None:
     images = keep(store, photo(seed=1), photo(seed=2), b"no image")
     seen = []
     run(images, on_progress=lambda progress: seen.append((progress.done, progress.left)))
@@ -185,9 +187,7 @@ def test_progress_counts_to_the_end(run: Run, store: Store, photo: Any) -> None:
     assert seen[-1] == (3, 0)
 
 
-def test_a_model_that_cannot_be_loaded_ends_the_run_and_not_the_images(
-    run: Run, store: Store, photo: Any, profile: Profile
-) -> None:
+def test_a_model_that_cannot_be_loaded_ends_the_run_and_not_the_images(run: Run, store: Store, profile: Profile) -> None:
     @contextmanager
     def open_engine(checkpoint: checkpoints.Checkpoint) -> Iterator[LocalEngine]:
         raise ModelUnavailableError("no weights here")
@@ -205,7 +205,7 @@ class TestOneRangeForTheChunk:
         return profile.model_copy(update={"range": "chunk"})
 
     def test_the_pictures_share_one_scale_and_the_network_runs_once_an_image(
-        self, run: Run, store: Store, photo: Any, tiny: Predictor, monkeypatch: pytest.MonkeyPatch
+        self, run: Run, store: Store, tiny: Predictor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seen = []
         predict = tiny.predict
@@ -224,21 +224,21 @@ class TestOneRangeForTheChunk:
             assert depth_folder.read_sidecar(store, outcome.folder)["range"] == [low, high]
         assert not list(store.keys("spool"))
 
-    def test_an_unchanged_chunk_is_left_alone(self, run: Run, store: Store, photo: Any, loads: list[str]) -> None:
+    def test_an_unchanged_chunk_is_left_alone(self, run: Run, store: Store, loads: list[str]) -> None:
         images = keep(store, photo(seed=1), photo(seed=2), b"no image")
         run(images)
         again = run(images)
         assert (again.progress.done, again.progress.reused) == (0, 3)
         assert loads == ["tiny"]
 
-    def test_an_image_that_widens_the_range_renders_all_again(self, run: Run, store: Store, photo: Any) -> None:
+    def test_an_image_that_widens_the_range_renders_all_again(self, run: Run, store: Store) -> None:
         images = keep(store, *(photo(seed=n) for n in range(5)))
         narrow = run(images[:1]).outcomes[images[0].sha256]
         wide = run(images).outcomes[images[0].sha256]
         assert narrow.folder != wide.folder
 
     def test_only_new_images_see_the_network_when_a_grown_chunk_spans_what_it_did(
-        self, run: Run, store: Store, photo: Any, tiny: Predictor, monkeypatch: pytest.MonkeyPatch
+        self, run: Run, store: Store, tiny: Predictor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         images = keep(store, *(photo(seed=n) for n in range(5)))
         ranges = {sha: outcome.depth_range for sha, outcome in run(images, chunk="elsewhere-00000000-00000").outcomes.items()}
@@ -254,9 +254,7 @@ class TestOneRangeForTheChunk:
         assert {outcome.status for outcome in grown.outcomes.values()} == {"succeeded"}
         assert {sha: outcome.depth_range for sha, outcome in grown.outcomes.items()} == ranges
 
-    def test_depth_maps_that_somebody_has_deleted_are_made_again_over_the_same_range(
-        self, run: Run, store: Store, photo: Any
-    ) -> None:
+    def test_depth_maps_that_somebody_has_deleted_are_made_again_over_the_same_range(self, run: Run, store: Store) -> None:
         images = keep(store, *(photo(seed=n) for n in range(3)))
         first = run(images).outcomes
         for image in images[:2]:
@@ -268,7 +266,7 @@ class TestOneRangeForTheChunk:
         assert run(images).progress.done == 0
 
     def test_a_run_that_died_between_the_passes_is_continued_without_the_network(
-        self, run: Run, store: Store, photo: Any, tiny: Predictor, monkeypatch: pytest.MonkeyPatch
+        self, run: Run, store: Store, tiny: Predictor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         images = keep(store, photo(seed=1), photo(seed=2))
         with monkeypatch.context() as patch:
@@ -279,7 +277,7 @@ class TestOneRangeForTheChunk:
         assert {outcome.status for outcome in run(images).outcomes.values()} == {"succeeded"}
 
     def test_a_run_whose_numbers_another_run_of_the_chunk_took_away_ends_with_a_complete_table_all_the_same(
-        self, run: Run, store: Store, photo: Any, monkeypatch: pytest.MonkeyPatch
+        self, run: Run, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         images = keep(store, *(photo(seed=n) for n in range(3)), b"no image")
         render, others = raw.render_raw, []
@@ -312,7 +310,7 @@ class TestOneRangeForTheChunk:
         return taken
 
     def test_numbers_that_were_taken_away_before_the_other_run_had_made_the_image_are_computed_again(
-        self, run: Run, store: Store, photo: Any, taken: list[str]
+        self, run: Run, store: Store, taken: list[str]
     ) -> None:
         result = run(keep(store, *(photo(seed=n) for n in range(3))))
         assert taken
@@ -320,7 +318,7 @@ class TestOneRangeForTheChunk:
         assert (result.progress.done, result.progress.left, result.progress.failed) == (3, 0, 0)
 
     def test_what_fails_when_its_numbers_are_computed_again_fails_for_that_reason(
-        self, run: Run, store: Store, photo: Any, taken: list[str], monkeypatch: pytest.MonkeyPatch
+        self, run: Run, store: Store, taken: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         images = keep(store, *(photo(seed=n) for n in range(2)))
         ordinary, key = raw.LoadRaw, layout.source_key(images[1].sha256)
@@ -346,7 +344,7 @@ class TestOneRangeForTheChunk:
             yield LocalEngine(known("mono_large"), store, settings)
 
         fields = {"useVersion3": True, "model": "mono_large", "resolutionLowerLimit": 256, "normalizationMode": mode}
-        pixels = np.random.default_rng(0).integers(0, 256, (280, 350, 3), dtype=np.uint8)
+        pixels = photos.noise(280, 350)
         pixels[:40] = (255, 0, 255)  # sky, farther than all else
         file = BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
@@ -381,7 +379,7 @@ class TestOneRangeForTheChunk:
         assert loads == ["tiny"] * 3, "other parameters may succeed"
 
     def test_an_unchanged_chunk_in_metres_is_left_alone_whatever_the_focal_lengths(
-        self, run: Run, store: Store, photo: Any, tiny: Predictor, loads: list[str], monkeypatch: pytest.MonkeyPatch
+        self, run: Run, store: Store, tiny: Predictor, loads: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(stages, "metres_per_number", lambda spec, focal_px, source_size, network_size: source_size[0] / 100)
         images = keep(store, *(photo(width=width, seed=width) for width in (300, 320, 640)))
@@ -394,7 +392,7 @@ class TestOneRangeForTheChunk:
         assert {sha: o.folder for sha, o in again.outcomes.items()} == {sha: o.folder for sha, o in first.outcomes.items()}
 
 
-def test_a_fixed_range_is_used_for_every_image(run: Run, store: Store, photo: Any, profile: Profile) -> None:
+def test_a_fixed_range_is_used_for_every_image(run: Run, store: Store, profile: Profile) -> None:
     fixed = profile.model_copy(update={"range": (0.0, 10.0)})
     (outcome,) = run(keep(store, photo()), profile=fixed).outcomes.values()
     with Image.open(BytesIO(store.read(f"{outcome.folder}/depth.png"))) as picture:
@@ -406,7 +404,7 @@ def test_a_fixed_range_is_used_for_every_image(run: Run, store: Store, photo: An
 
 @pytest.mark.parametrize("value_range", ["image", "chunk", (0.0, 1.0)])
 def test_a_chunk_is_up_to_date_until_something_about_it_changes(
-    run: Run, store: Store, settings: Settings, photo: Any, profile: Profile, value_range: Any
+    run: Run, store: Store, settings: Settings, profile: Profile, value_range: Any
 ) -> None:
     edited = profile.model_copy(update={"range": value_range})
     broken, good = keep(store, b"no image", photo(seed=1))
@@ -427,7 +425,7 @@ def test_a_chunk_is_up_to_date_until_something_about_it_changes(
 
 
 def test_a_chunk_with_a_failure_that_may_pass_or_a_run_that_was_killed_is_not_up_to_date(
-    run: Run, store: Store, settings: Settings, photo: Any, profile: Profile
+    run: Run, store: Store, settings: Settings, profile: Profile
 ) -> None:
     images = keep(store, photo(seed=1))
     arguments = {"profile": profile, "chunk": "photos-00000000-00000", "store": store}

@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from support.waiting import eventually
 
 from depth_core.engine import device
@@ -69,9 +71,9 @@ def test_one_device_has_one_name(tmp_path: Path) -> None:
 
 def test_a_process_that_is_killed_releases_its_lock(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from depth_core.engine import device\n"
+        "import signal, sys; from pathlib import Path; from depth_core.engine import device\n"
         "device.PriorityDeviceLock('cpu', Path(sys.argv[1])).acquire()\n"
-        "print('mine', flush=True); time.sleep(600)"
+        "print('mine', flush=True); signal.pause()"
     )
     holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
     assert holder.stdout is not None
@@ -83,7 +85,14 @@ def test_a_process_that_is_killed_releases_its_lock(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_bulk_runs_spread_over_the_devices_and_wait_when_all_are_taken(tmp_path: Path) -> None:
+def test_bulk_runs_spread_over_the_devices_and_wait_when_all_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = threading.Event()
+
+    def wait(seconds: float) -> None:
+        searched.set()
+        time.sleep(0.01)
+
+    monkeypatch.setattr(device, "time", SimpleNamespace(sleep=wait))
     both = ["cuda:0", "cuda:1"]
     third: list[str] = []
 
@@ -96,7 +105,7 @@ def test_bulk_runs_spread_over_the_devices_and_wait_when_all_are_taken(tmp_path:
             assert [first, second] == both
             waiting = threading.Thread(target=wait_for_one)
             waiting.start()
-            time.sleep(0.2)
+            assert searched.wait(30)
             assert third == []
         waiting.join(30)
         assert third == ["cuda:1"]

@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.photos import photo
 
 from depth_core import catalog, layout
 from depth_core.engine import chunk, stages
@@ -28,8 +30,6 @@ from depth_core.profiles import Profile
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
-Photo = Callable[..., bytes]
-
 CHUNK = "photos-00000000-00000"
 
 
@@ -40,37 +40,52 @@ def keep(store: Store, *images: bytes) -> list[str]:
     return hashes
 
 
-def runs_that_died(store: Store, step: str, images: list[str], most: int) -> int:
-    command = [sys.executable, Path(__file__).with_name("deadly.py"), store.root, step, str(most), *images]
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk of which the image in the middle killed runs."""
+
+    store: Store
+    images: list[str]
+    died: int  # how many runs
+
+
+@pytest.fixture(scope="module")
+def deadly(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Chunk]:
+    """By the step that the image kills. One program runs them all."""
+    cases = {}
+    for step, count, most in (("decode", 5, 2), ("render", 3, 6)):
+        store = Store(tmp_path_factory.mktemp(step))
+        cases[step] = (store, step, most, keep(store, *(photo(seed=n) for n in range(count))))
+    asked = json.dumps([(store.root, *rest) for store, *rest in cases.values()])
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # torch's threads do not live through a fork
+    command = [sys.executable, Path(__file__).with_name("deadly.py"), asked]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=250, env=environment)
     assert ended.returncode == 0, ended.stderr
-    return int(ended.stdout)
+    died = json.loads(ended.stdout)
+    return {step: Chunk(store, images, n) for n, (step, (store, _, _, images)) in zip(died, cases.items(), strict=True)}
 
 
+@pytest.mark.xdist_group("deadly")
 def test_an_image_that_kills_the_run_while_it_is_decoded_fails_at_the_next_and_every_row_has_its_record(
-    store: Store, photo: Photo
+    deadly: dict[str, Chunk],
 ) -> None:
-    images = keep(store, *(photo(seed=n) for n in range(5)))
-
-    assert runs_that_died(store, "decode", images, 2) == 1
-
-    outcomes = read_outcomes(store, "preview", CHUNK)
-    assert set(outcomes) == set(images)
+    found = deadly["decode"]
+    assert found.died == 1
+    outcomes = read_outcomes(found.store, "preview", CHUNK)
+    assert set(outcomes) == set(found.images)
     failed = {sha: outcome for sha, outcome in outcomes.items() if outcome.status == FAILED}
-    assert [(sha, outcome.error_kind) for sha, outcome in failed.items()] == [(images[2], "worker_lost")]
-    assert "crashed (SIGSEGV)" in (failed[images[2]].error_message or "")
-    assert not list(store.keys("journal"))
+    assert [(sha, outcome.error_kind) for sha, outcome in failed.items()] == [(found.images[2], "worker_lost")]
+    assert "crashed (SIGSEGV)" in (failed[found.images[2]].error_message or "")
+    assert not list(found.store.keys("journal"))
 
 
-def test_an_image_that_kills_run_after_run_in_another_step_fails_in_the_end(store: Store, photo: Photo) -> None:
-    images = keep(store, *(photo(seed=n) for n in range(3)))
-
-    assert runs_that_died(store, "render", images, 6) == 1 + Settings().max_attempts
-
-    outcomes = read_outcomes(store, "preview", CHUNK)
-    assert [outcomes[sha].error_kind for sha in images] == [None, "worker_lost", None]
-    assert "DEPTH_MAX_ATTEMPTS" in (outcomes[images[1]].error_message or "")
+@pytest.mark.xdist_group("deadly")
+def test_an_image_that_kills_run_after_run_in_another_step_fails_in_the_end(deadly: dict[str, Chunk]) -> None:
+    found = deadly["render"]
+    assert found.died == 1 + Settings().max_attempts
+    outcomes = read_outcomes(found.store, "preview", CHUNK)
+    assert [outcomes[sha].error_kind for sha in found.images] == [None, "worker_lost", None]
+    assert "DEPTH_MAX_ATTEMPTS" in (outcomes[found.images[1]].error_message or "")
 
 
 @pytest.fixture
@@ -96,7 +111,7 @@ def note(store: Store, deaths: dict[str, int], run_id: str = "dead") -> None:
 
 @pytest.mark.parametrize("range_", ["image", "chunk"])
 def test_only_what_was_at_work_is_done_apart_and_first(
-    range_: str, run: Any, store: Store, photo: Photo, profile: Profile, monkeypatch: pytest.MonkeyPatch
+    range_: str, run: Any, store: Store, profile: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = keep(store, *(photo(seed=n) for n in range(4)))
     note(store, {images[3]: 1, images[2]: 0})
@@ -115,9 +130,7 @@ def test_only_what_was_at_work_is_done_apart_and_first(
     assert not list(store.keys("journal"))
 
 
-def test_a_run_that_ends_by_an_error_leaves_no_note(
-    run: Any, store: Store, photo: Photo, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_ends_by_an_error_leaves_no_note(run: Any, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     images = keep(store, *(photo(seed=n) for n in range(3)))
 
     def full(*args: Any, **kwargs: Any) -> Any:

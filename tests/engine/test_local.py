@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from support.photos import photo
 
 from depth_core.engine.base import Steps
 from depth_core.engine.local import LocalEngine
@@ -27,8 +28,6 @@ from depth_core.output.outcomes import Outcome
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
-Photo = Callable[..., bytes]
-
 
 def items_of(*images: bytes) -> list[Item]:
     return [Item(str(n), (lambda data=data: data), f"depth/{n}") for n, data in enumerate(images)]
@@ -38,9 +37,7 @@ def outcomes(run: Iterator[tuple[Item, object]]) -> dict[str, object]:
     return {item.source: outcome for item, outcome in run}
 
 
-def test_every_image_gets_a_depth_map_of_its_own_size(
-    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
-) -> None:
+def test_every_image_gets_a_depth_map_of_its_own_size(tiny: Predictor, plan: Plan, store: Store, settings: Settings) -> None:
     sizes = [(320, 240), (240, 320), (300, 300), (640, 200), (320, 240)]
     items = items_of(*(photo(*size, seed=n) for n, size in enumerate(sizes)))
 
@@ -54,9 +51,7 @@ def test_every_image_gets_a_depth_map_of_its_own_size(
         assert picture.getextrema() == (0, 255) or np.ptp(np.asarray(picture)) > 200
 
 
-def test_a_batch_gives_what_single_images_give(
-    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
-) -> None:
+def test_a_batch_gives_what_single_images_give(tiny: Predictor, plan: Plan, store: Store, settings: Settings) -> None:
     images = [photo(seed=n) for n in range(4)]
     together = settings.model_copy(update={"batch_pixels": 10**7})
     alone = settings.model_copy(update={"batch_pixels": 1})
@@ -69,9 +64,7 @@ def test_a_batch_gives_what_single_images_give(
         assert np.abs(pictures[0] - pictures[1]).max() <= 1
 
 
-def test_an_image_that_fails_costs_only_itself(
-    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
-) -> None:
+def test_an_image_that_fails_costs_only_itself(tiny: Predictor, plan: Plan, store: Store, settings: Settings) -> None:
     items = items_of(photo(seed=1), b"<html>404</html>", b"", photo(seed=2)[:900], photo(seed=3))
 
     done = outcomes(LocalEngine(tiny, store, settings).run(items, plan))
@@ -82,7 +75,7 @@ def test_an_image_that_fails_costs_only_itself(
 
 
 def test_an_unforeseen_error_while_reading_is_a_failed_image_that_names_it(
-    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings
 ) -> None:
     def broken() -> bytes:
         raise RuntimeError("cosmic ray")
@@ -117,9 +110,7 @@ class LittleMemory:
         return self.network.predict(batch)
 
 
-def test_a_batch_that_does_not_fit_is_halved_until_it_does(
-    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
-) -> None:
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(tiny: Predictor, plan: Plan, store: Store, settings: Settings) -> None:
     device = LittleMemory(tiny, most=1)
     items = items_of(*(photo(seed=n) for n in range(4)))
     done = outcomes(LocalEngine(device, store, settings).run(items, plan))
@@ -128,7 +119,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(
 
 
 def test_an_image_that_does_not_even_fit_alone_fails_as_out_of_memory(
-    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings
 ) -> None:
     done = outcomes(LocalEngine(LittleMemory(tiny, most=0), store, settings).run(items_of(photo()), plan))
     assert done["0"].error_kind == "out_of_memory"
@@ -136,7 +127,7 @@ def test_an_image_that_does_not_even_fit_alone_fails_as_out_of_memory(
 
 
 def test_an_answer_without_a_finite_number_is_a_failed_image(
-    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings
 ) -> None:
     class Nonsense(LittleMemory):
         def predict(self, batch: object) -> object:
@@ -148,7 +139,7 @@ def test_an_answer_without_a_finite_number_is_a_failed_image(
 
 
 def test_a_store_that_goes_away_ends_the_run_and_what_was_written_stays_valid(
-    tiny: Predictor, plan: Plan, settings: Settings, photo: Photo, tmp_path: object
+    tiny: Predictor, plan: Plan, settings: Settings, tmp_path: object
 ) -> None:
     class Failing(Store):
         left = 5
@@ -171,9 +162,7 @@ def test_a_store_that_goes_away_ends_the_run_and_what_was_written_stays_valid(
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("decode", "predict", "encode"))]
 
 
-def test_nothing_runs_far_ahead_of_the_device(
-    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
-) -> None:
+def test_nothing_runs_far_ahead_of_the_device(tiny: Predictor, plan: Plan, store: Store, settings: Settings) -> None:
     data, read = photo(), []
 
     def endless() -> Iterator[Item]:
@@ -206,7 +195,7 @@ class Watched:
 
 
 def test_a_lock_that_others_wait_for_is_released_between_batches(
-    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings
 ) -> None:
     lock, images = Watched(should_yield=True), 4 * tiny.streams
     items = items_of(*(photo(seed=n) for n in range(images)))
@@ -215,9 +204,7 @@ def test_a_lock_that_others_wait_for_is_released_between_batches(
     assert len(lock.notes) // 2 >= images // tiny.streams
 
 
-def test_the_lock_is_released_when_the_run_breaks_off(
-    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
-) -> None:
+def test_the_lock_is_released_when_the_run_breaks_off(tiny: Predictor, plan: Plan, store: Store, settings: Settings) -> None:
     lock = Watched(should_yield=False)
     run = LocalEngine(tiny, store, settings, lock).run(items_of(*(photo(seed=n) for n in range(8))), plan)
     next(run)
@@ -226,7 +213,7 @@ def test_the_lock_is_released_when_the_run_breaks_off(
     assert lock.notes[-1] == "released"
 
 
-def test_a_network_that_breaks_ends_the_run(tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo) -> None:
+def test_a_network_that_breaks_ends_the_run(tiny: Predictor, plan: Plan, store: Store, settings: Settings) -> None:
     class Broken(LittleMemory):
         def predict(self, batch: object) -> object:
             raise RuntimeError("the device is gone")
@@ -268,9 +255,7 @@ def test_whatever_sizes_come_in_whatever_order_every_image_ends_once(widths: lis
     assert sorted(done, key=int) == [item.source for item in items]
 
 
-def test_sixteen_bits_and_eight_bits_show_the_same_picture(
-    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo
-) -> None:
+def test_sixteen_bits_and_eight_bits_show_the_same_picture(tiny: Predictor, plan: Plan, store: Store, settings: Settings) -> None:
     list(LocalEngine(tiny, store, settings).run(items_of(photo()), replace(plan, extra_files=("depth16.png",))))
     eight = np.asarray(Image.open(BytesIO(store.read("depth/0/depth.png"))), float)
     sixteen = np.asarray(Image.open(BytesIO(store.read("depth/0/depth16.png"))), float)
@@ -279,7 +264,7 @@ def test_sixteen_bits_and_eight_bits_show_the_same_picture(
 
 
 def test_another_output_format_is_written_listed_and_finished_like_those_there_are(
-    tiny: Predictor, plan: Plan, store: Store, settings: Settings, photo: Photo, monkeypatch: pytest.MonkeyPatch
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def encode(floats: Any, context: formats.Context) -> bytes:
         file = BytesIO()

@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import torch
 from PIL import ExifTags, Image
+from support import photos
 
 from depth_core.contract import DepthParameters
 from depth_core.engine import stages
@@ -123,9 +124,8 @@ def test_a_photo_and_the_same_photo_turned_have_the_same_metres(known: Known) ->
 
 
 def test_a_jpeg_for_an_official_network_is_resized_from_all_its_pixels(known: Known, settings: Settings) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), dtype=np.uint8)
     file = BytesIO()
-    Image.fromarray(noise).save(file, "JPEG", quality=95)
+    Image.fromarray(photos.noise(1200, 1600)).save(file, "JPEG", quality=95)
     decoded = np.asarray(Image.open(file))
     inputs = [
         stages.prepare(

@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 import websocket
 from PIL import Image
+from support import photos
 from support.http_server import HttpServer
 from support.waiting import eventually
 
@@ -379,14 +380,12 @@ def test_the_contact_sheet_shows_photo_and_depth_map_side_by_side(local_store: S
 
 
 def test_the_contact_sheet_stays_small_whatever_the_photos(local_store: Store, make_gallery: Any) -> None:
-    rng = np.random.default_rng(0)
-
-    def noise() -> bytes:
+    def noise(seed: int) -> bytes:
         file = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)).save(file, "PNG")
+        Image.fromarray(photos.noise(300, 400, seed)).save(file, "PNG")
         return file.getvalue()
 
-    frame = make_gallery(local_store, [noise() for _ in range(12)])
+    frame = make_gallery(local_store, [noise(seed) for seed in range(12)])
     assert len(gallery.contact_sheet(frame, local_store)) <= 220_000
     assert len(gallery.contact_sheet(frame, local_store, max_bytes=60_000)) <= 60_000
 

@@ -19,8 +19,8 @@ def picture(width: int = 320, height: int = 240, seed: int = 0) -> Image.Image:
     return Image.fromarray(noise(6, 8, seed)).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def photo(width: int = 320, height: int = 240, seed: int = 0, form: str = "JPEG", **options: Any) -> bytes:
-    """`picture` as the bytes of a file; `options` are Pillow's for that format."""
+def photo(width: int = 320, height: int = 240, seed: int = 0, form: str = "JPEG", mode: str = "RGB", **options: Any) -> bytes:
+    """`picture` in a mode of Pillow's as the bytes of a file; `options` are Pillow's for that format."""
     file = BytesIO()
-    picture(width, height, seed).save(file, form, **({"quality": 90} if form == "JPEG" else {}) | options)
+    picture(width, height, seed).convert(mode).save(file, form, **({"quality": 90} if form == "JPEG" else {}) | options)
     return file.getvalue()

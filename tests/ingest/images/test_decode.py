@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms, ImageOps
+from support import photos
 
 from depth_core.errors import ErrorKind, ImageError
 from depth_core.ingest.images.decode import DecodedImage, decode
@@ -265,9 +266,8 @@ def test_a_focal_length_is_scaled_by_the_side_that_is_recorded_when_it_is_only_o
 
 @pytest.mark.parametrize("size", [(400, 300), (401, 303)])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_the_fast_jpeg_path_gives_what_pillow_gives(size: tuple[int, int], mode: str, encode: Encode, settings: Settings) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (size[1] // 8 + 1, size[0] // 8 + 1, 3), dtype=np.uint8)
-    data = encode(Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).convert(mode), "JPEG", quality=90)
+def test_the_fast_jpeg_path_gives_what_pillow_gives(size: tuple[int, int], mode: str, settings: Settings) -> None:
+    data = photos.photo(*size, mode=mode)
     ours = decode(data, settings=settings)
     np.testing.assert_array_equal(ours.rgb, np.asarray(Image.open(BytesIO(data)).convert("RGB")))
 
@@ -319,7 +319,7 @@ def test_an_empty_file_is_its_own_kind(settings: Settings) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_truncated_file_is_a_failure_of_its_own_kind(form: str, share: float, encode: Encode, settings: Settings) -> None:
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8))
+    noise = Image.fromarray(photos.noise(80, 80))
     data = encode(noise, form)
     assert failure(data[: int(len(data) * share)], settings).kind is ErrorKind.TRUNCATED_IMAGE
 
@@ -390,7 +390,7 @@ def test_a_wrong_extension_fails_only_when_that_is_asked_for(quarters: Image.Ima
 
 def _real_files() -> list[bytes]:
     files = []
-    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (24, 24, 3), dtype=np.uint8))
+    picture = Image.fromarray(photos.noise(24, 24, seed=1))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 28
@@ -452,7 +452,7 @@ def without_a_share(webp: bytes, share: float) -> bytes:
 def test_pixels_that_end_early_are_damage_where_every_size_and_end_is_right(
     share: float, encode: Encode, settings: Settings
 ) -> None:
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8))
+    noise = Image.fromarray(photos.noise(80, 80))
     for options in ({}, {"lossless": True}):
         assert failure(without_a_share(encode(noise, "WEBP", **options), share), settings).kind is ErrorKind.TRUNCATED_IMAGE
     gif = encode(noise, "GIF")

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
-from io import BytesIO
 from typing import Any
 
 import imagecodecs
@@ -16,6 +15,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
+from support import photos
 
 from depth_core.errors import ErrorKind, ImageError
 from depth_core.ingest.images import jpeg
@@ -41,10 +41,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 @lru_cache
 def photo(kind: str) -> bytes:
     mode, options = KINDS[kind]
-    noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
-    buffer = BytesIO()
-    Image.fromarray(noise).resize((160, 120), Image.Resampling.BICUBIC).convert(mode).save(buffer, "JPEG", quality=90, **options)
-    return buffer.getvalue()
+    return photos.photo(160, 120, mode=mode, **options)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,7 +116,7 @@ def test_deep_jpegs_are_named_and_not_read(settings: Settings) -> None:
 
 
 def test_a_lossless_jpeg_of_eight_bits_is_read(settings: Settings) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    picture = photos.noise(40, 60)
     np.testing.assert_array_equal(decode(imagecodecs.jpeg8_encode(picture, lossless=True), settings=settings).rgb, picture)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from support import photos
 
 from depth_core.ingest.images import exif, pixels
 from depth_core.ingest.images.decode import decode
@@ -131,7 +132,7 @@ def test_transparent_inks_and_light_come_out_alike_over_white(deep: pixels.Deep,
 
 @pytest.mark.parametrize("icc", [SRGB, profile("sRGB IEC61966-2.1"), profile("sRGB of some camera", gamma=2.2)])
 def test_profiles_of_srgb_leave_every_pixel_as_it_is(icc: bytes, encode: Encode, settings: Settings) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    picture = photos.noise(40, 60)
     np.testing.assert_array_equal(
         decode(encode(Image.fromarray(picture), "PNG", icc_profile=icc), settings=settings).rgb, picture
     )
@@ -140,7 +141,7 @@ def test_profiles_of_srgb_leave_every_pixel_as_it_is(icc: bytes, encode: Encode,
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_way_to_srgb_turns_alike(orientation: int) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
+    picture = photos.noise(9, 14)
     turned = exif.TURNS[orientation](picture) if orientation > 1 else picture
     swapped = profile("linear", gamma=1.0)
     for rgb in (

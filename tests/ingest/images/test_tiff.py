@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from support import photos
 
 from depth_core.errors import ErrorKind, ImageError
 from depth_core.ingest.images.decode import decode
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_process")
 Encode = Callable[..., bytes]
 Write = dict[str, Any]
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+PICTURE = photos.noise(48, 64)
 SENSOR = np.random.default_rng(1).integers(0, 4096, (96, 128), dtype=np.uint16)
 CFA: Write = {"photometric": 32803, "extratags": [(33421, 3, 2, (2, 2), True), (33422, 1, 4, b"\0\1\1\2", True)]}
 PREVIEW: Write = {"photometric": "rgb", "subfiletype": 1, "subifds": 1}
