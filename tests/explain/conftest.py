@@ -99,16 +99,11 @@ class Production:
         records.write(self.store, frame, profile, chunk)
 
 
-@pytest.fixture
-def production(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Production:
+def furnished(folder: Path) -> Production:
     """Of one manifest: good, damaged, two that cannot be fetched, and a row without a URL, under one of two profiles."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DEPTH_DATA", str(tmp_path))
-    monkeypatch.setenv("DEPTH_ALLOW_PRIVATE_HOSTS", "true")
-    monkeypatch.setenv("DEPTH_DOWNLOAD_ATTEMPTS", "1")
-    (tmp_path / "profiles.toml").write_text(PROFILES, "utf-8")
+    (folder / "profiles.toml").write_text(PROFILES, "utf-8")
     settings = settings_module.load()
-    place = Production(tmp_path, settings, Store.from_settings(settings))
+    place = Production(folder, settings, Store.from_settings(settings))
     place.photo("good.png", 1)
     place.photo("damaged.png", 2)
     (chunk,) = place.index(
@@ -123,3 +118,32 @@ def production(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Production:
     place.ingest(chunk)
     place.make(chunk, "preview", {"damaged.png": ("truncated_image", "the image ends early")})
     return place
+
+
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DEPTH_DATA", str(folder))
+    monkeypatch.setenv("DEPTH_ALLOW_PRIVATE_HOSTS", "true")
+    monkeypatch.setenv("DEPTH_DOWNLOAD_ATTEMPTS", "1")
+
+
+@pytest.fixture
+def production(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Production:
+    """A test's own, to change."""
+    enter(tmp_path, monkeypatch)
+    return furnished(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Production:
+    folder = tmp_path_factory.mktemp("production")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        return furnished(folder)
+
+
+@pytest.fixture
+def unchanged(made: Production, monkeypatch: pytest.MonkeyPatch) -> Production:
+    """The same for all tests that only ask."""
+    enter(made.folder, monkeypatch)
+    return made

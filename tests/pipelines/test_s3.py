@@ -10,6 +10,7 @@ from io import BytesIO
 from typing import Any
 
 import boto3
+import dagster as dg
 import httpx
 import pytest
 from PIL import Image
@@ -33,8 +34,8 @@ def endpoint(s3_endpoint: str) -> str:
     return s3_endpoint
 
 
-@pytest.fixture
-def overrides(endpoint: str) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def in_buckets(endpoint: str) -> dict[str, Any]:
     options = {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": endpoint, "region_name": "us-east-1"}}
     return {
         "store_url": "s3://results/depth",
@@ -44,74 +45,73 @@ def overrides(endpoint: str) -> dict[str, Any]:
     }
 
 
-def test_a_manifest_on_s3_becomes_depth_maps_records_and_a_gallery_on_s3(house, endpoint: str) -> None:
-    client = boto3.client("s3", endpoint_url=endpoint, **KEYS)
-    client.put_object(Bucket="catalogue", Key="photos/a.jpg", Body=house.photo("a.jpg").read_bytes())
-    client.put_object(
-        Bucket="catalogue",
-        Key="manifests/shots.csv",
-        Body=b"id,image_url\nfull,s3://catalogue/photos/a.jpg\nrelative,../photos/a.jpg\ngone,../photos/gone.jpg\n",
-    )
-    uri = "s3://catalogue/manifests/shots.csv"
-
-    house.materialize(uri)
-
-    frame = records.read(house.store, manifest="shots").set_index("row_id")
-    assert frame["status"].to_dict() == {"full": "succeeded", "relative": "succeeded", "gone": "failed"}
-    assert frame.loc["gone", "error_kind"] == "not_found"
-    assert frame.loc["full", "results"][0].startswith("s3://results/depth/")
-    assert frame.loc["full", "folder"] == frame.loc["relative", "folder"]
-    with Image.open(BytesIO(house.store.read(f"{frame.loc['full', 'folder']}/depth.png"))) as picture:
-        assert picture.size == (160, 120)
-    (chunk,) = house.chunks(uri)
-    page = client.get_object(Bucket="results", Key=f"depth/gallery/preview/{chunk}/index.html")
-    assert page["ContentType"].startswith("text/html")
-    sound = checks.pictures_are_sound(records.read_chunk(house.store, "preview", chunk), house.store)
-    assert [check.passed for check in sound] == [True, True]
+@pytest.fixture
+def overrides(in_buckets: dict[str, Any]) -> dict[str, Any]:
+    return in_buckets
 
 
-def test_the_second_run_on_s3_finds_everything_done(house, endpoint: str, metadata) -> None:
-    client = boto3.client("s3", endpoint_url=endpoint, **KEYS)
-    client.put_object(Bucket="catalogue", Key="photos/b.jpg", Body=house.photo("b.jpg", seed=5).read_bytes())
-    client.put_object(Bucket="catalogue", Key="manifests/again.txt", Body=b"s3://catalogue/photos/b.jpg\n")
-    uri = "s3://catalogue/manifests/again.txt"
-    house.materialize(uri)
-    (chunk,) = house.chunks(uri)
-    assert metadata(house.run("ingest_chunk", chunk), "source_images")["already there"] == 1
-    assert metadata(house.run("depth_maps_for_chunk", pair(chunk, "preview")), "depth_maps")["done before"] == 1
+class TestAManifestInABucket:
+    """All tests share its chunk, as it is after a first materialization."""
 
+    @pytest.fixture(scope="class")
+    def made(self, furnish, endpoint: str, in_buckets: dict[str, Any]) -> tuple[Any, str]:
+        house, uri = furnish(**in_buckets), "s3://catalogue/manifests/shots.csv"
+        client = boto3.client("s3", endpoint_url=endpoint, **KEYS)
+        client.put_object(Bucket="catalogue", Key="photos/a b.jpg", Body=house.photo("a b.jpg").read_bytes())
+        client.put_object(
+            Bucket="catalogue",
+            Key="manifests/shots.csv",
+            Body=b"id,image_url\nfull,s3://catalogue/photos/a b.jpg\nrelative,../photos/a b.jpg\ngone,../photos/gone.jpg\n",
+        )
+        house.materialize(uri)
+        (chunk,) = house.chunks(uri)
+        return house, chunk
 
-def test_the_gallery_opens_by_a_link_that_needs_no_credentials_with_all_that_it_shows(house, endpoint: str, metadata) -> None:
-    path = house.manifest("linked.txt", str(house.photo("a b.jpg", seed=9)))
-    house.index(path)
-    (chunk,) = house.chunks(path)
-    house.run("ingest_chunk", chunk)
-    facts = metadata(house.run("depth_maps_for_chunk", pair(chunk, "preview")), "depth_gallery")
+    def test_it_becomes_depth_maps_records_and_a_gallery_in_a_bucket(self, made, endpoint: str) -> None:
+        house, chunk = made
+        frame = records.read(house.store, manifest="shots").set_index("row_id")
+        assert frame["status"].to_dict() == {"full": "succeeded", "relative": "succeeded", "gone": "failed"}
+        assert frame.loc["gone", "error_kind"] == "not_found"
+        assert frame.loc["full", "results"][0].startswith("s3://results/depth/")
+        assert frame.loc["full", "folder"] == frame.loc["relative", "folder"]
+        with Image.open(BytesIO(house.store.read(f"{frame.loc['full', 'folder']}/depth.png"))) as picture:
+            assert picture.size == (160, 120)
+        client = boto3.client("s3", endpoint_url=endpoint, **KEYS)
+        page = client.get_object(Bucket="results", Key=f"depth/gallery/preview/{chunk}/index.html")
+        assert page["ContentType"].startswith("text/html")
+        sound = checks.pictures_are_sound(records.read_chunk(house.store, "preview", chunk), house.store)
+        assert [check.passed for check in sound] == [True, True]
 
-    page = httpx.get(facts["open the page"]).raise_for_status()
-    assert page.headers["content-type"].startswith("text/html")
-    links = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
-    assert len(links) >= 4
-    for link in map(html.unescape, links):
-        assert link.startswith(f"{endpoint}/results/depth/")
-        assert "X-Amz-Expires=604800" in link or "Expires=" in link
-        assert httpx.get(link).raise_for_status().content
-    assert "UTC" in facts["the link opens until"]
-    (plain,) = [key for key in house.store.keys(f"gallery/preview/{chunk}") if key.endswith("index.html")]
-    assert b"Signature" not in house.store.read(plain)
+    def test_its_second_run_finds_everything_done_and_links_to_all_that_the_gallery_shows(
+        self, made, endpoint: str, metadata
+    ) -> None:
+        house, chunk = made
+        assert metadata(house.run("ingest_chunk", chunk), "source_images")["already there"] == 1
+        result = house.run("depth_maps_for_chunk", pair(chunk, "preview"))
+        assert metadata(result, "depth_maps")["done before"] == 1
+        facts = metadata(result, "depth_gallery")
 
+        page = httpx.get(facts["open the page"]).raise_for_status()  # without credentials
+        assert page.headers["content-type"].startswith("text/html")
+        links = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
+        assert len(links) >= 4
+        for link in map(html.unescape, links):
+            assert link.startswith(f"{endpoint}/results/depth/")
+            assert "X-Amz-Expires=604800" in link or "Expires=" in link
+            assert httpx.get(link).raise_for_status().content
+        assert "UTC" in facts["the link opens until"]
+        (plain,) = [key for key in house.store.keys(f"gallery/preview/{chunk}") if key.endswith("index.html")]
+        assert b"Signature" not in house.store.read(plain)
 
-def test_without_seconds_there_is_no_link(house, metadata) -> None:
-    off = DepthlineResource(overrides=house.depthline.overrides | {"gallery_link_seconds": 0})
-    elsewhere = replace(house, depthline=off)
-    path = house.manifest("unlinked.txt", "")
-    path.write_text("nowhere.jpg\n")
-    elsewhere.index(path)
-    (chunk,) = elsewhere.chunks(path)
-    elsewhere.run("ingest_chunk", chunk)
-    facts = metadata(elsewhere.run("depth_maps_for_chunk", pair(chunk, "preview")), "depth_gallery")
-    assert "open the page" not in facts
-    assert [key.rpartition("/")[2] for key in house.store.keys(f"gallery/preview/{chunk}")] == ["index.html"]
+    def test_without_seconds_there_is_no_link(self, made, metadata) -> None:
+        house, chunk = made
+        off = DepthlineResource(overrides=house.depthline.overrides | {"gallery_link_seconds": 0})
+        elsewhere = replace(house, depthline=off)
+        gallery = {"asset_selection": [dg.AssetKey("depth_gallery")]}
+        facts = metadata(elsewhere.run("depth_maps_for_chunk", pair(chunk, "preview"), **gallery), "depth_gallery")
+        assert "open the page" not in facts
+        pages = [key for key in house.store.keys(f"gallery/preview/{chunk}") if key.endswith(".html")]
+        assert [key.rpartition("/")[2] for key in pages] == ["index.html"]
 
 
 class TestProfilesInABucket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -282,32 +283,39 @@ class TestRetrying:
         )
         return [r for r in retries.retry_failed_rows_schedule(context) if isinstance(r, dg.RunRequest)]
 
-    def test_only_chunks_with_failures_that_may_pass_are_retried(self, house) -> None:
+    @pytest.fixture(scope="class")
+    def failed(self, furnish) -> tuple[Any, str]:
+        """An installation with failures of both kinds, and the chunk whose failure may pass."""
+        house = furnish()
         permanent = house.manifest("permanent.csv", "image_url", "../photos/nowhere.jpg")
         passing = house.manifest("passing.csv", "image_url", "http://127.0.0.1:9/a.jpg")
         for path in (permanent, passing):
             house.materialize(path)
-        assert [r.partition_key for r in self.tick(house)] == [pair(house.chunks(passing)[0], "preview")]
+        return house, house.chunks(passing)[0]
 
-    def test_single_requests_and_profiles_that_are_gone_are_not_retried_here(self, house) -> None:
-        passing = house.manifest("passing.csv", "image_url", "http://127.0.0.1:9/a.jpg")
-        house.materialize(passing)
-        (chunk,) = house.chunks(passing)
+    def test_only_chunks_with_failures_that_may_pass_are_retried(self, failed) -> None:
+        house, chunk = failed
+        assert [r.partition_key for r in self.tick(house)] == [pair(chunk, "preview")]
+
+    def test_single_requests_and_profiles_that_are_gone_are_not_retried_here(self, failed) -> None:
+        house, chunk = failed
         frame = records.read_chunk(house.store, "preview", chunk)
         records.write(house.store, frame.assign(profile="api", chunk="api-20260131"), "api", "api-20260131")
         records.write(house.store, frame.assign(profile="removed"), "removed", chunk)
         assert [r.partition_key for r in self.tick(house)] == [pair(chunk, "preview")]
 
-    def test_of_many_chunks_each_gets_its_day(self, house, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = house.manifest("passing.csv", "image_url", "http://127.0.0.1:9/a.jpg")
-        house.materialize(path)
-        frame = records.read_chunk(house.store, "preview", house.chunks(path)[0])
-        for n in range(5):
-            records.write(house.store, frame.assign(chunk=f"more-{n:05d}"), "preview", f"more-{n:05d}")
+    def test_of_many_chunks_each_gets_its_day(self, failed, monkeypatch: pytest.MonkeyPatch) -> None:
+        house, chunk = failed
+        frame = records.read_chunk(house.store, "preview", chunk)
+        more = [
+            records.write(house.store, frame.assign(chunk=name), "preview", name) for name in map("more-{:05d}".format, range(5))
+        ]
         monkeypatch.setattr(retries, "RUNS_PER_MORNING", 4)
         one, next_one = ({r.partition_key for r in self.tick(house, day)} for day in (2, 3))
         assert len(one) == len(next_one) == 4
         assert len(one | next_one) == 6
+        for key in more:
+            house.store.delete(key)
 
     def test_without_records_there_is_nothing_to_retry(self, house) -> None:
         assert self.tick(house) == []
