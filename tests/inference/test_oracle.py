@@ -33,8 +33,8 @@ def folders(config: pytest.Config) -> list[Path]:
     return [named] if named else [folder for folder in (oracle.DATA, BESIDE) if folder.is_dir()]
 
 
-# the same network's batch of this size, and its whole map of a larger one, tell all that these do
-_REPEATED = re.compile(r"da(2-vit[sb]|3-small|3-base)_252x252\.npz")
+# other fixtures tell all that these do: the whole map of the same network at a larger size, and the small network's batch
+_REPEATED = re.compile(r"da(2-vit[sb]|3-small|3-base)_252x252\.npz|da(2-vitb|3-base)_252x252_B2\.npz")
 
 
 def files(config: pytest.Config, pattern: str) -> list[Path]:

@@ -42,10 +42,10 @@ def test_the_reference_outputs_are_met(name: str, network: tiny_network.Tiny) ->
 
 @torch.inference_mode()
 def test_images_of_a_batch_do_not_see_each_other(network: tiny_network.Tiny) -> None:
-    batch = torch.randn(3, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    batch = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     batch[1] = batch[1] * 0.1 - 1
     together = network(batch)
-    for index in range(3):
+    for index in range(2):
         torch.testing.assert_close(together[index : index + 1], network(batch[index : index + 1]), atol=1e-5, rtol=0)
 
 
