@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support import odd_calls
+from support.waiting import eventually
 
 from depth_core import settings as settings_module
 from depth_core.serving.artworks.store import ArtworkStore
@@ -122,8 +123,7 @@ def test_a_query_for_what_is_due_that_fails_ends_no_loop(
     async def until_it_is_there() -> None:
         stop = asyncio.Event()
         loop = asyncio.create_task(deliver_loop(sqlite, settings, stop))
-        while not server.requests and not loop.done():
-            await asyncio.sleep(0.02)
+        await asyncio.to_thread(eventually, lambda: server.requests or loop.done())
         stop.set()
         await loop
 

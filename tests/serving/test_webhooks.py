@@ -1,4 +1,7 @@
-"""Webhooks against real receivers: signed, retried, recorded, and never in each other's way."""
+"""Webhooks against real receivers: signed, retried, recorded, and never in each other's way.
+
+What a receiver does comes to the database as a status or an error, so tests of receivers have SQLite alone.
+"""
 
 import asyncio
 import json
@@ -43,8 +46,7 @@ def settings(tmp_path: Path) -> Settings:
     )
 
 
-@pytest.fixture
-def wait(store: ArtworkStore) -> Callable[[float], None]:
+def forward_of(store: ArtworkStore) -> Callable[[float], None]:
     """Sets the store's clock forward."""
     passed = timedelta()
     store.database.clock = lambda: now() + passed
@@ -54,6 +56,11 @@ def wait(store: ArtworkStore) -> Callable[[float], None]:
         passed += timedelta(seconds=seconds)
 
     return forward
+
+
+@pytest.fixture
+def wait(store: ArtworkStore) -> Callable[[float], None]:
+    return forward_of(store)
 
 
 def ended(store: ArtworkStore, new: NewArtwork, api_key_id: str = "ann") -> UUID:
@@ -112,26 +119,26 @@ def test_the_final_artwork_is_posted_once_and_its_signature_verifies(
     assert (attempt.status_code, attempt.error) == (200, None)
 
 
-def test_failed_and_canceled_artworks_are_told_too(store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start) -> None:
+def test_failed_and_canceled_artworks_are_told_too(sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver: Start) -> None:
     server = receiver(200)
-    gone = store.create(ask(webhook=server.url), api_key_id="ann").artwork.id
-    store.cancel(gone)
-    failing = store.create(ask(webhook=server.url), api_key_id="ann").artwork.id
-    store.queue.claim("w", limit=1, lease_seconds=60)
-    store.queue.fail(failing, "w", ErrorKind.NOT_AN_IMAGE, "it is a text")
-    assert deliver(store, settings) == 2
+    gone = sqlite.create(ask(webhook=server.url), api_key_id="ann").artwork.id
+    sqlite.cancel(gone)
+    failing = sqlite.create(ask(webhook=server.url), api_key_id="ann").artwork.id
+    sqlite.queue.claim("w", limit=1, lease_seconds=60)
+    sqlite.queue.fail(failing, "w", ErrorKind.NOT_AN_IMAGE, "it is a text")
+    assert deliver(sqlite, settings) == 2
     reported = {body["id"]: body for body in (json.loads(request.body) for request in server.requests)}
     assert reported[str(gone)]["status"] == "canceled"
     assert reported[str(failing)]["error"] == {"kind": "not_an_image", "message": "it is a text"}
 
 
 def test_nothing_is_sent_before_the_end_or_without_a_webhook(
-    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start
+    sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver: Start
 ) -> None:
     server = receiver(200)
-    store.create(ask(webhook=server.url), api_key_id="ann")
-    ended(store, ask(invertDepth=True))
-    assert deliver(store, settings) == 0
+    sqlite.create(ask(webhook=server.url), api_key_id="ann")
+    ended(sqlite, ask(invertDepth=True))
+    assert deliver(sqlite, settings) == 0
     assert server.requests == []
 
 
@@ -173,92 +180,94 @@ def test_a_receiver_that_never_recovers_is_given_up_and_its_attempts_kept(
 
 
 def test_a_message_that_cannot_be_signed_is_a_failed_attempt_and_given_up_in_time(
-    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start, wait: Callable[[float], None]
+    sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver: Start
 ) -> None:
+    wait = forward_of(sqlite)
     server = receiver(200)
-    signing_secret(store, settings, "ann")
+    signing_secret(sqlite, settings, "ann")
     changed = settings.model_copy(update={"secret_key": SecretStr(Fernet.generate_key().decode())})
-    artwork_id = ended(store, ask(webhook=server.url))
+    artwork_id = ended(sqlite, ask(webhook=server.url))
     for _ in range(5):
-        deliver(store, changed)
+        deliver(sqlite, changed)
         wait(1000)
-    delivery, attempts = only(store, artwork_id)
+    delivery, attempts = only(sqlite, artwork_id)
     assert (delivery.state, len(attempts), server.requests) == ("failed", 3, [])
     assert all("DEPTH_SECRET_KEY" in (attempt.error or "") for attempt in attempts)
 
 
 def test_an_unforeseen_error_while_sending_is_a_failed_attempt_and_holds_up_nobody(
-    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start
+    sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver: Start
 ) -> None:
     def resolve(host: str, port: int) -> list[str]:
         if host == "odd.example":
             raise RuntimeError("the name server is on holiday")
         return ["127.0.0.1"]
 
-    odd = ended(store, ask(webhook="http://odd.example/"))
-    fine = ended(store, ask(webhook=receiver(200).url))
-    assert deliver(store, settings, resolve=resolve) == 2
-    delivery, [attempt] = only(store, odd)
+    odd = ended(sqlite, ask(webhook="http://odd.example/"))
+    fine = ended(sqlite, ask(webhook=receiver(200).url))
+    assert deliver(sqlite, settings, resolve=resolve) == 2
+    delivery, [attempt] = only(sqlite, odd)
     assert (delivery.state, delivery.tries) == ("pending", 1)
     assert str(attempt.error).startswith("RuntimeError: the name server is on holiday (at depth_core/")
-    assert only(store, fine)[0].state == "delivered"
+    assert only(sqlite, fine)[0].state == "delivered"
 
 
 def test_retry_after_is_honoured_when_it_asks_for_more(
-    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start, wait: Callable[[float], None]
+    sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver: Start
 ) -> None:
+    wait = forward_of(sqlite)
     server = receiver((429, {"Retry-After": "600"}), (503, {"Retry-After": "999999999"}), 200)
-    artwork_id = ended(store, ask(webhook=server.url))
-    deliver(store, settings)
+    artwork_id = ended(sqlite, ask(webhook=server.url))
+    deliver(sqlite, settings)
     wait(590)
-    assert deliver(store, settings) == 0
+    assert deliver(sqlite, settings) == 0
     wait(11)
-    assert deliver(store, settings) == 1
+    assert deliver(sqlite, settings) == 1
     wait(24 * 3600)
-    assert deliver(store, settings) == 1
-    assert only(store, artwork_id)[0].state == "delivered"
+    assert deliver(sqlite, settings) == 1
+    assert only(sqlite, artwork_id)[0].state == "delivered"
 
 
-def test_410_ends_it(store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start) -> None:
-    artwork_id = ended(store, ask(webhook=receiver(410).url))
-    deliver(store, settings)
-    delivery, attempts = only(store, artwork_id)
+def test_410_ends_it(sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver: Start) -> None:
+    artwork_id = ended(sqlite, ask(webhook=receiver(410).url))
+    deliver(sqlite, settings)
+    delivery, attempts = only(sqlite, artwork_id)
     assert (delivery.state, len(attempts)) == ("failed", 1)
 
 
-def test_redirects_are_not_followed(store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start) -> None:
+def test_redirects_are_not_followed(sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver: Start) -> None:
     target = receiver(200)
-    artwork_id = ended(store, ask(webhook=receiver((307, {"Location": target.url})).url))
-    deliver(store, settings)
-    delivery, [attempt] = only(store, artwork_id)
+    artwork_id = ended(sqlite, ask(webhook=receiver((307, {"Location": target.url})).url))
+    deliver(sqlite, settings)
+    delivery, [attempt] = only(sqlite, artwork_id)
     assert (delivery.state, attempt.status_code) == ("pending", 307)
     assert target.requests == []
 
 
-def test_a_receiver_that_is_not_there_is_tried_again(store: ArtworkStore, settings: Settings, ask: Ask) -> None:
-    artwork_id = ended(store, ask(webhook="http://127.0.0.1:9/hook"))
-    deliver(store, settings)
-    delivery, [attempt] = only(store, artwork_id)
+def test_a_receiver_that_is_not_there_is_tried_again(sqlite: ArtworkStore, settings: Settings, ask: Ask) -> None:
+    artwork_id = ended(sqlite, ask(webhook="http://127.0.0.1:9/hook"))
+    deliver(sqlite, settings)
+    delivery, [attempt] = only(sqlite, artwork_id)
     assert delivery.state == "pending"
     assert attempt.status_code is None
     assert "Connect" in attempt.error
 
 
 def test_a_receiver_that_does_not_answer_in_time_is_tried_again(
-    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start
+    sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver: Start
 ) -> None:
-    artwork_id = ended(store, ask(webhook=receiver(hangs=True).url))
-    deliver(store, settings.model_copy(update={"webhook_timeout": 0.2}))
-    delivery, [attempt] = only(store, artwork_id)
+    artwork_id = ended(sqlite, ask(webhook=receiver(hangs=True).url))
+    deliver(sqlite, settings.model_copy(update={"webhook_timeout": 0.2}))
+    delivery, [attempt] = only(sqlite, artwork_id)
     assert (delivery.state, attempt.error) == ("pending", "no answer within 0.2 s")
 
 
-def test_a_name_that_turns_private_is_never_called(store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start) -> None:
+def test_a_name_that_turns_private_is_never_called(sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver: Start) -> None:
     server = receiver(200)
-    artwork_id = ended(store, ask(webhook="http://hooks.example/x"))
+    artwork_id = ended(sqlite, ask(webhook="http://hooks.example/x"))
     public = settings.model_copy(update={"allow_private_hosts": False})
-    deliver(store, public, resolve=lambda host, port: ["127.0.0.1"])
-    delivery, [attempt] = only(store, artwork_id)
+    deliver(sqlite, public, resolve=lambda host, port: ["127.0.0.1"])
+    delivery, [attempt] = only(sqlite, artwork_id)
     assert delivery.state == "failed"
     assert attempt.error.startswith("blocked_address")
     assert server.requests == []
@@ -387,12 +396,12 @@ def test_processes_that_start_together_agree_on_key_and_secret(store: ArtworkSto
 
 
 def test_a_secret_in_a_receivers_url_stays_out_of_the_logs(
-    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start, caplog: pytest.LogCaptureFixture
+    sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = receiver(200)
-    ended(store, ask(webhook=f"{server.url}/hook?token=hush"))
+    ended(sqlite, ask(webhook=f"{server.url}/hook?token=hush"))
     with caplog.at_level("INFO"):
-        asyncio.run(deliver_once(store, settings))
+        asyncio.run(deliver_once(sqlite, settings))
     assert [request.target for request in server.requests] == ["/hook?token=hush"]
     assert f"{server.url}/hook " in caplog.text
     assert "hush" not in caplog.text
