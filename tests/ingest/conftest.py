@@ -19,6 +19,9 @@ from depth_core.storage import Store
 sys.path.insert(0, str(Path(__file__).parent / "images"))  # for hostile.py
 
 
+QUICK: dict[str, Any] = {"allow_private_hosts": True, "backoff_seconds": 0.001, "max_backoff_seconds": 0.01}
+
+
 @pytest.fixture
 def site() -> Iterator[HttpServer]:
     with HttpServer() as server:
@@ -30,20 +33,20 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
     """Settings for tests: no file or variable of the surroundings, private hosts allowed, short waits."""
 
     def make(**overrides: Any) -> Settings:
-        defaults: dict[str, Any] = {
-            "data": tmp_path / "data",
-            "allow_private_hosts": True,
-            "backoff_seconds": 0.001,
-            "max_backoff_seconds": 0.01,
-        }
-        return Settings(_env_file=None, **defaults | overrides)  # type: ignore[call-arg]
+        return Settings(_env_file=None, data=tmp_path / "data", **QUICK | overrides)  # type: ignore[call-arg]
 
     return make
 
 
+@pytest.fixture(scope="session")
+def _settings() -> Settings:
+    """Making settings takes as long as many a test here; copies of these are taken."""
+    return Settings(_env_file=None, **QUICK)  # type: ignore[call-arg]
+
+
 @pytest.fixture
-def settings(make_settings: Callable[..., Settings]) -> Settings:
-    return make_settings()
+def settings(_settings: Settings, tmp_path: Path) -> Settings:
+    return _settings.model_copy(update={"data": tmp_path / "data"})
 
 
 @pytest.fixture
