@@ -8,18 +8,20 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import depth_core
 
+Row = TypeVar("Row", bound=Hashable)
 ROOT = str(Path(depth_core.__file__).parent)
-_at_work: ContextVar[bool] = ContextVar("the marked row is at work", default=False)
+_at_work: ContextVar[Hashable] = ContextVar("which marked row is at work", default=None)
 
 
 class OddError(Exception):
@@ -39,12 +41,13 @@ class Call:
 @dataclass
 class _Profile:
     files: tuple[str, ...]
-    armed: Call | None
+    armed: Mapping[Hashable, Call] | None  # by row; None: nothing is raised
     seen: dict[Call, None] = field(default_factory=dict)
-    raised: bool = False
+    raised: set[Hashable] = field(default_factory=set)  # rows
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
-        if event not in ("call", "c_call") or not _at_work.get():
+        row = _at_work.get()
+        if event not in ("call", "c_call") or not row:
             return
         caller = frame.f_back if event == "call" else frame
         if caller is None or not caller.f_code.co_filename.startswith(ROOT):
@@ -56,8 +59,8 @@ class _Profile:
         call = Call(file, caller.f_lineno, caller.f_code.co_name, name)
         if self.armed is None:
             self.seen[call] = None
-        elif call == self.armed and not self.raised:
-            self.raised = True
+        elif call == self.armed.get(row) and row not in self.raised:
+            self.raised.add(row)
             raise OddError(f"from {name}")
 
 
@@ -79,33 +82,45 @@ def _library_function(frame: FrameType, event: str, arg: Any) -> str:
 _profile: _Profile | None = None
 
 
+class _Thread(threading.local):
+    rows = 0  # marked ones at work
+    before: Any = None  # the profile function without them
+
+
+_thread = _Thread()
+
+
 @contextmanager
-def _marked(at_work: bool) -> Iterator[None]:
-    token, before = _at_work.set(at_work), sys.getprofile()
-    if at_work:
-        sys.setprofile(_profile)
+def _marked(row: Hashable) -> Iterator[None]:
+    token = _at_work.set(row)
+    if row:
+        if not _thread.rows:
+            _thread.before = sys.getprofile()
+            sys.setprofile(_profile)
+        _thread.rows += 1
     try:
         yield
     finally:
-        if at_work:  # else it may be another row's, that came meanwhile
-            sys.setprofile(before)
+        if row:
+            _thread.rows -= 1
+            sys.setprofile(_profile if _thread.rows else _thread.before)  # the interpreter takes one off that raises
         _at_work.reset(token)
 
 
-def marking(function: Callable[..., Any], is_marked: Callable[..., bool]) -> Callable[..., Any]:
-    """A boundary's function that says when it is the marked row that it works on."""
+def marking(function: Callable[..., Any], row_of: Callable[..., Hashable]) -> Callable[..., Any]:
+    """A boundary's function that says on which marked row it works: True where there is one alone, nothing for others."""
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
         async def asynchronous(*args: Any, **kwargs: Any) -> Any:
-            with _marked(is_marked(*args)):
+            with _marked(row_of(*args)):
                 return await function(*args, **kwargs)
 
         return asynchronous
 
     @functools.wraps(function)
     def synchronous(*args: Any, **kwargs: Any) -> Any:
-        with _marked(is_marked(*args)):
+        with _marked(row_of(*args)):
             return function(*args, **kwargs)
 
     return synchronous
@@ -121,14 +136,27 @@ def each_raising(files: tuple[str, ...], work: Callable[[], Any]) -> Iterator[tu
 
     Yields the call and what the work returned. What the work raises is raised.
     """
+    return ((call, result) for call, _, result in all_raising(files, lambda rows: work(), [True]))
+
+
+def all_raising(
+    files: tuple[str, ...], work: Callable[[Sequence[Row]], Any], rows: Sequence[Row]
+) -> Iterator[tuple[Call, Row, Any]]:
+    """As `each_raising`, with as many calls at a time as there are rows, each of which meets another one.
+
+    The work gets the rows to do. Yields the call, its row, and what the work returned.
+    """
     global _profile
     try:
         looking = _profile = _Profile(files, None)
-        work()
-        for call in looking.seen:
-            armed = _profile = _Profile(files, call)
-            result = work()
-            if armed.raised:  # else it was one that is made now and then only
-                yield call, result
+        work(rows[:1])
+        calls = list(looking.seen)
+        batches = [dict(zip(rows, calls[n:], strict=False)) for n in range(0, len(calls), len(rows))]
+        for batch in batches:
+            armed = _profile = _Profile(files, batch)
+            result = work(list(batch))
+            yield from ((call, row, result) for row, call in batch.items() if row in armed.raised)
+            if len(batch) > 1:  # beside others a row may do without: it uses their connections, for one
+                batches += [{row: call} for row, call in batch.items() if row not in armed.raised]
     finally:
         _profile = None

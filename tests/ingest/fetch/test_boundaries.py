@@ -6,12 +6,13 @@ import errno
 import gzip
 import itertools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import odd_calls
+from support.http_server import HttpServer
 
 from depth_core.errors import StoreError
 from depth_core.ingest import sources
@@ -48,10 +49,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 @pytest.fixture
 def once(tmp_path: Path, make_settings: Make, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, SourceOutcome]]:
-    """Ingests URLs into a new store; the first is the marked one."""
+    """Ingests marked URLs and a good one beside them into a new store."""
     settings = make_settings(download_attempts=1)
     stores = (Store(tmp_path / f"store{n}") for n in itertools.count())
-    marked = ""
+    marked: set[str] = set()
     for place, name, url_of in (
         (download.Downloader, "_attempt", lambda self, session, url, etag: url),
         (local_files, "read", lambda url, limit: url),
@@ -59,72 +60,73 @@ def once(tmp_path: Path, make_settings: Make, monkeypatch: pytest.MonkeyPatch) -
         (sources, "lookup", lambda store, url: url),
         (sources, "_changed_since", lambda entry: entry.url),
     ):
-        is_marked = lambda *args, url_of=url_of: url_of(*args) == marked  # noqa: E731
-        monkeypatch.setattr(place, name, odd_calls.marking(getattr(place, name), is_marked))
+        row_of = lambda *args, url_of=url_of: (url := url_of(*args)) in marked and url  # noqa: E731
+        monkeypatch.setattr(place, name, odd_calls.marking(getattr(place, name), row_of))
     monkeypatch.setattr(ssrf_guard, "_system_resolver", odd_calls.following(ssrf_guard._system_resolver))
 
-    def ingest(urls: list[str], *, before: list[str] | None = None, **options: Any) -> dict[str, SourceOutcome]:
-        nonlocal marked
-        store = next(stores)
+    def ingest(urls: Sequence[str], good: str, *, before: bool = False, **options: Any) -> dict[str, SourceOutcome]:
+        store, every = next(stores), [*urls, good]
+        marked.clear()
         if before:
-            marked = ""
-            list(sources.ingest(before, store, settings))
-        marked = urls[0]
-        return {outcome.image_url: outcome for outcome in sources.ingest(urls, store, settings, **options)}
+            list(sources.ingest(every, store, settings))
+        marked.update(urls)
+        return {outcome.image_url: outcome for outcome in sources.ingest(every, store, settings, **options)}
 
     return ingest
 
 
-def check(calls: Any, marked: str, *, at_least: int) -> None:
+def check(work: Callable[[Sequence[str]], dict[str, SourceOutcome]], urls: Sequence[str], *, at_least: int) -> None:
     names = []
-    for call, outcomes in calls:
+    for call, url, outcomes in odd_calls.all_raising(FILES, work, urls):
         names.append(call.name)
-        (neighbour,) = (outcome for url, outcome in outcomes.items() if url != marked)
-        assert neighbour.error_kind is None, call
-        outcome = outcomes[marked]
+        assert [outcome.error_kind for other, outcome in outcomes.items() if other not in urls] == [None], call
+        outcome = outcomes[url]
         assert outcome.error_kind in ("internal", FITTING.get(call.function, "internal")), call
-        assert outcome.error_kind != "internal" or "OddError: from" in str(outcome.error_message), call
+        assert outcome.error_kind != "internal" or f"OddError: from {call.name}" in str(outcome.error_message), call
     assert len(names) >= at_least, names
 
 
-def test_a_download_from_the_web(site: Any, once: Any) -> None:
+@pytest.fixture
+def good(site: HttpServer) -> str:
+    return site.on("/good", site.answer(200, b"good"))
+
+
+def rows(url: str) -> list[str]:
+    return [f"{url}?{n}" for n in range(12)]
+
+
+def test_a_download_from_the_web(site: HttpServer, once: Any, good: str) -> None:
     packed = site.answer(200, gzip.compress(b"pixels"), Content_Encoding="gzip", ETag='"1"', X_Robots_Tag="noai", X="\xff")
     site.on("/there", packed)
     moved = site.on("/moved", site.answer(302, Location="/there", Set_Cookie="seen=1; Path=/"))
-    urls = [moved, site.on("/good", site.answer(200, b"good"))]
-    check(odd_calls.each_raising(FILES, lambda: once(urls)), moved, at_least=30)
+    check(lambda urls: once(urls, good), rows(moved), at_least=60)
 
 
-def test_a_download_that_is_refused(site: Any, once: Any) -> None:
+def test_a_download_that_is_refused(site: HttpServer, once: Any, good: str) -> None:
     later = site.on("/later", site.answer(503, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"))
-    urls = [later, site.on("/good", site.answer(200, b"good"))]
-    check(odd_calls.each_raising(FILES, lambda: once(urls)), later, at_least=10)
+    check(lambda urls: once(urls, good), rows(later), at_least=40)
 
 
-def test_a_file(site: Any, once: Any, tmp_path: Path) -> None:
-    file = tmp_path / "a.jpg"
-    file.write_bytes(b"pixels")
-    urls = [str(file), site.on("/good", site.answer(200, b"good"))]
-    check(odd_calls.each_raising(FILES, lambda: once(urls)), str(file), at_least=10)
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    paths = [tmp_path / f"{n}.jpg" for n in range(12)]
+    for path in paths:
+        path.write_bytes(b"pixels")
+    return list(map(str, paths))
 
 
-def test_what_is_there_already_and_asked_about_again(site: Any, once: Any) -> None:
-    site.on("/same", site.answer(200, b"pixels", ETag='"1"'))
-    urls = [site.on("/same"), site.on("/good", site.answer(200, b"good"))]
-
-    def work() -> Any:
-        site.hits.clear()
-        site.on("/same", site.answer(200, b"pixels", ETag='"1"'), site.answer(304))
-        return once(urls, before=urls, refetch=True)
-
-    check(odd_calls.each_raising(FILES, work), urls[0], at_least=10)
+def test_a_file(once: Any, files: list[str], good: str) -> None:
+    check(lambda urls: once(urls, good), files, at_least=25)
 
 
-def test_a_file_that_is_there_already(site: Any, once: Any, tmp_path: Path) -> None:
-    file = tmp_path / "a.jpg"
-    file.write_bytes(b"pixels")
-    urls = [str(file), site.on("/good", site.answer(200, b"good"))]
-    check(odd_calls.each_raising(FILES, lambda: once(urls, before=urls)), str(file), at_least=4)
+def test_what_is_there_already_and_asked_about_again(site: HttpServer, once: Any, good: str) -> None:
+    whole, same = site.answer(200, b"pixels", ETag='"1"'), site.answer(304)
+    again = site.on("/same", lambda handler: (same if "If-None-Match" in handler.headers else whole)(handler))
+    check(lambda urls: once(urls, good, before=True, refetch=True), rows(again), at_least=45)
+
+
+def test_a_file_that_is_there_already(once: Any, files: list[str], good: str) -> None:
+    check(lambda urls: once(urls, good, before=True), files, at_least=4)
 
 
 def test_what_nobody_foresaw_is_logged_with_its_url_and_without_its_secrets(
