@@ -194,7 +194,7 @@ _SHAS = st.sampled_from(["s1", "s2", "s3"])
 _KINDS = st.sampled_from([kind.value for kind in ErrorKind])
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     rows=st.lists(st.tuples(_URLS, st.none() | _KINDS), max_size=12),
     sources=st.lists(st.tuples(_URLS, st.none() | _SHAS, st.none() | _KINDS), max_size=8),

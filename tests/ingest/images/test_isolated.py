@@ -24,7 +24,7 @@ from depth_core.settings import Settings
 PHOTOS = Path(__file__).parents[3] / "data" / "photos"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     """The processes of this test: none is kept from another."""
     processes: list[subprocess.Popen[bytes]] = []
@@ -91,6 +91,7 @@ def test_what_takes_too_long_is_ended(settings: Settings) -> None:
     assert error.message == "decoding took longer than 1 s (DEPTH_DECODE_SECONDS)"
 
 
+@pytest.mark.usefixtures("started")
 def test_what_sleeps_is_ended_too(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated, "_PROGRAM", ("-c", "import signal; signal.pause()"))
     error = failure(hostile.png((80, 60), 8, 2), settings.model_copy(update={"decode_seconds": 0.1}))
@@ -108,6 +109,7 @@ def test_what_sleeps_is_ended_too(settings: Settings, monkeypatch: pytest.Monkey
         ("os.write(1, b'{\"shape\": [60, 80], '); os._exit(0)", ErrorKind.WORKER_LOST, "crashed (exit status 0)"),
     ],
 )
+@pytest.mark.usefixtures("started")
 def test_however_it_dies_one_image_fails_and_says_why(
     end: str, kind: ErrorKind, said: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
