@@ -85,7 +85,7 @@ def test_it_fails_as_it_would_here(data: bytes, settings: Settings) -> None:
 
 
 def test_what_takes_too_long_is_ended(settings: Settings) -> None:
-    slow = hostile.many_scans(900, (2000, 2000))
+    slow = hostile.many_scans(900, (4000, 3000))
     error = failure(slow, settings.model_copy(update={"decode_seconds": 1.0}))
     assert (error.kind, error.kind.retryable) == (ErrorKind.WORKER_LOST, False)
     assert error.message == "decoding took longer than 1 s (DEPTH_DECODE_SECONDS)"
