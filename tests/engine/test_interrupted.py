@@ -65,7 +65,6 @@ def deadly(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Chunk]:
     return {step: Chunk(store, images, n) for n, (step, (store, _, _, images)) in zip(died, cases.items(), strict=True)}
 
 
-@pytest.mark.xdist_group("deadly")
 def test_an_image_that_kills_the_run_while_it_is_decoded_fails_at_the_next_and_every_row_has_its_record(
     deadly: dict[str, Chunk],
 ) -> None:
@@ -79,7 +78,6 @@ def test_an_image_that_kills_the_run_while_it_is_decoded_fails_at_the_next_and_e
     assert not list(found.store.keys("journal"))
 
 
-@pytest.mark.xdist_group("deadly")
 def test_an_image_that_kills_run_after_run_in_another_step_fails_in_the_end(deadly: dict[str, Chunk]) -> None:
     found = deadly["render"]
     assert found.died == 1 + Settings().max_attempts

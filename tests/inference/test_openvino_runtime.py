@@ -30,9 +30,6 @@ openvino_runtime = pytest.importorskip(
 Configured = Callable[..., Settings]
 
 
-pytestmark = pytest.mark.xdist_group("openvino")  # one pytest worker converts what the tests share
-
-
 def loaded(settings: Settings, path: Path | str = "") -> Predictor:
     return predictor.load(checkpoints.resolve(BY_KEY["tiny"], settings, str(path)), settings)
 

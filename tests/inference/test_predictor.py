@@ -34,13 +34,7 @@ def loaded(key: str, settings: Settings, path: Path | str = "") -> Predictor:
     return predictor.load(checkpoints.resolve(BY_KEY[key], settings, str(path)), settings)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(name, marks=pytest.mark.xdist_group(f"model {name}"))  # one pytest worker loads it
-        for name in ("tiny", "tiny of one's own", "v2/small", "v3/small")
-    ],
-)
+@pytest.fixture(scope="module", params=["tiny", "tiny of one's own", "v2/small", "v3/small"])
 def model(
     request: pytest.FixtureRequest, v2_file: Path, v3_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Predictor]:

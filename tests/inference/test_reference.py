@@ -28,8 +28,6 @@ SIZES = {"small": MAIN, "base": WIDE, "large": MAIN, "giant": WIDE, "mono_large"
 
 Arrays = dict[str, np.ndarray]
 
-pytestmark = pytest.mark.xdist_group("reference")  # one pytest worker makes the networks
-
 
 @pytest.fixture(scope="module", autouse=True)
 def small_networks() -> Iterator[None]:

@@ -62,7 +62,8 @@ class TestAManifestOfOneRow:
     """All tests share it, as it is after a first materialization."""
 
     @pytest.fixture(scope="class")
-    def one(self, furnish) -> tuple[Any, Path]:
+    @classmethod
+    def one(cls, furnish) -> tuple[Any, Path]:
         house = furnish()
         path = house.manifest("one.txt", str(house.photo("a.png")))
         house.materialize(path)

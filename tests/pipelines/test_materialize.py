@@ -140,7 +140,8 @@ class TestAManifestThatIsUpToDate:
     """What the tests share is of two chunks, and complete: a test that changes something brings it up to date."""
 
     @pytest.fixture(scope="class")
-    def made(self, furnish) -> tuple[Any, Path, Watch, dict[str, str]]:
+    @classmethod
+    def made(cls, furnish) -> tuple[Any, Path, Watch, dict[str, str]]:
         """An installation, its manifest, and what was shown of its first materialization: meanwhile and at the end."""
         house, watch = furnish(**SETTINGS), Watch()
         path = titled(house, 3)

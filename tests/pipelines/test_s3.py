@@ -54,7 +54,8 @@ class TestAManifestInABucket:
     """All tests share its chunk, as it is after a first materialization."""
 
     @pytest.fixture(scope="class")
-    def made(self, furnish, endpoint: str, in_buckets: dict[str, Any]) -> tuple[Any, str]:
+    @classmethod
+    def made(cls, furnish, endpoint: str, in_buckets: dict[str, Any]) -> tuple[Any, str]:
         house, uri = furnish(**in_buckets), "s3://catalogue/manifests/shots.csv"
         client = boto3.client("s3", endpoint_url=endpoint, **KEYS)
         client.put_object(Bucket="catalogue", Key="photos/a b.jpg", Body=house.photo("a b.jpg").read_bytes())

@@ -284,7 +284,8 @@ class TestRetrying:
         return [r for r in retries.retry_failed_rows_schedule(context) if isinstance(r, dg.RunRequest)]
 
     @pytest.fixture(scope="class")
-    def failed(self, furnish) -> tuple[Any, str]:
+    @classmethod
+    def failed(cls, furnish) -> tuple[Any, str]:
         """An installation with failures of both kinds, and the chunk whose failure may pass."""
         house = furnish()
         permanent = house.manifest("permanent.csv", "image_url", "../photos/nowhere.jpg")
