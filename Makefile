@@ -30,7 +30,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 home: # the instance's configuration is the operator's once it is there
 	@test -e "$$DAGSTER_HOME/dagster.yaml" || { mkdir -p "$$DAGSTER_HOME" && cp dagster.yaml "$$DAGSTER_HOME/dagster.yaml"; }
 	@cmp -s dagster.yaml "$$DAGSTER_HOME/dagster.yaml" || \
-		echo "note: $$DAGSTER_HOME/dagster.yaml is not the shipped dagster.yaml; it is used as it is (without it, the shipped one is taken)"
+		echo "note: $$DAGSTER_HOME/dagster.yaml differs from the shipped dagster.yaml and is used as it is; delete it to get the shipped one"
 
 demo: $(VENV)/.installed home ## the sample manifest, end to end, under profile preview
 	@DEPTH_ALLOW_PRIVATE_HOSTS=true $(BIN)/python -m pipelines.materialize data/manifests/sample.csv --profile preview
@@ -65,5 +65,5 @@ format: $(VENV)/.installed-test ## format the code
 bench: $(VENV)/.installed-test ## measure; docs/benchmarks.md says what was found
 	@$(BIN)/python -m benchmarks.engine
 
-clean: ## remove what was installed and made, the photos and manifests of data/ excepted
+clean: ## remove .venv, .dagster, data/store and caches; all else in data/ stays
 	rm -rf $(VENV) .dagster data/store .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

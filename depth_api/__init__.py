@@ -1,1 +1,1 @@
-"""The HTTP API: validates a request, writes an artwork, answers. Runs no model and knows no Dagster."""
+"""The HTTP API: validates requests, stores artworks, serves results and delivers webhooks. Runs no model, imports no Dagster."""

@@ -28,7 +28,7 @@ def main() -> None:
             raise ConfigurationError(
                 f"port {settings.api_port} of {settings.api_host} is taken: end what listens there, or set another DEPTH_API_PORT"
             )
-        open_store(settings).close()  # an error of the database is one line, and it is migrated
+        open_store(settings).close()  # migrates the database, and reports its errors in one line
         app = create_app(settings)
     except ConfigurationError as error:
         sys.exit(f"depthline: {error}")

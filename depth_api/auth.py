@@ -63,7 +63,7 @@ def check_bind(host: str, keys: ApiKeys) -> None:
     """Raises ConfigurationError when the API would be open to others without a key."""
     if not keys and not is_loopback(host):
         raise ConfigurationError(
-            f"without DEPTH_API_KEYS the API listens on loopback only, not on {host}; set keys or DEPTH_API_HOST"
+            f"without DEPTH_API_KEYS the API listens on loopback only, not on {host}; set DEPTH_API_KEYS, or DEPTH_API_HOST"
         )
 
 

@@ -48,8 +48,8 @@ def configured(app: ASGIApp, settings: Settings, **more: Any) -> uvicorn.Config:
 def arriving_within(seconds: float) -> type[asyncio.Protocol]:
     """uvicorn's protocol for HTTP, which has no deadline of its own for a request's first line and headers.
 
-    A connection on which nothing is being answered is closed when no whole head of a request has come for `seconds`, however
-    slowly its bytes come; with a 408 when some had.
+    Closes an idle connection when no complete request head arrives within `seconds`; bytes that trickle in do not extend the
+    deadline. Answers 408 first when part of a head has arrived.
     """
 
     class Arriving(_Protocol):

@@ -51,7 +51,7 @@ class LongPolling:
             try:
                 final = await run_in_threadpool(self._store.which_final, list(self._waiters))
             except SQLAlchemyError:
-                log.exception("the database does not answer; requests wait on")
+                log.exception("the database does not answer; requests keep waiting")
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             for artwork_id in final:

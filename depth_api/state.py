@@ -39,7 +39,7 @@ class ApiState:
         return artwork.answer(self.settings.public_url)
 
     def check_store(self) -> Check:
-        """Whether the store can be written. Asked of it now and then only: on s3 every question costs."""
+        """Whether the store can be written. Cached for STORE_CHECK_SECONDS: on s3 every check costs money."""
         if self.store_checked is None or time.monotonic() - self.store_checked[0] > STORE_CHECK_SECONDS:
             check = Check(ok=True)
             try:

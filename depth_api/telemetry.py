@@ -58,7 +58,7 @@ class DatabaseMetrics(Collector):
         try:
             found = list(self._figures())
         except SQLAlchemyError as error:  # the API's own are needed then most of all
-            log.error("metrics without those of the database", exc_info=error)
+            log.error("the database does not answer; its metrics are left out", exc_info=error)
             found = []
         yield GaugeMetricFamily("depthline_database_up", "1 when the database answers, else 0.", 1 if found else 0)
         yield from found

@@ -1,4 +1,4 @@
-"""Slows down who tries one wrong API key after the other, by the address they come from.
+"""Slows down callers that try one wrong API key after another, by address.
 
 What does not belong here: which keys are right (auth.py).
 """
@@ -17,7 +17,7 @@ from typing import TypeVar
 WINDOW_SECONDS = 60.0  # failures are counted for so long
 LONGEST_WAIT_SECONDS = 600.0
 FORGOTTEN_SECONDS = 1800.0  # without a failure, after which an address begins anew; a key that was right is known so long
-MOST_ADDRESSES = 10_000  # remembered; the one that was heard of last longest ago is forgotten first
+MOST_ADDRESSES = 10_000  # remembered; the least recently seen is forgotten first
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -35,8 +35,8 @@ class _Failures:
 class WrongKeys:
     """Failures by address, in this process: after `allowed` within a minute the address waits 1 s, then 2, 4, ... up to 600 s.
 
-    While it waits its keys are not checked, or guesses would go on. A key that was right from there a short while ago still
-    is, so that who shares an address with a guesser (a proxy, an office) goes on working.
+    While an address waits, its keys are not checked, or guessing could go on. A key that was right from there a short while ago
+    still works, so that others behind the same address (a proxy, an office) are not locked out.
     """
 
     def __init__(self, allowed: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -80,7 +80,7 @@ class WrongKeys:
 
 
 def place_of(address: str) -> str:
-    """Who is taken for one caller: an IPv4 address, or the /64 of an IPv6 address, of which anybody has a whole one."""
+    """Returns what counts as one caller: an IPv4 address, or an IPv6 /64, since one customer usually has a whole /64."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

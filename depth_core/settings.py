@@ -187,7 +187,7 @@ class Settings(BaseSettings):
         description="How long Dagster's link to a gallery opens (s3 stores; a week at most). 0: no link.",
     )
 
-    # workers of the inbox
+    # workers of single requests
     worker_devices: list[str] = Field(
         default_factory=lambda: ["auto"],
         description='JSON, one worker runs for each: ["cuda:0", "cuda:1"]; "auto" is DEPTH_DEVICE.',

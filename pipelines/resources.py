@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from depth_core.inference.predictor import Predictor
 
 
-# Reading them takes milliseconds, and a run asks for them at every step. By what they were read from, overrides included.
+# Cached, as loading takes milliseconds and a run asks at every step. Keyed by the environment and the overrides.
 _loaded: dict[tuple[object, str], Settings] = {}
 
 

@@ -27,9 +27,9 @@ def main(argv: list[str]) -> int:
         prog="python -m pipelines.up",
         add_help=False,
         description="Runs the HTTP API, Dagster's web server and its daemon side by side, until one ends or Ctrl-C.",
-        epilog="Any other words go to `dagster dev`.",
+        epilog="Other arguments are passed to `dagster dev`.",
     )
-    parser.add_argument("--help", action="help", help="show this and end")
+    parser.add_argument("--help", action="help", help="show this message and exit")
     parser.add_argument("-h", "--host", default="127.0.0.1", help="address of Dagster's web server (default: %(default)s)")
     parser.add_argument("-p", "--port", type=int, default=3000, help="its port (default: %(default)s)")
     parser.add_argument("--no-api", action="store_true", help="without the HTTP API")
@@ -74,8 +74,8 @@ def _alone() -> Iterator[None]:
         lock = FileLock(home / "up.lock").acquire(timeout=0)
     except Timeout:
         raise ConfigurationError(
-            f"`make ui` or `make up` runs already with DAGSTER_HOME={home}: end it, or give this one a home and "
-            "DEPTH_DATA of its own"
+            f"`make ui` or `make up` runs already with DAGSTER_HOME={home}: end it, or start this one with another "
+            "DAGSTER_HOME and DEPTH_DATA"
         ) from None
     with lock:
         yield

@@ -107,7 +107,7 @@ async def _create(
         ),
     ] = None,
 ) -> Any:
-    """Asks for a depth map. Answers at once, or with `Prefer: wait=N` when the artwork has ended."""
+    """Creates a depth map. Answers at once, or with `Prefer: wait=N` when the artwork has ended or N seconds have passed."""
     new = _validated(await body.read_json_text(request, state.settings), idempotency_key, state.settings)
     wait = long_polling.wait_seconds(request.headers.getlist("prefer"))
     try:
@@ -151,8 +151,8 @@ def _validated(text: bytes, idempotency_key: str | None, settings: Settings) -> 
 async def _awaited(
     request: Request, response: Response, state: ApiState, created: Created, wait: int
 ) -> tuple[StoredArtwork, int]:
-    """The artwork after `wait` seconds or when it is final, and the status code. 0 is for a replay that does not wait itself,
-    while the first request with its key still does."""
+    """Waits up to `wait` seconds for the artwork to be final; returns it, and the status code. `wait` is 0 for a repeated request
+    that does not wait itself, while the first one with its key still does."""
     artwork = created.artwork
     if not wait:
         return artwork, ACCEPTED
@@ -181,7 +181,7 @@ async def _get(artwork: OwnArtwork, state: State) -> Any:
 
 
 async def _cancel(artwork_id: Annotated[UUID, Path()], request: Request, state: State, caller: Caller) -> Any:
-    """Cancels an artwork that waits or is being worked on. A final one stays as it is; the answer has its status."""
+    """Cancels an artwork that waits or is being worked on. An artwork that has already ended stays as it is."""
     request.state.artwork_id = str(artwork_id)
     artwork = await run_in_threadpool(state.artworks.cancel, artwork_id, api_key_id=caller)
     if artwork is None:

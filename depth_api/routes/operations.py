@@ -31,7 +31,7 @@ async def _live() -> dict[Literal["status"], Literal["live"]]:
     responses={503: {"model": Readiness, "description": "Not ready; `database` and `store` say why."}},
 )
 async def _ready(response: Response, state: State) -> Readiness:
-    """Ready when database and store answer. The age of the last worker's heartbeat is shown, and decides nothing."""
+    """Ready when database and store answer. The age of the last worker's heartbeat is shown, but does not affect readiness."""
     queue, database = None, Check(ok=True)
     try:
         queue = await run_in_threadpool(queue_status, state.artworks.database, fresh_seconds=FRESH_SECONDS)

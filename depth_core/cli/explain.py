@@ -191,7 +191,7 @@ def _lines_of_request(facts: RequestFacts) -> Lines:
 def _lasting(error_kind: str) -> str:
     from depth_core.explain.cures import kind_of
 
-    return "passing" if kind_of(error_kind).retryable else "permanent"
+    return "temporary" if kind_of(error_kind).retryable else "permanent"
 
 
 def _attempts(number: int) -> str:

@@ -1,6 +1,6 @@
 """What to do about an image that has no depth map: the advice for each kind of error, and the run that tries again.
 
-Whether a kind is passing or permanent is in errors.py. Jobs are Dagster's, in pipelines/jobs; a test compares the names.
+Whether a kind is temporary or permanent is in errors.py. Jobs are Dagster's, in pipelines/jobs; a test compares the names.
 """
 
 from __future__ import annotations

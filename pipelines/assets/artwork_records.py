@@ -48,13 +48,13 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
         )
         key = records.write(store, frame, profile_name, chunk)
         failed = frame[frame["status"] == FAILED]
-        passing = failed["error_kind"].isin([kind.value for kind in ErrorKind if kind.retryable])
+        temporary = failed["error_kind"].isin([kind.value for kind in ErrorKind if kind.retryable])
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": len(frame),
                 "succeeded": int((frame["status"] == SUCCEEDED).sum()),
                 "failed": len(failed),
-                "failed, may get better": int(passing.sum()),
+                "failed, may get better": int(temporary.sum()),
                 "failed by kind": dg.MetadataValue.json(counts(frame["error_kind"])),
                 "table": dg.MetadataValue.path(store.url(key)),
                 "preview": preview(frame, ["row_id", "status", "image_url", "depth_min", "depth_max", "error_kind"]),

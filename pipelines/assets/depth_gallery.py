@@ -51,7 +51,7 @@ def _link_metadata(link: str, seconds: int) -> dict[str, dg.MetadataValue]:
     return {
         "open the page": dg.MetadataValue.url(link),
         "the link opens until": dg.MetadataValue.text(
-            f"{until:%Y-%m-%d %H:%M} UTC, or as long as the credentials that signed it are valid; depth_gallery made again "
-            "makes another"
+            f"{until:%Y-%m-%d %H:%M} UTC, or until the credentials that signed it expire; materialize depth_gallery "
+            "again for a new link"
         ),
     }

@@ -27,14 +27,14 @@ POOL = "gpu"
 
 
 class DepthMapsConfig(dg.Config):
-    force: bool = Field(False, description="Make every depth map again, also those that are there.")
+    force: bool = Field(False, description="Make every depth map again, even those that exist.")
     retry_permanent: bool = Field(
-        False, description="Try again also images that failed in a way that does not get better by itself."
+        False, description="Also retry images with permanent failures (not found, not an image, too large, ...)."
     )
     retry_sources: bool = Field(
         False,
         description=(
-            "First fetch again the images whose download failed for a passing reason; with retry_permanent, all that failed."
+            "First fetch again the images whose download failed for a temporary reason; with retry_permanent, all that failed."
         ),
     )
     verify: bool = Field(
@@ -184,8 +184,8 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
         owners=names.OWNERS,
         automation_condition=automation_conditions.missing_or_changed(),
         description=(
-            "Makes the depth map of every source image of the chunk with the profile's model and normalization. Does only what "
-            "is not done; a run that is killed leaves to the next one what was in flight."
+            "Makes the depth map of every source image of the chunk with the profile's model and normalization. Skips what "
+            "is done; when a run is killed, the next one computes what was in flight."
         ),
     )
     def depth_maps(source_images: None, profile: None) -> None:

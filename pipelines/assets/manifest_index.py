@@ -21,7 +21,7 @@ from pipelines.step_failures import fails_in_one_line
 
 
 class ManifestConfig(dg.Config):
-    uri: str = Field("", description="Where the manifest is, when it does not lie in the manifests folder.")
+    uri: str = Field("", description="Path or URL of the manifest, if it is not in the manifests folder.")
 
 
 _asked_uri: ContextVar[str] = ContextVar("asked_uri", default="")
@@ -31,8 +31,8 @@ _asked_uri: ContextVar[str] = ContextVar("asked_uri", default="")
 def index_config(uri: str) -> Iterator[dict[str, Any]]:
     """Run config for `manifest_index`.
 
-    Everybody who sees Dagster sees it, so it has no URI with secrets. A run inside the block, in this thread, gets such a URI in
-    another way; any other run knows the slug, by which it finds the URI that was read before or a file of the manifests folder.
+    Run config is visible in Dagster, so a URI with secrets is left out of it. A run inside the block, in this thread, gets such a
+    URI from a context variable; any other run finds, by its slug, the URI that was read before or a file of the manifests folder.
     """
     token = _asked_uri.set(uri)
     try:
@@ -59,7 +59,9 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
         settings, store, slug = depthline.settings(), depthline.store(), context.partition_key
         uri = config.uri or _asked_uri.get() or _uri_of(slug, settings, store)
         if manifest.slug(uri) != slug:
-            raise ManifestError(f"{shown_url(uri)} belongs to partition {manifest.slug(uri)}, not to {slug}")
+            raise ManifestError(
+                f"{shown_url(uri)} belongs to partition {manifest.slug(uri)}, not to {slug}: materialize that partition"
+            )
         index = manifest.read_index(store, slug)  # first: the memory that reading it takes serves the rows afterwards
         rows = manifest.read(uri, settings)
         assignment = manifest.assign_chunks(
@@ -107,8 +109,9 @@ def _has_reported(instance: dg.DagsterInstance, run_id: str) -> bool:
 def _warn_of_many_partitions(log: dg.DagsterLogManager, chunks: int, profiles: int, settings: Settings) -> None:
     if chunks * profiles > partitions.MANY_PAIRS:
         log.warning(
-            f"{chunks:,} chunks under {profiles} profiles are {chunks * profiles:,} partitions; raise DEPTH_ROWS_PER_CHUNK "
-            f"(now {settings.rows_per_chunk:,}) before the next manifest"
+            f"{chunks:,} chunks under {profiles} profiles are {chunks * profiles:,} partitions; more than "
+            f"{partitions.MANY_PAIRS:,} make Dagster's UI slow. Raise DEPTH_ROWS_PER_CHUNK (now "
+            f"{settings.rows_per_chunk:,}) before you add the next manifest"
         )
 
 
@@ -120,6 +123,6 @@ def _uri_of(slug: str, settings: Settings, store: Store) -> str:
         if found.slug == slug:
             return found.uri
     raise ManifestError(
-        f"no manifest with the key {slug} in {settings.manifests_location}; put it there, or give its place as `uri` in the "
-        "run config"
+        f"no manifest with the key {slug} in {settings.manifests_location}; put it there, or give its path or URL as `uri` in "
+        "the run config"
     )

@@ -28,7 +28,7 @@ def build() -> dg.AssetsDefinition:
         group_name=names.REQUESTS_GROUP,
         kinds={"parquet", "pandas"},
         owners=names.OWNERS,
-        description="The artworks of single requests that ended on a day, as artwork_records has them, under profile api.",
+        description="Artworks of single requests that ended on a day, with the columns of artwork_records, profile `api`.",
     )
     @fails_in_one_line
     def request_records(context: dg.AssetExecutionContext, depthline: DepthlineResource) -> dg.MaterializeResult[None]:

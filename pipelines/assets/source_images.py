@@ -20,7 +20,7 @@ from pipelines.step_failures import fails_in_one_line
 
 class SourcesConfig(dg.Config):
     refetch: bool = Field(False, description="Ask the origin again for images that are there already.")
-    retry_permanent: bool = Field(False, description="Try again also what failed in a way that does not get better by itself.")
+    retry_permanent: bool = Field(False, description="Also retry permanent download failures (not found, forbidden, ...).")
 
 
 def build(parts: Partitions) -> dg.AssetsDefinition:

@@ -37,13 +37,13 @@ def _result(passed: bool, description: str, *, check_name: str | None = None, **
 
 
 def every_row_has_a_record(rows: pd.DataFrame, frame: pd.DataFrame) -> dg.AssetCheckResult:
-    """Exactly one record per row of the chunk, and none besides."""
+    """Every row of the chunk has exactly one record, and there are no others."""
     expected, found = rows["row_key"], frame["row_key"]
     missing = expected[~expected.isin(found)].tolist()
     surplus = found[~found.isin(expected) | found.duplicated()].tolist()
     return _result(
         not missing and not surplus,
-        f"{len(expected):,} rows, {len(found):,} records; {len(missing):,} rows without, {len(surplus):,} records too many",
+        f"{len(expected):,} rows, {len(found):,} records; {len(missing):,} rows without one, {len(surplus):,} surplus records",
         missing=missing[:SAMPLES],
         surplus=surplus[:SAMPLES],
     )
@@ -87,7 +87,7 @@ def pictures_are_sound(frame: pd.DataFrame, store: Store) -> tuple[dg.AssetCheck
 
 
 def failure_rate_is_bounded(frame: pd.DataFrame, bound: float) -> dg.AssetCheckResult:
-    """At most the share of rows that the profile allows has failed."""
+    """The share of failed rows is at most the profile's max_failure_rate."""
     failed = frame[frame["status"] == FAILED]
     rate = len(failed) / len(frame) if len(frame) else 0.0
     return _result(
@@ -109,7 +109,7 @@ def build(parts: Partitions) -> list[dg.AssetChecksDefinition]:
 
     described = {
         READABLE: "Every succeeded record has a depth.png that opens and has the size that the record says.",
-        NOT_FLAT: "No succeeded depth map has one value everywhere, neither the network's numbers nor the picture.",
+        NOT_FLAT: "No succeeded depth map is flat, neither in the network's numbers nor in depth.png.",
     }
 
     @dg.multi_asset_check(

@@ -24,11 +24,11 @@ retry_failed_rows = dg.define_asset_job(
     "retry_failed_rows",
     _DEPTH,
     config=depth_maps.run_config(retry_sources=True),
-    description="Fetch and compute again the rows of a chunk x profile that failed for a passing reason; nothing else.",
+    description="Fetch and compute again the rows of a chunk x profile that failed for a temporary reason; nothing else.",
 )
 retry_all_failed_rows = dg.define_asset_job(
     "retry_all_failed_rows",
     _DEPTH,
     config=depth_maps.run_config(retry_sources=True, retry_permanent=True),
-    description="Fetch and compute again every failed row of a chunk x profile, whatever the reason: for what was mended.",
+    description="Fetch and compute again every failed row of a chunk x profile, whatever the reason: use it after fixing it.",
 )

@@ -9,7 +9,9 @@ PAGE = 200  # runs that are read at once
 
 
 class PruneConfig(dg.Config):
-    keep_days: int = Field(90, ge=1, description="Runs that ended before this many days ago go, with their event logs.")
+    keep_days: int = Field(
+        90, ge=1, description="Ended runs that were created more than this many days ago are deleted, with their event logs."
+    )
     at_most: int = Field(1000, ge=1, description="Runs deleted by one run of this job.")
 
 
@@ -39,7 +41,7 @@ def prune_old_runs(context: dg.OpExecutionContext, config: PruneConfig) -> None:
                 cursor = record.dagster_run.run_id
         if len(page) < PAGE:
             break
-    context.log.info(f"deleted {deleted:,} of {seen:,} runs that ended before {before:%Y-%m-%d}")
+    context.log.info(f"deleted {deleted:,} of {seen:,} ended runs that were created before {before:%Y-%m-%d}")
 
 
 def _is_latest_of_a_partition(instance: dg.DagsterInstance, run_id: str) -> bool:

@@ -36,13 +36,13 @@ class WorkerConfig(dg.Config):
 @dg.op(
     pool=POOL,
     out=dg.Out(dg.Nothing),
-    description="Serves the inbox: claims waiting artworks, runs them, finishes them, and waits for more.",
+    description="Claims waiting artworks, of the HTTP API and the inbox, computes them, and waits for more.",
 )
 @fails_in_one_line
 def run_worker(context: dg.OpExecutionContext, config: WorkerConfig, depthline: DepthlineResource) -> None:
     store, log = depthline.store(), _WorkerLog(context)
     with _open_worker(log, config.device, depthline.settings(), store) as worker:
-        context.log.info(f"serving the inbox on device {config.device} as {worker.name}")
+        context.log.info(f"serving single requests on device {config.device} as {worker.name}")
         try:
             report = worker.serve()
         except BaseException as error:  # a cancelled run too
@@ -147,7 +147,7 @@ def _summary(report: "Report", seconds: float) -> dict[str, Any]:
 
 
 @dg.job(
-    description="Serves single requests: serves the inbox until nothing has come for a while.",
+    description="Serves single requests, of the HTTP API and the inbox, until nothing has come for a while.",
     tags={
         "dagster/priority": "10",  # before bulk runs that wait in the queue
         "dagster/max_retries": "0",  # the sensor starts the next worker; a retry beside it would only wait for the pool

@@ -20,14 +20,14 @@ def main(
     uri: Annotated[str, typer.Argument(help="The manifest: a path, s3:// or http(s) URL.")],
     profile: Annotated[str, typer.Option(help="A parameter set of profiles.toml.")] = "preview",
 ) -> None:
-    """Brings a manifest up to date under a profile. Exit status: 0 done, failed rows included; 1 not done; 2 no DAGSTER_HOME;
+    """Brings a manifest up to date under a profile. Exit status: 0 done, even if rows failed; 1 not done; 2 no DAGSTER_HOME;
     130 interrupted."""
     console, errors = terminal.consoles()
     home = Path(os.environ.get("DAGSTER_HOME", ""))
     if not home.is_absolute() or not home.is_dir():
         terminal.print_error(
             errors,
-            "DAGSTER_HOME must name an existing folder, by its whole path: `make maps` sets it, see docs/operations.md",
+            "DAGSTER_HOME must name an existing folder by its absolute path; `make maps` sets it. See docs/operations.md",
         )
         raise typer.Exit(2)
     with terminal.plain_end(errors, 1):

@@ -1,4 +1,4 @@
-"""What a manifest's materialization came to, and how it is printed."""
+"""The result of materializing a manifest, and how it is printed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LISTED = 10  # failures, failed checks, and chunks with their places, that are p
 
 @dataclass
 class Report:
-    """What a manifest's materialization came to."""
+    """The result of materializing a manifest."""
 
     uri: str
     chunks: list[str]

@@ -30,7 +30,7 @@ from pipelines.materialize.report import Report
 from pipelines.partitions import MANIFEST, pair
 from pipelines.resources import DepthlineResource
 
-# A chunk is worked on because something about it is not as it was: that may be a file of a depth map that is gone.
+# A chunk is worked on because something about it changed, perhaps a missing file of a depth map.
 VERIFY = depth_maps.run_config(verify=True)
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -51,8 +51,8 @@ def materialize(
 
     `on_step` is called with each step, `meter` with the rows that a step has done. Chunks that are complete and unchanged are
     left alone. Raises RunFailedError with the reason of the run that failed, ConfigurationError for an unknown profile,
-    ModelUnavailableError when its weights cannot be had, KeyboardInterrupt when it was told to end: the run under way has failed
-    then, what it made counts, and the next one goes on.
+    ModelUnavailableError when its weights cannot be had, KeyboardInterrupt when interrupted: the current run is then
+    marked as failed, what it made is kept, and the next one goes on.
     """
     started = time.monotonic()
     wanted = depthline.profile(profile)

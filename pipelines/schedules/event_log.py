@@ -9,5 +9,5 @@ prune_event_log_weekly = dg.ScheduleDefinition(
     job=prune_event_log,
     cron_schedule="0 5 * * 0",
     default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="Sundays: old runs and their event logs go.",
+    description="Deletes old runs and their event logs every Sunday.",
 )

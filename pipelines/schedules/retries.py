@@ -24,16 +24,16 @@ RUNS_PER_MORNING = 500
 def retry_failed_rows_schedule(
     context: dg.ScheduleEvaluationContext, depthline: DepthlineResource
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    passing = {kind.value for kind in ErrorKind if kind.retryable}
+    temporary = {kind.value for kind in ErrorKind if kind.retryable}
     failed = records.read(depthline.store(), status=FAILED, columns=["chunk", "profile", "error_kind"])
     # Single requests and profiles that were taken out have records too, and no partitions.
     there = failed["profile"].isin(depthline.profiles())
-    pairs = failed.loc[failed["error_kind"].isin(passing) & there, ["chunk", "profile"]].drop_duplicates()
+    pairs = failed.loc[failed["error_kind"].isin(temporary) & there, ["chunk", "profile"]].drop_duplicates()
     if pairs.empty:
-        yield dg.SkipReason("no failed row that may get better")
+        yield dg.SkipReason("no failed row is worth another try")
     day = context.scheduled_execution_time.strftime("%Y-%m-%d")
     if len(pairs) > RUNS_PER_MORNING:  # a tick has 60 s; another part of them each day, so that none waits for ever
-        context.log.info(f"{len(pairs):,} chunks and profiles have such rows: {RUNS_PER_MORNING:,} are tried today")
+        context.log.info(f"{len(pairs):,} pairs have rows to retry: {RUNS_PER_MORNING:,} today, the others on later days")
         first = context.scheduled_execution_time.toordinal() * RUNS_PER_MORNING % len(pairs)
         pairs = pd.concat([pairs.iloc[first:], pairs.iloc[:first]]).head(RUNS_PER_MORNING)
     for chunk, profile in pairs.itertuples(index=False):

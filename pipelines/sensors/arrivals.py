@@ -22,7 +22,7 @@ EVENTS_AT_ONCE = 20  # an event of manifest_index can name tens of thousands of 
 
 @dataclass
 class Place:
-    """How far arrival_sensor has come in the materializations of one asset: its cursor, but for the name of the asset."""
+    """How far arrival_sensor has read the materializations of one asset: one entry of its cursor."""
 
     done: int = 0  # all events up to this storage id
     event: int = 0  # the one after it, when it named more than fits a tick
@@ -73,8 +73,8 @@ def arrival_sensor(context: dg.SensorEvaluationContext, depthline: DepthlineReso
 def _has(context: dg.SensorEvaluationContext, profile: str) -> bool:
     """Whether this code location knows a profile.
 
-    One that came since it was loaded has no partitions before it is reloaded: a run asked for under it would fail the tick, and
-    with it all else that the tick asks for.
+    A profile that was added since it was loaded has no partitions until it is reloaded. Requesting a run for it would fail the
+    whole tick, with all other requests.
     """
     if context.repository_def is None:  # outside of a code location
         return True
@@ -83,7 +83,7 @@ def _has(context: dg.SensorEvaluationContext, profile: str) -> bool:
     known = pairs.get_partitions_def_for_dimension(PROFILE).get_partition_keys()
     if profile not in known:
         context.log.warning(
-            f"profile {profile} came after the code location was loaded: reload it, then backfill what is missing"
+            f"profile {profile} was added after the code location was loaded: reload the code location, then backfill {profile}"
         )
     return profile in known
 
@@ -95,8 +95,8 @@ def _changed_chunks(event: dg.EventLogRecord) -> Sequence[str]:
 def _next(
     instance: dg.DagsterInstance, asset: str, place: Place, names_in: Callable[[dg.EventLogRecord], Sequence[Name]], limit: int
 ) -> dict[Name, int]:
-    """The next names that an asset's materializations give, at most `limit`, each with the storage id of the last event here
-    that has it; moves `place` behind them. A name that comes again within one call counts once, so it is asked for once.
+    """Returns the next names in an asset's materializations, at most `limit`, each with the storage id of the last event read
+    that names it; moves `place` past them. A name that occurs twice in one call counts once, so it is requested once.
 
     A tick that dies before its cursor is kept is done again from the same place, under the same run keys.
     """

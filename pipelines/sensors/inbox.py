@@ -18,7 +18,7 @@ FRESH_SECONDS = 10.0  # a worker that gave no sign of life for so long does not 
 STARTING_SECONDS = 60.0  # how long Dagster may take to make a run of a request for one
 LONGEST_PAUSE_SECONDS = 60.0  # between workers that fail one after the other
 
-_FILE_ERRORS = FileErrors()  # the sensor's: a tick lasts seconds, and what one has reported the next one need not
+_FILE_ERRORS = FileErrors()  # kept between ticks, so that each error is reported once and not at every tick
 
 
 @dg.sensor(

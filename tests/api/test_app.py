@@ -346,7 +346,7 @@ def test_a_wait_outlives_a_database_that_fails_for_a_while(
     waiting.start()
     eventually(lambda: artworks.queue.waiting()[0])
     with structlog.testing.capture_logs() as lines, without_artworks(settings):
-        eventually(lambda: sum("requests wait on" in line["event"] for line in lines) >= 2)
+        eventually(lambda: sum("requests keep waiting" in line["event"] for line in lines) >= 2)
     finish()
     waiting.join()
     assert (answers[0].status_code, answers[0].json()["status"]) == (200, "succeeded")

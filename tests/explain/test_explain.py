@@ -79,9 +79,9 @@ def test_files_that_are_gone_are_named_with_the_run_that_makes_them_again(produc
     assert '"config": {"verify": true}' in text
 
 
-def test_a_download_that_failed_for_a_passing_reason_is_tried_again_by_itself(unchanged) -> None:
+def test_a_download_that_failed_for_a_temporary_reason_is_tried_again_by_itself(unchanged) -> None:
     text = said("d", "--profile", "preview")
-    assert "source failed: unreachable, passing, 1 attempt" in text
+    assert "source failed: unreachable, temporary, 1 attempt" in text
     assert "every later run of this chunk tries again by itself" in text
     assert "-j retry_failed_rows" in text
 
@@ -118,7 +118,7 @@ def test_a_row_without_a_record_says_what_stopped_it(unchanged) -> None:
 def test_whether_the_chunk_is_complete_is_said_when_that_is_asked(production) -> None:
     assert "its chunk is" not in said("a")
     text = said("a", "--chunk")
-    assert "its chunk is not complete: an image is missing, has changed or failed for a passing reason" in text
+    assert "its chunk is not complete: an image is missing, has changed or failed for a temporary reason" in text
     (chunk,) = production.index("one.csv", "id,image_url", "one,../photos/good.png")
     assert "its chunk is not complete: its rows are not validated yet" in said("one", "--chunk")
     production.ingest(chunk)
@@ -233,7 +233,7 @@ def artwork(production) -> UUID:
 
 def check_request(text: str, artwork: UUID) -> None:
     assert text.startswith(f"artwork {artwork}, a single request")
-    assert "status failed: unreachable, passing, 1 attempt no such host" in text
+    assert "status failed: unreachable, temporary, 1 attempt no such host" in text
     assert "image http://127.0.0.1:9/a.jpg?token=***" in text
     assert "asked by ann, http" in text
     assert "send the request again" in text

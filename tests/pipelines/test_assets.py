@@ -257,7 +257,7 @@ class TestWhatWasMendedAtTheOrigin:
         assert seen.partition_key == chunk
 
         self.mend(house)
-        house.run("retry_failed_rows", pair(chunk, "preview"), default_config=True)  # for passing failures alone
+        house.run("retry_failed_rows", pair(chunk, "preview"), default_config=True)  # for temporary failures alone
         assert house.records(profile="preview")["status"].tolist() == ["succeeded", "failed", "failed"]
 
 
