@@ -39,6 +39,7 @@ class Hub:
     def __init__(self, server: HttpServer) -> None:
         self.server = server
         self.bodies = {"model.safetensors": BODY}
+        self.other_bodies: dict[str, dict[str, bytes]] = {}  # of other repositories
         self.commit = COMMIT
         server.on_others(self._answer)
 
@@ -47,7 +48,9 @@ class Hub:
         return set(self.server.hits)
 
     def _answer(self, handler: Handler) -> None:
-        body = self.bodies.get(handler.received.path.rpartition("/")[2])
+        path = handler.received.path
+        repository = path[1:].partition("/resolve/")[0]
+        body = self.other_bodies.get(repository, self.bodies).get(path.rpartition("/")[2])
         if body is None:
             HttpServer.answer(404, X_Repo_Commit=self.commit, X_Error_Code="EntryNotFound")(handler)
         else:
@@ -85,9 +88,9 @@ PROGRAM = """
 import dataclasses, json, sys
 from depth_core import catalog, settings
 from depth_core.inference import checkpoints
-spec = dataclasses.replace(catalog.BY_KEY["v2/small"], revision="main", sha256=None)
-found = checkpoints.resolve(spec, settings.load())
-print(json.dumps([found.source, found.revision, str(found.path), "torch" in sys.modules]))
+specs = [dataclasses.replace(catalog.BY_KEY[key], revision="main", sha256=None) for key in ("v2/small", "v2/base")]
+found, shards = [checkpoints.resolve(spec, settings.load()) for spec in specs]
+print(json.dumps([found.source, found.revision, str(found.path), str(shards.path), "torch" in sys.modules]))
 """
 
 
@@ -97,11 +100,13 @@ def test_the_hub_is_asked_once_then_its_cache_is_enough_and_no_torch_is_loaded(
     environment = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.server.url, "HF_TOKEN": "hf_secret"}
     environment |= {"HF_HUB_DISABLE_XET": "1", "DEPTH_CHECKPOINT_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-c", PROGRAM]
+    hub.other_bodies[BY_KEY["v2/base"].repository] = sharded()
     process = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
-    source, revision, path, torch_loaded = json.loads(process.stdout.splitlines()[-1])
+    source, revision, path, index, torch_loaded = json.loads(process.stdout.splitlines()[-1])
     assert (source, revision, torch_loaded) == (f"hub:{REPOSITORY}@{COMMIT}", COMMIT, False)
     assert Path(path).read_bytes() == hub.bodies["model.safetensors"]
+    assert {name: Path(index).with_name(name).read_bytes() for name in sharded()} == sharded()
     assert "Bearer hf_secret" in {request.headers["Authorization"] for request in hub.server.requests}
     hub.server.requests.clear()
     assert str(checkpoints.resolve(BRANCH, settings).path) == path

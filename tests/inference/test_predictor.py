@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import oracle
@@ -49,6 +50,13 @@ def model(
 
 
 def test_a_batch_gives_each_image_what_it_gets_alone(model: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_blocks, lengths = kernels._in_blocks, set()
+
+    def watched(q: torch.Tensor, *rest: Any) -> None:
+        lengths.add(len(q))
+        in_blocks(q, *rest)
+
+    monkeypatch.setattr(kernels, "_in_blocks", watched)
     monkeypatch.setattr(kernels, "_SHORTEST", 200)  # 257 tokens come in blocks, as those of large images do
     monkeypatch.setattr(kernels, "_best_block", lambda length: 1 << 14)
     batch = torch.stack([model.preprocessor.prepare(noise(seed=seed), (224, 224)) for seed in range(2)])
@@ -57,6 +65,8 @@ def test_a_batch_gives_each_image_what_it_gets_alone(model: Predictor, monkeypat
     assert together.shape == (2, 224, 224)
     for index in range(2):
         torch.testing.assert_close(together[index], model.predict(batch[index : index + 1]).depth[0], atol=1e-5, rtol=1e-4)
+    if model.spec.key != "tiny" and kernels._has_product():
+        assert lengths == {257}
 
 
 def test_preparing_in_many_threads_gives_what_one_gives_and_leaves_their_settings_alone(model: Predictor) -> None:
