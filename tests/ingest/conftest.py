@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -41,12 +42,15 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
 @pytest.fixture(scope="session")
 def _settings() -> Settings:
     """Making settings takes as long as many a test here; copies of these are taken."""
-    return Settings(_env_file=None, **QUICK)  # type: ignore[call-arg]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("DEPTH_")]:
+            patch.delenv(name)
+        return Settings(_env_file=None, **QUICK)  # type: ignore[call-arg]
 
 
 @pytest.fixture
 def settings(_settings: Settings, tmp_path: Path) -> Settings:
-    return _settings.model_copy(update={"data": tmp_path / "data"})
+    return _settings.model_copy(update={"data": tmp_path / "data"}, deep=True)
 
 
 @pytest.fixture

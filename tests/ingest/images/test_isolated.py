@@ -174,21 +174,28 @@ def test_a_failure_is_no_reason_for_another_process(settings: Settings, started)
     assert len(started) == 1
 
 
+def kind(data: bytes, header: headers.Header, settings: Settings) -> ErrorKind | None:
+    try:
+        isolated.decode(data, header, name="", settings=settings, check=None)
+    except ImageError as error:
+        return error.kind
+    return None
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS does not keep a limit of memory")
 def test_what_takes_more_memory_than_was_counted_on_fails_alone(settings: Settings, monkeypatch, started) -> None:
     monkeypatch.setattr(isolated, "_SLACK", 16 << 20)
     data = hostile.png((3_000, 3_000), 16, 6)
     true, lying = headers.Header("png", 3_000, 3_000, 18), headers.Header("png", 100, 100, 18)
-
-    def kind(header: headers.Header) -> ErrorKind | None:
-        try:
-            isolated.decode(data, header, name="", settings=settings, check=None)
-        except ImageError as error:
-            return error.kind
-        return None
-
-    assert [kind(header) for header in (true, lying, true)] == [None, ErrorKind.OUT_OF_MEMORY, None]
+    ends = [kind(data, header, settings) for header in (true, lying, true)]
+    assert ends == [None, ErrorKind.OUT_OF_MEMORY, None]
     assert len(started) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS does not keep a limit of memory")
+def test_what_every_process_may_take_beside_is_too_little_for_a_large_picture(settings: Settings) -> None:
+    large = hostile.webp_of_one_colour((12_000, 12_000))
+    assert kind(large, headers.Header("webp", 100, 100, 18), settings) is ErrorKind.OUT_OF_MEMORY
 
 
 def test_a_thread_takes_its_process_with_it(settings: Settings, started) -> None:
