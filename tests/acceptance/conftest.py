@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -33,6 +35,7 @@ class Place:
 
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
+    started: list[Program | subprocess.Popen[Any]] = field(default_factory=list)
 
     @property
     def store(self) -> Store:
@@ -69,7 +72,33 @@ class Place:
     def start(self, *arguments: str | Path) -> Program:
         """Starts Python with these arguments, ("-m", MODULE, ...) or ("-c", CODE, ...)."""
         output = self.folder / f".output-{len(list(self.folder.glob('.output-*')))}"
-        return Program([str(each) for each in arguments], cwd=self.folder, env=self.environment, output=output)
+        program = Program([str(each) for each in arguments], cwd=self.folder, env=self.environment, output=output)
+        self.started.append(program)
+        return program
+
+    def start_afresh(self, *command: str | Path) -> subprocess.Popen[str]:
+        """Starts a command as a shell does, for what belongs to the interpreter's own start and end. Both streams are one."""
+        process = subprocess.Popen(
+            [str(word) for word in command],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        """Kills what a failed test has left running: else pytest would wait for it without end."""
+        for process in self.started:
+            if isinstance(process, subprocess.Popen):
+                with process:
+                    if process.poll() is None:
+                        os.killpg(process.pid, signal.SIGKILL)
+            elif process.poll() is None:
+                process.kill()
 
     def run(self, *command: str | Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         """Runs a command as people do."""
@@ -103,8 +132,10 @@ def furnish(folder: Path) -> Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return furnish(tmp_path)
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = furnish(tmp_path)
+    yield place
+    place.end()
 
 
 @pytest.fixture
@@ -128,6 +159,8 @@ def materialize(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 
 @pytest.fixture(scope="module")
-def shared_place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def shared_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """One place for all tests of a module, where starting the programs takes long."""
-    return furnish(tmp_path_factory.mktemp("place"))
+    place = furnish(tmp_path_factory.mktemp("place"))
+    yield place
+    place.end()

@@ -344,14 +344,15 @@ def test_a_full_disk_under_what_is_printed_is_one_line() -> None:
     assert done.stderr == "error cannot write here what there is to say: No space left on device\n"
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupt_is_one_line_and_what_is_made_stays(place, number: signal.Signals, status: int) -> None:
+@pytest.mark.parametrize(("number", "status", "afresh"), [(signal.SIGINT, 130, False), (signal.SIGTERM, 143, True)])
+def test_an_interrupt_is_one_line_and_what_is_made_stays(place, number: signal.Signals, status: int, afresh: bool) -> None:
     (photo,) = place.photos(1, (1600, 1200))
     for n in range(1, 150):
         shutil.copy(photo, photo.with_name(f"{n:04d}.jpg"))
     folder, out = photo.parent, place.folder / "out"
     out.mkdir()
-    process = place.start("-m", "depth_core.cli", "map", folder, "--out", "out")
+    arguments = ("map", folder, "--out", "out")
+    process = place.start_afresh("depthline", *arguments) if afresh else place.start("-m", "depth_core.cli", *arguments)
     eventually_of(process, lambda: list(out.glob("*.depth.json")))
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)

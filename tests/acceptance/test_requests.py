@@ -13,6 +13,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -66,9 +67,20 @@ def world() -> Iterator[World]:
         yield world
 
 
-@pytest.fixture(scope="module")
-def running(shared_place) -> Iterator[httpx.Client]:
+@dataclass
+class Up:
     """The API, Dagster's web server and its daemon, and a client with a key."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    client: httpx.Client
+
+    def said(self) -> str:
+        return self.log.read_text()[-20_000:]
+
+
+@pytest.fixture(scope="module")
+def up(shared_place) -> Iterator[Up]:
     place = shared_place
     shutil.copy(ROOT / "workspace.yaml", place.folder)
     profiles = place.folder / "profiles.toml"
@@ -86,22 +98,26 @@ def running(shared_place) -> Iterator[httpx.Client]:
     log = place.folder / "up.log"
     command = [sys.executable, "-m", "pipelines.up", "-h", "127.0.0.1", "-p", str(free_port())]
     with log.open("wb") as output:
-        up = subprocess.Popen(
+        process = subprocess.Popen(
             command, cwd=place.folder, env=place.environment, stdout=output, stderr=output, start_new_session=True
         )
+    place.started.append(process)
     try:
         with httpx.Client(
             base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=100
         ) as client:
-            wait_until(lambda: up.poll() is not None or answers(client), "the API does not answer")
-            assert up.poll() is None, log.read_text()
-            yield client
-    except BaseException:
-        sys.stderr.write(log.read_text()[-20_000:])
-        raise
+            up = Up(process, log, client)
+            wait_until(lambda: process.poll() is not None or answers(client), up.said)
+            assert process.poll() is None, up.said()
+            yield up
     finally:
-        up.send_signal(signal.SIGINT)
-        assert up.wait(60) == 0
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def running(up: Up) -> httpx.Client:
+    return up.client
 
 
 def answers(client: httpx.Client) -> bool:
@@ -222,9 +238,14 @@ def test_a_file_in_the_inbox_is_answered_beside_it_and_a_bad_one_is_put_aside(ru
     assert running.get(f"/v2/artworks/{artwork['id']}").status_code == 404, "an inbox file's artwork is not Ann's"
 
 
-def test_a_manifest_dropped_into_the_folder_is_indexed_fetched_and_depth_mapped_with_no_further_word(shared_place) -> None:
+def test_a_manifest_dropped_into_the_folder_is_indexed_fetched_and_depth_mapped_with_no_further_word(up, shared_place) -> None:
     store = shared_place.store
-    wait_until(lambda: not records.read(store, profile="preview").empty, "no records", within=PATIENCE)
+
+    def recorded() -> bool:
+        assert up.process.poll() is None, up.said()
+        return not records.read(store, profile="preview").empty
+
+    wait_until(recorded, up.said, within=PATIENCE)
     frame = records.read(store, profile="preview")
     assert frame["status"].tolist() == ["succeeded"] * 3 + ["failed"]
     assert frame["error_kind"].tolist()[-1] == "not_found"

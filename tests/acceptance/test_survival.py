@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import signal
+import sys
 import time
 from io import BytesIO
 from pathlib import Path
@@ -81,7 +82,7 @@ def test_a_run_that_is_killed_again_and_again_is_finished_by_the_next(place, mat
 
 def test_an_interrupted_run_ends_with_one_line_holds_nothing_and_is_finished_by_the_next(place, materialize) -> None:
     manifest = place.manifest(place.photos(COUNT))
-    process = place.start("-m", "pipelines.materialize", manifest)
+    process = place.start_afresh(sys.executable, "-m", "pipelines.materialize", manifest)
     eventually_of(process, lambda: sidecars(place))
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=120)

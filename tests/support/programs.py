@@ -1,7 +1,7 @@
 """Python programs for tests that kill them, interrupt them or run two at once, without the seconds that their imports take.
 
-They are forked from a process that has imported what they need and has done nothing else. What starts as people start it stays
-with `subprocess`: every program does so in some test.
+They are forked from a process that has imported what they need and has done nothing else, and end without the interpreter's own
+end. What starts and ends as people's programs do stays with `subprocess`: every program does so in some test, and is interrupted.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing import forkserver
 from pathlib import Path
 from unittest.mock import patch
@@ -54,7 +55,9 @@ class Program:
 
     def kill(self) -> None:
         """Kills it and all that it has started."""
-        os.killpg(self.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # too early: it has no group of its own yet
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.kill()
         self._process.join()
 
     def wait(self, timeout: float = 240) -> int:
