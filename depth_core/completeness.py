@@ -70,8 +70,8 @@ def _lasting(frame: pd.DataFrame, parameters: DepthParameters, columns: Collecti
 def check(chunk: str, profile: Profile, *, checkpoint: Checkpoint, store: Store, settings: Settings) -> Completeness:
     """Compares what the store has of a chunk with what a run would write now.
 
-    That is: the rows as the manifest has them, the images, every file of the depth maps, the table of records, which must be what
-    all these come to, and the page of the gallery. `checkpoint`: the profile's weights. Raises StoreError.
+    That is: the rows as the manifest has them, the images, every file of the depth maps, the table of records, which must agree
+    with all of these, and the page of the gallery. `checkpoint`: the profile's weights. Raises StoreError.
     """
     reason, frame = _reason(chunk, profile, checkpoint, store, settings)
     if reason is not None:

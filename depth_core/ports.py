@@ -1,4 +1,4 @@
-"""Whether a port is free, asked before programs are started that would fail at it one by one."""
+"""Whether a port is free, checked before programs start that would each fail on it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 
 
 def is_taken(host: str, port: int) -> bool:
-    """Whether another program listens there. Of a host or port that cannot be had for other reasons, the server itself tells."""
+    """Returns whether another program has the port. Any other problem with host or port is left for the server to report."""
     try:
         places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError:

@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     download_concurrency: int = Field(32, ge=1, description="Downloads at once, in all.")
     download_per_host: int = Field(8, ge=1, description="Downloads at once from one host.")
     connect_timeout: float = Field(10.0, gt=0, description="Seconds to connect.")
-    read_timeout: float = Field(30.0, gt=0, description="Seconds without a byte.")
+    read_timeout: float = Field(30.0, gt=0, description="Seconds to wait for the next byte.")
     total_timeout: float = Field(120.0, gt=0, description="Seconds for one attempt at one download.")
     max_source_bytes: int = Field(256 * MEBI, ge=1, description="Larger files are failed records; enforced while reading.")
     download_attempts: int = Field(4, ge=1, description="Attempts at what may get better (429, 5xx, resets, timeouts).")
@@ -98,7 +98,7 @@ class Settings(BaseSettings):
         description="Which images are decoded in a process of their own: those out of the ordinary, or all (0.3 s each).",
     )
     decode_seconds: float = Field(
-        60.0, ge=1, description="Processor seconds that such a process has for one image; by the clock four times as long."
+        60.0, ge=1, description="CPU seconds that such a process has for one image; the wall-clock limit is four times that."
     )
 
     # the network
@@ -130,9 +130,9 @@ class Settings(BaseSettings):
 
     # single requests
     database_url: str = Field("", description="sqlite:///file or postgresql://... for artworks. Default: <data>/depthline.db.")
-    lease_seconds: float = Field(30.0, gt=0, description="A claim whose worker gives no sign of life for this long goes back.")
+    lease_seconds: float = Field(30.0, gt=0, description="A claim goes back when its worker sends no heartbeat for this long.")
     max_attempts: int = Field(
-        3, ge=1, description="An artwork whose worker, or an image of a chunk whose run, died this often fails with worker_lost."
+        3, ge=1, description="An artwork or an image of a chunk whose worker or run died this often fails with worker_lost."
     )
     api_formats: list[str] = Field(
         default_factory=list, description='JSON, files that single requests get beside the usual ones: ["depth16.png"].'
@@ -148,7 +148,7 @@ class Settings(BaseSettings):
     api_host: str = Field("127.0.0.1", description="Address the API listens on; without api_keys only loopback is allowed.")
     api_port: int = Field(8000, ge=0, le=65535, description="Port the API listens on.")
     api_keys: SecretStr = Field(SecretStr(""), description="name:key pairs, by comma. One name may have several keys (rotation).")
-    rate_limit: float = Field(50.0, ge=0, description="Requests a second of one API key, four seconds' worth at once; 0: any.")
+    rate_limit: float = Field(50.0, ge=0, description="Requests a second per API key, bursts of four seconds' worth; 0: any.")
     wrong_keys: int = Field(
         10, ge=0, description="Wrong API keys a minute from one address (IPv6: /64) before it has to wait; 0: any number."
     )
@@ -177,7 +177,7 @@ class Settings(BaseSettings):
 
     # the inbox
     inbox_url: str = Field("", description="Folder or s3 prefix of request files. Default: <data>/inbox.")
-    inbox_settle_seconds: float = Field(10.0, ge=0, description="A file that is no JSON yet is waited for until it is this old.")
+    inbox_settle_seconds: float = Field(10.0, ge=0, description="A file that is not valid JSON is left until it is this old.")
 
     # galleries
     gallery_link_seconds: int = Field(
@@ -194,7 +194,7 @@ class Settings(BaseSettings):
     )
     idle_timeout_seconds: float = Field(30.0, ge=0, description="A worker ends when nothing has come for this long.")
     max_worker_seconds: float = Field(1800.0, gt=0, description="A worker takes nothing new after this long; the next goes on.")
-    worker_claims: int = Field(32, ge=1, description="Artworks that a worker has at work at once; four times as many downloads.")
+    worker_claims: int = Field(32, ge=1, description="Artworks that a worker processes at once; it downloads four times as many.")
     request_fetch_seconds: float = Field(
         60.0, gt=0, description="Seconds that the image of a single request has to arrive, in all."
     )

@@ -1,4 +1,4 @@
-"""What a program does before it imports what takes its time. Imports next to nothing itself."""
+"""What a program does before its slow imports. Imports next to nothing itself."""
 
 from __future__ import annotations
 

@@ -255,11 +255,11 @@ def _with_parents(path: str) -> list[str]:
 
 
 def _in_the_way(path: str) -> str:
-    """What stands where a path's folder should be. The error itself names a file that nobody asked for."""
+    """Returns what blocks the path's folder, for a message: the error itself names a temporary file."""
     there = next(place for place in _with_parents(path) if os.path.lexists(place))
     if not os.path.exists(there):
         return f"{there} is a link that leads nowhere"
-    return f"{there} takes no such folder" if os.path.isdir(there) else f"{there} is a file, not a folder"
+    return f"{there} does not accept new folders" if os.path.isdir(there) else f"{there} is a file, not a folder"
 
 
 def _reason(error: Exception, *, slow_down: bool) -> str:

@@ -59,9 +59,9 @@ _signal_pipes: list[int] = []  # read ends of pipes to which Python writes the n
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turns Ctrl-C and SIGTERM in the block, which belongs to the main thread, into `Interrupted`, once all below has ended.
+    """Turns Ctrl-C and SIGTERM in the block into `Interrupted`, raised once the block has unwound. For the main thread only.
 
-    What is under way is finished or undone by whoever is at it; a second signal ends the process at once.
+    The code inside the block finishes or undoes its own work in progress; a second signal ends the process at once.
     """
 
     def note(number: int, frame: FrameType | None) -> NoReturn:

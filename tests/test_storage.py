@@ -192,7 +192,7 @@ def test_a_folder_that_may_not_be_written_says_so(tmp_path: Path) -> None:
         ("dangling/maps", "dangling is a link that leads nowhere"),
         ("photo.jpg", "photo.jpg is a file, not a folder"),
         ("photo.jpg/maps", "photo.jpg is a file, not a folder"),
-        ("/proc/maps", "/proc takes no such folder"),
+        ("/proc/maps", "/proc does not accept new folders"),
     ],
 )
 def test_what_stands_where_a_folder_should_be_is_named(tmp_path: Path, place: str, reason: str) -> None:

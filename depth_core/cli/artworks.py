@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 webhooks_app = typer.Typer(no_args_is_help=True, help="Deliver webhooks, send one again, print the secret that signs them.")
 
 
-def artwork(artwork_id: Annotated[UUID, typer.Argument(help="Of an artwork.")]) -> None:
+def artwork(artwork_id: Annotated[UUID, typer.Argument(help="Id of the artwork.")]) -> None:
     """Shows an artwork of the HTTP API or the inbox: its state, its history, the Dagster runs that had it."""
     with clear_errors(), _artworks() as (store, settings):
         from depth_core.storage import Store
@@ -68,7 +68,7 @@ async def _deliver_until_stopped(store: ArtworkStore, settings: Settings) -> Non
 
 
 @webhooks_app.command()
-def replay(id: Annotated[UUID, typer.Argument(help="Of an artwork or of a delivery.")]) -> None:
+def replay(id: Annotated[UUID, typer.Argument(help="Id of an artwork or of a delivery.")]) -> None:
     """Sends an artwork's webhook again, whatever became of it before."""
     with clear_errors(), _artworks() as (store, _):
         from depth_core.serving.webhooks import outbox
@@ -77,7 +77,7 @@ def replay(id: Annotated[UUID, typer.Argument(help="Of an artwork or of a delive
 
 
 @webhooks_app.command()
-def attempts(artwork_id: Annotated[UUID, typer.Argument(help="Of an artwork.")]) -> None:
+def attempts(artwork_id: Annotated[UUID, typer.Argument(help="Id of the artwork.")]) -> None:
     """Lists every attempt at an artwork's webhook."""
     with clear_errors(), _artworks() as (store, _):
         from depth_core.serving.webhooks import outbox

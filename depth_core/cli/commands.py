@@ -46,6 +46,6 @@ def run(name: str | None = None) -> None:
     try:
         app(prog_name=name)
     except OSError as error:  # of the terminal or the file that takes what is printed: the commands have handled theirs
-        terminal.print_error(errors, f"cannot write here what there is to say: {error.strerror or error}")
+        terminal.print_error(errors, f"cannot write the output: {error.strerror or error}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python tries once more at its end, and fails with a trace
         raise SystemExit(2) from None

@@ -131,7 +131,7 @@ def _profiles(settings: Settings, known: dict[str, Profile]) -> str:
     """Where the profiles are; puts them into `known`."""
     path = shown_url(settings.profiles_location)
     if not settings.model_fields_set & {"data", "profiles"} and not Path(path).exists():
-        return f"none at {path}; bulk runs alone need them"
+        return f"none at {path}; only bulk runs need them"
     known.update(profiles.of(settings))
     return f"{path}: {', '.join(known)}"
 

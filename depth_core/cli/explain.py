@@ -125,10 +125,10 @@ def _lines_of_outcome(outcome: ProfileOutcome) -> Lines:
     if outcome.unfinished is not None:
         newer = outcome.unfinished
         why = f": {newer.error_kind}, {newer.error_message}" if newer.error_kind else ""
-        yield "", f"a run that has not come to its end says {newer.status}{why}"
+        yield "", f"a run that has not finished reports {newer.status}{why}"
     if outcome.deaths is not None:
-        alone = f"; {outcome.deaths} times it was alone" if outcome.deaths else ""
-        yield "", f"this image was at work when a run died{alone}"
+        alone = f"; {outcome.deaths} times with no other image in progress" if outcome.deaths else ""
+        yield "", f"this image was in progress when a run died{alone}"
     yield from (("", line) for line in _cure(outcome.cure, "to try again:" if outcome.status else "to make it:"))
 
 
@@ -155,7 +155,7 @@ def _cure(cure: Cure, heading: str = "") -> Iterator[str]:
     if cure.advice:
         yield f"to do: {cure.advice}"
     if cure.by_itself:
-        yield "every later run of this chunk tries again by itself; at once:"
+        yield "every later run of this chunk tries again automatically; to try now:"
     elif cure.jobs:
         yield "then:" if cure.advice else heading
     yield from (f"  {command}" for command in cure.commands)

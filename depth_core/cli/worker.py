@@ -27,11 +27,12 @@ def worker(
     idle_timeout: Annotated[
         float | None, typer.Option(min=0, help="Seconds without work after which it ends; default: DEPTH_IDLE_TIMEOUT_SECONDS.")
     ] = None,
-    forever: Annotated[bool, typer.Option("--forever", help="Go on until a signal comes, however long nothing waits.")] = False,
+    forever: Annotated[bool, typer.Option("--forever", help="Run until a signal arrives, even when nothing waits.")] = False,
 ) -> None:
     """Computes what the HTTP API and the inbox were asked for, as Dagster's job `serve_inbox` does, until nothing comes.
 
-    SIGTERM or Ctrl-C ends it after the images at the device, and gives other claims back; a second one does not wait for these.
+    SIGTERM or Ctrl-C ends it once the images on the device are done, and gives other claims back. A second signal ends it without
+    waiting for those images.
     """
     with clear_errors():
         from sqlalchemy.exc import SQLAlchemyError

@@ -92,7 +92,7 @@ class Batcher:
 
 @dataclass(frozen=True, slots=True)
 class UnexplainedFailure:
-    """An image, alone, on which the network raised an error that nobody foresaw."""
+    """An image on which the network raised an unforeseen error, although it was the only one in its batch."""
 
     prepared: Prepared
     error: Exception
@@ -100,10 +100,9 @@ class UnexplainedFailure:
 
 
 class UnexplainedFailures:
-    """Images that the network failed on, each alone, until it is known whose fault it is.
+    """Images on which the network failed, each alone in its batch, until it is known whether image or network is at fault.
 
-    If the network works on what it is given afterwards, each of them is that image's failure; if it does not, the error concerns
-    all images.
+    If the network then succeeds on another batch, each failure is its image's own; if it does not, the error concerns all images.
     """
 
     def __init__(self) -> None:
@@ -117,9 +116,9 @@ class UnexplainedFailures:
             raise failure.error
 
     def network_worked(self, number: int) -> list[UnexplainedFailure]:
-        """The failures explained by the network having worked on batch `number` (from 1).
+        """Returns the failures that are their images' own, now that the network has succeeded on batch `number` (from 1).
 
-        Only those known before it was sent: what was at the device already says nothing of a network that is gone since.
+        Only failures known before that batch was sent: an earlier batch proves nothing about a network that has failed since.
         """
         self._network_worked = True
         explained = [failure for failure in self._waiting if number > failure.sent]

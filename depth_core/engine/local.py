@@ -138,7 +138,7 @@ class _Decoded:
 
 @dataclass(frozen=True, slots=True)
 class _Predicted:
-    """The device is done with a batch; `number`: how many were sent there with it."""
+    """The device is done with a batch; `number`: its place in the order in which batches were sent, from 1."""
 
     batch: Batch
     number: int

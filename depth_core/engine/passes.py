@@ -78,7 +78,10 @@ def run_pass(
 def _ended(
     run: ChunkRun, engine: Engine, items: Sequence[Item], note: interrupted.Note, plan: Plan, steps: Steps | None
 ) -> Generator[tuple[Item, Outcome], None, None]:
-    """What was at work when a run died, alone and isolated, those first that were least often; then the others."""
+    """Yields each image with its outcome: the suspects first, alone and isolated, fewest deaths first; then the others.
+
+    Suspects are the images that may have been in progress when an earlier run died.
+    """
     suspects = sorted((item for item in items if item.source in run.deaths), key=lambda item: run.deaths[item.source])
     for item in suspects:
         if run.deaths[item.source] >= run.max_attempts:
@@ -94,6 +97,6 @@ def _ended(
 
 
 def _worker_lost(run: ChunkRun, item: Item) -> Outcome:
-    message = f"{run.max_attempts} runs died while this image was at work alone (DEPTH_MAX_ATTEMPTS)"
+    message = f"{run.max_attempts} runs died while processing this image alone (DEPTH_MAX_ATTEMPTS)"
     error = ImageError(ErrorKind.WORKER_LOST, message, attempts=run.max_attempts)
     return stages.failed(item, error, run.context.checkpoint)

@@ -89,7 +89,7 @@ class _TwoPasses:
             else:
                 assert outcome.depth_range is not None
                 self.saved[sha] = outcome.depth_range
-                # A second prediction differs in the last digit, and so would the range.
+                # Keeps the first range: a second prediction would differ in the last digit.
                 self.ranges.setdefault(sha, outcome.depth_range)
 
     def _render(self, folders: Mapping[str, str], value_range: DepthRange | None) -> dict[str, Outcome]:
@@ -101,8 +101,8 @@ class _TwoPasses:
     def _made_again(
         self, made: dict[str, Outcome], folders: Mapping[str, str], value_range: DepthRange | None
     ) -> dict[str, Outcome]:
-        """What was made, and once more those whose raw predictions were gone: another run of this chunk came to its end meanwhile
-        and removed them, most likely having made these depth maps."""
+        """Returns what was made, after retrying the images whose raw predictions were gone. Another run of this chunk has then
+        finished and removed them, and most likely has made these depth maps already."""
         lost = {sha: folders[sha] for sha in self._lost(made)}
         if not lost:
             return made

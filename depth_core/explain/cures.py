@@ -12,7 +12,7 @@ from depth_core.errors import ErrorKind
 
 
 class Stage(StrEnum):
-    """Where a row has come to. What decides is the first stage that failed."""
+    """How far a row has got: the first stage that failed decides."""
 
     ROW = "row"  # its row in the manifest is wrong
     SOURCE = "source"  # its image could not be fetched

@@ -48,7 +48,7 @@ def read(artwork_id: UUID, store: Store, settings: Settings) -> RequestFacts | N
 
 
 def _has_database(settings: Settings) -> bool:
-    """Whether there may be one: none is made for a question."""
+    """Returns whether a database may exist: a look-up must not create one."""
     location = settings.database_location
     return not location.startswith("sqlite:///") or Path(location.removeprefix("sqlite:///").partition("?")[0]).exists()
 
@@ -87,7 +87,7 @@ def _from_database(artwork_id: UUID, store: Store, settings: Settings) -> Reques
 
 
 def _from_table(artwork_id: UUID, store: Store) -> RequestFacts | None:
-    """From the records of single requests, which stay when the database forgets."""
+    """Reads the record of a single request, which stays when the database row is pruned."""
     frame = records.read(store, profile=layout.API_PROFILE, where=pc.field("id") == str(artwork_id))
     if frame.empty:
         return None

@@ -139,7 +139,7 @@ def _stage(row: dict[str, Any], source: Source | None, record: dict[str, Any], l
 
 
 def _stage_without_record(row: dict[str, Any], source: Source | None) -> tuple[Stage, str | None]:
-    """Where a row has come to that no run under the profile has had, and the kind of error that stopped it."""
+    """Returns how far a row has got that has no record under the profile, and the kind of error that stopped it."""
     if row["error_kind"]:
         return Stage.ROW, row["error_kind"]
     if source is None:

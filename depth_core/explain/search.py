@@ -42,7 +42,7 @@ class Found:
     """What a query names: rows of manifests and single requests, of each at most `MOST`."""
 
     rows: list[RowFacts]
-    requests: list[UUID]  # ids of their artworks; of an id that was asked for it is not known whether there is one
+    requests: list[UUID]  # ids of artworks; an id from the query itself may not exist
     more: int  # that are not listed
 
 
@@ -102,7 +102,7 @@ def _profiles(store: Store, settings: Settings, only: str | None) -> list[str]:
 
 @dataclass(frozen=True)
 class _Way:
-    """One way of looking: a condition on the columns of records, and one on the names in row keys, both then made exact."""
+    """One way to search: a filter on the columns of records and one on the names in row keys, then an exact check."""
 
     of_records: pc.Expression
     of_names: Callable[[pa.Array], pa.Array] | None = None  # None: row keys do not have it
@@ -177,7 +177,7 @@ def _in_records(way: _Way, store: Store, slugs: Sequence[str] | None, profile: s
         frame = frame[frame["image_url"].fillna("").map(way.is_meant).astype(bool)]
         if way.of_one_file and frame["source_sha256"].nunique() > 1:
             some = sorted(set(frame["source_sha256"]))[:SHOWN_HASHES]
-            raise QueryError(f"several images have a sha256 that begins so; give more of it: {', '.join(some)}")
+            raise QueryError(f"several images have a sha256 that begins with this; give more digits: {', '.join(some)}")
         yield from zip(frame["chunk"], frame["row_key"], strict=True)
 
 

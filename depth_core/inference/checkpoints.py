@@ -219,11 +219,11 @@ def _from_hub(spec: ModelSpec, settings: Settings, repository: str, *, download:
             f"{spec.key}: asked for {repository}@{revision}, the Hub answered with {file.parent.name}: see HF_ENDPOINT"
         )
     error = _hub_error(file, spec, settings, revision)
-    if error and refresh:  # perhaps of what the cache holds, which the Hub's library does not check
+    if error and refresh:  # perhaps the cached copy is damaged: the Hub's library does not check it
         file = _download_from_hub(spec, repository, revision, force=True)
         error = _hub_error(file, spec, settings, revision)
     if error:
-        cure = "so it comes from the Hub: see HF_ENDPOINT, or choose" if refresh else f"{_fetch(spec)} gets it again, or choose"
+        cure = "the Hub sent this: check HF_ENDPOINT, or choose" if refresh else f"{_fetch(spec)} gets it again, or choose"
         raise ModelUnavailableError(f"{error}; {cure} another revision with DEPTH_HUB_REVISIONS")
     commit = file.parent.name
     path = file.parent if spec.family.config_files else file
@@ -301,7 +301,7 @@ def _download_from_hub(spec: ModelSpec, repository: str, revision: str | None, *
             weights_cache.reason(error),
         )
     except (OSError, ValueError, errors.HfHubHTTPError) as error:  # ValueError: offline by HF_HUB_OFFLINE
-        cure, reason = "is HF_HUB_OFFLINE set, can the Hub be reached, is there room on the disk?", weights_cache.reason(error)
+        cure, reason = "check HF_HUB_OFFLINE, the connection to the Hub and the free disk space", weights_cache.reason(error)
     raise ModelUnavailableError(
         f"{spec.key}: cannot fetch {repository}@{revision} from the Hub: {cure} ({reason}). Without the Hub: put "
         f'{HUB_FILE} somewhere and set DEPTH_CHECKPOINTS=\'{{"{spec.key}": "/path/{HUB_FILE}"}}\', or DEPTH_CHECKPOINTS_URL'

@@ -27,7 +27,7 @@ class Ordered:
         return (below + (above - below) * (at % 100 / 100))[:, 0]
 
     def element(self, percent: int) -> torch.Tensor:
-        """(N,): the value whose rank is that percentage of the count, cut. Of an empty mask it is +inf."""
+        """(N,): the value at rank floor(count * percent / 100), counted from 0. +inf for an empty mask."""
         return self._rank(percent * self.count // 100)[:, 0]
 
     def least(self) -> torch.Tensor:

@@ -115,13 +115,14 @@ def _index(file: Path) -> Index | None:
     missing = [name for name in index.shards if not file.with_name(name).is_file()]
     if missing:
         raise ModelUnavailableError(
-            f"{file} names {_listed(missing)}, not there: download {'it' if len(missing) == 1 else 'them'} too"
+            f"{file} names {_listed(missing)}, missing beside it: download {'it' if len(missing) == 1 else 'them'} too"
         )
     return index
 
 
 def _is_index(file: Path) -> bool:
-    """JSON begins with a brace; so may safetensors with the length of its header, eight bytes of which the last are zero."""
+    """Returns whether a file is a JSON index. The first 8 bytes of a safetensors file, its header's length, may begin with a
+    brace as well, but the last of them are zero."""
     with file.open("rb") as stream:
         head = stream.read(8)
     return head.lstrip().startswith(b"{") and b"\0" not in head
@@ -337,13 +338,13 @@ def _error_in(tensor: torch.Tensor) -> str:
     import torch
 
     if tensor.is_meta:
-        return "has a shape and no numbers"
+        return "is a meta tensor, without data"
     if tensor.is_quantized:
         return "is quantised"
     if tensor.layout is not torch.strided:
         return "is sparse"
     if not tensor.is_floating_point() or tensor.element_size() < 2:
-        return f"holds {str(tensor.dtype).removeprefix('torch.')} numbers, not floating point of 16 bits or more"
+        return f"holds {str(tensor.dtype).removeprefix('torch.')} numbers, not floating-point ones of 16 bits or more"
     return ""
 
 

@@ -30,8 +30,8 @@ from depth_core.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# The first of these that a store gives identifies a file's content. All that it gives would not do: HTTP's has the URL of a
-# redirect, signed anew each time.
+# The first of these that a store reports identifies a file's content. Do not use everything it reports: for HTTP that includes
+# the URL of a redirect, which is signed anew each time.
 _MARKS = (
     *("ETag", "etag", "md5", "Content-MD5", "blob_id", "generation", "VersionId", "version_id"),
     *("LastModified", "last_modified", "Last-Modified", "mtime", "modify", "modified", "created"),
@@ -234,14 +234,14 @@ class _Copies:
                 self.remove(old)
 
     def remove(self, copy: Path) -> None:
-        """Removes all of a copy at once: what a killed process left of it would count as whole."""
+        """Removes a copy in one step, by renaming it first: a half-removed copy would count as a whole one."""
         part = self.part()
         with suppress(OSError):
             copy.replace(part)
             shutil.rmtree(part, ignore_errors=True)
 
     def part(self) -> Path:
-        """Returns a new name for a folder that is not a copy yet; the next download removes what is left of such."""
+        """Returns a new name for a copy in progress; the next download removes those that were left behind."""
         return self.folder / f"{self.key}.{uuid.uuid4().hex[:8]}.part"
 
 

@@ -140,7 +140,7 @@ def write(store: Store, folder: str, files: Mapping[str, bytes], sidecar: Sideca
     names = tuple(name for name in known if name in files or name == SIDECAR)
     unknown = files.keys() - set(known[:-1])
     if unknown or PNG not in files:
-        raise ValueError(f"a folder holds {', '.join(known[:-1])}, the first always; got {', '.join(files) or 'nothing'}")
+        raise ValueError(f"files must be among {', '.join(known[:-1])}, and include {PNG}; got {', '.join(files) or 'none'}")
     for name in names[:-1]:
         store.write(layout.file_key(folder, name), files[name], content_type=types[name])
     text = json.dumps(sidecar.model_copy(update={"files": names}).as_json(), indent=2, ensure_ascii=False)

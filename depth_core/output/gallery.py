@@ -93,7 +93,7 @@ def _name(record: Mapping[str, Any]) -> str:
 
 
 def _link(url: str, shown: str) -> str:
-    """Where a card's URL leads: nowhere when it would take a secret, which the page does not tell, or could run."""
+    """Returns the link for a card's URL; "" if the URL needs a secret, which the page masks, or is not http(s)."""
     whole = shown.count(MASK) == url.count(MASK) and printable(url) == url
     return shown if whole and _parts(shown).scheme in ("http", "https") else ""
 

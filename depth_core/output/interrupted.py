@@ -1,5 +1,5 @@
-"""Which images were at work when a run of a chunk died: a note beside its journal, renewed every few images and gone when the run
-ends in any other way. What does not belong here: what is done with such images (engine/passes.py).
+"""Which images were in progress when a run of a chunk died: a note beside the chunk's journal, renewed every few images and
+removed when the run ends in any other way. What does not belong here: what is done with such images (engine/passes.py).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Item = TypeVar("Item", bound=_Item)
 
 
 def read(store: Store, profile: str, chunk: str) -> dict[str, int]:
-    """Images that were, or may have been, at work when a run of the chunk died, by content hash. The value: how often one died
-    while that image was at work alone. Raises StoreError."""
+    """Returns the images that may have been in progress when a run of the chunk died: content hash -> number of runs that died
+    while only that image was in progress. Raises StoreError."""
     deaths: dict[str, int] = {}
     for key in store.keys(layout.journal_folder(profile, chunk)):
         if layout.is_interrupted_note(key) and (data := store.read_or_none(key)):
@@ -37,7 +37,7 @@ def read(store: Store, profile: str, chunk: str) -> dict[str, int]:
 
 
 class Note:
-    """What one run has at work, told to whoever comes after it. A context: leaving it, by an exception too, removes the note."""
+    """The images that one run has in progress, noted for the next run. A context manager: leaving it removes the note."""
 
     def __init__(self, store: Store, profile: str, chunk: str, run: str, deaths: Mapping[str, int]) -> None:
         """`deaths`: as `read` gave them."""

@@ -196,15 +196,15 @@ def _disparity(depth: torch.Tensor) -> torch.Tensor:
 
 
 def _not_sky(sky: torch.Tensor) -> torch.Tensor:
-    """Where an image's map shows no sky: everywhere in one that is nowhere above _LEAST_SKY, or whose maximum is NaN."""
+    """Masks what is not sky: below SKY_THRESHOLD, or everywhere if the map's maximum is at most _LEAST_SKY or NaN."""
     return (sky < SKY_THRESHOLD) | ~(sky.amax(dim=(-2, -1), keepdim=True) > _LEAST_SKY)
 
 
 def _content_ends(disparity: torch.Tensor, land: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns what V2-Style scales by, low and high (N,), and the pixels of content (N,). 0, 0 where no number is finite.
 
-    Content is finite (the disparity of an infinite depth is: 0) and not sky. Percentiles are elements of it (rank = percent of
-    the count, cut).
+    Content is finite disparity that is not sky; an infinite depth counts, as its disparity is 0. Percentiles are values of the
+    content, not interpolated: see `Ordered.element`.
     """
     finite = disparity.isfinite()
     content = ordered(disparity, finite if land is None else finite & land)

@@ -193,7 +193,7 @@ def test_a_picture_of_which_nothing_is_known_is_kept(place, here) -> None:
     (out / "0000.depth.json").unlink()
     kept = contents(out)
     done = here("map", photo, "--out", out, "--invert")
-    assert "0000.depth.png is there, and no depth.json that says what it is of" in done.stdout
+    assert "0000.depth.png exists without a depth.json that names its photo" in done.stdout
     assert contents(out).items() >= kept.items()
     (out / "0000-2.depth.json").write_text("{")
     assert "becomes 0000-3" in here("map", photo, "--out", out, "--invert").stdout or (out / "0000-3.depth.png").exists()
@@ -341,7 +341,7 @@ def test_a_full_disk_under_what_is_printed_is_one_line() -> None:
             [sys.executable, "-m", "depth_core.cli", "--version"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120
         )
     assert done.returncode == 2
-    assert done.stderr == "error cannot write here what there is to say: No space left on device\n"
+    assert done.stderr == "error cannot write the output: No space left on device\n"
 
 
 @pytest.mark.parametrize(("number", "status", "afresh"), [(signal.SIGINT, 130, False), (signal.SIGTERM, 143, True)])

@@ -82,7 +82,7 @@ def test_files_that_are_gone_are_named_with_the_run_that_makes_them_again(produc
 def test_a_download_that_failed_for_a_temporary_reason_is_tried_again_by_itself(unchanged) -> None:
     text = said("d", "--profile", "preview")
     assert "source failed: unreachable, temporary, 1 attempt" in text
-    assert "every later run of this chunk tries again by itself" in text
+    assert "every later run of this chunk tries again automatically" in text
     assert "-j retry_failed_rows" in text
 
 
@@ -132,7 +132,7 @@ def test_an_outcome_of_a_run_that_has_not_ended_is_told(production) -> None:
     sha = sha_of(production, "damaged.png")
     with Journal(production.store, "preview", chunk, "run-8") as journal:
         journal.append(Outcome(sha, "failed", error_kind="out_of_memory", error_message="no room"))
-    assert "a run that has not come to its end says failed: out_of_memory, no room" in said("b")
+    assert "a run that has not finished reports failed: out_of_memory, no room" in said("b")
 
 
 def test_what_the_server_said_against_machine_learning_is_told(production) -> None:

@@ -248,7 +248,7 @@ def test_a_shard_that_is_missing_is_named_with_the_index_that_wants_it(tmp_path:
     index = sharded(tmp_path)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
     for function in (weights.inspect, weights.read):
-        with pytest.raises(ModelUnavailableError, match=r"index.json names model-00002-of-00002.safetensors, not there"):
+        with pytest.raises(ModelUnavailableError, match=r"index.json names model-00002-of-00002.safetensors, missing beside it"):
             function(index)
 
 
@@ -324,17 +324,17 @@ def quantised(tensor: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("tensor", "fault"),
     [
-        (torch.ones(4, dtype=torch.int8), "b holds int8 numbers, not floating point"),
-        (torch.ones(4, dtype=torch.bool), "b holds bool numbers, not floating point"),
-        (torch.ones(4, dtype=torch.complex64), "b holds complex64 numbers, not floating point"),
-        (torch.ones(4).to(torch.float8_e4m3fn), "b holds float8_e4m3fn numbers, not floating point of 16 bits or more"),
+        (torch.ones(4, dtype=torch.int8), "b holds int8 numbers, not floating-point ones"),
+        (torch.ones(4, dtype=torch.bool), "b holds bool numbers, not floating-point ones"),
+        (torch.ones(4, dtype=torch.complex64), "b holds complex64 numbers, not floating-point ones"),
+        (torch.ones(4).to(torch.float8_e4m3fn), "b holds float8_e4m3fn numbers, not floating-point ones of 16 bits or more"),
         (torch.tensor([1, torch.nan, 1, 1]), "b holds NaN or infinity"),
         (torch.tensor([torch.inf, -torch.inf, 1, 1]), "b holds NaN or infinity"),
         (torch.tensor([1e300, 1, 1, 1], dtype=torch.float64), "b holds NaN or infinity"),
         (torch.tensor([1, torch.inf, 1, 1]).half(), "b holds NaN or infinity"),
         (torch.ones(4).to_sparse(), "b is sparse"),
         (quantised(torch.ones(4)), "b is quantised"),
-        (torch.ones(4, device="meta"), "b has a shape and no numbers"),
+        (torch.ones(4, device="meta"), "b is a meta tensor, without data"),
     ],
 )
 def test_numbers_that_no_network_computes_with_are_refused_where_they_are_used(tensor: torch.Tensor, fault: str) -> None:

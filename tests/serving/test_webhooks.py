@@ -373,7 +373,7 @@ def test_secrets_are_one_a_key_kept_encrypted_and_the_key_file_is_private(store:
     other = settings_module.load(data=settings.data, secret_key=Fernet.generate_key().decode())
     with pytest.raises(ConfigurationError, match="another DEPTH_SECRET_KEY"):
         signing_secret(store, other, "ann")
-    with pytest.raises(ConfigurationError, match="no Fernet key"):
+    with pytest.raises(ConfigurationError, match="not a Fernet key"):
         signing_secret(store, settings_module.load(data=settings.data, secret_key="x"), "ann")
 
 

@@ -78,7 +78,7 @@ def map_photos(
             use_post_resize=not network_size,
         )
         if not out or out in ("s3://", "s3:///"):
-            raise ConfigurationError(f"--out: {out or 'nothing'} names no place; a folder, or s3://bucket/prefix")
+            raise ConfigurationError(f"--out {out!r} is not a place to write to: give a folder or s3://bucket/prefix")
         plan = Plan(parameters, _extra_files(also or ()))
         failures = _map(photos, out, plan, settings, force=force, overwrite=overwrite)
     raise typer.Exit(1 if failures else 0)

@@ -20,7 +20,7 @@ RESULTS = tuple(f".{name}" for name in formats.result_names())
 LISTED = 3  # names of files that may be photos by another name
 _LIKE_RESULT, _WITHOUT_SUFFIX = "named like a depth map", "without suffix"
 
-# What people call pictures and we do not read. They are told how many of each a folder has.
+# Suffixes of pictures that are not supported: they are counted and reported to the user.
 _IMAGE_LIKE = frozenset(
     """
     .heic .heif .hif .avci .jxl .jp2 .j2k .jpf .jpx .jxr .hdp .wdp .qoi .bpg .flif
@@ -135,7 +135,7 @@ def _below(top: Path, out: str, found: Found) -> Iterator[tuple[Path, str]]:
 
 
 def _why_not_read(file: Path) -> str | None:
-    """What a file of a folder is that is not read, for people; "" when nobody needs to hear of it, None for a photo."""
+    """Returns why a file in a folder is skipped, for people; "" if it need not be reported, None for a photo."""
     kind = file.suffix.lower()
     if file.name.startswith(".") or (kind and kind not in decoders.EXTENSIONS | _IMAGE_LIKE) or _is_result(file):
         return ""

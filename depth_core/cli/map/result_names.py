@@ -24,7 +24,7 @@ from depth_core.storage import Store
 MAX_NAME_BYTES = 255  # of a file, on most file systems
 _ROOM = max(len(f".{name}") for name in formats.result_names()) + len("-99999")
 
-# What a name alone can have against it; the next photo's may be fine.
+# Errors that concern one file name only; the next photo's name may be fine.
 _OF_THE_NAME = frozenset(
     {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY}
 )
@@ -98,8 +98,8 @@ class Named:
 def named(photos: Mapping[Path, str], store: FlatStore, asked: Asked, *, overwrite: bool) -> Iterator[Named]:
     """Each photo under its name: its own, or, with a number, the first that is neither taken in this run nor by other results.
 
-    Taken is a name whose files were made of another photo, of this one before it changed, or with other options, and one of whose
-    origin nothing is known, unless they may be overwritten. Raises StoreError when the store cannot be read.
+    Other results take a name if they were made from another photo, from this one before it changed, with other options, or from
+    an unknown photo; with `overwrite` they do not. Raises StoreError when the store cannot be read.
     """
     used: set[str] = set()
     there = _There(store)
@@ -141,10 +141,10 @@ class _There:
         """Why a photo's results cannot have a name: what is there would be replaced; "" when they can."""
         if not self.has(name, formats.SIDECAR):
             kinds = [kind for kind in formats.result_names() if self.has(name, kind) and _is_written(kind, asked)]
-            return f"{kinds[0]} is there, and no {formats.SIDECAR} that says what it is of" if kinds else ""
+            return f"{kinds[0]} exists without a {formats.SIDECAR} that names its photo" if kinds else ""
         sidecar = self._sidecar(name)
         if sidecar is None or not isinstance(sidecar.get("sourceSha256"), str):
-            return f"{formats.PNG} is there, made of nobody knows what"
+            return f"{formats.PNG} exists, but its {formats.SIDECAR} does not name its photo"
         if sha256() is None:
             return ""  # the engine will say why it cannot be read, and write nothing
         if sidecar["sourceSha256"] != sha256():

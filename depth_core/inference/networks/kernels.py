@@ -19,7 +19,7 @@ from depth_core.inference.threads import threads_at_start
 
 _SHORTEST = 1000  # tokens; for fewer, torch's own attention is as fast
 _LONGEST_TRIAL = 4096  # tokens; for more, what is best does not change any more
-_WORTHWHILE = 0.85  # of the time: inside a network blocks lose a tenth to what runs before and after them
+_WORTHWHILE = 0.85  # of torch's time in the trial; inside a network, neighbouring layers slow blocks by a tenth
 _BLOCKS = (1 << 18, 1 << 20)  # attention scores at once that may be best: 1 and 4 MiB, near the size of a core's caches
 
 
@@ -52,7 +52,7 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor
     if torch.get_num_threads() == 1:
         for pair in pairs:
             attend(pair)
-    else:  # a core each: operations this small lose more to waiting for each other's cores, when those are busy elsewhere
+    else:  # one core for each head: splitting such small operations over cores that are busy costs more
         list(_cores().map(attend, pairs))
     return out
 

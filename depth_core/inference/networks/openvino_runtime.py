@@ -53,7 +53,7 @@ class Runtime:
 
     @staticmethod
     def _keep(model: openvino.Model, folder: Path) -> None:
-        """Keeps it whole or not at all, also when other processes keep the same."""
+        """Saves a converted network whole or not at all, even if other processes save the same one."""
         part = folder.with_name(f".{uuid.uuid4().hex[:12]}.part")
         part.mkdir(parents=True)
         try:
@@ -69,13 +69,14 @@ class Runtime:
 
 def _converted(network: nn.Module, example: Sequence[int], shape: Sequence[int]) -> openvino.Model:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of sizes that are the same in each call, and that tracing gets old
+        warnings.simplefilter("ignore")  # that sizes become constants in the trace, and that tracing is deprecated
         return openvino.convert_model(network, example_input=torch.zeros(tuple(example)), input=[tuple(shape)])
 
 
 @functools.cache
 def _core() -> openvino.Core:
-    """Returns the core, kept as long as the process lives: freeing it frees the signal stack too, and the next signal kills."""
+    """Returns OpenVINO's core, kept until the process ends: freeing it also frees the signal stack, and then the next signal
+    would kill the process."""
     return openvino.Core()
 
 

@@ -143,8 +143,8 @@ class VisionTransformer(nn.Module):
 def resized_positions(table: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     """The position table (1, 1 + side * side, C) for a grid of rows x columns patches: (1, 1 + rows * columns, C).
 
-    DINOv2's rule: raw where the grid is the table's own; otherwise bicubic in float32 by scale factors of which 0.1 patch is too
-    much, the cls row as it is.
+    DINOv2's rule: unchanged if the grid has the table's size; otherwise bicubic in float32, with the scale factors of a grid that
+    is 0.1 patch larger on each axis. The cls row is unchanged.
     """
     side = int((table.shape[1] - 1) ** 0.5)
     if (rows, columns) == (side, side):

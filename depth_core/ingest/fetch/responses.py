@@ -206,5 +206,5 @@ def retry_after(value: str) -> float:
     try:
         until = parsedate_to_datetime(value)
         return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
-    except Exception:  # noqa: BLE001 - years, zones and numbers beyond any calendar; a wish that cannot be read is none
+    except Exception:  # noqa: BLE001 - years, zones and numbers out of range; an unreadable value counts as none
         return 0.0

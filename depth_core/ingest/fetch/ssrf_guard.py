@@ -226,7 +226,8 @@ def take_cookies(response: httpx.Response, jar: httpx.Cookies) -> None:
 async def hold_redirect(response: httpx.Response) -> None:
     """A response hook for clients that follow redirects themselves, or not at all.
 
-    Even for them httpx makes the next request, and fails where it cannot read its host (emoji). The place is in `extensions`.
+    Even for them httpx builds the next request, and fails if it cannot parse the host (emoji). So this moves the Location header
+    into the response's `extensions`.
     """
     if places := response.headers.get_list("location"):
         response.extensions[LOCATION] = places[0]

@@ -25,7 +25,7 @@ def decode(
 
     `check` is called with the upright width and height before anything is decoded, and raises ImageError where they cannot be
     used. `name` is the file's path or URL, for strict_extension. Transparency is laid over white, as most pages that show such
-    pictures do. 16-bit samples span 0 to 65535; other integers and floats span what the picture has, floats between 0 and 1 that.
+    pictures do. How samples of more than 8 bits are scaled: see `pixels.Deep`.
 
     A file that lacks pixels is damaged, whatever its checksums say; a JPEG that lacks only its end marker is read, with a note.
 

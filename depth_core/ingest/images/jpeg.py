@@ -1,6 +1,6 @@
-"""JPEG: pixels by simplejpeg, which says when data ends early; by Pillow where simplejpeg is too strict or knows a variety less.
+"""JPEG: decoded by simplejpeg, which reports data that ends early; by Pillow where simplejpeg is too strict or lacks a variety.
 
-What a file lacks is found out here; what samples mean: pixels.py.
+Checks whether a file lacks pixels. What samples mean: pixels.py.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Jpeg:
         width, height = self.size
         memory_budget.grow(headers.inspect(self._data).second_try_bytes, f"{width} x {height} pixels of this jpeg need")
         image = self._loaded(data)
-        # Of several warnings libjpeg says the first alone: behind a harmless one may stand that it filled in pixels.
+        # libjpeg reports only its first warning: a harmless one may hide that it filled in missing pixels.
         doubtful = "orrupt JPEG data" in str(error) and not self._arithmetic
         if doubtful and not (_restarts_are_there(data) and _same(image, self._loaded(_lengthened(data)))):
             raise ValueError("its pixels end early") from error
@@ -162,7 +162,7 @@ def _same(image: Image.Image, other: Image.Image) -> bool:
 
 
 def _lengthened(data: bytes) -> bytes:
-    """The file with junk behind each run of coded pixels: complete ones have no use for it, others become another picture."""
+    """Returns the file with junk after each run of coded pixels: complete runs ignore it, others decode to other pixels."""
     parts, kept = [], 0
     for marker, _, end in _places(data):
         if marker == _SCAN:
@@ -195,8 +195,8 @@ def _places(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _finished(data: bytes) -> bool:
-    """Whether every coefficient of every component was sent, to its last bit. In a file that has its end, what it never began to
-    send is not missing."""
+    """Returns whether every coefficient of every component was sent, to its last bit. In a file with an end marker, coefficients
+    of which no bit was sent do not count as missing."""
     components: set[int] = set()
     sent: dict[int, dict[int, int]] = {}  # component -> coefficient -> its lowest bit so far
     progressive = ended = False

@@ -102,8 +102,8 @@ _thread = threading.local()
 
 
 def grow(size: int, what: str) -> None:
-    """Has the room that this thread holds be `size` bytes at least: waits until they are free. Called where nothing large is held
-    yet; without a room it does nothing. Raises ImageError(TOO_MANY_PIXELS) when so much will never be free: `what` needs it."""
+    """Grows this thread's reservation to at least `size` bytes, waiting until they are free. Without a reservation it does
+    nothing. Call it while nothing large is held. Raises ImageError(TOO_MANY_PIXELS), naming `what`, if that can never be free."""
     memory: Budget | None = getattr(_thread, "budget", None)
     if memory is not None:
         memory.check(size, what)

@@ -38,10 +38,12 @@ class Picture(Protocol):
 
 @dataclass(frozen=True)
 class Deep:
-    """Samples as a file has them. Unsigned integers of up to 16 bits span 0 to 2^bits - 1; signed and deeper ones all that `bits`
-    hold where any reaches the outer half of it, else what the picture has; floats that, those between 0 and 1 these.
+    """Samples as a file has them.
 
-    Alpha, if any, is the sample behind the colours, "premultiplied" where colours were multiplied by it.
+    Their range, from black to white: for unsigned integers of up to 16 bits, 0 to 2^bits - 1. For signed or deeper integers, all
+    that `bits` can hold if any value lies in the outer half of it, else the picture's minimum to maximum. For floats, 0 to 1 if
+    all values lie within it, else the picture's minimum to maximum. Alpha, if any, is the sample after the colours, and is
+    "premultiplied" if the colours were multiplied by it.
     """
 
     samples: Samples

@@ -79,14 +79,14 @@ class Png:
         return pixels.from_deep(deep, self._icc, self.orientation), ""
 
     def _interlaced(self) -> pixels.Samples:
-        """Each pass as the picture that it is: libpng prints a line for an interlaced one, and Pillow takes what is damaged."""
+        """Decodes each Adam7 pass as its own picture: libpng prints a line for interlaced files; Pillow accepts damaged ones."""
         width, height = self.size
         if self._header[12] > 1 or not _sound(self._kept[1]):
             raise ValueError("IHDR: damaged")
         of_pixels = [bytes(part[4:8]) == b"IDAT" for part in self._kept]
         first = of_pixels.index(True) if any(of_pixels) else len(of_pixels)
         colours = self._kept[2:first]
-        unfolded = _Unfolded([part for part, among in zip(self._kept, of_pixels, strict=True) if among])
+        unfolded = _Decompressed([part for part, among in zip(self._kept, of_pixels, strict=True) if among])
         bits = self._header[8] * _SAMPLES.get(self._header[9], 1)
         whole = None
         for y, x, rows, columns in _PASSES:
@@ -104,8 +104,8 @@ class Png:
         return whole
 
 
-class _Unfolded:
-    """What the chunks of pixels unfold to, a part at a time."""
+class _Decompressed:
+    """The decompressed data of the IDAT chunks, a part at a time."""
 
     def __init__(self, chunks: Iterable[memoryview | bytes]) -> None:
         self._folded = iter(chunks)

@@ -94,7 +94,7 @@ class Tiff:
         self.focal_px = exif.focal_px(read, *self.size) if min(self.size) else None
 
     def read(self) -> tuple[pixels.RGB, str]:
-        # What Pillow reads may say too many bytes; but faxes that end early get white rows.
+        # For Pillow a byte count may be too large; but faxes are checked, as it fills those that end early with white rows.
         _check_parts(self._page, self._data, strict=self._image is None or self._page.compression in _FAXES)
         if self._image is not None:
             if self._page.compression in _FAXES:
@@ -127,7 +127,7 @@ def _refuse_raw(page: Any, data: bytes) -> None:
     if preview and any(each.imagewidth > page.imagewidth for each in others):
         raise ImageError(ErrorKind.NOT_AN_IMAGE, "a TIFF whose first page is the preview of another one, which is not read")
     if preview and _INNER_PAGES in page.tags and not others:
-        raise ValueError("the picture of which its first page is the preview is missing")
+        raise ValueError("its first page is only a preview, and the full picture is missing")
 
 
 def _other_pages(page: Any) -> list[Any]:
@@ -160,10 +160,10 @@ def _by_pillow(page: Any, data: bytes) -> Image.Image | None:
     bits, formats = page.tags.valueof(258, 1), page.tags.valueof(339, 1)
     plain = all(each == 1 for each in (formats if isinstance(formats, tuple) else (formats,)))
     shallow = all(each <= 8 for each in (bits if isinstance(bits, tuple) else (bits,)))
-    # Pillow mistakes the planes of transparency, and knows bytes with their bits turned round in few varieties.
+    # Pillow misreads alpha in separate planes, and supports reversed bit order (FillOrder 2) in few varieties.
     odd = page.planarconfig == 2 or (page.fillorder == 2 and page.compression not in _FAXES)
     kind = _kind(page)
-    # Nor does it know tables of colours of 8 bits, transparent inks, what a file does not say, chroma of fewer samples.
+    # Nor does it support 8-bit colour maps, CMYK with alpha, a missing photometric tag, or subsampled chroma without compression.
     odd = odd or (kind == _PALETTE and page.samplesperpixel == 1) or (kind == _CMYK and _alpha(page) != "")
     odd = odd or kind != int(page.photometric)
     if (
@@ -188,7 +188,7 @@ def _check_tags(page: Any, data: bytes) -> None:
     for at in range(start, min(start + count * form.tagsize, len(data) - 1), form.tagsize):
         (code,) = struct.unpack_from(form.byteorder + "H", data, at)
         if code in _TAGS_OF_PIXELS and code not in page.tags:
-            raise ValueError(f"what its tag {code} says is not in the file")
+            raise ValueError(f"the values of its tag {code} are missing from the file")
 
 
 def _check_parts(page: Any, data: bytes, *, strict: bool) -> None:
@@ -213,7 +213,7 @@ def _check_parts(page: Any, data: bytes, *, strict: bool) -> None:
 
 
 def _check_faxes(page: Any, data: bytes) -> None:
-    """Raises ValueError where a strip's code ends early: decoders go on in white. Code behind a complete one changes nothing."""
+    """Raises ValueError if a strip ends early: decoders fill it with white. Data after a complete strip changes nothing."""
     two_dimensional = page.compression == _GROUP_3 and page.tags.valueof(_T4_OPTIONS, 0) & 1
     for n, (offset, count) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True)):
         strip = data[offset : offset + count]

@@ -231,9 +231,9 @@ class Change:
 def write_chunks(store: Store, slug: str, assignment: ChunkAssignment, rows: ManifestRows, *, run_id: str) -> None:
     """Writes the changed chunks, then the index, then the manifest's facts.
 
-    A note of what is about to change, and by which run, comes first and stays (`last_change`). Whoever knows whether that run
-    came to its end, and told of it, hands the note's chunks to `assign_chunks` again when it did not: so what a run that died
-    has half written is written again, and what it could tell nobody is told by the next one.
+    A note with the run's id and the chunks that are about to change is written first, and stays (`last_change`). If that run did
+    not finish and report its changes, the caller passes the note's chunks to `assign_chunks` as `again`: what the run left half
+    written is then written again, and what it did not report is reported by the next run.
     """
     note = {"run_id": run_id, "chunks": assignment.changed}
     store.write(layout.manifest_change_key(slug), json.dumps(note).encode(), content_type="application/json")

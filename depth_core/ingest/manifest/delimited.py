@@ -225,7 +225,7 @@ def _records(lines: _Lines, delimiter: str, width: int, max_chars: int) -> Itera
     errors: dict[int, str] = {}
     read_again = 0
 
-    base = seen = 0  # lines before those of the reader; lines of its that are done with
+    base = seen = 0  # lines before the reader's first line; lines of the reader that are done
 
     def following() -> Iterator[Iterable[str]]:
         yield map(lines.ahead.__getitem__, range(lines.at, len(lines.ahead)))

@@ -82,7 +82,7 @@ def _opened(file: BinaryIO, uri: str, limits: Limits) -> tuple[pq.ParquetFile, l
     wanted = [n in named or not _is_binary(field.type) for n, field in enumerate(schema)]
     if parquet.metadata.num_rows > limits.rows:
         raise too_many_rows(uri, limits)
-    if _unfolded(parquet, {names[n] for n, read in enumerate(wanted) if read}) > limits.bytes:
+    if _uncompressed_bytes(parquet, {names[n] for n, read in enumerate(wanted) if read}) > limits.bytes:
         raise too_large(uri, limits.bytes)
     options = {"metadata": parquet.metadata, "pre_buffer": False, "buffer_size": _BUFFER, "page_checksum_verification": True}
     texts = [field.name for field, read in zip(schema, wanted, strict=True) if read and _is_text(field.type)]
@@ -91,9 +91,10 @@ def _opened(file: BinaryIO, uri: str, limits: Limits) -> tuple[pq.ParquetFile, l
 
 
 def _with_long_texts(parquet: pq.ParquetFile, texts: list[str], limits: Limits) -> list[str]:
-    """Columns whose dictionary has a text longer than a field may be, or does not show: they are read as dictionaries.
+    """Returns the columns to read as dictionaries: those with a dictionary that holds a text too long for a field, or whose
+    texts cannot be seen.
 
-    One long text in millions of rows then stays one. Of other columns the dictionary would take several times what the rows do.
+    A long text that millions of rows share is then held once. For other columns a dictionary would take several times the memory.
     """
     found: set[str] = set()
     for number in range(parquet.num_row_groups if texts else 0):
@@ -118,8 +119,8 @@ def _is_signed(file: BinaryIO, metadata: pq.FileMetaData) -> bool:
     return bool(int.from_bytes(file.read(4), "little") == metadata.serialized_size + _SIGNATURE)
 
 
-def _unfolded(parquet: pq.ParquetFile, names: set[str]) -> int:
-    """Bytes that the named columns unfold to, by the file's own metadata: pages, or the values of lists where that is more."""
+def _uncompressed_bytes(parquet: pq.ParquetFile, names: set[str]) -> int:
+    """Returns the named columns' uncompressed bytes, by the file's metadata: of pages, or of list values where that is more."""
     total = 0
     for group in map(parquet.metadata.row_group, range(parquet.num_row_groups)):
         for n in range(group.num_columns):

@@ -1,4 +1,4 @@
-"""The artworks of one database, as those see them who ask for artworks: create, get, list, cancel.
+"""The artworks of one database, as clients see them: create, get, list, cancel.
 
 What does not belong here: what workers do with them (queue.py), and how one status follows another (transitions.py).
 """

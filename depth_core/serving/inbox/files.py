@@ -47,15 +47,15 @@ def open_inbox(settings: Settings) -> Store:
 
 
 def make_folder(folder: Store) -> None:
-    """Creates a local folder that is not there: otherwise a file copied to its name would become a file of that name."""
+    """Creates a local inbox if it is missing: otherwise the first file copied to its path would become a file of that name."""
     if not folder.local:
         return
     try:
         os.makedirs(folder.root, exist_ok=True)
     except FileExistsError:
         raise StoreError(
-            f"the inbox {folder.root} is a file and has to be a folder: move it away, and into the folder that is then made if it"
-            " is a request (or set DEPTH_INBOX_URL)"
+            f"the inbox {folder.root} is a file, but must be a folder: move the file away, or set DEPTH_INBOX_URL. If it is a "
+            "request, move it into the inbox once that is created"
         ) from None
     except OSError as error:
         raise StoreError(f"cannot make the inbox {folder.root}: {error.strerror} (DEPTH_INBOX_URL)") from error

@@ -170,7 +170,7 @@ def _answer_one(store: ArtworkStore, folder: Store, settings: Settings, row: Any
     found = filter(None, (store.get(artwork_id) for artwork_id in ids))
     answers = [json.loads(one.answer(settings.public_url).model_dump_json(by_alias=True, exclude_none=True)) for one in found]
     written = []
-    # The answer of a name is the one to its last content; what was pruned is no longer there to answer with.
+    # A name is answered for its latest content only. Artworks that were pruned can no longer be answered.
     if answers and not replaced:
         name = file_name.removesuffix(".json") + ANSWER_SUFFIX
         text = json.dumps(answers if row.is_list else answers[0], indent=2) + "\n"
@@ -223,7 +223,7 @@ def _requests(data: bytes, settings: Settings) -> tuple[list[NewArtwork], bool]:
                 for each in request_schema.field_errors(error, (index,) if is_list else ())
             ]
         except UnicodeEncodeError:  # lone surrogates: JSON has them, UTF-8 does not
-            errors.append(f"{index}: the text is no valid Unicode")
+            errors.append(f"{index}: the text is not valid Unicode")
         except RecursionError:
             errors.append(f"{index}: it is nested too deeply")
     if errors:
@@ -245,8 +245,8 @@ def _claim(store: ArtworkStore, path: str, stamp: str, data: bytes, requests: li
                 transitions.insert(connection, artwork_id, new, api_key_id=API_KEY_ID, source=f"{path}#{position}", at=at)
                 connection.execute(sa.insert(entries).values(file_id=file_id, position=position, artwork_id=artwork_id))
     except IntegrityError:
-        # Dropped again, or touched: the same request, now the name's last. Its answer is written once more, in case it was
-        # cleared away or the name has had another since.
+        # The same content under the same name is the same request, now the latest under it. Its answer is written again, in
+        # case it was deleted or replaced by the answer to other content.
         with store.database.write() as connection:
             same = (table.c.path == path) & (table.c.sha256 == row["sha256"])
             connection.execute(sa.update(table).where(same).values(stamp=stamp, state=CLAIMED, created_at=at))

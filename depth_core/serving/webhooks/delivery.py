@@ -83,7 +83,7 @@ async def _attempt(client: httpx.AsyncClient, store: ArtworkStore, settings: Set
         answer = await _send(client, settings, delivery.url, body, headers)
     except SQLAlchemyError:
         raise  # no attempt: without the database there is no message, and no note of it
-    except Exception as error:  # noqa: BLE001 - whatever it is, it counts, or the same delivery would come again for ever
+    except Exception as error:  # noqa: BLE001 - any error counts as an attempt, or the delivery would be retried for ever
         answer = Answer(error=_reason(error))
         named = (delivery.id, delivery.artwork_id, shown_url(delivery.url))
         log.warning("webhook %s of artwork %s could not be sent to %s: %s", *named, answer.error)

@@ -97,14 +97,14 @@ def replay(store: ArtworkStore, id: UUID) -> int:
     with store.database.write() as connection:
         count = connection.execute(again).rowcount
     if count == 0:
-        raise DepthlineError(f"{id} is the id of no webhook delivery and of no final artwork with a webhook")
+        raise DepthlineError(f"no webhook delivery, and no final artwork with a webhook, has the id {id}")
     return count
 
 
 def claim_due(store: ArtworkStore, settings: Settings, limit: int) -> list[Delivery]:
-    """Leases what is due, so that hosts that hang delay themselves alone, and their API key's other webhooks at the worst.
+    """Leases due deliveries. A host that hangs delays only its own deliveries, or at worst those of the same API key.
 
-    No host and no API key has more than its share of what is under way, and API keys take turns.
+    Each host and each API key may have only so many deliveries in progress, and API keys take turns.
     """
     at = store.database.clock()
     table = db.webhook_deliveries
@@ -113,7 +113,8 @@ def claim_due(store: ArtworkStore, settings: Settings, limit: int) -> list[Deliv
     with store.database.read() as connection:
         if limit <= 0 or connection.scalar(sa.select(table.c.id).where(due, sa.not_(leased)).limit(1)) is None:
             return []
-    # What is under way takes the first places of its host; what its host has a place for lines up for a place of its API key.
+    # Ranked twice: among the deliveries to the same host, then, of those within the host's limit, among those of the API key.
+    # Deliveries in progress rank first.
     columns = (table.c.id, table.c.api_key_id, table.c.next_attempt_at, leased.label("leased"))
     at_host = sa.select(*columns, _place(table.c, leased, table.c.host)).where(due).subquery()
     has_room = at_host.c.leased | (at_host.c.place <= settings.webhook_per_host)
@@ -140,7 +141,8 @@ def _place(columns: Any, leased: Any, among: Any) -> sa.Label[int]:
 
 
 def _share_of_a_key(settings: Settings) -> int:
-    """Deliveries at once for one API key, in all processes: a quarter of a process's, and more than one host may have."""
+    """Returns how many deliveries an API key may have at once, in all processes: a quarter of one process's limit, but always
+    more than the limit of a host."""
     return max(settings.webhook_concurrency // 4, settings.webhook_per_host + 1)
 
 
@@ -163,7 +165,7 @@ def record(store: ArtworkStore, settings: Settings, delivery: Delivery, at: date
                 delivery_id=delivery.id, at=at, seconds=seconds, status_code=answer.status_code, error=answer.error
             )
         )
-        # A replay that came meanwhile has set the tries back and stands.
+        # Leaves a delivery alone that was replayed meanwhile: the replay has reset its tries.
         unchanged = (table.c.id == delivery.id) & (table.c.state == PENDING) & (table.c.tries == delivery.tries)
         connection.execute(sa.update(table).where(unchanged).values(values))
 

@@ -61,7 +61,7 @@ def _cipher(settings: Settings) -> Fernet:
         return Fernet(key)
     except ValueError:
         raise ConfigurationError(
-            "DEPTH_SECRET_KEY is no Fernet key; make one with: "
+            "DEPTH_SECRET_KEY is not a Fernet key; make one with: "
             "python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
         ) from None
 

@@ -30,14 +30,14 @@ _READERS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes], Header]], ...] 
 def inspect(data: bytes) -> Header:
     """What the structure of a file says, without decoding. Never slow: counting stops at the limits.
 
-    Raises ImageError(TOOMANY_PIXELS) where a count is absurd: such a file is made to keep a decoder busy.
+    Raises ImageError(TOO_MANY_PIXELS) where a count is absurd: such a file is made to keep a decoder busy.
     """
     read = next((read for is_such, read in _READERS if is_such(data)), None)
     if read is None:
         return Header()
     try:
         found = read(data)
-    except (error, IndexError):  # ends early, as its decoder will say; for what it finds all the same there is check_size
+    except (error, IndexError):  # ends early: the decoder reports it, or check_size limits what it finds
         return Header()
     return found if found.unusual else _checked(found, len(data))
 

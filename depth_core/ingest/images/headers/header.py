@@ -63,7 +63,7 @@ class Header:
     def prepare_bytes(self, network: tuple[int, int]) -> int:
         """The most memory that the way to the network's input takes: decoding, or resizing what was decoded to `network`."""
         long, short = max(network), min(network)
-        # Rows of float32 as many as the network has; the source's rows of 64 of those (inference/preprocessing.py).
+        # float32 rows: as many as the network's, and the source rows that 64 of those need (inference/preprocessing.py).
         rows = 12 * max(max(self.width, self.height) * short, min(self.width, self.height) * long)
         strip = min(12 * 64 * self.pixels // max(1, short), 12 * self.pixels)
         resizing = rows + max(rows, strip) + 48 * long * short
