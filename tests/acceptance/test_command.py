@@ -12,9 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import boto3
 import pytest
 from PIL import Image
+from support import servers
 from support.waiting import eventually_of
 from typer.testing import CliRunner, Result
 
@@ -47,8 +47,7 @@ def here(place, monkeypatch: pytest.MonkeyPatch):
 def bucket(s3_endpoint: str) -> tuple[str, dict[str, object]]:
     """A bucket: its URL and what the store must know to reach it."""
     endpoint = {"endpoint_url": s3_endpoint, "region_name": "us-east-1"}
-    boto3.client("s3", aws_access_key_id="x", aws_secret_access_key="x", **endpoint).create_bucket(Bucket="maps")
-    return "s3://maps/holiday", {"key": "x", "secret": "x", "client_kwargs": endpoint}
+    return f"s3://{servers.bucket(s3_endpoint)}/holiday", {"key": "x", "secret": "x", "client_kwargs": endpoint}
 
 
 def names(folder: Path) -> list[str]:

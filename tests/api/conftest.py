@@ -11,24 +11,28 @@ import httpx
 import pytest
 import structlog
 import uvicorn
+from support.servers import empty_tables
 from support.waiting import eventually
 
 from depth_api.app import create_app
 from depth_api.connections import configured
 from depth_core import settings as settings_module
 from depth_core.serving.artworks.store import ArtworkStore, open_store
-from depth_core.serving.database import Database, metadata
+from depth_core.serving.database import Database
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
 ANN, BOB = "ann-key-0123456789", "bob-key-0123456789"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _traces_in_black_and_white() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _traces_in_black_and_white() -> Iterator[None]:
     """Where nobody configures the log it has a library's coloured traces, and each takes seconds."""
-    *others, _ = structlog.get_config()["processors"]
+    before = structlog.get_config()
+    *others, _ = before["processors"]
     structlog.configure([*others, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
+    yield
+    structlog.configure(**before)
 
 
 def _settings(data: Path, **changes: Any) -> Settings:
@@ -62,8 +66,7 @@ def configure(shared: Settings) -> Callable[..., Settings]:
     """Settings of an API: two keys, and the shared database and store, empty when the test begins."""
     database = Database(shared.database_location)
     with database.write() as connection:
-        for table in reversed(metadata.sorted_tables):
-            connection.execute(table.delete())
+        empty_tables(connection)
     database.close()
     shutil.rmtree(shared.store_location, ignore_errors=True)
     return lambda **changes: _settings(**{"data": shared.data} | changes)

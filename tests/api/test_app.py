@@ -528,9 +528,9 @@ def test_results_in_a_bucket_are_a_signed_redirect(
 # -- operations ---------------------------------------------------------------------------------------------------------------
 
 
-def test_health_says_what_works(client: httpx.Client, artworks: ArtworkStore) -> None:
-    assert client.get("/health/live").json() == {"status": "live"}
-    ready = client.get("/health/ready")
+def test_health_says_what_works(own_client: httpx.Client, artworks: ArtworkStore) -> None:
+    assert own_client.get("/health/live").json() == {"status": "live"}
+    ready = own_client.get("/health/ready")
     assert ready.status_code == 200
     assert ready.json() == {
         "status": "ready",
@@ -540,9 +540,9 @@ def test_health_says_what_works(client: httpx.Client, artworks: ArtworkStore) ->
         "liveWorkers": 0,
         "waiting": 0,
     }
-    post(client)
+    post(own_client)
     artworks.workers.start("w", "cpu")
-    ready = client.get("/health/ready").json()
+    ready = own_client.get("/health/ready").json()
     assert ready["liveWorkers"] == 1
     assert ready["waiting"] == 1
     assert 0 <= ready["lastWorkerSeconds"] < 60

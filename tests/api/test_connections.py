@@ -80,7 +80,7 @@ def test_a_body_that_trickles_in_after_its_answer_keeps_no_connection_open(hasty
 def test_a_request_that_takes_its_time_to_be_answered_is_no_late_one(hasty: str) -> None:
     with connect(hasty) as connection:
         text = b'{"imageUrl": "https://example.com/a.jpg", "model": "tiny"}'
-        for prefer in ("wait=1", "respond-async"):  # and the connection is used again
+        for prefer in ("respond-async", "wait=1"):  # the slow one comes on a connection that is used again
             connection.sendall(f"{POST}Prefer: {prefer}\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text)
             assert connection.recv(65536).startswith(b"HTTP/1.1 202 ")
 
@@ -107,10 +107,12 @@ def test_a_client_that_hangs_up_is_noted_as_such_and_is_no_error(own_client: htt
 
 def test_lines_of_the_log_are_printable_and_have_no_secrets_of_urls(url: str) -> None:
     with structlog.testing.capture_logs() as lines:
-        httpx.get(f"{url}/%1b[31m/https://ann:pass@a.example/?token=abc", headers={"Authorization": "Bearer secret-0123456789"})
-        eventually(lambda: lines)
-    assert "\x1b" not in str(lines[-1]["path"])
-    for secret in ("pass", "abc", "secret-0123456789"):
+        httpx.get(
+            f"{url}/%1b[31m/https://ann:sesame@a.example/?token=hush", headers={"Authorization": "Bearer secret-0123456789"}
+        )
+        [line] = eventually(lambda: [line for line in lines if "a.example" in str(line.get("path"))])
+    assert "\x1b" not in str(line["path"])
+    for secret in ("sesame", "hush", "secret-0123456789"):
         assert secret not in str(lines)
 
 

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from support.servers import execute
+from support.servers import execute, postgresql_database
 
 from depth_core import settings as settings_module
 from depth_core.serving import database as db
@@ -153,9 +153,8 @@ def postgresql_template(postgresql: sa.URL, sqlite_file: Path) -> str:
 
 @pytest.fixture
 def postgresql_url(postgresql: sa.URL, postgresql_template: str) -> Iterator[str]:
-    execute(postgresql, f"CREATE DATABASE golden TEMPLATE {postgresql_template}")
-    yield postgresql.set(database="golden").render_as_string(hide_password=False)
-    execute(postgresql, "DROP DATABASE golden WITH (FORCE)")
+    with postgresql_database(postgresql, postgresql_template) as url:
+        yield url.render_as_string(hide_password=False)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

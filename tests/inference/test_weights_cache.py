@@ -21,6 +21,7 @@ from botocore.exceptions import EndpointConnectionError, NoCredentialsError, Pro
 from checkpoint_files import BODY, EMBEDDING, INDEX, SHARDS, digest, sharded
 from fsspec.implementations.memory import MemoryFileSystem
 from safetensors.torch import save
+from support import servers
 from support.http_server import Handler, HttpServer
 from support.ports import free_port
 
@@ -64,9 +65,7 @@ def s3_client(s3_endpoint: str) -> Any:
 
 @pytest.fixture
 def bucket(s3_client: Any, s3_endpoint: str) -> Bucket:
-    name = f"weights-{uuid.uuid4().hex[:12]}"
-    s3_client.create_bucket(Bucket=name)
-    return Bucket(s3_client, name, {"key": "k", "secret": "s", "endpoint_url": s3_endpoint})
+    return Bucket(s3_client, servers.bucket(s3_endpoint), {"key": "k", "secret": "s", "endpoint_url": s3_endpoint})
 
 
 def test_weights_come_from_s3_once_and_again_when_they_change_there(bucket: Bucket, configured: Configured) -> None:
@@ -130,7 +129,7 @@ def test_shards_come_from_s3_by_their_folder_or_their_index(bucket: Bucket, conf
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({SHARDS[1]: None}, f"names shards that are missing: weights-.*/{SHARDS[1]}"),
+        ({SHARDS[1]: None}, f"names shards that are missing: bucket-.*/{SHARDS[1]}"),
         ({SHARDS[1]: sharded()[SHARDS[1]][:-9]}, rf"{SHARDS[1]} is truncated"),
         ({INDEX: b'{"weight_map": {"a": "../secret.safetensors"}}'}, "is not a file beside it"),
         ({INDEX: b"{"}, "not an index of shards"),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 import pytest
+from support.servers import bucket
 
 from depth_core import catalog
 from depth_core.contract import DepthParameters
@@ -24,11 +24,7 @@ def make_s3_store(s3_endpoint: str) -> Callable[[], Store]:
     """Makes stores in buckets of their own."""
 
     def make() -> Store:
-        options = {"key": "k", "secret": "s", "endpoint_url": s3_endpoint}
-        bucket = f"bucket-{uuid.uuid4().hex[:12]}"
-        store = Store(f"s3://{bucket}/prefix", options)
-        store.fs.mkdir(bucket)
-        return store
+        return Store(f"s3://{bucket(s3_endpoint)}/prefix", {"key": "k", "secret": "s", "endpoint_url": s3_endpoint})
 
     return make
 

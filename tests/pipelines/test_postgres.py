@@ -11,6 +11,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 import yaml
+from support.servers import postgresql_database
 
 from depth_core.serving.database import open_database
 
@@ -21,12 +22,8 @@ DOCS = (ROOT / "docs" / "operations.md").read_text("utf-8")
 @pytest.fixture
 def server(postgresql: sa.URL) -> Iterator[sa.URL]:
     """A database of its own."""
-    engine, name = sa.create_engine(postgresql, isolation_level="AUTOCOMMIT"), f"dagster_{uuid.uuid4().hex[:12]}"
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-        yield postgresql.set(drivername="postgresql", database=name)
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    engine.dispose()
+    with postgresql_database(postgresql) as url:
+        yield url.set(drivername="postgresql")
 
 
 @pytest.fixture
@@ -77,10 +74,4 @@ def test_a_run_keeps_its_events_there_and_is_watched(instance: dg.DagsterInstanc
 
 
 def test_artworks_take_a_bare_postgresql_url_as_the_docs_say(server: sa.URL) -> None:
-    engine = sa.create_engine(server.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text("CREATE DATABASE artworks"))
-    engine.dispose()
-    url = server.set(drivername="postgresql", database="artworks").render_as_string(hide_password=False)
-    opened = open_database(url)
-    opened.close()
+    open_database(server.render_as_string(hide_password=False)).close()

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from support.http_server import Handler, HttpServer
 from support.photos import photo
-from support.servers import execute
+from support.servers import empty_tables, execute, postgresql_database
 
 from depth_core.contract import DepthParameters
 from depth_core.serving import database as db
@@ -27,11 +26,8 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/depthline.db"
         return
-    server = request.getfixturevalue("postgresql")
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    execute(server, f"CREATE DATABASE {name}")
-    yield server.set(database=name).render_as_string(hide_password=False)
-    execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+    with postgresql_database(request.getfixturevalue("postgresql")) as url:
+        yield url.render_as_string(hide_password=False)
 
 
 @pytest.fixture(scope="session")
@@ -53,29 +49,24 @@ def shared_postgresql(postgresql: sa.URL) -> Iterator[sa.Engine]:
     engine.dispose()
 
 
-def _empty(engine: sa.Engine) -> None:
-    others = (
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    )
-    deletions = [f"DELETE FROM {table.name}" for table in reversed(db.metadata.sorted_tables)]
-    with engine.connect() as connection:
-        connection.execute(sa.text("; ".join([others, *deletions])))
-
-
 @pytest.fixture
 def sqlite_url(tmp_path: Path, migrated: Path) -> str:
     return f"sqlite:///{shutil.copy(migrated, tmp_path)}"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest) -> str:
     """A database with its tables and no row."""
     if request.param == "sqlite":
-        yield request.getfixturevalue("sqlite_url")
-        return
-    engine = request.getfixturevalue("shared_postgresql")
-    yield engine.url.render_as_string(hide_password=False)
-    _empty(engine)
+        return str(request.getfixturevalue("sqlite_url"))
+    engine: sa.Engine = request.getfixturevalue("shared_postgresql")
+    others = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    with engine.connect() as connection:
+        connection.execute(sa.text(others))  # those that the test before has left open may hold locks
+        empty_tables(connection)
+    return engine.url.render_as_string(hide_password=False)
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from support.servers import make_younger
+from support.servers import bucket, date_later
 
 from depth_core import settings as settings_module
 from depth_core.serving.artworks.retention import prune
@@ -35,10 +34,10 @@ def settings(database_url: str, request: pytest.FixtureRequest, tmp_path: Path, 
     if database_url.startswith("sqlite"):
         return settings_module.load(data=tmp_path, inbox_settle_seconds=0.0)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    options = {"endpoint_url": request.getfixturevalue("s3_endpoint"), "key": "test", "secret": "test"}
-    name = f"inbox-{uuid4().hex}"
-    Store("s3://" + name, options).fs.mkdir(name)
-    return settings_module.load(data=tmp_path, inbox_url=f"s3://{name}/drop", store_options=options, inbox_settle_seconds=0.0)
+    endpoint = request.getfixturevalue("s3_endpoint")
+    options = {"endpoint_url": endpoint, "key": "test", "secret": "test"}
+    inbox = f"s3://{bucket(endpoint)}/drop"
+    return settings_module.load(data=tmp_path, inbox_url=inbox, store_options=options, inbox_settle_seconds=0.0)
 
 
 @pytest.fixture
@@ -132,7 +131,7 @@ def test_what_is_not_valid_is_quarantined_with_the_reason(sqlite: ArtworkStore, 
     assert {name for name, (_, reason) in expected.items() if reason in found.quarantined[name]} == set(expected)
 
 
-@pytest.mark.parametrize("content", [b'{"imageUrl": "https://example.com/a.jpg"', [ONE, {}]])
+@pytest.mark.parametrize("content", [b'{"imageUrl": "https://example.com/a.jpg"', b"\xff\xfe\x00", [ONE, {}]])
 def test_a_quarantined_file_lies_beside_its_reason(
     store: ArtworkStore, folder: Store, drop: Drop, check: Check, content: Any
 ) -> None:
@@ -174,7 +173,7 @@ def test_the_same_content_again_is_the_same_request_and_answered_again(
     folder.delete("a.json")
     folder.delete("a.artwork.json")
     drop("a.json", ONE)
-    make_younger(folder, "a.json")
+    date_later(folder, "a.json")
     assert check() == PickedUp()
     assert len(store.page().artworks) == 1
     assert answer(store, folder, settings) == ["a.artwork.json"]
@@ -206,7 +205,7 @@ def test_a_content_that_comes_back_after_another_gets_the_answer_again(
         succeed_all(store)
         answer(store, folder, settings)
     drop("a.json", ONE)
-    make_younger(folder, "a.json")
+    date_later(folder, "a.json")
     assert check() == PickedUp()
     succeed_all(store)
     assert answer(store, folder, settings) == ["a.artwork.json"]

@@ -1,6 +1,7 @@
 """Webhooks against real receivers: signed, retried, recorded, and never in each other's way.
 
-What a receiver does comes to the database as a status or an error, so tests of receivers have SQLite alone.
+What a receiver does comes to the database as a status, an error or a time to wait: one test of each has both databases, and the
+other tests of receivers have SQLite alone.
 """
 
 import asyncio
@@ -213,19 +214,18 @@ def test_an_unforeseen_error_while_sending_is_a_failed_attempt_and_holds_up_nobo
 
 
 def test_retry_after_is_honoured_when_it_asks_for_more(
-    sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver: Start
+    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start, wait: Callable[[float], None]
 ) -> None:
-    wait = forward_of(sqlite)
     server = receiver((429, {"Retry-After": "600"}), (503, {"Retry-After": "999999999"}), 200)
-    artwork_id = ended(sqlite, ask(webhook=server.url))
-    deliver(sqlite, settings)
+    artwork_id = ended(store, ask(webhook=server.url))
+    deliver(store, settings)
     wait(590)
-    assert deliver(sqlite, settings) == 0
+    assert deliver(store, settings) == 0
     wait(11)
-    assert deliver(sqlite, settings) == 1
+    assert deliver(store, settings) == 1
     wait(24 * 3600)
-    assert deliver(sqlite, settings) == 1
-    assert only(sqlite, artwork_id)[0].state == "delivered"
+    assert deliver(store, settings) == 1
+    assert only(store, artwork_id)[0].state == "delivered"
 
 
 def test_410_ends_it(sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver: Start) -> None:
@@ -244,10 +244,10 @@ def test_redirects_are_not_followed(sqlite: ArtworkStore, settings: Settings, as
     assert target.requests == []
 
 
-def test_a_receiver_that_is_not_there_is_tried_again(sqlite: ArtworkStore, settings: Settings, ask: Ask) -> None:
-    artwork_id = ended(sqlite, ask(webhook="http://127.0.0.1:9/hook"))
-    deliver(sqlite, settings)
-    delivery, [attempt] = only(sqlite, artwork_id)
+def test_a_receiver_that_is_not_there_is_tried_again(store: ArtworkStore, settings: Settings, ask: Ask) -> None:
+    artwork_id = ended(store, ask(webhook="http://127.0.0.1:9/hook"))
+    deliver(store, settings)
+    delivery, [attempt] = only(store, artwork_id)
     assert delivery.state == "pending"
     assert attempt.status_code is None
     assert "Connect" in attempt.error

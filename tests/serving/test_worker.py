@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -25,6 +25,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from PIL import Image
+from support.programs import piped
 from support.waiting import eventually
 
 from depth_core import layout
@@ -391,12 +392,11 @@ def test_an_image_that_kills_its_process_fails_after_three_deaths_and_its_neighb
 ) -> None:
     poison, *others = (ask(artworks, f"{images.url}/{name}.jpg") for name in ("poison", "a", "b"))
     environment = os.environ | {"DEPTH_DATA": str(settings.data), "DEPTH_ALLOW_PRIVATE_HOSTS": "true", "DEPTH_DEVICE": "cpu"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0, "text": False}
-    with subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment, **pipes) as workers:
+    with piped(PROGRAM, env=environment) as workers:
         for _ in range(settings.max_attempts):
-            workers.stdin.write(b"another\n")
+            workers.stdin.write("another\n")
             images.victim = int(workers.stdout.readline())
-            workers.stdin.write(b"go\n")
+            workers.stdin.write("go\n")
             assert int(workers.stdout.readline()) == -signal.SIGKILL
             artworks.queue.reconcile(max_attempts=settings.max_attempts, dead_workers=[f"worker-{images.victim}"])
     assert artworks.get(poison).error_kind == "worker_lost"
@@ -435,8 +435,9 @@ def test_a_store_that_fails_for_a_while_costs_no_attempt_and_no_worker(artworks,
 
 def test_a_store_that_fails_for_long_ends_the_worker_and_its_claims_go_back(artworks, settings, images) -> None:
     waiting = ask(artworks, f"{images.url}/a.jpg")
+    endless = settings.model_copy(update={"max_worker_seconds": math.inf})
     with pytest.raises(StoreError, match="no space left"):
-        worker(artworks, Failing(settings.store_location), settings, clock=lambda: 1000 * time.monotonic()).serve()
+        worker(artworks, Failing(settings.store_location), endless, clock=lambda: 1000 * time.monotonic()).serve()
     artwork = artworks.get(waiting)
     assert (artwork.status, artwork.attempts) == (ArtworkStatus.STARTING, 0)
 
@@ -485,9 +486,8 @@ def test_networks_stay_loaded_within_the_budget_and_the_least_recently_used_goes
     from depth_core.inference import checkpoints
 
     tiny_one = checkpoints.resolve(catalog.BY_KEY["tiny"], settings)
-    heavy_one = replace(
-        tiny_one, spec=replace(tiny_one.spec, name="heavy", parameters_million=25)
-    )  # the same network by its name
+    heavy_spec = replace(tiny_one.spec, name="heavy", parameters_million=25)
+    heavy_one = replace(tiny_one, spec=heavy_spec)  # the same network under another name
 
     roomy = Engines(store, settings, budget_bytes=1e9)
     first = roomy.get(tiny_one)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from types import FrameType
 
@@ -15,22 +16,32 @@ from typer.testing import CliRunner
 from depth_core.cli.commands import app
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LAST_STEPS_SECONDS = 5.0  # what goes on beside a command may end a little after it
 
 
 def run(*arguments: str, meanwhile: Callable[[], object] = lambda: None) -> Result:
-    """Runs a command to its end. `meanwhile`: what goes on beside it, in a thread; may `interrupt` it, and does when it fails."""
+    """Runs a command to its end. `meanwhile`: what goes on beside it, in a thread; may `interrupt` it, and does when it fails.
+
+    Raises AssertionError with what the command printed when that ends before `meanwhile` does.
+    """
+    ended = threading.Event()
+    acted: Future[object] = Future()
 
     def act() -> None:
         try:
-            meanwhile()
-        except BaseException:
-            interrupt()
-            raise
+            acted.set_result(meanwhile())
+        except BaseException as error:  # noqa: BLE001 - it is raised below
+            acted.set_exception(error)
+            if not ended.is_set():
+                interrupt()
 
-    with _signals_for_the_command_alone(), ThreadPoolExecutor(1) as beside:
-        acted = beside.submit(act)
+    with _signals_for_the_command_alone():
+        threading.Thread(target=act, daemon=True).start()
         result = CliRunner().invoke(app, list(arguments))
-        acted.result()
+        ended.set()
+        done, _ = wait([acted], LAST_STEPS_SECONDS)
+    assert done, f"the command ended too early: {result.exception!r}\n{result.output}"
+    acted.result()
     return result
 
 

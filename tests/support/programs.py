@@ -13,8 +13,8 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from pathlib import Path
 from unittest.mock import patch
@@ -27,6 +27,19 @@ _IMPORTED = [
     "pipelines.materialize.command",
 ]
 _context = multiprocessing.get_context("forkserver")
+
+
+@contextmanager
+def piped(code: str, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Python code with pipes to and from it, of lines. It and all that it has started are killed when the test is done with it,
+    and when pytest's time limit ends the test."""
+    command, pipe = [sys.executable, "-c", code, *arguments], subprocess.PIPE
+    with subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True, bufsize=1, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 class Program:

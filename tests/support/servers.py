@@ -1,15 +1,18 @@
-"""Servers of other kinds: S3 and PostgreSQL."""
+"""Servers of other kinds, S3 and PostgreSQL, and what tests have there."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+import httpx
 import sqlalchemy as sa
 
+from depth_core.serving.database import metadata
 from depth_core.storage import Store
 
 
@@ -27,7 +30,14 @@ def s3_server() -> Iterator[str]:
         server.stop()
 
 
-def make_younger(folder: Store, key: str) -> None:
+def bucket(endpoint: str) -> str:
+    """Makes a bucket; returns its name."""
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    httpx.put(f"{endpoint}/{name}").raise_for_status()
+    return name
+
+
+def date_later(folder: Store, key: str) -> None:
     """Dates a file a second later. The folder is local, or in a bucket of `s3_server`, whose times are in whole seconds."""
     if folder.local:
         written = os.stat(folder.path(key)).st_mtime_ns
@@ -63,3 +73,20 @@ def postgresql_server() -> Iterator[sa.URL]:
             yield url
         finally:
             server.cleanup()
+
+
+@contextmanager
+def postgresql_database(server: sa.URL, template: str = "template1") -> Iterator[sa.URL]:
+    """A database of one's own, as its URL; a copy of another one."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    execute(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    try:
+        yield server.set(database=name)
+    finally:
+        execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def empty_tables(connection: sa.Connection) -> None:
+    """Deletes every row of a database of artworks."""
+    for table in reversed(metadata.sorted_tables):
+        connection.execute(table.delete())
