@@ -120,7 +120,7 @@ def furnished(folder: Path) -> Production:
     return place
 
 
-def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def use_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("DEPTH_DATA", str(folder))
     monkeypatch.setenv("DEPTH_ALLOW_PRIVATE_HOSTS", "true")
@@ -130,20 +130,20 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def production(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Production:
     """A test's own, to change."""
-    enter(tmp_path, monkeypatch)
+    use_folder(tmp_path, monkeypatch)
     return furnished(tmp_path)
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Production:
+def shared_production(tmp_path_factory: pytest.TempPathFactory) -> Production:
     folder = tmp_path_factory.mktemp("production")
     with pytest.MonkeyPatch.context() as patch:
-        enter(folder, patch)
+        use_folder(folder, patch)
         return furnished(folder)
 
 
 @pytest.fixture
-def unchanged(made: Production, monkeypatch: pytest.MonkeyPatch) -> Production:
+def read_only(shared_production: Production, monkeypatch: pytest.MonkeyPatch) -> Production:
     """The same for all tests that only ask."""
-    enter(made.folder, monkeypatch)
-    return made
+    use_folder(shared_production.folder, monkeypatch)
+    return shared_production

@@ -44,14 +44,14 @@ def sha_of(production, name: str) -> str:
 # -- what is said -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_damaged_image_is_explained_from_its_row_to_its_cure(unchanged) -> None:
+def test_a_damaged_image_is_explained_from_its_row_to_its_cure(read_only) -> None:
     text = said("b")
-    (chunk,) = set(records.read(unchanged.store)["chunk"])
-    assert f"row b of {unchanged.folder}/manifests/shots.csv, line 3" in text
+    (chunk,) = set(records.read(read_only.store)["chunk"])
+    assert f"row b of {read_only.folder}/manifests/shots.csv, line 3" in text
     assert f"chunk {chunk} " in text
-    assert f"image {unchanged.folder}/photos/damaged.png" in text
+    assert f"image {read_only.folder}/photos/damaged.png" in text
     assert re.search(r"source fetched \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ, .*\d+ bytes", text)
-    assert f"sha256 {sha_of(unchanged, 'damaged.png')}" in text
+    assert f"sha256 {sha_of(read_only, 'damaged.png')}" in text
     assert "preview failed with tiny: truncated_image, permanent, 1 attempt, 2026-02-03 04:05:06Z the image ends early" in text
     assert "recorded by run run-7" in text
     assert "to do: replace the image at its origin" in text
@@ -62,11 +62,11 @@ def test_a_damaged_image_is_explained_from_its_row_to_its_cure(unchanged) -> Non
     )
 
 
-def test_a_good_image_has_its_files_and_no_cure(unchanged) -> None:
+def test_a_good_image_has_its_files_and_no_cure(read_only) -> None:
     text = said("a", "--profile", "preview")
-    folder = layout.depth_folder(sha_of(unchanged, "good.png"), "d" * 12)
+    folder = layout.depth_folder(sha_of(read_only, "good.png"), "d" * 12)
     assert "preview succeeded with tiny, 1 attempt" in text
-    assert f"files: depth.png, depth.json in {unchanged.store.url(folder)}" in text
+    assert f"files: depth.png, depth.json in {read_only.store.url(folder)}" in text
     assert "dagster" not in text
     assert "inverted" not in text
 
@@ -79,20 +79,20 @@ def test_files_that_are_gone_are_named_with_the_run_that_makes_them_again(produc
     assert '"config": {"verify": true}' in text
 
 
-def test_a_download_that_failed_for_a_temporary_reason_is_tried_again_by_itself(unchanged) -> None:
+def test_a_download_that_failed_for_a_temporary_reason_is_tried_again_by_itself(read_only) -> None:
     text = said("d", "--profile", "preview")
     assert "source failed: unreachable, temporary, 1 attempt" in text
     assert "every later run of this chunk tries again automatically" in text
     assert "-j retry_failed_rows" in text
 
 
-def test_an_image_that_is_not_there_is_permanent(unchanged) -> None:
+def test_an_image_that_is_not_there_is_permanent(read_only) -> None:
     text = said("c", "--profile", "preview")
     assert "source failed: not_found, permanent" in text
     assert "-j retry_all_failed_rows" in text
 
 
-def test_a_bad_row_is_corrected_in_the_manifest(unchanged) -> None:
+def test_a_bad_row_is_corrected_in_the_manifest(read_only) -> None:
     text = said("e", "--profile", "preview")
     assert "line 6" in text
     assert "image none source not fetched yet" in text
@@ -109,7 +109,7 @@ def test_an_image_that_was_fetched_since_its_record_was_written_only_needs_a_run
     assert "-j depth_maps_for_chunk" in text
 
 
-def test_a_row_without_a_record_says_what_stopped_it(unchanged) -> None:
+def test_a_row_without_a_record_says_what_stopped_it(read_only) -> None:
     assert "inverted not made: its row is wrong to do: give the row an image_url" in said("e")
     assert "inverted not made: its image could not be fetched to do: put the image back" in said("c")
     assert "inverted not made: its image could not be fetched to do: check that the host" in said("d")
@@ -165,16 +165,16 @@ def test_profiles_that_cannot_be_read_do_not_hide_the_records(production) -> Non
 # -- what is found ------------------------------------------------------------------------------------------------------------
 
 
-def test_an_image_is_found_by_everything_that_names_it(unchanged) -> None:
-    sha = sha_of(unchanged, "damaged.png")
-    record = records.read(unchanged.store).set_index("row_id").loc["b"]
+def test_an_image_is_found_by_everything_that_names_it(read_only) -> None:
+    sha = sha_of(read_only, "damaged.png")
+    record = records.read(read_only.store).set_index("row_id").loc["b"]
     for query in ("id:b", record["image_url"], "photos/damaged.png", "damaged.png", sha, sha.upper(), sha[:8], record["id"]):
         text = said(query)
         assert text.startswith("row b of"), query
         assert text.count("row key") == 1, query
 
 
-def test_a_url_is_found_as_it_is_and_as_it_is_shown_and_never_shown_whole(unchanged) -> None:
+def test_a_url_is_found_as_it_is_and_as_it_is_shown_and_never_shown_whole(read_only) -> None:
     url = "http://127.0.0.1:9/gone.jpg?token="
     for query in ("http://me:hunter2@127.0.0.1:9/gone.jpg?token=hunter3", f"{url}***", f"{url}renewed", "gone.jpg"):
         text = said(query)
@@ -198,7 +198,7 @@ def test_only_one_manifest_is_asked(production) -> None:
     assert explain("b", "--manifest", "other").exit_code == 1
 
 
-def test_another_store_is_asked(unchanged, tmp_path) -> None:
+def test_another_store_is_asked(read_only, tmp_path) -> None:
     result = explain("b", "--store", str(tmp_path / "empty"))
     assert result.exit_code == 1
     assert "nothing is known of b" in result.stderr
@@ -261,7 +261,7 @@ def test_a_single_request_that_the_database_has_forgotten_is_found_in_the_table_
 # -- what is refused ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_nobody_knows_ends_with_1(unchanged) -> None:
+def test_what_nobody_knows_ends_with_1(read_only) -> None:
     for query in ("nobody", "http://127.0.0.1/none.jpg", "f" * 64, "abcdef12", str(uuid4()), "://", "%", "*", "a" * 10_000):
         result = explain(query)
         assert result.exit_code == 1, query
@@ -269,12 +269,12 @@ def test_what_nobody_knows_ends_with_1(unchanged) -> None:
 
 
 @pytest.mark.parametrize("query", ["", "  ", "\udc80"])
-def test_what_cannot_be_looked_for_ends_with_2(unchanged, query: str) -> None:
+def test_what_cannot_be_looked_for_ends_with_2(read_only, query: str) -> None:
     assert explain(query).exit_code == 2
 
 
 @pytest.mark.parametrize("profile", ["colourful", "../outcomes/preview", ""])
-def test_a_profile_that_is_not_there_ends_with_2(unchanged, profile: str) -> None:
+def test_a_profile_that_is_not_there_ends_with_2(read_only, profile: str) -> None:
     result = explain("b", "--profile", profile)
     assert result.exit_code == 2
     assert "there are: preview, inverted" in result.stderr

@@ -74,8 +74,8 @@ def test_the_manifest_has_its_slug_and_the_weights_have_their_revision(settings:
 def test_every_chunk_is_complete(name: str, settings: Settings) -> None:
     profile = profiles.find(settings, name)
     for chunk in CHUNKS:
+        assert completeness_of(profile, chunk, settings) is None
         assert completeness_of(later(profile), chunk, settings) is None
-    assert completeness_of(profile, CHUNKS[0], settings) is None
     assert completeness_of(later(profile, edgeGuard=3), CHUNKS[0], settings) is completeness.Reason.DEPTH_MAPS_CHANGED
 
 

@@ -178,7 +178,7 @@ class TestAManifestThatIsUpToDate:
     def test_every_change_to_a_chunk_is_noticed_and_one_run_works_on_that_chunk_alone(self, complete) -> None:
         house, path = complete
         noticed = []
-        for change in (_page, _stale_records, _depth_map, _records, _photo, _title):  # each is given before those made earlier
+        for change in (_page, _stale_records, _depth_map, _records, _photo, _title):  # each reason outranks the earlier ones
             change(house, path)
             if change is _title:
                 house.index(path)

@@ -65,13 +65,14 @@ def test_under_nohup_it_stays_when_the_terminal_closes_and_still_ends_when_told_
 
 def test_when_one_program_ends_all_end_and_it_is_said_which(tmp_path: Path) -> None:
     program = tmp_path / "program"
-    program.write_text("#!/bin/sh\ncase $* in *depth_api*) exit 3;; *) exec sleep 60;; esac\n")
+    program.write_text("#!/bin/sh\ncase $* in *depth_api*) echo no memory >&2; exit 3;; *) exec sleep 600;; esac\n")
     program.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"} | {"DEPTH_API_PORT": "0"}
     command = [sys.executable, "-c", UP, str(program), "SIG_DFL"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)  # its end is that of all outputs
+    # Returns once no process holds its output.
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert done.returncode == 1
-    assert done.stderr == "depthline: the API has ended (status 3); ending the rest\n"
+    assert done.stderr == "no memory\ndepthline: the API has ended (status 3); ending the rest\n"
 
 
 @pytest.fixture
