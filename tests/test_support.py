@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
+from support import commands
 from support.http_server import Handler, HttpServer
 from support.photos import photo
 from support.ports import free_port
@@ -111,3 +112,11 @@ def test_a_photo_is_the_same_for_its_seed_and_no_other() -> None:
     assert photo(seed=1) == photo(seed=1) != photo(seed=2)
     with Image.open(BytesIO(photo(64, 48, form="PNG"))) as image:
         assert (image.format, image.size) == ("PNG", (64, 48))
+
+
+def test_a_command_that_ends_too_early_says_what_it_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "LAST_STEPS_SECONDS", 0)
+    done = threading.Event()
+    with pytest.raises(AssertionError, match="exclude each other"):
+        commands.run("worker", "--forever", "--idle-timeout", "5", meanwhile=lambda: done.wait(60))
+    done.set()
