@@ -55,7 +55,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return settings
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_url(shared: Settings) -> Iterator[str]:
     with _serving(shared) as url:
         yield url

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -110,13 +111,13 @@ def test_retry_after_is_honoured_up_to_the_cap(
     site: Any, make_settings: Make, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
-    sleep = asyncio.sleep
 
     async def note(seconds: float) -> None:
         slept.append(seconds)
-        await sleep(0)
+        await asyncio.sleep(0)
 
-    monkeypatch.setattr("depth_core.ingest.fetch.download.asyncio.sleep", note)
+    # The module's own asyncio alone: other threads sleep too.
+    monkeypatch.setattr("depth_core.ingest.fetch.download.asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": note}))
     later = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     answers = [site.answer(status, Retry_After=after) for after in ("7", later, "soon", "9999999999999")]
     url = site.on("/a", *answers, site.answer(200, b"now"))
