@@ -49,7 +49,7 @@ def arriving_within(seconds: float) -> type[asyncio.Protocol]:
     """uvicorn's protocol for HTTP, which has no deadline of its own for a request's first line and headers.
 
     Closes an idle connection when no complete request head arrives within `seconds`; bytes that trickle in do not extend the
-    deadline. Answers 408 first when part of a head has arrived.
+    deadline. Answers 408 before that when part of the connection's first head has arrived.
     """
 
     class Arriving(_Protocol):
