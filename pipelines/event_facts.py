@@ -5,11 +5,13 @@ All other entries of metadata are labels for people: nothing computes from them,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import dagster as dg
+
+from depth_core import layout
 
 KEY = "depthline/facts"
 
@@ -29,9 +31,30 @@ class _Facts:
 
 @dataclass(frozen=True)
 class IndexFacts(_Facts):
-    """Of a materialization of `manifest_index`."""
+    """Of a materialization of `manifest_index`: the chunks that were written.
 
-    changed_chunks: list[str] | tuple[str, ...] = ()  # keys of the chunks that were written
+    As spans of their numbers: an index run can change tens of thousands of chunks, most of them neighbours.
+    """
+
+    changed_chunks: list[str] | tuple[str, ...] = ()  # their keys, in events of earlier versions
+    changed: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)  # slug -> first and last number of each span
+
+    @classmethod
+    def of(cls, chunks: Iterable[str]) -> Self:
+        """The facts of an index run that changed these chunks, whose keys are as `layout.chunk_key` makes them."""
+        spans: dict[str, list[list[int]]] = {}
+        for slug, number in sorted((layout.slug_of_chunk(chunk), layout.number_of_chunk(chunk)) for chunk in chunks):
+            of_slug = spans.setdefault(slug, [])
+            if of_slug and number == of_slug[-1][1] + 1:
+                of_slug[-1][1] = number
+            else:
+                of_slug.append([number, number])
+        return cls(changed=spans)
+
+    def chunks(self) -> list[str]:
+        """The keys of the chunks."""
+        numbers = ((slug, n) for slug, spans in self.changed.items() for first, last in spans for n in range(first, last + 1))
+        return [*self.changed_chunks, *(layout.chunk_key(slug, number) for slug, number in numbers)]
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,11 @@ def picture(name: str, png: bytes) -> dg.MetadataValue:
     return dg.MetadataValue.md(f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
+def place(url: str) -> dg.MetadataValue:
+    """Where something in the store is: a link for a URL, a path for a local file."""
+    return dg.MetadataValue.url(url) if "://" in url else dg.MetadataValue.path(url)
+
+
 def _cell(value: Any) -> str | int | float | bool:
     if value is None or value is pd.NA or (isinstance(value, float) and value != value):
         return ""

@@ -6,9 +6,10 @@ from depth_core import layout
 from depth_core.errors import ErrorKind
 from depth_core.ingest import manifest, sources
 from depth_core.output import records
+from depth_core.output.depth_folder import OUTPUT_VERSION
 from depth_core.output.outcomes import FAILED, SUCCEEDED, read_outcomes, read_parameters
 from pipelines import automation_conditions, names
-from pipelines.event_metadata import counts, preview, record_schema
+from pipelines.event_metadata import counts, place, preview, record_schema
 from pipelines.partitions import Partitions, chunk_and_profile
 from pipelines.resources import DepthlineResource
 from pipelines.step_failures import fails_in_one_line
@@ -20,6 +21,7 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
         deps=[names.DEPTH_MAPS, names.IMAGE_MANIFEST],
         group_name=names.DEPTH_GROUP,
         kinds={"parquet", "pandas"},
+        code_version=str(OUTPUT_VERSION),
         owners=names.OWNERS,
         metadata={"dagster/column_schema": record_schema()},
         automation_condition=automation_conditions.missing_or_changed(),
@@ -51,12 +53,12 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
         temporary = failed["error_kind"].isin([kind.value for kind in ErrorKind if kind.retryable])
         return dg.MaterializeResult(
             metadata={
-                "dagster/row_count": len(frame),
+                "dagster/partition_row_count": len(frame),
                 "succeeded": int((frame["status"] == SUCCEEDED).sum()),
                 "failed": len(failed),
                 "failed, may get better": int(temporary.sum()),
                 "failed by kind": dg.MetadataValue.json(counts(frame["error_kind"])),
-                "table": dg.MetadataValue.path(store.url(key)),
+                "table": place(store.url(key)),
                 "preview": preview(frame, ["row_id", "status", "image_url", "depth_min", "depth_max", "error_kind"]),
                 "failures": preview(failed, ["line", "row_id", "image_url", "error_kind", "error_message"]),
             }

@@ -7,8 +7,9 @@ import dagster as dg
 
 from depth_core import layout
 from depth_core.output import gallery, records
+from depth_core.output.depth_folder import OUTPUT_VERSION
 from pipelines import automation_conditions, names
-from pipelines.event_metadata import picture
+from pipelines.event_metadata import picture, place
 from pipelines.partitions import Partitions, chunk_and_profile
 from pipelines.resources import DepthlineResource
 from pipelines.step_failures import fails_in_one_line
@@ -20,6 +21,7 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
         deps=[names.ARTWORK_RECORDS],
         group_name=names.DEPTH_GROUP,
         kinds={"html", "python"},
+        code_version=str(OUTPUT_VERSION),
         owners=names.OWNERS,
         automation_condition=automation_conditions.missing_or_changed(),
         description="Photo beside depth map: a contact sheet for this page, and an HTML page to scroll through.",
@@ -36,7 +38,7 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
         return dg.MaterializeResult(
             metadata={
                 "contact sheet": picture("contact sheet", gallery.contact_sheet(frame, store)),
-                "page": dg.MetadataValue.path(store.url(key)),
+                "page": place(store.url(key)),
                 **(_link_metadata(link, seconds) if link else {}),
                 "images": len(frame),
                 "seconds": round(time.monotonic() - started, 3),

@@ -12,6 +12,7 @@ from depth_core.engine import chunk as chunk_engine
 from depth_core.engine.chunk_context import Progress, Redo, Source
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.ingest import sources
+from depth_core.output.depth_folder import OUTPUT_VERSION
 from depth_core.output.outcomes import FAILED, SUCCEEDED, Outcome, read_outcomes
 from depth_core.settings import Settings
 from depth_core.storage import Store
@@ -181,6 +182,7 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
         partitions_def=parts.pairs,
         group_name=names.DEPTH_GROUP,
         kinds={"pytorch", "huggingface"},
+        code_version=str(OUTPUT_VERSION),
         owners=names.OWNERS,
         automation_condition=automation_conditions.missing_or_changed(),
         description=(

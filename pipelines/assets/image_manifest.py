@@ -27,7 +27,7 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
         manifest.write_rows(store, chunk, rows)
         return dg.MaterializeResult(
             metadata={
-                "rows": len(rows),
+                "dagster/partition_row_count": len(rows),
                 "good": int(rows["error_kind"].isna().sum()),
                 "bad": int(rows["error_kind"].notna().sum()),
                 "bad by kind": dg.MetadataValue.json(counts(rows["error_kind"])),

@@ -83,7 +83,7 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
                 "chunks": len(chunks),
                 "changed chunks": len(assignment.changed),
                 "sha256": rows.sha256,
-                **IndexFacts(assignment.changed).metadata(),
+                **IndexFacts.of(assignment.changed).metadata(),
             }
         )
 

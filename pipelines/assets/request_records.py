@@ -47,7 +47,7 @@ def build() -> dg.AssetsDefinition:
             artworks.close()
         return dg.MaterializeResult(
             metadata={
-                "dagster/row_count": len(frame),
+                "dagster/partition_row_count": len(frame),
                 "by status": dg.MetadataValue.json(counts(frame["status"])),
                 "failed by kind": dg.MetadataValue.json(counts(frame["error_kind"])),
                 "preview": preview(frame, ["id", "status", "image_url", "model", "duration", "error_kind"]),

@@ -89,6 +89,7 @@ def sources_metadata(table: pd.DataFrame, seconds: float) -> dict[str, Any]:
     """What Dagster's UI shows of a chunk's table of sources."""
     fetched = table[table["state"] == "fetched"]
     return {
+        "dagster/partition_row_count": len(table),
         "images": len(table),
         "fetched": len(fetched),
         "already there": int((table["state"] == "known").sum()),

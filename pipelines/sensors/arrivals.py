@@ -89,7 +89,7 @@ def _has(context: dg.SensorEvaluationContext, profile: str) -> bool:
 
 
 def _changed_chunks(event: dg.EventLogRecord) -> Sequence[str]:
-    return IndexFacts.read(event.asset_materialization.metadata).changed_chunks if event.asset_materialization else []
+    return IndexFacts.read(event.asset_materialization.metadata).chunks() if event.asset_materialization else []
 
 
 def _next(

@@ -173,7 +173,7 @@ def test_an_empty_manifest_is_no_error_and_has_no_chunks(house, metadata) -> Non
 
 def changed_chunks(result: dg.ExecuteInProcessResult) -> list[str]:
     (event,) = result.get_asset_materialization_events()
-    return list(IndexFacts.read(event.materialization.metadata).changed_chunks)
+    return IndexFacts.read(event.materialization.metadata).chunks()
 
 
 class TestLargeManifests:

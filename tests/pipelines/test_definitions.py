@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from depth_core.errors import ErrorKind
 from depth_core.explain import cures
+from depth_core.output.depth_folder import OUTPUT_VERSION
 from pipelines import names
 from pipelines.assets import depth_maps
 from pipelines.partitions import pair
@@ -73,6 +75,19 @@ def test_every_asset_says_what_it_is(house) -> None:
         assert node.owners, key
         assert node.kinds, key
         assert node.group_name in (names.INGEST_GROUP, names.DEPTH_GROUP, names.REQUESTS_GROUP), key
+
+
+def test_what_is_made_of_pixels_has_the_version_that_is_raised_when_pixels_change(house) -> None:
+    graph = house.defs().resolve_asset_graph()
+    versions = {key.to_user_string(): graph.get(key).code_version for key in graph.materializable_asset_keys}
+    assert {name for name, version in versions.items() if version == str(OUTPUT_VERSION)} == set(names.OF_A_PAIR)
+
+
+def test_dagster_takes_the_shipped_instance_file(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "dagster.yaml", tmp_path)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        submitting = {daemon: instance.get_settings(daemon)["num_submit_workers"] for daemon in ("sensors", "backfills")}
+    assert min(submitting.values()) > 1
 
 
 def test_the_records_carry_their_column_schema(house) -> None:

@@ -163,7 +163,7 @@ class TestManyArrivals:
     @staticmethod
     def indexed(house, *chunks: str) -> None:
         house.instance.report_runless_asset_event(
-            dg.AssetMaterialization("manifest_index", partition="m", metadata=IndexFacts(chunks).metadata())
+            dg.AssetMaterialization("manifest_index", partition="m", metadata=IndexFacts.of(chunks).metadata())
         )
 
     @staticmethod
