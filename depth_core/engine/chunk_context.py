@@ -6,6 +6,7 @@ What does not belong here: which of them are missing (stale.py), and making them
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
@@ -61,6 +62,28 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Result:
+    """What became of a chunk's images, and what it took."""
+
+    outcomes: Mapping[str, Outcome]  # by content hash
+    progress: Progress
+    seconds: float
+
+    @property
+    def by_error_kind(self) -> dict[str, int]:
+        return dict(Counter(o.error_kind for o in self.outcomes.values() if o.error_kind))
+
+    @property
+    def seconds_by_stage(self) -> dict[str, float]:
+        """Thread seconds by stage over the images done in this run; stages overlap, so they add up to more than `seconds`."""
+        total: Counter[str] = Counter()
+        for outcome in self.outcomes.values():
+            if not outcome.reused:
+                total.update(outcome.seconds)
+        return {stage: round(spent, 3) for stage, spent in total.items()}
+
+
+@dataclass(frozen=True)
 class ChunkContext:
     """What is asked of a chunk, and the outcomes that earlier runs left, by content hash."""
 
@@ -100,3 +123,8 @@ def span(ranges: Collection[DepthRange]) -> DepthRange | None:
     """The range that several span together; None when there is none."""
     known = [(low, high) for low, high in ranges if low <= high]  # NaN: of an image that has none, all sky for example
     return (min(low for low, _ in known), max(high for _, high in known)) if known else None
+
+
+def content_hashes(images: Iterable[Source]) -> list[str]:
+    """Each of the images once, in their order."""
+    return list(dict.fromkeys(image.sha256 for image in images))
