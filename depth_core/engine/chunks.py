@@ -62,10 +62,10 @@ def run_chunks(
     """Makes the depth maps of chunks that are not there yet; yields each chunk once, as soon as it is complete.
 
     `read_images` gives a chunk's images; it may name a content hash more than once, which is done once. `hold` is asked before
-    that, and gives a lease that is kept until the chunk's end is written, or None while another run has the chunk: then the others
-    go first, and it is waited for when nothing else is left. `read_images`, `hold` and its lease are called from other threads, the
-    lease perhaps left in another one than it was entered in; `on_progress` from the caller's. `open_engine` is entered once, and
-    only when there is work.
+    that, and gives a lease that is kept until the chunk's end is written, or None while another run has the chunk: then the
+    others go first, and it is waited for when nothing else is left. `read_images`, `hold` and its lease are called from other
+    threads, the lease perhaps left in another one than it was entered in; `on_progress` from the caller's. `open_engine` is
+    entered once, and only when there is work.
 
     Nothing but what ends the caller is raised: what goes wrong is its chunk's error. What goes wrong for all (StoreError,
     ModelUnavailableError, ConfigurationError, a device that is gone) is the error of each chunk that had work left. What was
