@@ -43,10 +43,15 @@ def read_table(store: Store, key: str, schema: pa.Schema | None = None) -> pa.Ta
     return pq.read_table(BytesIO(store.read(key)), schema=schema)
 
 
+def metadata_of(data: bytes) -> dict[bytes, bytes]:
+    """The metadata of a whole file, given as bytes."""
+    return dict(pq.read_schema(BytesIO(data)).metadata or {})
+
+
 def read_metadata(store: Store, key: str) -> dict[bytes, bytes] | None:
     """The metadata of a whole file; None when it is not there. Raises StoreError."""
     data = store.read_or_none(key)
-    return None if data is None else dict(pq.read_schema(BytesIO(data)).metadata or {})
+    return None if data is None else metadata_of(data)
 
 
 def read_table_and_columns(store: Store, key: str, schema: pa.Schema) -> tuple[pa.Table, list[str]]:

@@ -43,7 +43,12 @@ class Settings(BaseSettings):
     public_url: str = Field("http://127.0.0.1:8000", description="Where clients reach the HTTP API; results carry it.")
 
     # manifests
-    rows_per_chunk: int = Field(1000, ge=1, le=100_000, description="Rows of a partition; 5,000 and more for tens of millions.")
+    rows_per_chunk: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Rows of a partition, for manifests that are new. 0: 1,000, and more where a manifest has over a million rows.",
+    )
     max_field_chars: int = Field(8192, ge=64, description="A manifest field longer than this makes its row a failed record.")
     max_manifest_bytes: int = Field(
         1024 * MEBI,

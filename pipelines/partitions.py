@@ -11,9 +11,6 @@ MANIFEST = "manifest"
 CHUNK = "chunk"
 PROFILE = "profile"
 
-# Dagster's own advice is at most 100,000 partitions of an asset; the UI grows slow before that.
-MANY_PAIRS = 50_000
-
 
 @dataclass(frozen=True)
 class Partitions:

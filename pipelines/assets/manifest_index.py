@@ -62,25 +62,27 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
             raise ManifestError(
                 f"{shown_url(uri)} belongs to partition {manifest.slug(uri)}, not to {slug}: materialize that partition"
             )
+        profiles = len(parts.profiles.get_partition_keys())
         index = manifest.read_index(store, slug)  # first: the memory that reading it takes serves the rows afterwards
         rows = manifest.read(uri, settings)
         assignment = manifest.assign_chunks(
             rows,
             index,
             slug=slug,
-            rows_per_chunk=settings.rows_per_chunk,
+            rows_per_chunk=manifest.rows_per_chunk(len(rows.frame), profiles, settings, index),
             again=_unreported_chunks(context, store, slug),
         )
         manifest.write_chunks(store, slug, assignment, rows, run_id=context.run.run_id)
         chunks = sorted({*assignment.index.names, *assignment.changed})
         partitions.register_chunks(context.instance, chunks)
-        _warn_of_many_partitions(context.log, len(chunks), len(parts.profiles.get_partition_keys()), settings)
+        _warn_of_many_partitions(context, profiles)
         return dg.MaterializeResult(
             metadata={
                 "uri": shown_url(uri),
                 "rows": len(rows.frame),
                 "bad rows": int(rows.frame["error_kind"].notna().sum()),
                 "chunks": len(chunks),
+                "rows per chunk": assignment.index.rows_per_chunk,
                 "changed chunks": len(assignment.changed),
                 "sha256": rows.sha256,
                 **IndexFacts.of(assignment.changed).metadata(),
@@ -106,12 +108,13 @@ def _has_reported(instance: dg.DagsterInstance, run_id: str) -> bool:
     return bool(found and found.records)
 
 
-def _warn_of_many_partitions(log: dg.DagsterLogManager, chunks: int, profiles: int, settings: Settings) -> None:
-    if chunks * profiles > partitions.MANY_PAIRS:
-        log.warning(
-            f"{chunks:,} chunks under {profiles} profiles are {chunks * profiles:,} partitions; more than "
-            f"{partitions.MANY_PAIRS:,} make Dagster's UI slow. Raise DEPTH_ROWS_PER_CHUNK (now "
-            f"{settings.rows_per_chunk:,}) before you add the next manifest"
+def _warn_of_many_partitions(context: dg.AssetExecutionContext, profiles: int) -> None:
+    chunks = len(context.instance.get_dynamic_partitions(partitions.CHUNK))  # of all manifests: they share an asset
+    if chunks * profiles > manifest.MANY_PARTITIONS:
+        context.log.warning(
+            f"{chunks:,} chunks of all manifests under {profiles} profiles are {chunks * profiles:,} partitions; more than "
+            f"{manifest.MANY_PARTITIONS:,} make Dagster's UI slow. Set a larger DEPTH_ROWS_PER_CHUNK before you add the next manifest; "
+            "manifests that were indexed keep their chunks"
         )
 
 

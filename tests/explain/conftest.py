@@ -48,7 +48,7 @@ class Production:
         path.write_text("\n".join(lines) + "\n", "utf-8")
         rows, slug = manifest.read(str(path), self.settings), manifest.slug(str(path))
         index = manifest.read_index(self.store, slug)
-        assignment = manifest.assign_chunks(rows, index, slug=slug, rows_per_chunk=self.settings.rows_per_chunk)
+        assignment = manifest.assign_chunks(rows, index, slug=slug, rows_per_chunk=1000)
         manifest.write_chunks(self.store, slug, assignment, rows, run_id="index-run")
         return sorted(assignment.index.names)
 

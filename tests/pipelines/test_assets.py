@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +18,7 @@ from depth_core.ingest import manifest
 from pipelines.event_facts import IndexFacts
 from pipelines.materialize import runner
 from pipelines.partitions import CHUNK, pair
+from pipelines.resources import DepthlineResource
 from pipelines.sensors.arrivals import arrival_sensor
 
 
@@ -202,6 +204,31 @@ class TestLargeManifests:
         house.manifest("many.csv", "image_url", *rows[:10], *rows[11:], "http://127.0.0.1:9/new-at-the-top.jpg")
         assert changed_chunks(house.index(path)) == [first]
         assert len(manifest.read_chunk(house.store, second)) == 500
+
+
+class TestTheSizeOfChunks:
+    @pytest.fixture
+    def overrides(self):
+        return {"rows_per_chunk": 2}
+
+    def test_a_manifest_keeps_it_when_the_setting_changes_and_another_one_gets_the_new(self, house, metadata) -> None:
+        path = house.manifest("first.csv", "image_url", "http://127.0.0.1:9/1.jpg", "http://127.0.0.1:9/2.jpg")
+        assert metadata(house.index(path), "manifest_index")["rows per chunk"] == 2
+        later = replace(house, depthline=DepthlineResource(overrides=house.depthline.overrides | {"rows_per_chunk": 3}))
+        path = house.manifest("first.csv", "image_url", *(f"http://127.0.0.1:9/{n}.jpg" for n in range(1, 6)))
+        result = metadata(later.index(path), "manifest_index")
+        assert (result["rows per chunk"], result["chunks"]) == (2, 3)
+        other = house.manifest("other.csv", "image_url", *(f"http://127.0.0.1:9/{n}.jpg" for n in range(1, 6)))
+        result = metadata(later.index(other), "manifest_index")
+        assert (result["rows per chunk"], result["chunks"]) == (3, 2)
+
+    def test_too_many_partitions_of_all_manifests_together_are_a_warning(self, house, monkeypatch, caplog) -> None:
+        monkeypatch.setattr(manifest, "MANY_PARTITIONS", 4)  # two profiles
+        rows = ["image_url", *(f"http://127.0.0.1:9/{n}.jpg" for n in range(4))]
+        house.index(house.manifest("first.csv", *rows))
+        assert "partitions" not in caplog.text
+        house.index(house.manifest("second.csv", *rows))
+        assert "4 chunks of all manifests under 2 profiles are 8 partitions" in caplog.text
 
 
 NIGHT = datetime(2026, 3, 2, 2, 1, tzinfo=UTC)

@@ -1,9 +1,10 @@
 """From a manifest to chunks of rows. Other packages use what `__all__` lists: `manifest.discover`, `manifest.read`, ...
 
 discovery.py finds manifests, reading.py reads one in any of the formats (formats.py), chunks.py gives every row its chunk for
-ever, validation.py says what each row names. What does not belong here: fetching the images that the rows name (sources.py).
+ever, chunk_size.py says how many rows one has, validation.py says what each row names. What does not belong here: fetching the images that the rows name (sources.py).
 """
 
+from depth_core.ingest.manifest.chunk_size import MANY_PARTITIONS, rows_per_chunk
 from depth_core.ingest.manifest.chunks import (
     CHUNK_COLUMNS,
     Change,
@@ -26,6 +27,7 @@ from depth_core.ingest.manifest.validation import absolute, refused, validate
 
 __all__ = [
     "CHUNK_COLUMNS",
+    "MANY_PARTITIONS",
     "Change",
     "ChunkAssignment",
     "ManifestFile",
@@ -41,6 +43,7 @@ __all__ = [
     "read_index",
     "read_rows",
     "refused",
+    "rows_per_chunk",
     "slug",
     "validate",
     "write_chunks",

@@ -124,6 +124,7 @@ def assign_chunks(
         names,
         np.concatenate([known.chunks, chunks[fresh]]),
         np.concatenate([current, digests[fresh]]),
+        rows_per_chunk,
     )
     changed = {names[n]: int(n) for n in np.flatnonzero(altered)}
     contents = _Chunks(table.append_column("row_key", keys), rows.uri, changed, chunks, altered)
@@ -254,6 +255,7 @@ def write_chunks(store: Store, slug: str, assignment: ChunkAssignment, rows: Man
         "rows": len(rows.frame),
         "bad_rows": int(bad.sum()),
         "chunks": len(assignment.index.names),
+        "rows_per_chunk": assignment.index.rows_per_chunk,
         "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     store.write(layout.manifest_facts_key(slug), json.dumps(facts, indent=2).encode(), content_type="application/json")
@@ -266,7 +268,7 @@ def last_change(store: Store, slug: str) -> Change:
 
 
 def read_facts(store: Store, slug: str) -> dict[str, Any] | None:
-    """uri, sha256, rows, bad_rows, chunks, written_at of a manifest that was indexed; None when it never was."""
+    """uri, sha256, rows, bad_rows, chunks, rows_per_chunk, written_at of a manifest that was indexed; None when it never was."""
     data = store.read_or_none(layout.manifest_facts_key(slug))
     return None if data is None else dict(json.loads(data))
 

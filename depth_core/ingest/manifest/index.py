@@ -30,12 +30,14 @@ class Index:
     """Every row that the manifest has or ever had, in order of first sight.
 
     `keys`: large_string. `chunks`: int32, places in `names`. `digests`: uint64 of what the row says, GONE for one that is gone.
+    `rows_per_chunk`: with which it was made; 0 in an index of earlier versions.
     """
 
     keys: pa.Array
     names: list[str]
     chunks: Integers
     digests: Integers
+    rows_per_chunk: int = 0
 
     @classmethod
     def empty(cls) -> Index:
@@ -69,7 +71,7 @@ class Index:
 
     def to_parquet(self) -> memoryview:
         """The file that the store has: row_key, chunk, digest (16 hex digits, "" for a row that is gone)."""
-        return parquet.encode_batches(self._batches(), _SCHEMA)
+        return parquet.encode_batches(self._batches(), _SCHEMA.with_metadata({_ROWS_PER_CHUNK: str(self.rows_per_chunk)}))
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         names = pa.array(self.names, _TEXT)
@@ -89,7 +91,8 @@ class Index:
             digests.append(_from_hex(batch["digest"].to_pylist()))
         if not keys:
             return cls.empty()
-        return cls(pa.concat_arrays(keys), list(numbers), np.concatenate(chunks), np.concatenate(digests))
+        size = int(parquet.metadata_of(data).get(_ROWS_PER_CHUNK.encode(), 0))
+        return cls(pa.concat_arrays(keys), list(numbers), np.concatenate(chunks), np.concatenate(digests), size)
 
 
 def find(data: bytes, matches: Callable[[pa.Array], pa.Array]) -> Iterator[tuple[str, str]]:
@@ -103,6 +106,7 @@ def find(data: bytes, matches: Callable[[pa.Array], pa.Array]) -> Iterator[tuple
             yield row["row_key"], row["chunk"]
 
 
+_ROWS_PER_CHUNK = "depthline.rows_per_chunk"  # in the metadata of the file
 _SCHEMA = pa.schema([("row_key", _TEXT), ("chunk", _TEXT), ("digest", _TEXT)])
 
 
