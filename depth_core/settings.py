@@ -47,7 +47,7 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=100_000,
-        description="Rows of a partition, for manifests that are new. 0: 1,000, and more where a manifest has over a million rows.",
+        description="Rows of a partition, for new manifests. 0: 1,000, and more where a manifest has over a million rows.",
     )
     max_field_chars: int = Field(8192, ge=64, description="A manifest field longer than this makes its row a failed record.")
     max_manifest_bytes: int = Field(

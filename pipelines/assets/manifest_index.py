@@ -113,8 +113,8 @@ def _warn_of_many_partitions(context: dg.AssetExecutionContext, profiles: int) -
     if chunks * profiles > manifest.MANY_PARTITIONS:
         context.log.warning(
             f"{chunks:,} chunks of all manifests under {profiles} profiles are {chunks * profiles:,} partitions; more than "
-            f"{manifest.MANY_PARTITIONS:,} make Dagster's UI slow. Set a larger DEPTH_ROWS_PER_CHUNK before you add the next manifest; "
-            "manifests that were indexed keep their chunks"
+            f"{manifest.MANY_PARTITIONS:,} make Dagster's UI slow. Set a larger DEPTH_ROWS_PER_CHUNK before you "
+            "add the next manifest; those that were indexed keep their chunks"
         )
 
 

@@ -1,7 +1,8 @@
 """From a manifest to chunks of rows. Other packages use what `__all__` lists: `manifest.discover`, `manifest.read`, ...
 
 discovery.py finds manifests, reading.py reads one in any of the formats (formats.py), chunks.py gives every row its chunk for
-ever, chunk_size.py says how many rows one has, validation.py says what each row names. What does not belong here: fetching the images that the rows name (sources.py).
+ever, chunk_size.py says how many rows one has, validation.py what each row names. What does not belong here: fetching the images
+that the rows name (sources.py).
 """
 
 from depth_core.ingest.manifest.chunk_size import MANY_PARTITIONS, rows_per_chunk

@@ -20,7 +20,7 @@ _ROUND = tuple(100 * n for n in (10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 
 def rows_per_chunk(rows: int, profiles: int, settings: Settings, previous: Index | None) -> int:
     """Rows of a chunk of a manifest.
 
-    One that was indexed keeps what its index says; where an earlier version wrote that index, what its chunks show. A new one gets
+    One that was indexed keeps what its index says; where an earlier version wrote that, what its chunks show. A new one gets
     DEPTH_ROWS_PER_CHUNK, or what its number of rows asks for. `previous`: the index of the last time, None when there was none.
     """
     if previous is not None and len(previous):
@@ -29,7 +29,7 @@ def rows_per_chunk(rows: int, profiles: int, settings: Settings, previous: Index
 
 
 def by_size(rows: int, profiles: int) -> int:
-    """1,000 up to a million rows; beyond, a round number that keeps chunks times profiles below MANY_PARTITIONS, at most 100,000."""
+    """1,000 up to a million rows; beyond, a round number, so that chunks times profiles stay below MANY_PARTITIONS."""
     if rows <= MANY_ROWS:
         return ROWS
     return next((size for size in _ROUND if -(-rows // size) * profiles < MANY_PARTITIONS), MOST_ROWS)
