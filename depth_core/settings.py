@@ -135,7 +135,11 @@ class Settings(BaseSettings):
 
     # single requests
     database_url: str = Field("", description="sqlite:///file or postgresql://... for artworks. Default: <data>/depthline.db.")
-    lease_seconds: float = Field(30.0, gt=0, description="A claim goes back when its worker sends no heartbeat for this long.")
+    lease_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="A claim on an artwork or a chunk goes back when its worker or run sends no heartbeat for this long.",
+    )
     max_attempts: int = Field(
         3, ge=1, description="An artwork or an image of a chunk whose worker or run died this often fails with worker_lost."
     )

@@ -1,7 +1,7 @@
-"""The database of single requests: its tables, how it is opened, how it is brought up to date.
+"""The database of single requests and of leases on chunks: its tables, how it is opened, how it is brought up to date.
 
 SQLite and PostgreSQL take one code path; what differs between them is here. What does not belong here: what the rows mean
-(artworks/, inbox/, webhooks/).
+(artworks/, inbox/, webhooks/, leases.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sqlalchemy.types import TypeDecorator
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import ConfigurationError
 
-HEAD = "0002"  # the newest revision in migrations/versions
+HEAD = "0003"  # the newest revision in migrations/versions
 _MIGRATION_LOCK = 0x6465707468  # any number, the same in every process
 _BUSY_SECONDS = 30.0
 SQLITE_PRAGMAS = ("synchronous=FULL", "foreign_keys=ON")
@@ -188,6 +188,16 @@ inbox_entries = sa.Table(
     sa.Column("file_id", sa.Integer, sa.ForeignKey("inbox_files.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("position", sa.Integer, primary_key=True),
     sa.Column("artwork_id", sa.Uuid, sa.ForeignKey("artworks.id"), nullable=False, unique=True),
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),  # what is held
+    sa.Column("holder", sa.String(64), nullable=False),  # new for each process that holds some
+    sa.Column("run_id", sa.String(64), nullable=False),
+    sa.Column("lease_until", UtcDateTime, nullable=False),
+    sa.Index(None, "holder"),
 )
 
 

@@ -1,0 +1,131 @@
+"""Leases: what one run at a time may work on, over all machines that share the database.
+
+A lease has a holder and an end. Its holder's heartbeats put the end off; a holder that was killed sends none, and whoever asks
+after the end takes the lease over. What does not belong here: what a name stands for.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+
+from depth_core.errors import ConfigurationError
+from depth_core.serving.database import Database, leases, open_database
+from depth_core.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def open_leases(settings: Settings, *, run_id: str) -> Iterator[Leases]:
+    """The leases of one run in the configured database, migrated where that is due, with heartbeats as long as the block runs.
+
+    Raises ConfigurationError when the database cannot be opened.
+    """
+    database = open_database(settings.database_location)
+    try:
+        held = Leases(database, run_id=run_id, seconds=settings.lease_seconds)
+        with held.heartbeats():
+            yield held
+    finally:
+        database.close()
+
+
+class Leases:
+    """The leases that one run asks for and holds. Safe to use from many threads. `seconds`: how long one lasts by itself."""
+
+    def __init__(self, database: Database, *, run_id: str, seconds: float) -> None:
+        self._database = database
+        self._holder = uuid4().hex
+        self._run_id = run_id
+        self._lasts = timedelta(seconds=seconds)
+
+    def hold(self, name: str) -> AbstractContextManager[None] | None:
+        """Takes a lease at once and returns what gives it back at its end; None while another one, or this one, holds it.
+
+        The end may be in another thread. Raises ConfigurationError when the database does not answer.
+        """
+        at = self._database.clock()
+        mine = {"holder": self._holder, "run_id": self._run_id, "lease_until": at + self._lasts}
+        with self._transaction() as connection:
+            insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+            taken = connection.execute(
+                insert(leases)
+                .values(name=name, **mine)
+                .on_conflict_do_update(index_elements=["name"], set_=mine, where=leases.c.lease_until <= at)
+                .returning(leases.c.name)
+            )
+            if taken.first() is None:
+                return None
+        return self._held(name)
+
+    def held_by(self, name: str) -> str | None:
+        """The run that holds a lease; None when nobody does."""
+        query = sa.select(leases.c.run_id).where(leases.c.name == name, leases.c.lease_until > self._database.clock())
+        with self._database.read() as connection:
+            run_id: str | None = connection.scalar(query)
+            return run_id
+
+    def renew(self) -> None:
+        """Puts off the end of every lease that is held here."""
+        until = self._database.clock() + self._lasts
+        with self._database.write() as connection:
+            connection.execute(sa.update(leases).where(leases.c.holder == self._holder).values(lease_until=until))
+
+    @contextmanager
+    def heartbeats(self) -> Generator[None, None, None]:
+        """Renews what is held here, in a thread, as long as the block runs."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            while not stop.wait(self._lasts.total_seconds() / 4):
+                try:
+                    self.renew()
+                except Exception:
+                    log.exception("the leases of run %s could not be renewed; trying again", self._run_id)
+
+        thread = threading.Thread(target=beat, name="leases", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def _held(self, name: str) -> AbstractContextManager[None]:
+        @contextmanager
+        def until_left() -> Iterator[None]:
+            try:
+                yield
+            finally:
+                self._give_back(name)
+
+        return until_left()
+
+    def _give_back(self, name: str) -> None:
+        """Of a lease that was taken over meanwhile, nothing."""
+        try:
+            with self._database.write() as connection:
+                connection.execute(sa.delete(leases).where(leases.c.name == name, leases.c.holder == self._holder))
+        except SQLAlchemyError:  # what was done under it is done; it ends by itself
+            log.exception("the lease on %s could not be given back; it ends by itself", name)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        try:
+            with self._database.write() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            where = self._database.shown_url
+            raise ConfigurationError(
+                f"the database {where} (DEPTH_DATABASE_URL) does not answer: {type(error).__name__}"
+            ) from error
