@@ -129,6 +129,10 @@ class Settings(BaseSettings):
 
     # the engine
     engine: Literal["local"] = Field("local", description="What runs images through the network; local: threads of one process.")
+    lock_folder: Path | None = Field(
+        None,
+        description="Files by which programs of one machine share its devices. Default: a temporary folder of this user.",
+    )
     decode_threads: int = Field(0, ge=0, description="Threads that read and decode; 0: chosen from the cores.")
     encode_threads: int = Field(0, ge=0, description="Threads that encode and write; 0: chosen from the cores.")
     png_level: int = Field(1, ge=0, le=9, description="PNG compression: 1 is fast, 9 is small.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -77,7 +78,7 @@ class DepthModelResource(dg.ConfigurableResource[Any]):
             store=store,
             settings=self.configure(base),
             load=lambda found: self.loaded(found, base),
-            lock_device=BulkDeviceLock,
+            lock_device=partial(BulkDeviceLock, folder=base.lock_folder),
         )
 
     @contextmanager
@@ -88,7 +89,7 @@ class DepthModelResource(dg.ConfigurableResource[Any]):
 
         wanted = self.configure(base)
         there = predictor.devices(wanted)
-        with device.free_device(there) if len(there) > 1 else nullcontext(there[0]) as free:
+        with device.free_device(there, wanted.lock_folder) if len(there) > 1 else nullcontext(there[0]) as free:
             network = predictor.load(checkpoint, wanted.model_copy(update={"device": free}))
             try:
                 yield network

@@ -1,8 +1,9 @@
-"""Locks by which bulk chunks and single requests share one device, batch by batch.
+"""Locks of this machine, by which bulk chunks and single requests share one device, batch by batch.
 
 Requests have priority: a request that waits for the device holds the priority lock, and bulk releases the device after its batch
-while somebody holds it. The locks are files of this machine: they order the processes of one user on one machine, and end with
-the process that holds them, however it ends.
+while somebody holds it. The locks are files of this machine: they order the processes that see one folder (DEPTH_LOCK_FOLDER),
+and end with the process that holds them, however it ends. Between machines they order nothing, and need not: a device belongs to
+one machine. Which machine computes what is decided in the database, by leases.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ POLL_SECONDS = 0.005
 FREE_SECONDS = 0.5  # between two searches for a free device
 
 
-def _file_lock(device: str, purpose: str, folder: Path | None) -> FileLock:
-    folder = folder or Path(tempfile.gettempdir()) / f"depthline-{getpass.getuser()}"
+def _lock_of_this_machine(device: str, purpose: str, folder: Path | None) -> FileLock:
+    folder = folder.expanduser() if folder else Path(tempfile.gettempdir()) / f"depthline-{getpass.getuser()}"
     folder.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^a-z0-9]+", "-", f"{device}:0" if device == "cuda" else device)
     return FileLock(folder / f"{name}.{purpose}")
@@ -37,7 +38,7 @@ def free_device(devices: Sequence[str], folder: Path | None = None) -> Iterator[
     """
     while True:
         for device in devices:
-            lock = _file_lock(device, "bulk", folder)
+            lock = _lock_of_this_machine(device, "bulk", folder)
             with suppress(Timeout):
                 lock.acquire(timeout=0)
                 try:
@@ -49,7 +50,8 @@ def free_device(devices: Sequence[str], folder: Path | None = None) -> Iterator[
 
 
 class DeviceLock(Protocol):
-    """Exclusive use of a device: acquired before batches go there, released when another should go first or no batch is left."""
+    """Exclusive use of a device of this machine: acquired before batches go there, released when another should go first or no
+    batch is left."""
 
     def acquire(self) -> None:
         """Waits for the device."""
@@ -75,14 +77,18 @@ NO_DEVICE_LOCK = NoDeviceLock()
 
 
 class BulkDeviceLock:
-    """Bulk work's lock: held batch after batch until a request waits.
+    """Bulk work's lock on this machine: held batch after batch until a request waits.
 
-    `device` as a predictor names it ("cuda:0"); `folder` holds the lock files, by default one for all processes of this user.
+    `device` as a predictor names it ("cuda:0"); `folder` holds the lock files (DEPTH_LOCK_FOLDER), by default one for all
+    processes of this user on this machine.
     The thread that acquires it must release it.
     """
 
     def __init__(self, device: str, folder: Path | None = None) -> None:
-        self._priority, self._device = _file_lock(device, "priority", folder), _file_lock(device, "device", folder)
+        self._priority, self._device = (
+            _lock_of_this_machine(device, "priority", folder),
+            _lock_of_this_machine(device, "device", folder),
+        )
 
     def acquire(self) -> None:
         self._priority.acquire(poll_interval=POLL_SECONDS)
@@ -102,7 +108,7 @@ class BulkDeviceLock:
 
 
 class PriorityDeviceLock(BulkDeviceLock):
-    """A single request's lock: while a request waits, bulk sends no further batch."""
+    """A single request's lock on this machine: while a request waits, bulk sends no further batch."""
 
     def acquire(self) -> None:
         with self._priority.acquire(poll_interval=POLL_SECONDS):

@@ -1,6 +1,7 @@
-"""Runs of processes that have died: found by lock files, ended, their pool slots freed.
+"""Runs of processes of this machine that have died: found by lock files, ended, their pool slots freed.
 
-A run that was killed would stay "started" and keep its pool slot for ever: there may be no daemon here that notices.
+A run that was killed would stay "started" and keep its pool slot for ever: there may be no daemon here that notices. The lock
+files are of this machine, below DAGSTER_HOME. A run that has no lock file here (another machine's, the daemon's) is left alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def sign_of_life(instance: dg.DagsterInstance) -> Iterator[dict[str, str]]:
     folder.mkdir(exist_ok=True)
     for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
         name = run.tags.get(ALIVE_TAG)
-        if name is None:
+        if name is None or not (folder / name).exists():  # the daemon's, or another machine's
             continue
         with suppress(Timeout), FileLock(folder / name, timeout=0):
             instance.report_run_failed(run, "its process has died")

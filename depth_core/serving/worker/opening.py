@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from depth_core.engine.device import PriorityDeviceLock
 from depth_core.serving.artworks.store import open_store
@@ -50,7 +51,7 @@ def open_worker(
         name="-".join(filter(None, ("worker", device, run_id, uuid.uuid4().hex[:4] if run_id else uuid.uuid4().hex))),
         device=device,
         run_id=run_id,
-        lock_device=PriorityDeviceLock,
+        lock_device=partial(PriorityDeviceLock, folder=settings.lock_folder),
         collect=collect,
         on_progress=on_progress,
     )
