@@ -56,9 +56,10 @@ class Engine(Protocol):
     ) -> Generator[tuple[Item, Outcome], None, None]:
         """Takes every item through the steps and yields each once with its outcome, in the order in which they end.
 
-        `items` is read as the work goes on, not before. `steps`: other than from a source image to its depth map. `alone`: one
-        image at a time, each to its end, before the next is read. Closing the generator stops the work; what is being written is
-        finished first.
+        `items` is read as the work goes on, item after item, perhaps by another thread. It must not wait for an outcome: an
+        engine may read all of it before it yields the first. `steps`: other than from a source image to its depth map. `alone`:
+        one image at a time, each to its end, before the next is read. Closing the generator stops the work; what is being written
+        is finished first.
 
         A failed image is an outcome. Raises what concerns all images: StoreError, ConfigurationError, a device that is gone.
         """

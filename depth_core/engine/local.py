@@ -1,7 +1,7 @@
 """The engine on one machine: threads around one device, bounded everywhere, so memory does not grow with the manifest.
 
-read and decode (threads) -> batches of one network size -> predict and render (streams) -> encode and write (threads). What a
-step does is in stages.py, what makes a batch in batching.py, who may use the device in device.py.
+items (a thread) -> read and decode (threads) -> batches of one network size -> predict and render (streams) -> encode and write
+(threads). What a step does is in stages.py, what makes a batch in batching.py, who may use the device in device.py.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from depth_core.engine import stages
 from depth_core.engine.base import Load, LockDevice, Steps
 from depth_core.engine.batching import Batch, Batcher, UnexplainedFailure, UnexplainedFailures, picture_bytes
 from depth_core.engine.device import NO_DEVICE_LOCK, DeviceLock
+from depth_core.engine.item_reader import ItemReader, Read
 from depth_core.engine.stages import Item, Plan, Prepared
 from depth_core.errors import ErrorKind, ImageError, is_installation_error, row_failure
 from depth_core.inference.checkpoints import Checkpoint
@@ -76,10 +77,11 @@ class LocalEngine:
                 ThreadPoolExecutor(encoders, thread_name_prefix="encode") as encode_pool,
             ):
                 pools = _Pools(decode_pool, predict_pool, encode_pool, decoders, most_writing=2 * encoders + 2)
-                run = _Run(self, iter(items), plan, steps or Steps(), pools, memory, alone=alone)
+                run = _Run(self, items, plan, steps or Steps(), pools, memory, alone=alone)
                 try:
                     yield from run.outcomes()
                 finally:
+                    run.stop_reading()
                     memory.stop()
                     for pool in (decode_pool, predict_pool, encode_pool):
                         pool.shutdown(wait=False, cancel_futures=True)
@@ -153,19 +155,19 @@ class _Written:
     future: Future[Outcome]
 
 
-_Event = _Decoded | _Predicted | _Written
+_Event = Read | _Decoded | _Predicted | _Written
 
 
 class _Run:
     """The state of one run: what is being decoded, waits for a batch, is at the device, is being written.
 
-    One thread, the caller's, owns it. The pools' threads only put what has ended into `events`.
+    One thread, the caller's, owns it. The other threads only put what has ended into `events`.
     """
 
     def __init__(
         self,
         engine: LocalEngine,
-        items: Iterator[Item],
+        items: Iterable[Item],
         plan: Plan,
         steps: Steps,
         pools: _Pools,
@@ -178,8 +180,9 @@ class _Run:
         self.settings = engine.settings
         self.device_lock = engine.device_lock
         self.locked = False  # the device, by this run
-        self.items = items
+        self.items = iter(items)
         self.more = True
+        self.asked = False  # for the next item: none has come yet
         self.plan = plan
         self.steps = steps
         self.pools = pools
@@ -193,12 +196,13 @@ class _Run:
         self.predicting = 0  # batches
         self.writing = 0
         self.sent = 0  # batches to the device so far
+        self.reader = None if isinstance(items, Sequence) else ItemReader(self.items, self.events.put)  # a list never waits
 
     def outcomes(self) -> Outcomes:
         while True:
             self._feed()
             self._dispatch()
-            if not (self.decoding or self.predicting or self.writing):
+            if not (self.asked or self.decoding or self.predicting or self.writing):
                 if self.more or len(self.batches):
                     raise AssertionError("images are left and nothing is under way")
                 yield from map(self._failed_by_network, self.failures.at_end())
@@ -207,6 +211,8 @@ class _Run:
 
     def _handle(self, event: _Event) -> Outcomes:
         match event:
+            case Read():
+                return self._read(event)
             case _Decoded():
                 return self._decoded(event)
             case _Predicted():
@@ -222,18 +228,37 @@ class _Run:
 
     def _feed(self) -> None:
         """Keeps the decoders busy without running ahead of the device."""
-        while self.more and self.decoding < self._most_decoding():
-            item = next(self.items, None)
-            if item is None:
+        while self.more and not self.asked and self.decoding < self._most_decoding():
+            if self.reader is not None:
+                self.asked = True
+                self.reader.ask()
+            elif (item := next(self.items, None)) is None:
                 self.more = False
-                return
-            self.decoding += 1
-            network = self.predictor
-            self._submit(
-                self.pools.decode,
-                partial(_Decoded, item),
-                partial(self.steps.prepare, item, network.preprocessor, network.device, self.plan, self.settings),
-            )
+            else:
+                self._decode(item)
+
+    def _read(self, event: Read) -> Outcomes:
+        self.asked = False
+        if event.error is not None:
+            raise event.error
+        if event.item is None:
+            self.more = False
+        else:
+            self._decode(event.item)
+        return iter(())
+
+    def _decode(self, item: Item) -> None:
+        self.decoding += 1
+        network = self.predictor
+        self._submit(
+            self.pools.decode,
+            partial(_Decoded, item),
+            partial(self.steps.prepare, item, network.preprocessor, network.device, self.plan, self.settings),
+        )
+
+    def stop_reading(self) -> None:
+        if self.reader is not None:
+            self.reader.stop()
 
     def _most_decoding(self) -> int:
         if self.alone:
@@ -255,7 +280,8 @@ class _Run:
 
     def _dispatch(self) -> None:
         """Hands ready batches to free streams, unless writing lags behind or another should use the device first."""
-        if (self.alone or not self.more) and not self.decoding:
+        starved = self.asked and not self.predicting  # no item comes for now: the device takes what there is
+        if (self.alone or not self.more or starved) and not self.decoding:
             self.batches.close_all()
         else:
             self.batches.close_oldest_when_full()

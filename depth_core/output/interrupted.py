@@ -5,7 +5,8 @@ removed when the run ends in any other way. What does not belong here: what is d
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
@@ -37,7 +38,10 @@ def read(store: Store, profile: str, chunk: str) -> dict[str, int]:
 
 
 class Note:
-    """The images that one run has in progress, noted for the next run. A context manager: leaving it removes the note."""
+    """The images that one run has in progress, noted for the next run. A context manager: leaving it removes the note.
+
+    Items may be taken in one thread and end in another.
+    """
 
     def __init__(self, store: Store, profile: str, chunk: str, run: str, deaths: Mapping[str, int]) -> None:
         """`deaths`: as `read` gave them."""
@@ -45,35 +49,45 @@ class Note:
         self._key = layout.interrupted_note_key(profile, chunk, run)
         self._deaths = deaths
         self._at_work: dict[str, None] = {}
-        self._written = False
+        self._written = self._removed = False
+        self._lock = threading.Lock()
 
     def together(self, items: Sequence[Item]) -> Iterator[Item]:
         """The items, each noted before it is handed out, a window of them at a time. Raises StoreError."""
         for start in range(0, len(items), WINDOW):
             window = items[start : start + WINDOW]
-            self._at_work.update(dict.fromkeys(item.source for item in window))
-            self._write()
+            self._write(window)
             yield from window
 
     def alone(self, items: Sequence[Item]) -> Iterator[Item]:
         """The items, each noted as the only one at work before it is handed out. Raises StoreError."""
-        self._at_work.update(dict.fromkeys(item.source for item in items))
-        for item in items:
-            self._write(item.source)
+        for number, item in enumerate(items):
+            self._write(() if number else items, item.source)
             yield item
 
     def ended(self, source: str) -> None:
-        self._at_work.pop(source, None)
+        with self._lock:
+            self._at_work.pop(source, None)
 
-    def _write(self, alone: str = "") -> None:
-        deaths = {source: self._deaths.get(source, 0) + (source == alone) for source in self._at_work}
-        self._store.write(self._key, json.dumps(deaths).encode(), content_type="application/json")
-        self._written = True
+    def _write(self, more: Iterable[Item], alone: str = "") -> None:
+        with self._lock:
+            if self._removed:  # a thread may still take an item when the run has ended
+                return
+            self._at_work.update(dict.fromkeys(item.source for item in more))
+            deaths = {source: self._deaths.get(source, 0) + (source == alone) for source in self._at_work}
+            self._store.write(self._key, json.dumps(deaths).encode(), content_type="application/json")
+            self._written = True
+
+    def remove(self) -> None:
+        """Says that the run has ended by itself; nothing is noted after that. Raises StoreError."""
+        with self._lock:
+            self._removed = True
+            if self._written:
+                self._store.delete(self._key)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._written:
-            with suppress(*([StoreError] if error else [])):
-                self._store.delete(self._key)
+        with suppress(*([StoreError] if error else [])):
+            self.remove()

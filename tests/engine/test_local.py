@@ -177,6 +177,34 @@ def test_nothing_runs_far_ahead_of_the_device(tiny: Predictor, plan: Plan, store
     assert len(read) < 40
 
 
+def test_items_that_are_slow_to_come_keep_nothing_from_its_end(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings
+) -> None:
+    """Batches of four: the one image that is there goes alone, or it would wait for others."""
+    done = threading.Event()
+
+    def slow() -> Iterator[Item]:
+        first, second = items_of(photo(seed=1), photo(seed=2))
+        yield first
+        assert done.wait(60), "the first image waits for the second"
+        yield second
+
+    ended = []
+    for item, outcome in LocalEngine(LittleMemory(tiny, most=4), store, settings).run(slow(), plan):
+        ended.append((item.source, outcome.status))
+        done.set()
+    assert ended == [("0", "succeeded"), ("1", "succeeded")]
+
+
+def test_what_reading_items_raises_ends_the_run(tiny: Predictor, plan: Plan, store: Store, settings: Settings) -> None:
+    def broken() -> Iterator[Item]:
+        yield from items_of(photo())
+        raise StoreError("cannot write the note")
+
+    with pytest.raises(StoreError, match="cannot write the note"):
+        list(LocalEngine(tiny, store, settings).run(broken(), plan))
+
+
 class Watched:
     """A device lock that notes what is done with it; somebody waits for it always, or never."""
 
