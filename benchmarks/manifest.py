@@ -43,13 +43,13 @@ def index(path: Path, store_folder: Path) -> None:
     print(f"read        {peak():8.0f} MB {time.process_time() - since:7.1f} s of CPU")
     since = time.process_time()
     assignment = manifest.assign_chunks(
-        rows, known, slug=slug, rows_per_chunk=manifest.rows_per_chunk(len(rows.frame), 1, settings, known)
+        rows, known, slug=slug, rows_per_chunk=manifest.rows_per_chunk(len(rows), 1, settings, known)
     )
     print(f"assign      {peak():8.0f} MB {time.process_time() - since:7.1f} s of CPU")
     since = time.process_time()
     manifest.write_chunks(store, slug, assignment, rows, run_id="benchmark")
     print(f"write       {peak():8.0f} MB {time.process_time() - since:7.1f} s of CPU")
-    print(f"{len(rows.frame):,} rows {peak():8.0f} MB {time.process_time() - began:7.1f} s of CPU")
+    print(f"{len(rows):,} rows {peak():8.0f} MB {time.process_time() - began:7.1f} s of CPU")
 
 
 def main() -> None:

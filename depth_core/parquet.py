@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -18,6 +18,7 @@ from depth_core.storage import Store
 
 CONTENT_TYPE = "application/vnd.apache.parquet"
 _COMPRESSION: Literal["zstd"] = "zstd"
+_BUFFER = 1 << 16  # bytes of a column that are read at once from a large file
 _FILES_AHEAD = 8  # of many files: opened before they are needed, as a read from s3 is tens of milliseconds of waiting
 _BATCHES_AHEAD = 4
 
@@ -43,15 +44,10 @@ def read_table(store: Store, key: str, schema: pa.Schema | None = None) -> pa.Ta
     return pq.read_table(BytesIO(store.read(key)), schema=schema)
 
 
-def metadata_of(data: bytes) -> dict[bytes, bytes]:
-    """The metadata of a whole file, given as bytes."""
-    return dict(pq.read_schema(BytesIO(data)).metadata or {})
-
-
 def read_metadata(store: Store, key: str) -> dict[bytes, bytes] | None:
     """The metadata of a whole file; None when it is not there. Raises StoreError."""
     data = store.read_or_none(key)
-    return None if data is None else metadata_of(data)
+    return None if data is None else dict(pq.read_schema(BytesIO(data)).metadata or {})
 
 
 def read_table_and_columns(store: Store, key: str, schema: pa.Schema) -> tuple[pa.Table, list[str]]:
@@ -86,18 +82,28 @@ def write_encoded(store: Store, key: str, data: memoryview) -> None:
 # -- a file that is too large to be in memory as a table ----------------------------------------------------------------------
 
 
-def encode_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> memoryview:
-    """The bytes of a file that holds one batch after the other, each a row group."""
-    buffer = BytesIO()
-    with pq.ParquetWriter(buffer, schema, compression=_COMPRESSION) as writer:
+def write_batches(file: BinaryIO, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
+    """Writes one batch after the other, each a row group, into an open file."""
+    with pq.ParquetWriter(file, schema, compression=_COMPRESSION) as writer:
         for batch in batches:
             writer.write_batch(batch)
-    return buffer.getbuffer()
 
 
-def iter_batches(data: bytes, rows: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of a file, given as bytes, so many at a time."""
-    yield from pq.ParquetFile(BytesIO(data)).iter_batches(rows, columns=list(columns), use_threads=False)  # each keeps memory
+def iter_batches(file: BinaryIO, rows: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of an open file, so many at a time."""
+    opened = pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
+    yield from opened.iter_batches(rows, columns=list(columns), use_threads=False)  # each thread keeps memory
+
+
+def facts_of(file: BinaryIO) -> tuple[int, dict[bytes, bytes]]:
+    """Number of rows and metadata of an open file. Raises ArrowException when it is no Parquet file."""
+    opened = pq.ParquetFile(file)
+    return opened.metadata.num_rows, dict(opened.metadata.metadata or {})
+
+
+def write_file(store: Store, key: str, file: BinaryIO) -> None:
+    """Writes all of an open Parquet file. Raises StoreError."""
+    store.write_file(key, file, content_type=CONTENT_TYPE)
 
 
 # -- many files ---------------------------------------------------------------------------------------------------------------

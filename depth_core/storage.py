@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -27,6 +29,7 @@ from depth_core.settings import Settings
 PART_SUFFIX = ".part"
 PARTS = ".parts"  # the folder of a local store in which files are written before they get their name
 DAY = 86_400.0  # seconds
+_PIECE = 4 << 20  # bytes that are copied at once
 
 # Why a part cannot be in PARTS though the key itself might be writable: another file system, no permission, something in the way.
 _NOT_THERE = frozenset({errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR})
@@ -102,6 +105,19 @@ class Store:
         with self.clear_errors("read", key):
             return cast(BinaryIO, self.fs.open(self.path(key), "rb"))
 
+    def copy_or_none(self, key: str) -> BinaryIO | None:
+        """A key's bytes as an open file, for what may be too large for memory: of a local store the file itself, else a temporary
+        copy. None when it is not there. Raises StoreError."""
+        try:
+            with self.clear_errors("read", key):
+                if self.local:
+                    return open(self.path(key), "rb")
+                with tempfile.NamedTemporaryFile(prefix="depthline-") as copy:
+                    self.fs.get_file(self.path(key), copy.name)
+                    return open(copy.name, "rb")  # its name goes, the file stays until it is closed
+        except FileNotFoundError:
+            return None
+
     def size(self, key: str) -> int | None:
         """Bytes of a key, None when it is not there."""
         try:
@@ -145,10 +161,25 @@ class Store:
         with self.clear_errors("write", key):
             self._put(key, data, content_type)
 
-    def _put(self, key: str, data: bytes | memoryview, content_type: str | None = None) -> None:
+    def write_file(self, key: str, file: BinaryIO, *, content_type: str | None = None) -> None:
+        """As `write`, with all bytes of an open file; they need not fit in memory."""
+        if self.local:
+            with self.clear_errors("write", key):
+                self._put(key, file)
+            return
+        with tempfile.NamedTemporaryFile(prefix="depthline-") as named, self.clear_errors("write", key):
+            file.seek(0)
+            shutil.copyfileobj(file, named, _PIECE)
+            named.flush()
+            self.fs.put_file(named.name, self.path(key), **self._write_arguments(content_type))
+
+    def _write_arguments(self, content_type: str | None) -> dict[str, Any]:
+        return dict(self._scheme.write_arguments(content_type)) if content_type and self._scheme else {}
+
+    def _put(self, key: str, data: bytes | memoryview | BinaryIO, content_type: str | None = None) -> None:
+        """`data`: a file only for a local store."""
         if not self.local:
-            arguments = self._scheme.write_arguments(content_type) if content_type and self._scheme else {}
-            self.fs.pipe_file(self.path(key), bytes(data), **arguments)
+            self.fs.pipe_file(self.path(key), bytes(cast(bytes, data)), **self._write_arguments(content_type))
             return
         if time.monotonic() - _swept.get(self.root, -DAY) >= DAY:
             self.sweep()
@@ -165,13 +196,18 @@ class Store:
         self._apart.add(first)
 
     @staticmethod
-    def _put_by(folder: str, target: str, data: bytes | memoryview) -> None:
+    def _put_by(folder: str, target: str, data: bytes | memoryview | BinaryIO) -> None:
         """Writes a part in `folder`, then gives it its name. The part's own name is short, whatever the target's is."""
         part = f"{folder}/.{uuid.uuid4().hex[:12]}{PART_SUFFIX}"
         try:
             for last in (False, False, True):
                 try:
-                    Path(part).write_bytes(data)
+                    if isinstance(data, bytes | memoryview):
+                        Path(part).write_bytes(data)
+                    else:
+                        data.seek(0)
+                        with open(part, "wb") as file:
+                            shutil.copyfileobj(data, file, _PIECE)
                     os.replace(part, target)
                     return
                 except FileNotFoundError:  # rarer than asking for the folders before every write

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
@@ -49,14 +50,17 @@ def test_a_frame_keeps_its_dtypes(store: Store) -> None:
 def test_every_file_is_compressed_alike(store: Store) -> None:
     parquet.write_table(store, "a.parquet", TABLE)
     parquet.write_frame(store, "b.parquet", TABLE.to_pandas())
-    parquet.write_encoded(store, "c.parquet", parquet.encode_batches(TABLE.to_batches(), SCHEMA))
+    file = BytesIO()
+    parquet.write_batches(file, TABLE.to_batches(), SCHEMA)
+    parquet.write_file(store, "c.parquet", file)
     columns = [pq.read_metadata(store.path(key)).row_group(0).column(0) for key in ("a.parquet", "b.parquet", "c.parquet")]
     assert {column.compression for column in columns} == {"ZSTD"}
 
 
 def test_batches_are_read_as_they_were_written(store: Store) -> None:
-    data = bytes(parquet.encode_batches(TABLE.to_batches(), SCHEMA))
-    batches = list(parquet.iter_batches(data, 1, ["size"]))
+    file = BytesIO()
+    parquet.write_batches(file, TABLE.to_batches(), SCHEMA)
+    batches = list(parquet.iter_batches(file, 1, ["size"]))
     assert [batch.to_pydict() for batch in batches] == [{"size": [1]}, {"size": [2]}]
 
 

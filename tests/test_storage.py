@@ -42,6 +42,34 @@ def test_what_is_written_is_read(store: Store) -> None:
         assert file.read() == b"her"
 
 
+def test_a_file_is_written_and_copied_without_being_held_in_memory(store: Store, tmp_path: Path) -> None:
+    for data in (b"one", b"other, longer"):
+        with (tmp_path / "large.bin").open("w+b") as large:
+            large.write(data)
+            store.write_file("a/large.bin", large, content_type="application/vnd.apache.parquet")
+        assert store.read("a/large.bin") == data
+        copy = store.copy_or_none("a/large.bin")
+        assert copy is not None
+        with copy:
+            store.delete("a/large.bin")
+            assert copy.read() == data
+    assert store.copy_or_none("a/large.bin") is None
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "store")
+    store.write("a.bin", b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("depth_core.storage.shutil.copyfileobj", full)
+    with (tmp_path / "large.bin").open("w+b") as large, pytest.raises(StoreError, match="no space left"):
+        store.write_file("a.bin", large)
+    assert store.read("a.bin") == b"old"
+    assert list((tmp_path / "store" / PARTS).iterdir()) == []
+
+
 def test_what_is_not_there_is_not_an_error_of_the_store(store: Store) -> None:
     with pytest.raises(FileNotFoundError):
         store.read("nowhere")

@@ -63,26 +63,26 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
                 f"{shown_url(uri)} belongs to partition {manifest.slug(uri)}, not to {slug}: materialize that partition"
             )
         profiles = len(parts.profiles.get_partition_keys())
-        index = manifest.read_index(store, slug)  # first: the memory that reading it takes serves the rows afterwards
+        index = manifest.read_index(store, slug)
         rows = manifest.read(uri, settings)
         assignment = manifest.assign_chunks(
             rows,
             index,
             slug=slug,
-            rows_per_chunk=manifest.rows_per_chunk(len(rows.frame), profiles, settings, index),
+            rows_per_chunk=manifest.rows_per_chunk(len(rows), profiles, settings, index),
             again=_unreported_chunks(context, store, slug),
         )
         manifest.write_chunks(store, slug, assignment, rows, run_id=context.run.run_id)
-        chunks = sorted({*assignment.index.names, *assignment.changed})
+        chunks = sorted(assignment.names)
         partitions.register_chunks(context.instance, chunks)
         _warn_of_many_partitions(context, profiles)
         return dg.MaterializeResult(
             metadata={
                 "uri": shown_url(uri),
-                "rows": len(rows.frame),
-                "bad rows": int(rows.frame["error_kind"].notna().sum()),
+                "rows": len(rows),
+                "bad rows": rows.bad_rows,
                 "chunks": len(chunks),
-                "rows per chunk": assignment.index.rows_per_chunk,
+                "rows per chunk": assignment.rows_per_chunk,
                 "changed chunks": len(assignment.changed),
                 "sha256": rows.sha256,
                 **IndexFacts.of(assignment.changed).metadata(),

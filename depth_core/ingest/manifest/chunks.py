@@ -1,35 +1,37 @@
 """Rows to chunks, and both in the store: gives every row its chunk for ever, and says which chunks changed.
 
-Works on Arrow columns: an index has as many rows as its manifest ever had. What does not belong here: what the rows say
-(validation.py).
+Works on Arrow columns, a batch at a time: an index has as many rows as its manifest ever had. What does not belong here: which
+rows the index knows (matching.py), what the rows say (validation.py).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from depth_core import layout, parquet
 from depth_core.errors import ManifestError
 from depth_core.ingest.manifest import index as index_file
-from depth_core.ingest.manifest.index import GONE, Index, Integers, hashes_of
-from depth_core.ingest.manifest.rows import frugal
+from depth_core.ingest.manifest.batch_file import BatchFile, grouped
+from depth_core.ingest.manifest.index import Index, Integers
+from depth_core.ingest.manifest.matching import Match, digests_of, match
+from depth_core.ingest.manifest.rows import BATCH, COLUMNS, Rows, frugal
 from depth_core.storage import Store
 
 _WRITERS = 16  # chunks written at once
-_SLICE = 10_000  # rows that are Python objects at once
+_WINDOW = 20_000  # rows of changed chunks that are cut up at once
+_MOST_WINDOWS = 256
 _TEXT = pa.large_string()
 
 CHUNK_COLUMNS = (
@@ -46,21 +48,43 @@ CHUNK_COLUMNS = (
 )
 
 
-_IN_DIGEST = ("row_id", "image_url", layout.EXTRA_COLUMNS, "error_kind")
-
-
-@dataclass(frozen=True)
 class ManifestRows:
-    """A manifest as it was read.
+    """A manifest as it was read; its rows are on disk, or in a frame.
 
-    Columns of `frame`: line (int64, counted from 1, header included; for Parquet the row's number), row_id ("" if none),
-    image_url (as written, "" if missing), carried (JSON object of every other column), error_kind and error_message (missing
-    for a row that could be read; else the message names file and line).
+    Columns: line (int64, counted from 1, header included; for Parquet the row's number), row_id ("" if none), image_url (as
+    written, "" if missing), carried (JSON object of every other column), error_kind and error_message (missing for a row that
+    could be read; else the message names file and line).
     """
 
-    uri: str
-    sha256: str
-    frame: pd.DataFrame
+    def __init__(self, uri: str, sha256: str, rows: Rows | pd.DataFrame) -> None:
+        self.uri = uri
+        self.sha256 = sha256
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """All rows in memory: for manifests that are known to be small."""
+        return self._rows if isinstance(self._rows, pd.DataFrame) else self._rows.frame()
+
+    @property
+    def bad_rows(self) -> int:
+        """Rows that could not be read."""
+        return int(self._rows["error_kind"].notna().sum()) if isinstance(self._rows, pd.DataFrame) else self._rows.bad_rows
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows, some thousand at a time; text as Arrow's large_string."""
+        if isinstance(self._rows, pd.DataFrame):
+            table = pa.table({name: _column(self._rows[name]) for name in COLUMNS})
+            return iter(table.combine_chunks().to_batches(BATCH))
+        return self._rows.batches()
+
+
+def _column(series: pd.Series[Any]) -> pa.ChunkedArray:
+    array = pa.array(series, None if pd.api.types.is_integer_dtype(series.dtype) else _TEXT, from_pandas=True)
+    return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
 
 
 # -- which row is in which chunk ----------------------------------------------------------------------------------------
@@ -70,13 +94,33 @@ class ManifestRows:
 class ChunkAssignment:
     """Which row is in which chunk.
 
-    `index`: for the next time. `changed`: keys of the chunks whose rows are not what the index said, new chunks included, sorted.
-    `chunks`: the rows of each changed chunk, in the manifest's order, with CHUNK_COLUMNS; each is made when it is asked for.
+    `names`: all chunks, in order of first sight. `changed`: keys of those whose rows are not what the index said, new chunks
+    included, sorted. `chunks`: the rows of each changed chunk, in the manifest's order, with CHUNK_COLUMNS; each is made when it
+    is asked for, quickest in their order. `rows_per_chunk`: with which it was made.
     """
 
-    index: Index
+    names: list[str]
     changed: list[str]
     chunks: Mapping[str, pd.DataFrame]
+    rows_per_chunk: int
+    _rows: ManifestRows
+    _match: Match
+
+    @cached_property
+    def index(self) -> Index:
+        """For the next time."""
+        return Index.written(self._indexed(), self.rows_per_chunk)
+
+    def _indexed(self) -> Iterator[pa.RecordBatch]:
+        yield from self._match.known_rows()
+        names = pa.array(self.names, _TEXT)
+        for start, batch in _with_places(self._rows.batches()):
+            part = slice(start, start + len(batch))
+            fresh = self._match.is_new[part]
+            if fresh.any():
+                mask, keys = pa.array(fresh), self._match.keys(batch, start)
+                chunks = names.take(pa.array(self._match.chunks[part][fresh]))
+                yield index_file.rows_of(keys.filter(mask), chunks, digests_of(batch.filter(mask)))
 
 
 @frugal()
@@ -92,129 +136,112 @@ def assign_chunks(
     new ones; the place of a row that is gone stays empty. A row that only moved to another line is not a change: its stored
     line number is brought up to date when its chunk is written next.
     """
-    table = pa.table({name: _column(rows.frame[name]) for name in rows.frame})
     known = Index.empty() if previous is None else previous
-    keys, hashes = _row_keys(table)
-    at = known.places_of(keys, hashes)
-    del hashes
-    digests = _digests(table)
-    fresh = at < 0
+    found = match(rows.batches(), len(rows), known)
+    counts = known.rows_by_chunk()
+    number = {name: n for n, name in enumerate(counts)}
+    last = max(map(layout.number_of_chunk, counts), default=0)
+    first_name = layout.chunk_key(slug, last)
+    room = max(0, rows_per_chunk - counts.get(first_name, 0))
+    fresh = int(np.count_nonzero(found.is_new))
+    in_first = min(fresh, room)
+    if in_first:
+        number.setdefault(first_name, len(number))
+    beyond = -(-(fresh - in_first) // rows_per_chunk)
+    base = len(number)
+    number |= {layout.chunk_key(slug, last + 1 + n): base + n for n in range(beyond)}
+    _number(found, number.get(first_name, 0), room, base, rows_per_chunk)
 
-    # Chunks are numbers from here on: places in `number`.
-    number = {name: n for n, name in enumerate(known.names)}
-    last = max((layout.number_of_chunk(name) for name in known.names), default=0)
-    taken = int(np.count_nonzero(known.chunks == number.get(layout.chunk_key(slug, last), -1)))
-    new, which = np.unique(_places(int(np.count_nonzero(fresh)), last, taken, rows_per_chunk), return_inverse=True)
-    of_new = [number.setdefault(layout.chunk_key(slug, int(n)), len(number)) for n in new]
     names = list(number)
-    chunks = np.empty(len(keys), np.int32)
-    chunks[~fresh] = known.chunks[at[~fresh]]
-    chunks[fresh] = np.array(of_new, np.int32)[which]
-
-    current = np.full(len(known), GONE)
-    current[at[~fresh]] = digests[~fresh]
     altered = np.zeros(len(names), bool)
-    altered[known.chunks[current != known.digests]] = True
-    altered[of_new] = True
-    altered[[number[name] for name in set(again) & set(known.names)]] = True
-
-    added = keys if not len(known) else keys.filter(pa.array(fresh))
-    index = Index(
-        pa.concat_arrays([known.keys, added]) if len(known) and len(added) else added if len(added) else known.keys,
-        names,
-        np.concatenate([known.chunks, chunks[fresh]]),
-        np.concatenate([current, digests[fresh]]),
-        rows_per_chunk,
-    )
-    changed = {names[n]: int(n) for n in np.flatnonzero(altered)}
-    contents = _Chunks(table.append_column("row_key", keys), rows.uri, changed, chunks, altered)
-    return ChunkAssignment(index, sorted(changed), contents)
+    altered[: len(found.altered)] = found.altered
+    altered[base:] = True
+    altered[[number[name] for name in (set(again) & set(counts)) | ({first_name} if in_first else set())]] = True
+    changed = sorted(names[n] for n in np.flatnonzero(altered))
+    return ChunkAssignment(names, changed, _Chunks(rows, found, changed, number), rows_per_chunk, rows, found)
 
 
-def _column(series: pd.Series[Any]) -> pa.ChunkedArray:
-    """A column of a table, text as Arrow's large_string; mostly without a copy."""
-    array = pa.array(series, None if pd.api.types.is_integer_dtype(series.dtype) else _TEXT, from_pandas=True)
-    return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
+def _number(found: Match, first: int, room: int, base: int, rows_per_chunk: int) -> None:
+    """Gives new rows their chunks, by place: they fill chunk `first`, which has room for so many, then those from `base` on."""
+    seen = 0
+    for start in range(0, len(found.chunks), BATCH):
+        part, fresh = found.chunks[start : start + BATCH], found.is_new[start : start + BATCH]
+        beyond = np.arange(seen - room, seen - room + np.count_nonzero(fresh))
+        part[fresh] = np.where(beyond < 0, first, base + beyond // rows_per_chunk)
+        seen += len(beyond)
 
 
-def _places(count: int, last: int, taken: int, rows_per_chunk: int) -> Integers:
-    """Numbers of the chunks for `count` new rows when chunk `last` already has `taken` places in use."""
-    beyond = np.arange(count, dtype=np.int32) - np.int32(max(0, rows_per_chunk - taken))
-    return np.where(beyond < 0, np.int32(last), np.int32(last + 1) + beyond // np.int32(rows_per_chunk))
-
-
-def _row_keys(table: pa.Table) -> tuple[pa.Array, Integers]:
-    """`id:ID` or `url:URL`; for further occurrences of the same, `id+2:ID` and so on. With the hash of each."""
-    ids, urls = table["row_id"], table["image_url"]
-    has_id = pc.not_equal(ids, "")
-    kinds = pc.if_else(has_id, pa.scalar("id", _TEXT), pa.scalar("url", _TEXT))
-    joined = pc.binary_join_element_wise(kinds, pc.if_else(has_id, ids, urls), pa.scalar(":", _TEXT))
-    keys = joined.combine_chunks()
-    del joined, kinds  # as much again
-    # By hash first: a table of all keys would take as much memory as the keys.
-    hashes = hashes_of(keys)
-    ordered = np.sort(hashes)
-    repeated = np.flatnonzero(np.isin(hashes, ordered[1:][ordered[1:] == ordered[:-1]]))
-    same = keys.take(pa.array(repeated)).dictionary_encode().indices.to_numpy()
-    occurrence = pd.Series(same).groupby(same).cumcount().to_numpy() + 1
-    repeated, occurrence = repeated[occurrence > 1], occurrence[occurrence > 1]
-    if not len(repeated):
-        return keys, hashes
-    named = [key.partition(":") for key in keys.take(pa.array(repeated)).to_pylist()]
-    others = pa.array([f"{kind}+{n}:{name}" for (kind, _, name), n in zip(named, occurrence, strict=True)], _TEXT)
-    mask = np.zeros(len(keys), bool)
-    mask[repeated] = True
-    hashes[repeated] = hashes_of(others)
-    return pc.replace_with_mask(keys, pa.array(mask), others), hashes
-
-
-def _digests(table: pa.Table) -> Integers:
-    """A number (uint64, not GONE) of what each row says. Not of its line, nor of a message that names the line."""
-    digests = np.empty(len(table), np.uint64)
-    for start in range(0, len(table), _SLICE):
-        part = table.slice(start, _SLICE)
-        columns = (pc.fill_null(part[name], "").to_pylist() for name in _IN_DIGEST)
-        texts = map("\0".join, zip(*columns, strict=True))
-        packed = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
-        digests[start : start + len(part)] = np.frombuffer(packed, ">u8")
-    digests[digests == GONE] = 1
-    return digests
+def _with_places(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Each batch with the place of its first row."""
+    start = 0
+    for batch in batches:
+        yield start, batch
+        start += len(batch)
 
 
 class _Chunks(Mapping[str, pd.DataFrame]):
-    """The rows of the changed chunks, cut out of the manifest's table when asked for."""
+    """The rows of the changed chunks. They are spread by chunk over windows on disk; one window is in memory."""
 
-    def __init__(
-        self, table: pa.Table, uri: str, changed: dict[str, int], chunks: Integers, altered: npt.NDArray[np.bool_]
-    ) -> None:
-        touched = altered[chunks]
-        if not touched.all():
-            table, chunks = table.filter(pa.array(touched)), chunks[touched]
-        if (np.diff(chunks) < 0).any():  # chunk after chunk, in each of them in the manifest's order
-            order = np.argsort(chunks, kind="stable")
-            table, chunks = table.take(pa.array(order)), chunks[order]
-        self._table = table
-        self._chunks = chunks
-        self._changed = changed
-        self._uri = uri
+    def __init__(self, rows: ManifestRows, found: Match, changed: list[str], number: Mapping[str, int]) -> None:
+        self._rows, self._match, self._chunks, self._changed = rows, found, found.chunks, changed
+        self._rank = {name: rank for rank, name in enumerate(changed)}
+        self._rank_of = np.full(len(number), -1, np.int32)
+        self._rank_of[[number[name] for name in changed]] = np.arange(len(changed), dtype=np.int32)
+        self._loaded: tuple[int, pa.Table, npt.NDArray[np.int32]] | None = None
 
     def __getitem__(self, chunk: str) -> pd.DataFrame:
-        number = np.array([self._changed[chunk], self._changed[chunk] + 1], self._chunks.dtype)
-        start, stop = np.searchsorted(self._chunks, number)
-        rows = self._table.slice(start, stop - start)
+        rank = np.int32(self._rank[chunk])
+        table, ranks = self._window(int(self._window_of[rank]))
+        start, stop = np.searchsorted(ranks, (rank, rank + np.int32(1)))
+        rows = table.slice(start, stop - start)
         added = {
             "chunk": pa.array([chunk] * len(rows), _TEXT),
             "position": np.arange(len(rows), dtype=np.int32),
-            "file": pa.array([self._uri] * len(rows), _TEXT),
+            "file": pa.array([self._rows.uri] * len(rows), _TEXT),
         }
         frame: pd.DataFrame = pa.table({name: added[name] if name in added else rows[name] for name in CHUNK_COLUMNS}).to_pandas()
         return frame
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._changed))
+        return iter(self._changed)
 
     def __len__(self) -> int:
         return len(self._changed)
+
+    @cached_property
+    def _window_of(self) -> Integers:
+        """The window of each changed chunk, by rank."""
+        rows = np.zeros(len(self._changed), np.int64)
+        for start in range(0, len(self._chunks), BATCH):
+            ranks = self._rank_of[self._chunks[start : start + BATCH]]
+            rows += np.bincount(ranks[ranks >= 0], minlength=len(rows))
+        before = np.cumsum(rows) - rows
+        return before // max(_WINDOW, -(-int(rows.sum()) // _MOST_WINDOWS))
+
+    @cached_property
+    def _windows(self) -> BatchFile:
+        file = BatchFile(_OF_WINDOW, int(self._window_of.max(initial=0)) + 1)
+        for start, batch in _with_places(grouped(self._rows.batches())):
+            ranks = self._rank_of[self._chunks[start : start + len(batch)]]
+            if (ranks >= 0).any():
+                columns = [*(batch[name] for name in COLUMNS), self._match.keys(batch, start), pa.array(ranks)]
+                windows = np.where(ranks < 0, -1, self._window_of[ranks])
+                file.append_split(pa.RecordBatch.from_arrays(columns, schema=_OF_WINDOW), windows)
+        return file
+
+    def _window(self, window: int) -> tuple[pa.Table, npt.NDArray[np.int32]]:
+        if self._loaded is None or self._loaded[0] != window:
+            self._loaded = None
+            table = self._windows.table(window).combine_chunks()
+            ranks = table["rank"].to_numpy()
+            if (np.diff(ranks) < 0).any():  # chunk after chunk, in each of them in the manifest's order
+                order = np.argsort(ranks, kind="stable")
+                table, ranks = table.take(pa.array(order)), ranks[order]
+            self._loaded = window, table, ranks
+        return self._loaded[1:]
+
+
+_OF_WINDOW = pa.schema([("line", pa.int64()), *((name, _TEXT) for name in COLUMNS[1:]), ("row_key", _TEXT), ("rank", pa.int32())])
 
 
 # -- the store ----------------------------------------------------------------------------------------------------------
@@ -247,15 +274,14 @@ def write_chunks(store: Store, slug: str, assignment: ChunkAssignment, rows: Man
                 waiting.popleft().result()
         for written in waiting:
             written.result()
-    parquet.write_encoded(store, layout.manifest_index_key(slug), assignment.index.to_parquet())
-    bad = rows.frame["error_kind"].notna()
+    parquet.write_file(store, layout.manifest_index_key(slug), assignment.index.file())
     facts = {
         "uri": rows.uri,
         "sha256": rows.sha256,
-        "rows": len(rows.frame),
-        "bad_rows": int(bad.sum()),
-        "chunks": len(assignment.index.names),
-        "rows_per_chunk": assignment.index.rows_per_chunk,
+        "rows": len(rows),
+        "bad_rows": rows.bad_rows,
+        "chunks": len(assignment.names),
+        "rows_per_chunk": assignment.rows_per_chunk,
         "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     store.write(layout.manifest_facts_key(slug), json.dumps(facts, indent=2).encode(), content_type="application/json")
@@ -276,8 +302,8 @@ def read_facts(store: Store, slug: str) -> dict[str, Any] | None:
 @frugal()
 def read_index(store: Store, slug: str) -> Index | None:
     """The index of the last time, for assign_chunks; None when there was none."""
-    data = store.read_or_none(layout.manifest_index_key(slug))
-    return None if data is None else Index.from_parquet(data)
+    file = store.copy_or_none(layout.manifest_index_key(slug))
+    return None if file is None else Index(file)
 
 
 def find_rows(store: Store, slug: str, matches: Callable[[pa.Array], pa.Array]) -> Iterator[tuple[str, str]]:

@@ -16,8 +16,6 @@ from itertools import chain
 from json.encoder import encode_basestring
 from typing import BinaryIO
 
-import pandas as pd
-
 from depth_core.errors import ManifestError
 from depth_core.ingest.manifest import text
 from depth_core.ingest.manifest.rows import (
@@ -102,23 +100,23 @@ class _Lines:
         self._blocks = blocks_to
 
 
-def read_csv(file: BinaryIO, uri: str, limits: Limits) -> pd.DataFrame:
-    """Rows of a CSV manifest, with the columns of ManifestRows.frame. Raises ManifestError when it is something else."""
+def read_csv(file: BinaryIO, uri: str, limits: Limits) -> Rows:
+    """Rows of a CSV manifest, with the columns of ManifestRows. Raises ManifestError when it is something else."""
     return _read(file, uri, limits, "CSV", ",;\t|")
 
 
-def read_tsv(file: BinaryIO, uri: str, limits: Limits) -> pd.DataFrame:
+def read_tsv(file: BinaryIO, uri: str, limits: Limits) -> Rows:
     """As `read_csv`, with tabs first among the delimiters that are tried."""
     return _read(file, uri, limits, "TSV", "\t,;|")
 
 
-def _read(file: BinaryIO, uri: str, limits: Limits, format_name: str, delimiters: str) -> pd.DataFrame:
+def _read(file: BinaryIO, uri: str, limits: Limits, format_name: str, delimiters: str) -> Rows:
     start, blocks = text.lines(file, uri, format_name)
     if _JSON.match(start):
         raise ManifestError(f"{uri} is JSON; name it .jsonl, with one object a line")
     rows = Rows(uri, limits)
     _add_all(blocks, delimiters, rows)
-    return rows.frame()
+    return rows
 
 
 def _add_all(blocks: Iterator[list[str]], delimiters: str, rows: Rows) -> None:

@@ -12,23 +12,21 @@ from dataclasses import dataclass
 from typing import BinaryIO, cast
 from urllib.parse import urlsplit
 
-import pandas as pd
-
 from depth_core import url_schemes
 from depth_core.errors import ManifestError
 from depth_core.ingest.manifest import delimited, json_lines, parquet, url_list
-from depth_core.ingest.manifest.rows import Limits, frugal
+from depth_core.ingest.manifest.rows import Limits, Rows, frugal
 
 
 @dataclass(frozen=True)
 class ManifestFormat:
     """`read` takes an open file at its start, the manifest's name for messages, and the limits; it returns rows with the columns
-    of ManifestRows.frame, and raises ManifestError when the file is something else or larger than the limits allow."""
+    of ManifestRows, and raises ManifestError when the file is something else or larger than the limits allow."""
 
     name: str
     endings: tuple[str, ...]  # of files, in lower case, with the dot
     media_types: tuple[str, ...]  # in Content-Type, for URLs whose path has no known ending
-    read: Callable[[BinaryIO, str, Limits], pd.DataFrame]
+    read: Callable[[BinaryIO, str, Limits], Rows]
     may_be_gzipped: bool = True
     signature: bytes = b""  # the first bytes of every such file; empty for text
 
@@ -50,14 +48,14 @@ FORMATS: tuple[ManifestFormat, ...] = (
 
 
 @frugal()
-def read(format_: ManifestFormat, file: BinaryIO, name: str, limits: Limits) -> pd.DataFrame:
+def read(format_: ManifestFormat, file: BinaryIO, name: str, limits: Limits) -> Rows:
     """Rows of a manifest, as its format reads them. `file` is buffered, at its start. Raises ManifestError."""
     if not format_.signature:
         start = cast(io.BufferedReader, file).peek(16)
         for other in FORMATS:
             if other.signature and start.startswith(other.signature):
                 raise ManifestError(f"{name} is a {other.name} file; name it {other.endings[0]}")
-    return format_.read(file, name, limits)
+    return format_.read(file, name, limits).finished()
 
 
 def of_name(name: str) -> ManifestFormat | None:

@@ -1,14 +1,17 @@
-"""The index of a manifest: which chunk each row is in, and what it said when it was last read.
+"""The index of a manifest: which chunk each row is in, and what it said when it was last read. A file, read in batches: it has as
+many rows as its manifest ever had.
 
-Numbers instead of text where that is possible, since an index has as many rows as its manifest ever had. What does not belong
-here: which rows get which chunk (chunks.py).
+What does not belong here: which rows get which chunk (matching.py, chunks.py).
 """
 
 from __future__ import annotations
 
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from io import BytesIO
+from typing import Any, BinaryIO, NamedTuple, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,78 +24,95 @@ GONE = np.uint64(0)  # digest of a row that the manifest no longer has; it keeps
 _SLICE = 10_000  # rows that are Python objects at once
 _ROW_GROUP = 50_000  # of a Parquet file: what its reader and writer hold at once
 _TEXT = pa.large_string()
+_ROWS_PER_CHUNK = "depthline.rows_per_chunk"  # in the metadata of the file
 
 Integers = npt.NDArray[np.integer[Any]]
 
 
-@dataclass(frozen=True)
-class Index:
-    """Every row that the manifest has or ever had, in order of first sight.
+class Part(NamedTuple):
+    """Some rows of an index.
 
-    `keys`: large_string. `chunks`: int32, places in `names`. `digests`: uint64 of what the row says, GONE for one that is gone.
-    `rows_per_chunk`: with which it was made; 0 in an index of earlier versions.
+    `keys`: large_string. `chunks`: int32, places in the index's `names`. `digests`: uint64 of what the row says, GONE for one
+    that is gone.
     """
 
     keys: pa.Array
-    names: list[str]
     chunks: Integers
     digests: Integers
-    rows_per_chunk: int = 0
+
+
+class Index:
+    """Every row that the manifest has or ever had, in order of first sight: the file that the store has, open for reading.
+
+    Its columns: row_key, chunk, digest (16 hex digits, "" for a row that is gone).
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        """`file`: a Parquet file, which is closed with this object. Raises ArrowException when it is none."""
+        weakref.finalize(self, file.close)
+        self._file = file
+        self._rows, metadata = parquet.facts_of(file)
+        self.rows_per_chunk = int(metadata.get(_ROWS_PER_CHUNK.encode(), 0))  # with which it was made; 0: by an earlier version
 
     @classmethod
-    def empty(cls) -> Index:
-        return cls(pa.array([], _TEXT), [], np.empty(0, np.int32), np.empty(0, np.uint64))
+    def empty(cls) -> Self:
+        return cls.written(iter(()), 0)
+
+    @classmethod
+    def written(cls, batches: Iterator[pa.RecordBatch], rows_per_chunk: int) -> Self:
+        """A new index of batches with columns as SCHEMA, in a temporary file."""
+        file = cast(BinaryIO, tempfile.TemporaryFile(prefix="depthline-"))  # noqa: SIM115 - closed with the index
+        parquet.write_batches(file, _in_groups(batches), SCHEMA.with_metadata({_ROWS_PER_CHUNK: str(rows_per_chunk)}))
+        return cls(file)
+
+    @classmethod
+    def from_parquet(cls, data: bytes) -> Self:
+        return cls(BytesIO(data))
+
+    def to_parquet(self) -> bytes:
+        """All of the file."""
+        return self.file().read()
+
+    def file(self) -> BinaryIO:
+        """The file, at its start."""
+        self._file.seek(0)
+        return self._file
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return self._rows
+
+    @property
+    def names(self) -> list[str]:
+        """Its chunks, in order of first sight."""
+        return list(self._counts)
 
     def rows_by_chunk(self) -> dict[str, int]:
         """How many rows each chunk has, those that are gone among them."""
-        return dict(zip(self.names, np.bincount(self.chunks, minlength=len(self.names)).tolist(), strict=True))
+        return dict(self._counts)
 
-    def places_of(self, keys: pa.Array, hashes: Integers) -> Integers:
-        """Where in the index each key is, by its hash; -1 for a key that is not there."""
-        if not len(self):
-            return np.full(len(keys), -1, np.int32)
-        own = hashes_of(self.keys)
-        order = np.argsort(own).astype(np.int32)
-        own = own[order]
-        at = np.minimum(np.searchsorted(own, hashes), len(own) - 1)
-        places: Integers = np.where(own[at] == hashes, order[at], np.int32(-1))
-        # Two keys of one hash are very rare. A table of all keys needs no hashes, but as much memory as they.
-        if (own[1:] == own[:-1]).any() or not self._are_there(keys, places):
-            places = pc.fill_null(pc.index_in(keys, value_set=self.keys), -1).to_numpy()
-        return places
+    @cached_property
+    def _counts(self) -> dict[str, int]:
+        counts = dict[str, int]()
+        for batch in self.batches("chunk"):
+            for each in pc.value_counts(batch["chunk"]).to_pylist():
+                counts[each["values"]] = counts.get(each["values"], 0) + each["counts"]
+        return counts
 
-    def _are_there(self, keys: pa.Array, places: Integers) -> bool:
-        slices = (slice(start, start + _SLICE) for start in range(0, len(keys), _SLICE))
-        found = ((keys[part], pa.array(places[part], mask=places[part] < 0)) for part in slices)
-        return all(pc.all(pc.equal(wanted, self.keys.take(there))).as_py() is not False for wanted, there in found)
+    def batches(self, *columns: str) -> Iterator[pa.RecordBatch]:
+        """Its rows as the file has them, some thousand at a time; `columns`: all without any."""
+        yield from parquet.iter_batches(self._file, _SLICE, columns or SCHEMA.names)
 
-    def to_parquet(self) -> memoryview:
-        """The file that the store has: row_key, chunk, digest (16 hex digits, "" for a row that is gone)."""
-        return parquet.encode_batches(self._batches(), _SCHEMA.with_metadata({_ROWS_PER_CHUNK: str(self.rows_per_chunk)}))
-
-    def _batches(self) -> Iterator[pa.RecordBatch]:
-        names = pa.array(self.names, _TEXT)
-        for start in range(0, len(self), _ROW_GROUP):
-            part = slice(start, start + _ROW_GROUP)
-            chunks, digests = names.take(pa.array(self.chunks[part])), pa.array(_as_hex(self.digests[part]), _TEXT)
-            yield pa.RecordBatch.from_arrays([self.keys[part], chunks, digests], schema=_SCHEMA)
-
-    @classmethod
-    def from_parquet(cls, data: bytes) -> Index:
-        keys, chunks, digests, numbers = [], [], [], dict[str, int]()
-        for batch in parquet.iter_batches(data, _SLICE, _SCHEMA.names):
+    def parts(self) -> Iterator[Part]:
+        """Its rows, some thousand at a time."""
+        numbers = {name: number for number, name in enumerate(self.names)}
+        for batch in self.batches():
             named = batch["chunk"].dictionary_encode()
-            of_batch = [numbers.setdefault(name, len(numbers)) for name in named.dictionary.to_pylist()]
-            keys.append(batch["row_key"].cast(_TEXT))
-            chunks.append(np.array(of_batch, np.int32)[named.indices.to_numpy()])
-            digests.append(_from_hex(batch["digest"].to_pylist()))
-        if not keys:
-            return cls.empty()
-        size = int(parquet.metadata_of(data).get(_ROWS_PER_CHUNK.encode(), 0))
-        return cls(pa.concat_arrays(keys), list(numbers), np.concatenate(chunks), np.concatenate(digests), size)
+            of_batch = np.array([numbers[name] for name in named.dictionary.to_pylist()], np.int32)
+            digests = _from_hex(batch["digest"].to_pylist())
+            yield Part(batch["row_key"].cast(_TEXT), of_batch[named.indices.to_numpy()], digests)
+
+
+SCHEMA = pa.schema([("row_key", _TEXT), ("chunk", _TEXT), ("digest", _TEXT)])
 
 
 def find(data: bytes, matches: Callable[[pa.Array], pa.Array]) -> Iterator[tuple[str, str]]:
@@ -100,14 +120,28 @@ def find(data: bytes, matches: Callable[[pa.Array], pa.Array]) -> Iterator[tuple
 
     `matches`: given keys (large_string), a boolean for each. Holds some thousand rows at once.
     """
-    for batch in parquet.iter_batches(data, _SLICE, _SCHEMA.names):
+    for batch in parquet.iter_batches(BytesIO(data), _SLICE, SCHEMA.names):
         there = pc.and_(matches(batch["row_key"].cast(_TEXT)), pc.not_equal(batch["digest"].cast(_TEXT), ""))
         for row in batch.filter(there).to_pylist():
             yield row["row_key"], row["chunk"]
 
 
-_ROWS_PER_CHUNK = "depthline.rows_per_chunk"  # in the metadata of the file
-_SCHEMA = pa.schema([("row_key", _TEXT), ("chunk", _TEXT), ("digest", _TEXT)])
+def rows_of(keys: pa.Array, chunks: pa.Array, digests: Integers) -> pa.RecordBatch:
+    """Rows of an index file; `chunks`: their names."""
+    return pa.RecordBatch.from_arrays([keys, chunks.cast(_TEXT), pa.array(as_hex(digests), _TEXT)], schema=SCHEMA)
+
+
+def _in_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        waiting.append(batch)
+        rows += len(batch)
+        if rows >= _ROW_GROUP:
+            yield pa.concat_batches(waiting)
+            waiting, rows = [], 0
+    if waiting:
+        yield pa.concat_batches(waiting)
 
 
 def hashes_of(keys: pa.Array) -> Integers:
@@ -119,7 +153,8 @@ def hashes_of(keys: pa.Array) -> Integers:
     return hashes
 
 
-def _as_hex(digests: Integers) -> list[str]:
+def as_hex(digests: Integers) -> list[str]:
+    """16 hex digits of each digest, "" for GONE."""
     text = digests.astype(">u8").tobytes().hex()
     return ["" if digest == GONE else text[16 * n : 16 * n + 16] for n, digest in enumerate(digests)]
 

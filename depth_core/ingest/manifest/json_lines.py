@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-import pandas as pd
-
 from depth_core.errors import ManifestError
 from depth_core.ingest.manifest import text
 from depth_core.ingest.manifest.rows import (
@@ -23,14 +21,14 @@ from depth_core.ingest.manifest.rows import (
 )
 
 
-def read(file: BinaryIO, uri: str, limits: Limits) -> pd.DataFrame:
-    """Rows of a JSON Lines manifest, with the columns of ManifestRows.frame. Raises ManifestError when it is something else."""
+def read(file: BinaryIO, uri: str, limits: Limits) -> Rows:
+    """Rows of a JSON Lines manifest, with the columns of ManifestRows. Raises ManifestError when it is something else."""
     start, blocks = text.lines(file, uri, "JSON Lines", newline="\n")
     if start.startswith("["):
         raise ManifestError(f"{uri} is one JSON array; write one object a line")
     rows = Rows(uri, limits)
     _add(blocks, rows)
-    return rows.frame()
+    return rows
 
 
 def _add(blocks: Iterator[list[str]], rows: Rows) -> None:

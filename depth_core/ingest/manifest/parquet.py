@@ -10,7 +10,6 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -43,8 +42,8 @@ _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "BYTE_ARRAY": 4, "INT64": 8, "D
 _Report = Callable[[int, str], object]  # gets the row's place in its batch, and what is wrong with it
 
 
-def read(file: BinaryIO, uri: str, limits: Limits) -> pd.DataFrame:
-    """Rows of a Parquet manifest, with the columns of ManifestRows.frame; `line` is the row's number from 1.
+def read(file: BinaryIO, uri: str, limits: Limits) -> Rows:
+    """Rows of a Parquet manifest, with the columns of ManifestRows; `line` is the row's number from 1.
 
     Binary columns are left out. Raises ManifestError when it is no Parquet file, has no column of URLs, or is too large.
     """
@@ -61,7 +60,7 @@ def read(file: BinaryIO, uri: str, limits: Limits) -> pd.DataFrame:
         if is_installation_error(error):
             raise
         raise ManifestError(f"{uri} is not a readable Parquet file: {shown_text(str(error).strip())[:300]}") from error
-    return rows.frame()
+    return rows
 
 
 def _opened(file: BinaryIO, uri: str, limits: Limits) -> tuple[pq.ParquetFile, list[bool]]:

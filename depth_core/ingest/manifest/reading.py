@@ -49,10 +49,10 @@ def read(uri: str, settings: Settings) -> ManifestRows:
             digest = hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
             file.seek(0)
             plain = _unpacked(file, uri, settings) if format_.may_be_gzipped else file
-            frame = formats.read(format_, plain, name, limits)
+            rows = formats.read(format_, plain, name, limits)
         except OSError as error:
             raise _unreadable(name, error) from error
-    return ManifestRows(uri, digest, frame)
+    return ManifestRows(uri, digest, rows)
 
 
 def _opened(uri: str, settings: Settings) -> BinaryIO:

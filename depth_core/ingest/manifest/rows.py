@@ -1,7 +1,7 @@
 """What all formats of a manifest share: columns of rows as they are being read, names of columns, cells as JSON.
 
-Rows are held as Arrow columns, a batch at a time, since a million of them as Python objects take over a gigabyte. What does not
-belong here: how a format is read (formats.py, delimited.py, parquet.py).
+Rows become Arrow columns, a batch at a time, and go to disk: a million of them as Python objects take over a gigabyte. What does
+not belong here: how a format is read (formats.py, delimited.py, parquet.py).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pyarrow as pa
 from depth_core import layout
 from depth_core.display import shown_text
 from depth_core.errors import ErrorKind, ManifestError, row_failure
+from depth_core.ingest.manifest.batch_file import BatchFile
 
 URL_COLUMNS = ("image_url", "imageUrl", "url")  # the first that is there counts
 ID_COLUMN = "id"
@@ -67,7 +68,8 @@ class Rows:
         self._image_url: list[str] = []
         self._extra: list[str] = []
         self._errors: dict[int, str] = {}
-        self._batches: list[pa.RecordBatch] = []
+        self.bad_rows = 0
+        self._file = BatchFile(_SCHEMA)
         self._nothing = pa.nulls(0, _TEXT)
         self._rows = 0
         self._bytes = 0
@@ -101,10 +103,21 @@ class Rows:
         if len(self._line) >= BATCH:
             self._flush()
 
-    def frame(self) -> pd.DataFrame:
-        """The table, with the columns of ManifestRows.frame."""
+    def finished(self) -> Rows:
+        """These rows, when all were added. Raises ManifestError when they are more than the limits allow."""
         self._flush()
-        frame: pd.DataFrame = pa.Table.from_batches(self._batches).to_pandas()
+        return self
+
+    def __len__(self) -> int:
+        return self._file.rows
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows, some thousand at a time, with the columns of ManifestRows."""
+        return self._file.batches()
+
+    def frame(self) -> pd.DataFrame:
+        """All rows in memory."""
+        frame: pd.DataFrame = self._file.table().to_pandas()
         return frame
 
     def _flush(self) -> None:
@@ -131,7 +144,8 @@ class Rows:
                 f"the rows of {self.uri} take more than {2 * self.limits.bytes:,} bytes of memory, twice "
                 "DEPTH_MAX_MANIFEST_BYTES; split it, or raise that setting"
             )
-        self._batches.append(pa.RecordBatch.from_arrays(arrays, _COLUMNS))
+        self._file.append(pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA))
+        self.bad_rows += len(self._errors)
         self._line, self._row_id, self._image_url, self._extra, self._errors = [], [], [], [], {}
 
     def _error_columns(self, count: int) -> list[pa.Array]:
@@ -145,7 +159,8 @@ class Rows:
         return [pa.array(kinds, _TEXT), pa.array(messages, _TEXT)]
 
 
-_COLUMNS = ["line", "row_id", "image_url", layout.EXTRA_COLUMNS, "error_kind", "error_message"]
+COLUMNS = ("line", "row_id", "image_url", layout.EXTRA_COLUMNS, "error_kind", "error_message")
+_SCHEMA = pa.schema([(COLUMNS[0], pa.int64()), *((name, _TEXT) for name in COLUMNS[1:])])
 
 
 def too_many_rows(uri: str, limits: Limits) -> ManifestError:

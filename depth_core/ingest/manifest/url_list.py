@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-import pandas as pd
-
 from depth_core.ingest.manifest import text
 from depth_core.ingest.manifest.rows import Limits, Rows, too_long
 
 
-def read(file: BinaryIO, uri: str, limits: Limits) -> pd.DataFrame:
-    """Rows of a list of URLs, with the columns of ManifestRows.frame. Raises ManifestError when it is no text."""
+def read(file: BinaryIO, uri: str, limits: Limits) -> Rows:
+    """Rows of a list of URLs, with the columns of ManifestRows. Raises ManifestError when it is no text."""
     _, blocks = text.lines(file, uri, "TXT")
     rows, number = Rows(uri, limits), 0
     for block in blocks:
@@ -21,4 +19,4 @@ def read(file: BinaryIO, uri: str, limits: Limits) -> pd.DataFrame:
             if url and not url.startswith("#"):
                 error = too_long("URL", limits.field_chars) if len(url) > limits.field_chars else ""
                 rows.add(number, image_url=url, error=error)
-    return rows.frame()
+    return rows

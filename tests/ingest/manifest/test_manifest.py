@@ -8,14 +8,12 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -524,6 +522,13 @@ def frame_of(index: Index) -> pd.DataFrame:
     return pd.read_parquet(BytesIO(index.to_parquet()))
 
 
+def with_other_digests(index: Index) -> Index:
+    """An index that says that every row said something else."""
+    buffer = BytesIO()
+    frame_of(index).assign(digest="7" * 16).to_parquet(buffer, index=False)
+    return Index.from_parquet(buffer.getvalue())
+
+
 def places(assignment: manifest.ChunkAssignment) -> dict[str, int]:
     frame = frame_of(assignment.index)
     there = frame[frame["digest"] != ""]
@@ -601,6 +606,21 @@ _MANIFESTS = st.lists(
 )
 
 
+@pytest.fixture(params=[False, True], ids=["in one part", "in many parts"], scope="module")
+def on_disk_in_parts(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Rows are spread over parts as those of a large manifest are."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param:
+            patch.setattr("depth_core.ingest.manifest.matching._PART", 2)
+            patch.setattr("depth_core.ingest.manifest.batch_file.GROUP", 3)
+            patch.setattr("depth_core.ingest.manifest.chunks._WINDOW", 3)
+            patch.setattr("depth_core.ingest.manifest.chunks.BATCH", 2)
+            patch.setattr("depth_core.ingest.manifest.index._SLICE", 2)
+            patch.setattr("depth_core.ingest.manifest.index._ROW_GROUP", 3)
+        yield
+
+
+@pytest.mark.usefixtures("on_disk_in_parts")
 @given(_MANIFESTS, st.lists(st.integers(1, 4), min_size=6, max_size=6))
 @hypothesis_settings(max_examples=40)
 def test_whatever_happens_to_a_manifest_no_row_moves_and_changes_are_exact(
@@ -611,7 +631,7 @@ def test_whatever_happens_to_a_manifest_no_row_moves_and_changes_are_exact(
     stored: dict[str, list[tuple[str, str, str]]] = {}  # what the chunk files would say
     for pairs, size in zip(versions, sizes, strict=False):
         assignment = assign(table(*pairs), index, size)
-        index = Index.from_parquet(bytes(assignment.index.to_parquet()))
+        index = Index.from_parquet(assignment.index.to_parquet())
         frame = frame_of(index)
         pd.testing.assert_frame_equal(frame, frame_of(assignment.index))
         chunk_of = dict(zip(frame["row_key"], frame["chunk"], strict=True))
@@ -620,9 +640,7 @@ def test_whatever_happens_to_a_manifest_no_row_moves_and_changes_are_exact(
         grown = {chunk for key, chunk in chunk_of.items() if key not in seen}
         assert all((frame["chunk"] == chunk).sum() <= size for chunk in grown)
         seen = chunk_of
-        everything = assign(
-            table(*pairs), replace(index, digests=np.full(len(index), 7, np.uint64))
-        ).chunks  # every chunk as it should be
+        everything = assign(table(*pairs), with_other_digests(index)).chunks  # every chunk as it should be
         wanted = {
             chunk: sorted(zip(frame["row_key"], frame["row_id"], frame["image_url"], strict=True))
             for chunk, frame in everything.items()
@@ -686,14 +704,12 @@ def test_a_run_that_died_before_the_index_is_repaired_even_if_the_manifest_went_
 ) -> None:
     first, second = table(("1", "a"), ("2", "b")), table(("1", "a"), ("2", "other"))
     manifest.write_chunks(store, SLUG, assign(first), first, run_id="one")
-    write = Store.write
 
-    def dies(self: Store, key: str, data: bytes, **options: Any) -> None:
-        if key.endswith("index.parquet"):
-            raise StoreError("no space left")
-        write(self, key, data, **options)
+    def dies(self: Store, key: str, file: BinaryIO, **options: Any) -> None:
+        assert key.endswith("index.parquet")
+        raise StoreError("no space left")
 
-    monkeypatch.setattr(Store, "write", dies)
+    monkeypatch.setattr(Store, "write_file", dies)
     with pytest.raises(StoreError):
         manifest.write_chunks(store, SLUG, assign(second, manifest.read_index(store, SLUG)), second, run_id="two")
     monkeypatch.undo()

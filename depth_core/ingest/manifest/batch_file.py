@@ -1,0 +1,88 @@
+"""Record batches on disk: what is as large as a manifest is not held in memory. Nothing here knows what the columns mean."""
+
+from __future__ import annotations
+
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from depth_core.errors import ManifestError
+
+_CODEC = "lz4"
+GROUP = 20_000  # rows that `grouped` puts together
+
+
+class BatchFile:
+    """Record batches in a temporary file, in parts; the file goes with this object. One batch at a time is in memory.
+
+    Writing raises ManifestError when the folder of temporary files has no room.
+    """
+
+    def __init__(self, schema: pa.Schema, parts: int = 1) -> None:
+        self.schema = schema
+        self.rows = 0
+        self._file: BinaryIO = tempfile.TemporaryFile(prefix="depthline-")  # noqa: SIM115 - closed by the finalizer
+        weakref.finalize(self, _close, self._file)
+        self._end = 0
+        self._places: list[list[tuple[int, int, int]]] = [[] for _ in range(parts)]  # offset, bytes, bytes when unpacked
+
+    def append(self, batch: pa.RecordBatch, part: int = 0) -> None:
+        """Adds a batch behind the others of its part."""
+        plain = batch.serialize()
+        packed = pa.compress(plain, codec=_CODEC)
+        try:
+            self._file.seek(self._end)
+            self._file.write(packed)
+            self._file.flush()
+        except OSError as error:
+            place, why = tempfile.gettempdir(), error.strerror or error
+            raise ManifestError(f"cannot write a temporary file in {place}: {why}; set TMPDIR to a folder with room") from error
+        self._places[part].append((self._end, packed.size, plain.size))
+        self._end += packed.size
+        self.rows += len(batch)
+
+    def batches(self, part: int = 0) -> Iterator[pa.RecordBatch]:
+        """The batches of a part, in the order in which they came."""
+        for offset, packed, plain in self._places[part]:
+            self._file.seek(offset)
+            data = pa.decompress(self._file.read(packed), decompressed_size=plain, codec=_CODEC)
+            yield pa.ipc.read_record_batch(data, self.schema)
+
+    def table(self, part: int = 0) -> pa.Table:
+        """All of a part."""
+        return pa.Table.from_batches(self.batches(part), self.schema)
+
+    def append_split(self, batch: pa.RecordBatch, parts: npt.NDArray[np.integer]) -> None:
+        """Adds each row to its part, in order; rows whose part is negative are left out."""
+        order = np.argsort(parts, kind="stable")
+        ordered = parts[order]
+        first = int(np.searchsorted(ordered, 0))
+        taken, ordered = batch.take(pa.array(order[first:])), ordered[first:]
+        numbers, starts = np.unique(ordered, return_index=True)
+        for number, start, stop in zip(numbers.tolist(), starts, [*starts[1:], len(ordered)][: len(numbers)], strict=True):
+            self.append(taken.slice(start, stop - start), number)
+
+
+def _close(file: BinaryIO) -> None:
+    with suppress(OSError):  # what could not be written is written again when a file is closed
+        file.close()
+
+
+def grouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows in larger batches."""
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        waiting.append(batch)
+        rows += len(batch)
+        if rows >= GROUP:
+            yield pa.concat_batches(waiting)
+            waiting, rows = [], 0
+    if rows:
+        yield pa.concat_batches(waiting)
