@@ -26,7 +26,6 @@ class ChunkRun:
 
     context: ChunkContext
     run_id: str
-    open_engine: OpenWith  # entered only when there is work
     max_attempts: int  # runs that may die while one image is at work alone
     on_progress: Callable[[Progress], None]
     names: Mapping[str, str]  # of the images, by content hash
@@ -85,7 +84,7 @@ def _ended(
     suspects = sorted((item for item in items if item.source in run.deaths), key=lambda item: run.deaths[item.source])
     for item in suspects:
         if run.deaths[item.source] >= run.max_attempts:
-            yield item, _worker_lost(run, item)
+            yield item, worker_lost(run, item)
     isolated = [replace(item, isolate=True) for item in suspects if run.deaths[item.source] < run.max_attempts]
     if isolated:
         with closing(engine.run(note.alone(isolated), plan, steps=steps, alone=True)) as ended:
@@ -96,7 +95,8 @@ def _ended(
             yield from ended
 
 
-def _worker_lost(run: ChunkRun, item: Item) -> Outcome:
+def worker_lost(run: ChunkRun, item: Item) -> Outcome:
+    """The outcome of an image that was at work alone when as many runs died as may."""
     message = f"{run.max_attempts} runs died while processing this image alone (DEPTH_MAX_ATTEMPTS)"
     error = ImageError(ErrorKind.WORKER_LOST, message, attempts=run.max_attempts)
     return stages.failed(item, error, run.context.checkpoint)

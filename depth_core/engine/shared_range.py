@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from depth_core import layout
@@ -14,28 +14,38 @@ from depth_core.engine.passes import ChunkRun, run_pass
 from depth_core.output.outcomes import FAILED, Outcome
 
 
-def run_shared_range(run: ChunkRun, images: Sequence[str]) -> tuple[dict[str, Outcome], Progress]:
-    """Makes what is not done of `images`, content hashes; returns the outcomes of all. Raises as Engine.run does."""
+@dataclass(frozen=True)
+class Found:
+    """What earlier runs left for a chunk that is not done."""
+
+    folder: str  # of the raw predictions
+    saved: Mapping[str, DepthRange]  # of the raw predictions in the store, by content hash
+    ranges: Mapping[str, DepthRange]  # of all images that the network has seen
+
+
+def find(run: ChunkRun, images: Sequence[str]) -> Found:
+    """Reads what there is to begin with. `images`: content hashes. Raises StoreError."""
     context = run.context
-    done = stale.done_with_shared_range(context, images)
-    if done is not None:
-        progress = Progress(total=len(images), reused=len(done))
-        run.on_progress(progress)
-        return done, progress
-    progress = Progress(total=len(images))
-    run.on_progress(progress)
     folder = layout.raw_digest_folder(_raw_folder(run), context.digest(None))
-    saved: dict[str, DepthRange] = {}
-    ranges: dict[str, DepthRange] = {}
-    if not context.redo.everything:
-        saved = {sha: found for sha in images if (found := raw.saved_range(context.store, layout.raw_stem(folder, sha)))}
-        ranges = saved | stale.ranges_before(context, images)
-    with run.open_engine(context.checkpoint) as engine:
-        progress.started = time.monotonic()
-        outcomes = _TwoPasses(run, engine, folder, progress, saved, ranges).outcomes(images)
-        progress.ended = time.monotonic()
+    if context.redo.everything:
+        return Found(folder, {}, {})
+    with ThreadPoolExecutor(stale.LOOKUPS_AT_ONCE) as pool:
+        ranges = pool.map(lambda sha256: raw.saved_range(context.store, layout.raw_stem(folder, sha256)), images)
+        saved = {sha256: found for sha256, found in zip(images, ranges, strict=True) if found}
+    return Found(folder, saved, saved | stale.ranges_before(context, images))
+
+
+def run_shared_range(
+    run: ChunkRun, engine: Engine, images: Sequence[str], found: Found, progress: Progress
+) -> dict[str, Outcome]:
+    """Makes what is not done of `images`, content hashes; returns the outcomes of all. Counts in `progress`.
+
+    Raises as Engine.run does.
+    """
     run.on_progress(progress)
-    return outcomes, progress
+    outcomes = _TwoPasses(run, engine, found.folder, progress, dict(found.saved), dict(found.ranges)).outcomes(images)
+    run.on_progress(progress)
+    return outcomes
 
 
 def clear_raw_predictions(run: ChunkRun) -> None:

@@ -11,7 +11,7 @@ import pytest
 from support.photos import photo
 
 from depth_core import catalog, layout
-from depth_core.engine import chunks
+from depth_core.engine import chunks, read_ahead
 from depth_core.engine.chunk_context import Source
 from depth_core.engine.chunks import ChunkResult
 from depth_core.engine.local import LocalEngine
@@ -96,7 +96,7 @@ def test_a_chunk_that_cannot_be_read_costs_no_other(run: Run, store: Store) -> N
 
 
 def test_a_chunk_that_another_run_holds_is_done_last(run: Run, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(read_ahead, "POLL_SECONDS", 0.01)
     images = {f"c{n}": keep(store, photo(seed=n)) for n in range(3)}
     asked: list[str] = []
 
