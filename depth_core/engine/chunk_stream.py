@@ -121,7 +121,7 @@ class ChunkStream:
     def _accept(self, work: ChunkWork) -> None:
         self._under_way.append(work)
         if work.is_done:
-            work.handed_out = True
+            work.claimed = True
             self._end_when_done(work)
         else:
             self._ready.append(work)
@@ -200,7 +200,7 @@ class ChunkStream:
     def _give_up(self, error: Exception) -> None:
         with self._changed:
             self._at_engine.clear()
-            for work in [work for work in self._under_way if work.turn is not None]:
+            for work in [work for work in self._under_way if work.turn is not None and not work.ending]:
                 self._end(work, error)
 
     def _image_ended(self, sha256: str, outcome: Outcome) -> None:
@@ -249,11 +249,9 @@ class ChunkStream:
         while work is not None:
             with self._changed:
                 items = self._claim(work, [sha256 for sha256 in work.missing if sha256 not in work.run.deaths])
-            yield from self._hand_out(work, items, work.note.together)
-            with self._changed:
-                work.handed_out = True
-                work.behind = ()
+                work.claimed, work.behind = True, ()
                 self._end_when_done(work)
+            yield from self._hand_out(work, items, work.note.together)
             work = self._following()
 
     def _following(self) -> ChunkWork | None:
@@ -307,18 +305,20 @@ class ChunkStream:
                 for sha256 in left:
                     self._at_engine.pop(sha256, None)
                     work.waiting.discard(sha256)
+                if work.error is not None:
+                    self._end_when_done(work)
 
     # -- a chunk's end, in the thread that records ------------------------------------------------------------------------
 
     def _end(self, work: ChunkWork, error: Exception | None) -> None:
         with self._changed:
             work.error = work.error or error
-            work.handed_out = True
+            work.claimed = True
             work.waiting.clear()
             self._end_when_done(work)
 
     def _end_when_done(self, work: ChunkWork) -> None:
-        if work.handed_out and not work.waiting and not work.ending:
+        if work.claimed and not work.waiting and not work.ending:
             work.ending = True
             work.progress.ended = None if work.turn is None else time.monotonic()
             self._record(partial(self._finish, work))

@@ -69,7 +69,7 @@ class ChunkWork:
     as_made: dict[str, Outcome] = field(default_factory=dict)  # as the engine gave them
     waiting: set[str] = field(default_factory=set)  # images at the engine, for this chunk or another one
     turn: float | None = None  # time.monotonic() when its first image was handed out
-    handed_out: bool = False  # all of its images
+    claimed: bool = False  # all of its images: those that have not ended are in `waiting`
     ending: bool = False
     error: Exception | None = None
 
