@@ -5,7 +5,9 @@ What does not belong here: which URLs are objects in a bucket, and who may name 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
+
+from fsspec.spec import AbstractFileSystem
 
 from depth_core.errors import ErrorKind
 from depth_core.settings import Settings
@@ -118,3 +120,20 @@ def _response(error: BaseException | None) -> dict[str, Any] | None:
             return response
         error = error.__cause__ or error.__context__
     return None
+
+
+def read(files: AbstractFileSystem, path: str) -> bytes:
+    """All of an object, by one request: with more at once, s3fs first asks for the size. Raises as the file system."""
+    return cast(bytes, files.cat_file(path, max_concurrency=1))
+
+
+def size(files: AbstractFileSystem, path: str) -> int | None:
+    """Bytes of an object, by one request; None when it is not there: s3fs's own `info` then lists, in case it is a folder.
+
+    Raises as the file system.
+    """
+    bucket, key, _ = files.split_path(path)
+    try:
+        return int(files.call_s3("head_object", files.kwargs, Bucket=bucket, Key=key)["ContentLength"])
+    except FileNotFoundError:
+        return None

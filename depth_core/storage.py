@@ -47,6 +47,7 @@ class Store:
         self.root: str = root.rstrip("/")
         self.local = isinstance(self.fs, LocalFileSystem)
         self._scheme = url_schemes.bucket_of(str(url))
+        self._bucket = self._scheme or url_schemes.BucketScheme("")  # how a store is read that is no folder
         self._apart: set[str] = set()  # first folders of keys whose parts cannot be in PARTS
 
     @classmethod
@@ -92,7 +93,7 @@ class Store:
         with self.clear_errors("read", key):
             if self.local:
                 return Path(self.path(key)).read_bytes()
-            return cast(bytes, self.fs.cat_file(self.path(key)))
+            return self._bucket.read(self.fs, self.path(key))
 
     def read_or_none(self, key: str) -> bytes | None:
         try:
@@ -125,8 +126,7 @@ class Store:
                 if self.local:
                     status = os.stat(self.path(key))
                     return status.st_size if stat.S_ISREG(status.st_mode) else None
-                info = self.fs.info(self.path(key))
-                return int(info["size"]) if info["type"] == "file" else None
+                return self._bucket.size(self.fs, self.path(key))
         except FileNotFoundError:
             return None
 

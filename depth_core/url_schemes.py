@@ -38,6 +38,14 @@ class LocalScheme(Scheme):
     """A file of this machine. Only local manifests may name it, below the allowed folders."""
 
 
+def _size(files: AbstractFileSystem, path: str) -> int | None:
+    try:
+        info = files.info(path)
+    except FileNotFoundError:
+        return None
+    return int(info["size"]) if info["type"] == "file" else None
+
+
 def _source_options(settings: Settings) -> dict[str, Any]:
     return dict(settings.source_options)
 
@@ -49,6 +57,8 @@ class BucketScheme(Scheme):
     source_options: Callable[[Settings], dict[str, Any]] = _source_options  # for fsspec, to read manifests and images
     quick: Callable[[dict[str, Any]], dict[str, Any]] = dict  # fsspec's options for a check of a store that does not wait long
     write_arguments: Callable[[str], dict[str, Any]] = lambda content_type: {}  # of a write, to set the content type
+    read: Callable[[AbstractFileSystem, str], bytes] = lambda files, path: files.cat_file(path)  # all of an object
+    size: Callable[[AbstractFileSystem, str], int | None] = _size  # of an object, in bytes; None when it is not there
     explain: Callable[[Exception], tuple[ErrorKind, str] | None] = lambda error: None  # kind and reason; None: as `_explain`
     says_slow_down: Callable[[BaseException], bool] = lambda error: False
     bare_names: bool = False  # whether settings may list its buckets by name alone, `photos` for `s3://photos`
@@ -110,6 +120,8 @@ SCHEMES: dict[str, Scheme] = {
             source_options=s3.source_options,
             quick=s3.quick,
             write_arguments=s3.write_arguments,
+            read=s3.read,
+            size=s3.size,
             explain=s3.explain,
             says_slow_down=s3.says_slow_down,
             bare_names=True,

@@ -251,3 +251,18 @@ def test_a_folder_that_vanishes_while_it_is_written_to_is_made_again(tmp_path: P
 def test_a_scheme_that_nobody_knows_is_an_error_of_the_store() -> None:
     with pytest.raises(StoreError, match="gopher"):
         Store("gopher://x")
+
+
+def test_a_bucket_gets_one_request_for_what_is_read_and_for_a_size_there_or_not(
+    bucket: tuple[str, dict[str, object]], tmp_path: Path
+) -> None:
+    url, options = bucket
+    store = Store(f"{url}/{tmp_path.name}", options)
+    with servers.counted_requests(url.split("/")[2]) as requests:
+        store.write("a", b"one")
+        assert store.read("a") == b"one"
+        assert store.size("a") == 3
+        assert dict(requests) == {"PUT": 1, "GET": 1, "HEAD": 1}
+        assert store.read_or_none("b") is None
+        assert store.size("b") is None
+        assert dict(requests) == {"PUT": 1, "GET": 2, "HEAD": 2}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import sqlalchemy as sa
@@ -90,3 +93,25 @@ def empty_tables(connection: sa.Connection) -> None:
     """Deletes every row of a database of artworks."""
     for table in reversed(metadata.sorted_tables):
         connection.execute(table.delete())
+
+
+@contextmanager
+def counted_requests(bucket: str) -> Iterator[Counter[str]]:
+    """Counts what the servers of `s3_server` are asked of a bucket meanwhile: PUT, GET, HEAD, LIST, DELETE and POST."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication
+
+    counts, lock, answer = Counter[str](), threading.Lock(), DomainDispatcherApplication.__call__
+
+    def counted(self: Any, environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["PATH_INFO"].split("/")[1] == bucket:
+            method = environ["REQUEST_METHOD"]
+            listed = method == "GET" and any(part.startswith("list-type=") for part in environ["QUERY_STRING"].split("&"))
+            with lock:
+                counts["LIST" if listed else method] += 1
+        return answer(self, environ, start_response)
+
+    DomainDispatcherApplication.__call__ = counted
+    try:
+        yield counts
+    finally:
+        DomainDispatcherApplication.__call__ = answer

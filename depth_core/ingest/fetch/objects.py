@@ -30,7 +30,7 @@ def read(scheme: BucketScheme, files: AbstractFileSystem, url: str, limit: int) 
         if info["type"] != "file":
             raise ImageError(ErrorKind.NOT_FOUND, f"{shown_url(url)} is a prefix, not an object")
         body.check_size(int(info["size"]))
-        body.write(files.cat_file(url))
+        body.write(scheme.read(files, url))
     facts = {"content_type": responses.shown(_first(info, _CONTENT_TYPES)), "etag": printable(_first(info, _ETAGS))}
     return body, facts | {"final_url": url}
 
