@@ -25,7 +25,7 @@ from depth_core.storage import Store
 RangeOver = Literal["image", "chunk"] | tuple[float, float]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-_NOT_OF_PIXELS = {"name", "description", "on_arrival", "max_failure_rate"}  # fields that change no file of a depth map
+_NOT_OF_PIXELS = {"name", "description", "on_arrival", "max_failure_rate", "engine"}  # fields that change no file of a depth map
 
 
 class Profile(BaseModel):
@@ -40,6 +40,7 @@ class Profile(BaseModel):
     formats: tuple[str, ...] = Field((), description="More files to write, by name, that no other field asks for.")
     range: RangeOver = Field("image", description='What the gray scale spans: each "image", the "chunk", or [near, far].')
     checkpoint: str = Field("", description="Path or fsspec URL of the weights; default: as the settings say.")
+    engine: Literal["", "local", "ray"] = Field("", description="What runs the images; default: as DEPTH_ENGINE says.")
     on_arrival: bool = Field(False, description="Make depth maps of a chunk as soon as it is ingested, not only when asked to.")
     max_failure_rate: float = Field(0.05, ge=0, le=1, description="The asset check warns above this share of failed rows.")
 
@@ -78,6 +79,10 @@ class Profile(BaseModel):
     def extra_files(self) -> tuple[str, ...]:
         """The files that are asked for by name, sorted."""
         return formats.check_names((*self.formats, *([formats.PNG16] if self.depth16 else [])))
+
+    def configure(self, settings: Settings) -> Settings:
+        """The settings with this profile's own engine in place, if it names one."""
+        return settings.model_copy(update={"engine": self.engine}) if self.engine else settings
 
     def pixel_fields(self) -> dict[str, Any]:
         """Everything of this profile that changes files that are written, for asking whether a profile has changed.

@@ -130,7 +130,20 @@ class Settings(BaseSettings):
     commercial_only: bool = Field(False, description="Refuse models whose licence forbids commercial use.")
 
     # the engine
-    engine: Literal["local"] = Field("local", description="What runs images through the network; local: threads of one process.")
+    engine: Literal["local", "ray"] = Field(
+        "local",
+        description="What runs images through the network; local: threads of one process; ray: actors on a Ray cluster. A "
+        "profile may have its own.",
+    )
+    ray_address: str = Field(
+        "", description="The Ray cluster: auto (the one this machine is a node of), ray://host:10001; empty: start one here."
+    )
+    ray_actors: int = Field(
+        0, ge=0, description="Actors on the Ray cluster, each with a network; 0: as many as its nodes have room for."
+    )
+    ray_cores: int = Field(0, ge=0, description="CPUs of each actor; 0: up to 4, or with a GPU its share of the node's, up to 8.")
+    ray_block_images: int = Field(0, ge=0, description="Images that go to an actor together; 0: 4, or with a GPU 16.")
+    ray_wait_seconds: float = Field(120.0, gt=0, description="Seconds that actors may wait for a place on the Ray cluster.")
     lock_folder: Path | None = Field(
         None,
         description="Files by which programs of one machine share its devices. Default: a temporary folder of this user.",

@@ -42,6 +42,7 @@ class Steps:
     prepare: Callable[[Item, Preprocessor, str, Plan, Settings], Prepared] = stages.prepare
     predict: Callable[[Sequence[Prepared], Predictor, Plan], Sequence[Any]] = stages.predict
     write: Callable[[Any, Predictor, Plan, Store, Settings], Outcome] = stages.write
+    find: Callable[[Item, Store], Outcome | None] = stages.find  # what `write` has written of an item, complete; None: nothing
 
 
 class Engine(Protocol):

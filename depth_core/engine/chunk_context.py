@@ -116,7 +116,12 @@ class ChunkContext:
         return {sha256: layout.depth_folder(sha256, digest) for sha256 in images}
 
     def plan(self, value_range: DepthRange | None) -> Plan:
-        return Plan(self.profile.parameters, extra_files=self.profile.extra_files, value_range=value_range)
+        return Plan(
+            self.profile.parameters,
+            extra_files=self.profile.extra_files,
+            value_range=value_range,
+            again=self.redo.everything,
+        )
 
 
 def span(ranges: Collection[DepthRange]) -> DepthRange | None:

@@ -108,6 +108,12 @@ def saved_range(store: Store, stem: str) -> tuple[float, float] | None:
     return low, high
 
 
+def find_raw(item: Item, store: Store) -> Outcome | None:
+    """As stages.find, of what `save_raw` keeps. Raises StoreError."""
+    found = saved_range(store, item.folder)
+    return None if found is None else Outcome(item.source, SUCCEEDED, item.folder, depth_range=found, finished_at=utc_now())
+
+
 @dataclass(frozen=True, slots=True)
 class LoadRaw:
     """The first step of the second pass: reads the raw prediction instead of decoding and predicting."""

@@ -89,7 +89,7 @@ class _TwoPasses:
 
     def _predict_raw(self, images: Iterable[str]) -> None:
         """The first pass. Its failures are outcomes of the chunk; what it makes is journalled by the second."""
-        steps = Steps(predict=raw.predict_raw, write=raw.save_raw)
+        steps = Steps(predict=raw.predict_raw, write=raw.save_raw, find=raw.find_raw)
         stems = {sha: layout.raw_stem(self.folder, sha) for sha in images}
         plan = self.run.context.plan(None)
         ended = run_pass(self.run, self.engine, stems, plan, replace(self.progress), steps=steps, journal=False)

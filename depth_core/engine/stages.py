@@ -55,6 +55,7 @@ class Plan:
     value_range: tuple[float, float] | None = None  # in the network's numbers; None: each image its own
     name_sources: bool = True  # in the sidecars. Not for strangers: who sends the same image is handed the same files
     versions: depth_folder.Versions = field(default_factory=depth_folder.versions)
+    again: bool = False  # what is complete in the store does not count: everything is made again
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -242,6 +243,18 @@ def write(rendered: Rendered, predictor: Predictor, plan: Plan, store: Store, se
     image.seconds["write"] = time.perf_counter() - started - image.seconds["encode"]
     written = sidecar.model_copy(update={"files": names, "seconds": image.seconds})
     return outcome_from_sidecar(image.item.folder, written.as_json(), reused=False)
+
+
+def find(item: Item, store: Store) -> Outcome | None:
+    """The outcome of an image whose files are all there, for items that are known by their content hash. Raises StoreError."""
+    sidecar = depth_folder.read_sidecar(store, item.folder)
+    if (
+        sidecar is None
+        or sidecar.get("sourceSha256") != item.source
+        or not depth_folder.has_its_files(store, item.folder, sidecar)
+    ):
+        return None
+    return outcome_from_sidecar(item.folder, sidecar, reused=False)
 
 
 def _scaled(value_range: tuple[float, float], factor: float) -> tuple[float, float]:

@@ -99,12 +99,6 @@ def _done(store: Store, folders: Mapping[str, str], prior: Mapping[str, Outcome]
         with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as pool:
             sidecars = pool.map(lambda sha256: depth_folder.read_sidecar(store, folders[sha256]), unknown)
             for sha256, sidecar in zip(unknown, sidecars, strict=True):
-                if sidecar is not None and (not redo.verify or _files_are_there(store, folders[sha256], sidecar)):
+                if sidecar is not None and (not redo.verify or depth_folder.has_its_files(store, folders[sha256], sidecar)):
                     done[sha256] = replace(outcome_from_sidecar(folders[sha256], sidecar), reused=True)
     return done
-
-
-def _files_are_there(store: Store, folder: str, sidecar: Mapping[str, object]) -> bool:
-    files = sidecar.get("files")
-    names = files if isinstance(files, list) else []
-    return all(store.size(layout.file_key(folder, name)) for name in names)

@@ -12,7 +12,7 @@ import os
 import re
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
@@ -42,6 +42,7 @@ class Checkpoint:
     path: Path  # a folder or a file
     revision: str  # names the weights: the Hub's commit, else the first 16 hex digits of the weights file's sha256 (digest_of)
     licence: str
+    named: str = field(default="", repr=False, compare=False)  # `override` of `resolve`, so that another machine can resolve it
 
 
 class Presence(StrEnum):
@@ -109,7 +110,7 @@ def resolve(
         )
     file = weights.find(path)
     weights.inspect(file)
-    return Checkpoint(spec, weights_cache.shown(source), path, digest_of(file, settings)[:16], spec.licence)
+    return Checkpoint(spec, weights_cache.shown(source), path, digest_of(file, settings)[:16], spec.licence, named=override)
 
 
 def checked(checkpoint: Checkpoint) -> Checkpoint:

@@ -158,3 +158,10 @@ def read_sidecar(store: Store, folder: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return sidecar if isinstance(sidecar, dict) else None
+
+
+def has_its_files(store: Store, folder: str, sidecar: Mapping[str, Any]) -> bool:
+    """Whether the files that a folder's sidecar names are there and not empty. Raises StoreError."""
+    files = sidecar.get("files")
+    names = files if isinstance(files, list) else []
+    return all(store.size(layout.file_key(folder, name)) for name in names)
