@@ -144,6 +144,10 @@ class Settings(BaseSettings):
     ray_cores: int = Field(0, ge=0, description="CPUs of each actor; 0: up to 4, or with a GPU its share of the node's, up to 8.")
     ray_block_images: int = Field(0, ge=0, description="Images that go to an actor together; 0: 4, or with a GPU 16.")
     ray_wait_seconds: float = Field(120.0, gt=0, description="Seconds that actors may wait for a place on the Ray cluster.")
+    device_run_tags: dict[str, Any] = Field(
+        default_factory=dict,
+        description="JSON, tags of Dagster runs that use a device; docs/deploy.md has those that ask Kubernetes for a GPU.",
+    )
     lock_folder: Path | None = Field(
         None,
         description="Files by which programs of one machine share its devices. Default: a temporary folder of this user.",

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from pipelines import device_runs
 from pipelines.assets import (
     artwork_records,
     depth_gallery,
@@ -44,7 +45,6 @@ SENSORS = [
     manifests.manifest_sensor,
     arrivals.arrival_sensor,
     profile_sensors.profile_sensor,
-    nightly.nightly_backfill,
     inbox.inbox_sensor,
 ]
 SCHEDULES = [
@@ -61,13 +61,15 @@ def build_defs(depthline: DepthlineResource | None = None, resources: Mapping[st
     Raises ConfigurationError when a setting or profiles.toml is wrong.
     """
     depthline = depthline or DepthlineResource()
+    tags = depthline.settings().device_run_tags
+    jobs = {job.name: device_runs.tagged(job, tags) for job in JOBS}
     parts = Partitions.of(list(depthline.profiles()))
     return dg.Definitions(
         assets=[*(each.build(parts) for each in OF_CHUNKS), request_records.build()],
         asset_checks=record_checks.build(parts),
-        jobs=JOBS,
-        sensors=SENSORS,
-        schedules=SCHEDULES,
+        jobs=jobs.values(),
+        sensors=[*(device_runs.sensor_of(sensor, jobs) for sensor in SENSORS), nightly.build(tags)],
+        schedules=[device_runs.schedule_of(schedule, jobs) for schedule in SCHEDULES],
         resources={"depthline": depthline, "depth_model": DepthModelResource(), **(resources or {})},
         # One process a run: the multiprocess executor would import torch and load the model once per step.
         executor=dg.in_process_executor,

@@ -1,13 +1,20 @@
 """`nightly_backfill`: asks for what the automation conditions of the assets call for."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import dagster as dg
 
 from pipelines import names
 
-nightly_backfill = dg.AutomationConditionSensorDefinition(
-    "nightly_backfill",
-    target=dg.AssetSelection.groups(names.INGEST_GROUP, names.DEPTH_GROUP),
-    # Switched off until somebody switches it on: it spends device time on every profile of profiles.toml.
-    default_status=dg.DefaultSensorStatus.STOPPED,
-    description="Asks, at night, for every partition that is missing or whose upstream has changed.",
-)
+
+def build(run_tags: Mapping[str, Any]) -> dg.AutomationConditionSensorDefinition:
+    """The sensor; `run_tags` are given to all runs that it asks for."""
+    return dg.AutomationConditionSensorDefinition(
+        "nightly_backfill",
+        target=dg.AssetSelection.groups(names.INGEST_GROUP, names.DEPTH_GROUP),
+        run_tags=run_tags,
+        # Switched off until somebody switches it on: it spends device time on every profile of profiles.toml.
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description="Asks, at night, for every partition that is missing or whose upstream has changed.",
+    )

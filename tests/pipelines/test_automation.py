@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from pipelines.partitions import pair
-from pipelines.sensors.nightly import nightly_backfill
+from pipelines.sensors import nightly
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NIGHT = datetime(2026, 3, 2, 2, 1, tzinfo=UTC)
@@ -88,4 +88,4 @@ def test_a_changed_profile_is_asked_for_and_the_others_are_not(house, chunk, eva
 
 
 def test_the_nightly_backfill_is_off_until_somebody_switches_it_on() -> None:
-    assert nightly_backfill.default_status is dg.DefaultSensorStatus.STOPPED
+    assert nightly.build({}).default_status is dg.DefaultSensorStatus.STOPPED
