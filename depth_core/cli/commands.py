@@ -1,4 +1,4 @@
-"""The commands of `depthline`: map photos, check the configuration, fetch models, explain failures, serve requests, webhooks.
+"""The commands of `depthline`: map photos, check the configuration, fetch models, plan, explain, serve requests, webhooks.
 
 A thin layer, a module for each group of commands: what they do is in the packages below, which they import when they are called,
 so that each starts quickly. Errors that have a cure are one line and exit status 2.
@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from depth_core import terminal
-from depth_core.cli import artworks, doctor, explain, models, worker
+from depth_core.cli import artworks, doctor, explain, models, plan, worker
 from depth_core.cli.common import console, errors
 from depth_core.cli.map.command import map_photos
 
@@ -22,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.command("map")(map_photos)
 app.command()(doctor.doctor)
 app.command()(explain.explain)
+app.command()(plan.plan)
 app.add_typer(models.app, name="models")
 app.command()(worker.worker)
 app.command()(artworks.artwork)

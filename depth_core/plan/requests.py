@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from depth_core.output.gallery import PAGE_LIMIT
+
 Counts = Mapping[str, int]  # by operation: PUT, GET, HEAD, LIST, DELETE
 
 INDEX, INGEST, DEPTH_MAPS, RECORDS, GALLERY = "index", "ingest", "depth maps", "records and checks", "gallery"
@@ -38,6 +40,8 @@ def of_work(*, chunks: int, to_fetch: int, to_make: int, files: int) -> Counter[
     total = Counter[str]()
     for step in STEPS:
         images = to_fetch if step in (INDEX, INGEST) else to_make
+        if step == GALLERY:
+            images = min(images, chunks * PAGE_LIMIT)
         total.update({operation: images * count for operation, count in PER_IMAGE[step].items()})
         total.update({operation: chunks * count for operation, count in PER_CHUNK[step].items()})
     total["PUT"] += to_make * (files - PER_IMAGE[DEPTH_MAPS]["PUT"])

@@ -22,6 +22,7 @@ from depth_core.ingest.manifest.chunks import (
     write_rows,
 )
 from depth_core.ingest.manifest.discovery import ManifestFile, discover
+from depth_core.ingest.manifest.index import Index
 from depth_core.ingest.manifest.keys import slug
 from depth_core.ingest.manifest.reading import read
 from depth_core.ingest.manifest.validation import absolute, refused, validate
@@ -31,6 +32,7 @@ __all__ = [
     "MANY_PARTITIONS",
     "Change",
     "ChunkAssignment",
+    "Index",
     "ManifestFile",
     "ManifestRows",
     "absolute",
