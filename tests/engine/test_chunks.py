@@ -295,6 +295,44 @@ def test_a_run_that_is_closed_gives_back_its_leases_and_loses_nothing(contents: 
         assert all(times == 1 for sha, times in machine.made.items() if sha != image(0))
 
 
+class Killed(Store):
+    """A store as a process leaves it that is killed after some writes: nothing reaches it any more."""
+
+    left = 10**9
+
+    def write(self, key: str, data: Any, *, content_type: str | None = None) -> None:
+        self.left -= 1
+        if self.left >= 0:
+            super().write(key, data, content_type=content_type)
+
+    def delete(self, key: str) -> None:
+        if self.left > 0:
+            super().delete(key)
+
+
+@examples(max_examples=40)
+@given(
+    contents=st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=4), min_size=1, max_size=6),
+    ahead=st.sampled_from([1, 3, 10**9]),
+    writes=st.integers(0, 30),
+)
+def test_after_a_run_that_was_killed_anywhere_the_next_one_makes_what_is_left_and_no_more(
+    contents: list[list[int]], ahead: int, writes: int
+) -> None:
+    images = {f"c{number}": [image(n) for n in each] for number, each in enumerate(contents)}
+    with tempfile.TemporaryDirectory() as folder:
+        store = Killed(folder)
+        store.left = writes
+        list(start(Machine(store, ahead), images))
+        done = {key.split("/")[-2] for key in Store(folder).keys("depth")}
+        machine = Machine(Store(folder), ahead)
+        ended = list(start(machine, images, run_id="again"))
+        assert len([each for each in ended if each.result]) == len(images)
+        assert machine.made == dict.fromkeys({sha for each in images.values() for sha in each} - done, 1)
+        assert not list(machine.store.keys("journal"))
+        assert all(set(read_outcomes(machine.store, "preview", chunk)) == set(each) for chunk, each in images.items())
+
+
 @examples(max_examples=25)
 @given(data=st.data(), ahead=st.sampled_from([1, 3, 10**9]))
 def test_two_runs_over_overlapping_chunks_make_each_image_once_and_both_come_to_their_end(
