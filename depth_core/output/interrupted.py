@@ -50,7 +50,8 @@ class Note:
         self._deaths = deaths
         self._at_work: dict[str, None] = {}
         self._written = self._removed = False
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of `_at_work`; never held while the store is at work
+        self._writing = threading.Lock()
 
     def together(self, items: Sequence[Item]) -> Iterator[Item]:
         """The items, each noted before it is handed out, a window of them at a time. Raises StoreError."""
@@ -70,17 +71,18 @@ class Note:
             self._at_work.pop(source, None)
 
     def _write(self, more: Iterable[Item], alone: str = "") -> None:
-        with self._lock:
+        with self._writing:
             if self._removed:  # a thread may still take an item when the run has ended
                 return
-            self._at_work.update(dict.fromkeys(item.source for item in more))
-            deaths = {source: self._deaths.get(source, 0) + (source == alone) for source in self._at_work}
+            with self._lock:
+                self._at_work.update(dict.fromkeys(item.source for item in more))
+                deaths = {source: self._deaths.get(source, 0) + (source == alone) for source in self._at_work}
             self._store.write(self._key, json.dumps(deaths).encode(), content_type="application/json")
             self._written = True
 
     def remove(self) -> None:
         """Says that the run has ended by itself; nothing is noted after that. Raises StoreError."""
-        with self._lock:
+        with self._writing:
             self._removed = True
             if self._written:
                 self._store.delete(self._key)

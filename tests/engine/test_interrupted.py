@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -157,6 +158,37 @@ def test_a_note_costs_one_write_for_many_images(tmp_path: Path) -> None:
             kept.ended(item.source)
     assert store.writes == -(-1000 // interrupted.WINDOW)
     assert not list(store.keys(""))
+
+
+def test_an_image_that_ends_does_not_wait_for_a_note_that_is_being_written(tmp_path: Path) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    class Far(Store):
+        def write(self, key: str, data: Any, *, content_type: str | None = None) -> None:
+            if b'"b"' in data:
+                begun.set()
+                assert ended.wait(60), "the first image waits for the note of the second"
+            super().write(key, data, content_type=content_type)
+
+    kept = interrupted.Note(Far(tmp_path), "preview", CHUNK, "run", {})
+    first = kept.together([stages.Item("a", bytes, "")])
+    next(first)
+    taken = threading.Thread(target=lambda: next(kept.together([stages.Item("b", bytes, "")])))
+    taken.start()
+    assert begun.wait(60)
+    kept.ended("a")
+    ended.set()
+    taken.join(60)
+    kept.remove()
+    assert not list(Store(tmp_path).keys(""))
+
+
+def test_nothing_is_noted_after_a_run_has_ended(store: Store) -> None:
+    kept = interrupted.Note(store, "preview", CHUNK, "run", {})
+    items = kept.together([stages.Item("a", bytes, "")])
+    kept.remove()
+    assert next(items).source == "a"
+    assert not list(store.keys("journal"))
 
 
 def test_deaths_are_counted_for_the_image_that_was_alone(store: Store) -> None:
