@@ -44,6 +44,7 @@ class Store:
             self.fs, root = fsspec.core.url_to_fs(str(url), **dict(options or {}))
         except (ValueError, ImportError) as error:
             raise StoreError(f"store {url}: {error}") from None
+        self._opened = (str(url), dict(options or {}))
         self.root: str = root.rstrip("/")
         self.local = isinstance(self.fs, LocalFileSystem)
         self._scheme = url_schemes.bucket_of(str(url))
@@ -61,6 +62,10 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({self.url('')!r})"
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, dict[str, Any]]]:
+        """In another process the store is opened anew, with the same options."""
+        return type(self), (self.root if self.local else self._opened[0], self._opened[1])
 
     # -- names ----------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import re
 import time
 from pathlib import Path
@@ -266,3 +267,15 @@ def test_a_bucket_gets_one_request_for_what_is_read_and_for_a_size_there_or_not(
         assert store.read_or_none("b") is None
         assert store.size("b") is None
         assert dict(requests) == {"PUT": 1, "GET": 2, "HEAD": 2}
+
+
+@pytest.mark.parametrize("url", ["store", "s3://bucket/prefix"])
+def test_another_process_can_have_the_same_store(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"key": "mine", "secret": "hidden"} if "://" in url else {}
+    here = Store(url, options)
+    sent = pickle.dumps(here)
+    monkeypatch.chdir("/")
+    there = pickle.loads(sent)
+    assert (there.url("key"), there.local, type(there.fs)) == (here.url("key"), here.local, type(here.fs))
+    assert [getattr(there.fs, name, None) for name in options] == [getattr(here.fs, name, None) for name in options]
