@@ -49,6 +49,9 @@ class Settings(BaseSettings):
         le=100_000,
         description="Rows of a partition, for new manifests. 0: 1,000, and more where a manifest has over a million rows.",
     )
+    partitions_per_run: int = Field(
+        20, ge=1, le=1000, description="Chunks that a backfill or sensor gives to one run, which loads each model once."
+    )
     max_field_chars: int = Field(8192, ge=64, description="A manifest field longer than this makes its row a failed record.")
     max_manifest_bytes: int = Field(
         1024 * MEBI,

@@ -61,9 +61,10 @@ def build_defs(depthline: DepthlineResource | None = None, resources: Mapping[st
     Raises ConfigurationError when a setting or profiles.toml is wrong.
     """
     depthline = depthline or DepthlineResource()
-    tags = depthline.settings().device_run_tags
+    settings = depthline.settings()
+    tags = settings.device_run_tags
     jobs = {job.name: device_runs.tagged(job, tags) for job in JOBS}
-    parts = Partitions.of(list(depthline.profiles()))
+    parts = Partitions.of(list(depthline.profiles()), settings.partitions_per_run)
     return dg.Definitions(
         assets=[*(each.build(parts) for each in OF_CHUNKS), request_records.build()],
         asset_checks=record_checks.build(parts),

@@ -20,9 +20,10 @@ class Partitions:
     chunks: dg.DynamicPartitionsDefinition
     profiles: dg.StaticPartitionsDefinition
     pairs: dg.MultiPartitionsDefinition
+    policy: dg.BackfillPolicy  # how many of chunks, and of pairs, a backfill gives to one run
 
     @classmethod
-    def of(cls, profile_names: Sequence[str]) -> Partitions:
+    def of(cls, profile_names: Sequence[str], per_run: int = 1) -> Partitions:
         chunks = dg.DynamicPartitionsDefinition(name=CHUNK)
         profiles = dg.StaticPartitionsDefinition(list(profile_names))
         return cls(
@@ -30,6 +31,7 @@ class Partitions:
             chunks=chunks,
             profiles=profiles,
             pairs=dg.MultiPartitionsDefinition({CHUNK: chunks, PROFILE: profiles}),
+            policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=per_run),
         )
 
 
@@ -37,15 +39,21 @@ def pair(chunk: str, profile: str) -> dg.MultiPartitionKey:
     return dg.MultiPartitionKey({CHUNK: chunk, PROFILE: profile})
 
 
-def chunk_and_profile(
-    context: dg.AssetExecutionContext | dg.OpExecutionContext | dg.AssetCheckExecutionContext,
-) -> tuple[str, str]:
-    """The pair a run works on."""
-    key = context.partition_key
-    if not isinstance(key, dg.MultiPartitionKey):  # a run's tags carry it as text
-        profile_of_chunk = dict(zip((CHUNK, PROFILE), key.split("|"), strict=True))
-        return profile_of_chunk[CHUNK], profile_of_chunk[PROFILE]
-    return key.keys_by_dimension[CHUNK], key.keys_by_dimension[PROFILE]
+def chunk_and_profile(key: str) -> tuple[str, str]:
+    """The parts of a pair's partition key."""
+    if isinstance(key, dg.MultiPartitionKey):
+        return key.keys_by_dimension[CHUNK], key.keys_by_dimension[PROFILE]
+    chunk, _, profile = key.partition("|")  # a run's tags carry it as text
+    return chunk, profile
+
+
+def by_profile(keys: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Keys of pairs by profile, and there by chunk."""
+    found: dict[str, dict[str, str]] = {}
+    for key in keys:
+        chunk, profile = chunk_and_profile(key)
+        found.setdefault(profile, {})[chunk] = key
+    return found
 
 
 def register_chunks(instance: dg.DagsterInstance, chunks: Iterable[str]) -> None:

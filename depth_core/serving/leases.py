@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Generator, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Any
@@ -23,6 +25,10 @@ from depth_core.serving.database import Database, leases, open_database
 from depth_core.settings import Settings
 
 log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0  # between two questions for what others hold, when nothing else is left
+
+Lease = AbstractContextManager[None]
 
 
 @contextmanager
@@ -48,8 +54,9 @@ class Leases:
         self._holder = uuid4().hex
         self._run_id = run_id
         self._lasts = timedelta(seconds=seconds)
+        self._seen: dict[str, str] = {}  # name -> the run that had it when somebody asked for news
 
-    def hold(self, name: str) -> AbstractContextManager[None] | None:
+    def hold(self, name: str) -> Lease | None:
         """Takes a lease at once and returns what gives it back at its end; None while another one, or this one, holds it.
 
         The end may be in another thread. Raises ConfigurationError when the database does not answer.
@@ -74,6 +81,14 @@ class Leases:
         with self._database.read() as connection:
             run_id: str | None = connection.scalar(query)
             return run_id
+
+    def news_of(self, name: str) -> str | None:
+        """The run that holds a lease, where that is another one than at the last call; None otherwise."""
+        run_id = self.held_by(name)
+        if run_id is None or self._seen.get(name) == run_id:
+            return None
+        self._seen[name] = run_id
+        return run_id
 
     def renew(self) -> None:
         """Puts off the end of every lease that is held here."""
@@ -101,7 +116,7 @@ class Leases:
             stop.set()
             thread.join()
 
-    def _held(self, name: str) -> AbstractContextManager[None]:
+    def _held(self, name: str) -> Lease:
         @contextmanager
         def until_left() -> Iterator[None]:
             try:
@@ -129,3 +144,21 @@ class Leases:
             raise ConfigurationError(
                 f"the database {where} (DEPTH_DATABASE_URL) does not answer: {type(error).__name__}"
             ) from error
+
+
+def one_by_one(names: Iterable[str], hold: Callable[[str], Lease | None], *, pause: float = POLL_SECONDS) -> Iterator[str]:
+    """Yields each name while its lease is held. What others hold is waited for, and what is free goes first."""
+    waiting, busy = deque(names), 0
+    while waiting:
+        name = waiting.popleft()
+        lease = hold(name)
+        if lease is None:
+            waiting.append(name)
+            busy += 1
+            if busy >= len(waiting):
+                time.sleep(pause)
+                busy = 0
+            continue
+        busy = 0
+        with lease:
+            yield name

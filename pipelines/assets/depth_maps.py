@@ -1,6 +1,9 @@
 """`depth_maps`: the depth maps of a chunk's images under one profile, a graph around the op that has the device."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from heapq import nsmallest
 from typing import Any
 
@@ -8,19 +11,24 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field
 
-from depth_core.engine import chunk as chunk_engine
-from depth_core.engine.chunk_context import Progress, Redo, Source
+from depth_core.engine.chunk_context import Progress, Redo, Result, Source
+from depth_core.engine.chunks import run_chunks
+from depth_core.errors import DepthlineError
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.ingest import sources
 from depth_core.output.depth_folder import OUTPUT_VERSION
 from depth_core.output.outcomes import FAILED, SUCCEEDED, Outcome, read_outcomes
+from depth_core.profiles import Profile
+from depth_core.serving.leases import Leases, one_by_one, open_leases
 from depth_core.settings import Settings
 from depth_core.storage import Store
-from pipelines import automation_conditions, names, progress_reports
-from pipelines.assets.source_images import fetch_sources, sources_metadata
+from pipelines import automation_conditions, names, progress_reports, ranges
+from pipelines.assets.artwork_records import make as write_records
+from pipelines.assets.depth_gallery import make as draw_gallery
+from pipelines.assets.source_images import fetch_sources, hold_sources, sources_metadata
 from pipelines.event_facts import DepthMapsFacts, SourcesFacts
 from pipelines.event_metadata import PREVIEW_ROWS, preview
-from pipelines.partitions import Partitions, chunk_and_profile
+from pipelines.partitions import Partitions, by_profile
 from pipelines.resources import DepthlineResource, DepthModelResource
 from pipelines.step_failures import fails_in_one_line
 
@@ -51,36 +59,100 @@ class DepthMapsConfig(dg.Config):
 )
 @fails_in_one_line
 def generate_depth_maps(
-    context: dg.OpExecutionContext, config: DepthMapsConfig, depthline: DepthlineResource, depth_model: DepthModelResource
+    context: dg.AssetExecutionContext, config: DepthMapsConfig, depthline: DepthlineResource, depth_model: DepthModelResource
 ) -> None:
     settings, store = depthline.settings(), depthline.store()
-    chunk, profile_name = chunk_and_profile(context)
-    profile = depthline.profile(profile_name)
-    checkpoint = depth_model.resolve(profile, settings)  # before anything that takes its time
-    if config.retry_sources:
-        _fetch_again(context, chunk, profile_name, permanent=config.retry_permanent, store=store, settings=settings)
-    table = sources.read_table(store, chunk)
-    if table is None:
-        raise dg.Failure(f"chunk {chunk} has no source images yet: materialize source_images (job ingest_chunk) for it first")
-    kept = table.dropna(subset=["sha256"])
-    result = chunk_engine.run(
-        [Source(sha, url) for sha, url in zip(kept["sha256"], kept["image_url"], strict=True)],
-        profile=profile,
-        chunk=chunk,
-        run_id=context.run_id,
-        checkpoint=checkpoint,
-        open_engine=lambda found: depth_model.open_engine(found, store, settings),
-        store=store,
-        settings=settings,
-        redo=Redo(everything=config.force, permanent_failures=config.retry_permanent, verify=config.verify),
-        on_progress=_progress_report(context.log, profile_name, checkpoint),
-    )
-    progress = result.progress
-    context.log.info(
-        f"{progress.total:,} images: {progress.done:,} made now, {progress.reused:,} done before, in {result.seconds:,.1f} s"
-    )
-    parameters = dg.MetadataValue.json(profile.parameters.as_api())
-    context.add_output_metadata(_result_metadata(result, checkpoint) | {"parameters": parameters})
+    then = {
+        names.ARTWORK_RECORDS: partial(write_records, store=store, run_id=context.run.run_id),
+        names.DEPTH_GALLERY: partial(draw_gallery, store=store, link_seconds=settings.gallery_link_seconds),
+    }
+    with ranges.reported(context, then) as report, open_leases(settings, run_id=context.run.run_id) as leases:
+        work = _Work(context, config, depth_model, leases, store, settings)
+        for profile, keys in by_profile(ranges.keys_of(context)).items():
+            try:
+                work.make(depthline.profile(profile), keys, report)
+            except DepthlineError as error:  # of the profile: the others go on
+                for key in keys.values():
+                    if key not in report:
+                        report.fail(key, error)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the profiles of one run share."""
+
+    context: dg.AssetExecutionContext
+    config: DepthMapsConfig
+    model: DepthModelResource
+    leases: Leases
+    store: Store
+    settings: Settings
+
+    def make(self, profile: Profile, keys: Mapping[str, str], report: ranges.Report) -> None:
+        """Makes the depth maps of chunks under one profile. `keys`: of partitions, by chunk. Raises DepthlineError."""
+        checkpoint = self.model.resolve(profile, self.settings)  # before anything that takes its time
+        redo = Redo(everything=self.config.force, permanent_failures=self.config.retry_permanent, verify=self.config.verify)
+        ended = run_chunks(
+            list(keys),
+            profile=profile,
+            read_images=lambda chunk: self.images(chunk, profile.name),
+            run_id=self.context.run.run_id,
+            checkpoint=checkpoint,
+            open_engine=lambda found: self.model.open_engine(found, self.store, self.settings),
+            store=self.store,
+            settings=self.settings,
+            redo=redo,
+            hold=lambda chunk: ranges.hold(self.leases, self.context.log, f"{names.DEPTH_MAPS}|{chunk}|{profile.name}"),
+            on_progress=_Progress(self.context.log, profile.name, checkpoint, several=len(keys) > 1),
+        )
+        parameters = dg.MetadataValue.json(profile.parameters.as_api())
+        with closing(ended):
+            for each in ended:
+                key = keys[each.chunk]
+                if each.result is None:
+                    report.fail(key, each.error or RuntimeError("no result"))
+                    continue
+                progress, seconds = each.result.progress, each.result.seconds
+                self.context.log.info(
+                    f"{key}: {progress.total:,} images, {progress.done:,} made now, {progress.reused:,} done before, "
+                    f"in {seconds:,.1f} s"
+                )
+                report.succeed(key, _result_metadata(each.result, checkpoint) | {"parameters": parameters})
+
+    def images(self, chunk: str, profile: str) -> list[Source]:
+        """The images of a chunk, fetched again first where that is asked for. Raises dg.Failure when it has none yet."""
+        if self.config.retry_sources:
+            for _ in one_by_one([chunk], partial(hold_sources, self.leases, self.context.log)):
+                self._fetch_again(chunk, profile)
+        table = sources.read_table(self.store, chunk)
+        if table is None:
+            raise dg.Failure(f"chunk {chunk} has no source images yet: materialize source_images (job ingest_chunk) for it first")
+        kept = table.dropna(subset=["sha256"])
+        return [Source(sha, url) for sha, url in zip(kept["sha256"], kept["image_url"], strict=True)]
+
+    def _fetch_again(self, chunk: str, profile: str) -> None:
+        """Fetches what failed to arrive; with `retry_permanent` whatever the reason, and what arrived and could not be decoded.
+
+        New images are reported as a materialization, so that the next backfill asks for them under other profiles. It is marked,
+        since this run goes on with them: no sensor need start another. Without new images it is an observation, which starts
+        nothing.
+        """
+        store, permanent = self.store, self.config.retry_permanent
+        before = sources.read_table(store, chunk)
+        undone = [sha for sha, outcome in read_outcomes(store, profile, chunk).items() if outcome.status == FAILED]
+        table, spent = fetch_sources(
+            self.context.log,
+            chunk=chunk,
+            store=store,
+            settings=self.settings,
+            retry_permanent=permanent,
+            ask_again=undone if permanent else (),
+        )
+        facts = SourcesFacts(retried_under=profile).metadata()
+        metadata = sources_metadata(table, spent) | {"retried under": profile} | facts
+        new = before is None or set(table["sha256"].dropna()) - set(before["sha256"].dropna())
+        event = dg.AssetMaterialization if new else dg.AssetObservation
+        self.context.log_event(event(names.SOURCE_IMAGES, partition=chunk, metadata=metadata))
 
 
 def run_config(**options: bool) -> dict[str, Any]:
@@ -88,26 +160,26 @@ def run_config(**options: bool) -> dict[str, Any]:
     return {"ops": {names.DEPTH_MAPS: {"ops": {generate_depth_maps.name: {"config": options}}}}}
 
 
-def _progress_report(log: dg.DagsterLogManager, profile: str, checkpoint: Checkpoint) -> Callable[[Progress], None]:
-    """A function for the engine to call: logs what there is to do at the first call, and progress at all further ones."""
-    reporter: Callable[[int], None] | None = None
+class _Progress:
+    """For the engine to call: logs what there is to do in a chunk at its first call, and progress at all further ones."""
 
-    def report(progress: Progress) -> None:
-        nonlocal reporter
-        if reporter is None:
+    def __init__(self, log: dg.DagsterLogManager, profile: str, checkpoint: Checkpoint, *, several: bool) -> None:
+        self._log = log
+        self._with = f"under profile {profile} with {checkpoint.spec.key} ({checkpoint.source})"
+        self._several = several  # chunks, of which each line then names its own
+        self._reporters: dict[str, Callable[[int], None]] = {}
+
+    def __call__(self, chunk: str, progress: Progress) -> None:
+        if chunk not in self._reporters:
             to_do = progress.total - progress.reused
-            log.info(
-                f"{progress.total:,} images under profile {profile} with {checkpoint.spec.key} ({checkpoint.source}): "
-                f"{progress.reused:,} done before, {to_do:,} to do"
-            )
-            reporter = progress_reports.reporter(log, total=to_do, verb="made depth maps of")
+            before = f"{chunk}: " if self._several else ""
+            self._log.info(f"{before}{progress.total:,} images {self._with}: {progress.reused:,} done before, {to_do:,} to do")
+            self._reporters[chunk] = progress_reports.reporter(self._log, total=to_do, verb=f"{before}made depth maps of")
         elif progress.done:
-            reporter(progress.done)
-
-    return report
+            self._reporters[chunk](progress.done)
 
 
-def _result_metadata(result: chunk_engine.Result, checkpoint: Checkpoint) -> dict[str, Any]:
+def _result_metadata(result: Result, checkpoint: Checkpoint) -> dict[str, Any]:
     outcomes, progress = list(result.outcomes.values()), result.progress
     rate = progress.images_per_second
     made = progress.done - progress.failed
@@ -129,31 +201,6 @@ def _result_metadata(result: chunk_engine.Result, checkpoint: Checkpoint) -> dic
         "licence": checkpoint.licence,
         **DepthMapsFacts(made, progress.failed, progress.done / rate if rate else 0.0).metadata(),
     }
-
-
-def _fetch_again(
-    context: dg.OpExecutionContext, chunk: str, profile: str, *, permanent: bool, store: Store, settings: Settings
-) -> None:
-    """Fetches what failed to arrive; `permanent`: whatever the reason, and what arrived and could not be decoded.
-
-    New images are reported as a materialization, so that the next backfill asks for them under other profiles. It is marked,
-    since this run goes on with them: no sensor need start another. Without new images it is an observation, which starts nothing.
-    """
-    before = sources.read_table(store, chunk)
-    undone = [sha for sha, outcome in read_outcomes(store, profile, chunk).items() if outcome.status == FAILED]
-    table, spent = fetch_sources(
-        context.log,
-        chunk=chunk,
-        store=store,
-        settings=settings,
-        retry_permanent=permanent,
-        ask_again=undone if permanent else (),
-    )
-    facts = SourcesFacts(retried_under=profile).metadata()
-    metadata = sources_metadata(table, spent) | {"retried under": profile} | facts
-    new = before is None or set(table["sha256"].dropna()) - set(before["sha256"].dropna())
-    event = dg.AssetMaterialization if new else dg.AssetObservation
-    context.log_event(event(names.SOURCE_IMAGES, partition=chunk, metadata=metadata))
 
 
 def _preview(outcomes: Iterable[Outcome]) -> dg.MetadataValue:
@@ -180,6 +227,7 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
             names.PROFILE: dg.AssetIn(names.PROFILE, dagster_type=dg.Nothing),
         },
         partitions_def=parts.pairs,
+        backfill_policy=parts.policy,
         group_name=names.DEPTH_GROUP,
         kinds={"pytorch", "huggingface"},
         code_version=str(OUTPUT_VERSION),

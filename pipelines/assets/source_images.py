@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -9,11 +10,13 @@ import pandas as pd
 from pydantic import Field
 
 from depth_core.ingest import manifest, sources
+from depth_core.serving.leases import Lease, Leases, one_by_one, open_leases
 from depth_core.settings import Settings
 from depth_core.storage import Store
-from pipelines import automation_conditions, names, progress_reports
+from pipelines import automation_conditions, names, progress_reports, ranges
 from pipelines.event_metadata import counts, preview
 from pipelines.partitions import Partitions
+from pipelines.ranges import hold
 from pipelines.resources import DepthlineResource
 from pipelines.step_failures import fails_in_one_line
 
@@ -26,6 +29,7 @@ class SourcesConfig(dg.Config):
 def build(parts: Partitions) -> dg.AssetsDefinition:
     @dg.asset(
         partitions_def=parts.chunks,
+        backfill_policy=parts.policy,
         deps=[names.IMAGE_MANIFEST],
         group_name=names.INGEST_GROUP,
         kinds={"parquet", "python"},
@@ -34,20 +38,30 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
         description="Downloads the chunk's images that are not there yet and keeps each by content hash, for every profile.",
     )
     @fails_in_one_line
-    def source_images(
-        context: dg.AssetExecutionContext, config: SourcesConfig, depthline: DepthlineResource
-    ) -> dg.MaterializeResult[None]:
-        table, seconds = fetch_sources(
-            context.log,
-            chunk=context.partition_key,
-            store=depthline.store(),
-            settings=depthline.settings(),
-            refetch=config.refetch,
-            retry_permanent=config.retry_permanent,
-        )
-        return dg.MaterializeResult(metadata=sources_metadata(table, seconds))
+    def source_images(context: dg.AssetExecutionContext, config: SourcesConfig, depthline: DepthlineResource) -> None:
+        store, settings = depthline.store(), depthline.settings()
+
+        def make(chunk: str) -> dict[str, Any]:
+            table, seconds = fetch_sources(
+                context.log,
+                chunk=chunk,
+                store=store,
+                settings=settings,
+                refetch=config.refetch,
+                retry_permanent=config.retry_permanent,
+            )
+            return sources_metadata(table, seconds)
+
+        with ranges.reported(context) as report, open_leases(settings, run_id=context.run.run_id) as leases:
+            for chunk in one_by_one(ranges.keys_of(context), partial(hold_sources, leases, context.log)):
+                report.run(chunk, make)
 
     return source_images
+
+
+def hold_sources(leases: Leases, log: dg.DagsterLogManager, chunk: str) -> Lease | None:
+    """A lease on fetching a chunk's images; None while another run fetches them."""
+    return hold(leases, log, f"{names.SOURCE_IMAGES}|{chunk}")
 
 
 def fetch_sources(

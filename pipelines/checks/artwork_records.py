@@ -3,13 +3,14 @@
 They warn and do not block: a chunk in which every image failed still gets its records and its gallery.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
 
 import dagster as dg
 import pandas as pd
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from PIL import Image
 
 from depth_core import layout
@@ -18,7 +19,7 @@ from depth_core.ingest import manifest
 from depth_core.output import formats, large, records
 from depth_core.output.outcomes import FAILED, SUCCEEDED
 from depth_core.storage import Store
-from pipelines import names
+from pipelines import names, ranges
 from pipelines.partitions import Partitions, chunk_and_profile
 from pipelines.resources import DepthlineResource
 from pipelines.step_failures import fails_in_one_line
@@ -99,13 +100,68 @@ def failure_rate_is_bounded(frame: pd.DataFrame, bound: float) -> dg.AssetCheckR
     )
 
 
+def evaluate(context: dg.AssetCheckExecutionContext, check: Callable[[str, str], Sequence[dg.AssetCheckResult]]) -> None:
+    """Records what `check` finds of each partition of a run, given its chunk and profile, as evaluations of that partition.
+
+    As events, since Dagster records a result that is returned without a partition where a run has several. Raises at the end,
+    with a list, when a partition could not be checked.
+    """
+    op, failed = context.op_execution_context, dict[str, Exception]()
+    keys = ranges.keys_of(context)
+    (asset,) = {key.asset_key for key in op.selected_asset_check_keys}
+    selected = {key.name for key in op.selected_asset_check_keys}
+    for key in keys:
+        try:
+            results = check(*chunk_and_profile(key))
+        except Exception as error:  # noqa: BLE001 - one partition must not cost the others
+            failed[key] = error
+            continue
+        target = _latest(context.instance, asset, key)
+        for result in results:
+            name = result.check_name or next(iter(selected))
+            if name not in selected:
+                continue
+            op.log_event(
+                dg.AssetCheckEvaluation(  # type: ignore[arg-type] # taken, and not said so
+                    asset_key=asset,
+                    check_name=name,
+                    passed=result.passed,
+                    metadata=result.metadata,
+                    target_materialization_data=target,
+                    severity=result.severity,
+                    description=result.description,
+                    blocking=False,
+                    partition=key,
+                )
+            )
+    if failed:
+        raise ranges.failure(failed, len(keys), context.log)
+
+
+def _latest(
+    instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str
+) -> AssetCheckEvaluationTargetMaterializationData | None:
+    """The materialization that a check of a partition speaks of: without it, Dagster's UI does not show that it passed."""
+    which = dg.AssetRecordsFilter(asset, asset_partitions=[partition])
+    for record in instance.fetch_materializations(which, limit=1).records:
+        return AssetCheckEvaluationTargetMaterializationData(
+            storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+        )
+    return None
+
+
 def build(parts: Partitions) -> list[dg.AssetChecksDefinition]:
-    @dg.asset_check(asset=names.ARTWORK_RECORDS, partitions_def=parts.pairs, description=every_row_has_a_record.__doc__)
+    @dg.asset_check(  # type: ignore[arg-type] # `evaluate` has recorded the results
+        asset=names.ARTWORK_RECORDS, partitions_def=parts.pairs, description=every_row_has_a_record.__doc__
+    )
     @fails_in_one_line
-    def every_row_has_one_record(context: dg.AssetCheckExecutionContext, depthline: DepthlineResource) -> dg.AssetCheckResult:
+    def every_row_has_one_record(context: dg.AssetCheckExecutionContext, depthline: DepthlineResource) -> None:
         store = depthline.store()
-        chunk, profile = chunk_and_profile(context)
-        return every_row_has_a_record(manifest.read_rows(store, chunk), records.read_chunk(store, profile, chunk))
+
+        def check(chunk: str, profile: str) -> list[dg.AssetCheckResult]:
+            return [every_row_has_a_record(manifest.read_rows(store, chunk), records.read_chunk(store, profile, chunk))]
+
+        evaluate(context, check)
 
     described = {
         READABLE: "Every succeeded record has a depth.png that opens and has the size that the record says.",
@@ -118,18 +174,23 @@ def build(parts: Partitions) -> list[dg.AssetChecksDefinition]:
             for name, text in described.items()
         ]
     )
-    def depth_maps_are_sound(
-        context: dg.AssetCheckExecutionContext, depthline: DepthlineResource
-    ) -> Iterator[dg.AssetCheckResult]:
-        store = depthline.store()
-        chunk, profile = chunk_and_profile(context)
-        yield from fails_in_one_line(pictures_are_sound)(records.read_chunk(store, profile, chunk), store)
-
-    @dg.asset_check(asset=names.ARTWORK_RECORDS, partitions_def=parts.pairs, description=failure_rate_is_bounded.__doc__)
     @fails_in_one_line
-    def failure_rate(context: dg.AssetCheckExecutionContext, depthline: DepthlineResource) -> dg.AssetCheckResult:
-        chunk, profile = chunk_and_profile(context)
-        frame = records.read_chunk(depthline.store(), profile, chunk)
-        return failure_rate_is_bounded(frame, depthline.profile(profile).max_failure_rate)
+    def depth_maps_are_sound(context: dg.AssetCheckExecutionContext, depthline: DepthlineResource) -> tuple[None, None]:
+        store = depthline.store()
+        evaluate(context, lambda chunk, profile: pictures_are_sound(records.read_chunk(store, profile, chunk), store))
+        return None, None  # an output for each of the two
+
+    @dg.asset_check(  # type: ignore[arg-type]
+        asset=names.ARTWORK_RECORDS, partitions_def=parts.pairs, description=failure_rate_is_bounded.__doc__
+    )
+    @fails_in_one_line
+    def failure_rate(context: dg.AssetCheckExecutionContext, depthline: DepthlineResource) -> None:
+        store = depthline.store()
+
+        def check(chunk: str, profile: str) -> list[dg.AssetCheckResult]:
+            frame = records.read_chunk(store, profile, chunk)
+            return [failure_rate_is_bounded(frame, depthline.profile(profile).max_failure_rate)]
+
+        evaluate(context, check)
 
     return [every_row_has_one_record, depth_maps_are_sound, failure_rate]

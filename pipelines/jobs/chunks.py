@@ -7,6 +7,9 @@ from pipelines.assets import depth_maps
 
 _DEPTH = dg.AssetSelection.assets(*names.OF_A_PAIR)
 
+# A run request for a range of partitions must bring it along: Dagster adds a job's config to requests for one partition only.
+RETRY_TEMPORARY = depth_maps.run_config(retry_sources=True)
+
 index_manifest = dg.define_asset_job(
     "index_manifest",
     dg.AssetSelection.assets(names.MANIFEST_INDEX),
@@ -23,7 +26,7 @@ depth_maps_for_chunk = dg.define_asset_job(
 retry_failed_rows = dg.define_asset_job(
     "retry_failed_rows",
     _DEPTH,
-    config=depth_maps.run_config(retry_sources=True),
+    config=RETRY_TEMPORARY,
     description="Fetch and compute again the rows of a chunk x profile that failed for a temporary reason; nothing else.",
 )
 retry_all_failed_rows = dg.define_asset_job(

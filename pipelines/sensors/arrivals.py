@@ -1,19 +1,17 @@
-"""`arrival_sensor`: launches what an index run or an ingested chunk calls for."""
+"""`arrival_sensor`: launches what an index run or an ingested chunk calls for, as runs of several chunks."""
 
 import json
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import dagster as dg
 
-from pipelines import names
+from pipelines import names, ranges
 from pipelines.event_facts import IndexFacts, SourcesFacts
 from pipelines.jobs.chunks import depth_maps_for_chunk, ingest_chunk
-from pipelines.partitions import PROFILE, pair
+from pipelines.partitions import CHUNK, PROFILE, pair
 from pipelines.resources import DepthlineResource
-
-Name = TypeVar("Name", bound=Hashable)
 
 RUNS_PER_TICK = 200  # a tick has 60 s, and Dagster takes some 10 ms to make a run of a request
 DEPTH_RUNS_PER_TICK = RUNS_PER_TICK // 2  # so that neither side waits until the other has ended
@@ -33,6 +31,46 @@ class Place:
         return cls(**kept) if isinstance(kept, dict) else cls(done=kept or 0)  # a number: of earlier versions
 
 
+class Page:
+    """Chunks that one tick asks for, each with the storage id of the last event read that names it; as many as fit `most` runs.
+
+    `known`: the place of each chunk among Dagster's partitions. Neighbours there share a run, up to `per_run` of them.
+    """
+
+    def __init__(self, known: Mapping[str, int], most: int, per_run: int) -> None:
+        self._known = known
+        self._most = most
+        self._per_run = per_run
+        self._events: dict[str, int] = {}
+        self._places: set[int] = set()
+        self._spans = 0  # of neighbours
+
+    def add(self, chunk: str, event: int) -> bool:
+        """False, and nothing added, when the page is full. A chunk that is no partition any more is passed over."""
+        place = self._known.get(chunk)
+        if place is not None and chunk not in self._events:
+            spans = self._spans + 1 - (place - 1 in self._places) - (place + 1 in self._places)
+            at_most = spans + (len(self._places) + 1) // self._per_run  # runs; the exact number takes longer
+            if at_most > self._most and len(self._groups([*self._events, chunk])) > self._most:
+                return False
+            self._spans = spans
+            self._places.add(place)
+        if place is not None:
+            self._events[chunk] = event
+        return True
+
+    def runs(self) -> Iterator[tuple[str, str, int]]:
+        """First and last chunk of each run, and the last event that names one of its chunks."""
+        for group in self._groups(self._events):
+            yield group[0], group[-1], max(self._events[chunk] for chunk in group)
+
+    def __len__(self) -> int:
+        return len(self._groups(self._events))
+
+    def _groups(self, chunks: Iterable[str]) -> list[list[str]]:
+        return ranges.contiguous(chunks, self._known, self._per_run)
+
+
 @dg.sensor(
     jobs=[ingest_chunk, depth_maps_for_chunk],
     minimum_interval_seconds=15,
@@ -46,23 +84,29 @@ def arrival_sensor(context: dg.SensorEvaluationContext, depthline: DepthlineReso
     kept = json.loads(context.cursor) if context.cursor else {}
     places = {asset: Place.of(kept.get(asset)) for asset in (names.MANIFEST_INDEX, names.SOURCE_IMAGES)}
     at_once = [profile.name for profile in depthline.profiles().values() if profile.on_arrival and _has(context, profile.name)]
+    per_run = depthline.settings().partitions_per_run
+    known = {chunk: place for place, chunk in enumerate(context.instance.get_dynamic_partitions(CHUNK))}
 
-    def pairs(event: dg.EventLogRecord) -> list[tuple[str, str]]:
+    def to_compute(event: dg.EventLogRecord) -> Sequence[str]:
         retried = event.asset_materialization is None or SourcesFacts.read(event.asset_materialization.metadata).retried_under
-        return [] if retried else [(str(event.partition_key), profile) for profile in at_once]
+        return [] if retried or not at_once else [str(event.partition_key)]
 
-    ingested = _next(context.instance, names.SOURCE_IMAGES, places[names.SOURCE_IMAGES], pairs, DEPTH_RUNS_PER_TICK)
-    left = RUNS_PER_TICK - len(ingested)
-    indexed = _next(context.instance, names.MANIFEST_INDEX, places[names.MANIFEST_INDEX], _changed_chunks, left)
+    ingested = Page(known, max(1, DEPTH_RUNS_PER_TICK // max(1, len(at_once))), per_run)
+    _read(context.instance, names.SOURCE_IMAGES, places[names.SOURCE_IMAGES], to_compute, ingested)
+    indexed = Page(known, max(1, RUNS_PER_TICK - len(ingested) * len(at_once)), per_run)
+    _read(context.instance, names.MANIFEST_INDEX, places[names.MANIFEST_INDEX], _changed_chunks, indexed)
     requests = [
-        dg.RunRequest(run_key=f"ingest-{chunk}-{event}", job_name=ingest_chunk.name, partition_key=chunk)
-        for chunk, event in indexed.items()
+        dg.RunRequest(run_key=f"ingest-{first}-{last}-{event}", job_name=ingest_chunk.name, tags=ranges.tags(first, last))
+        for first, last, event in indexed.runs()
     ]
     requests += [
         dg.RunRequest(
-            run_key=f"depth-{chunk}-{profile}-{event}", job_name=depth_maps_for_chunk.name, partition_key=pair(chunk, profile)
+            run_key=f"depth-{first}-{last}-{profile}-{event}",
+            job_name=depth_maps_for_chunk.name,
+            tags=ranges.tags(pair(first, profile), pair(last, profile)),
         )
-        for (chunk, profile), event in ingested.items()
+        for first, last, event in ingested.runs()
+        for profile in at_once
     ]
     cursor = json.dumps({asset: asdict(place) for asset, place in places.items()})
     if not requests:
@@ -92,26 +136,23 @@ def _changed_chunks(event: dg.EventLogRecord) -> Sequence[str]:
     return IndexFacts.read(event.asset_materialization.metadata).chunks() if event.asset_materialization else []
 
 
-def _next(
-    instance: dg.DagsterInstance, asset: str, place: Place, names_in: Callable[[dg.EventLogRecord], Sequence[Name]], limit: int
-) -> dict[Name, int]:
-    """Returns the next names in an asset's materializations, at most `limit`, each with the storage id of the last event read
-    that names it; moves `place` past them. A name that occurs twice in one call counts once, so it is requested once.
+def _read(
+    instance: dg.DagsterInstance, asset: str, place: Place, chunks_in: Callable[[dg.EventLogRecord], Sequence[str]], page: Page
+) -> None:
+    """Puts the next chunks that an asset's materializations name on `page` until it is full; moves `place` past them.
 
     A tick that dies before its cursor is kept is done again from the same place, under the same run keys.
     """
-    found: dict[Name, int] = {}
     while True:
         events = instance.fetch_materializations(
             dg.AssetRecordsFilter(dg.AssetKey(asset), after_storage_id=place.done), limit=EVENTS_AT_ONCE, ascending=True
         ).records
         for event in events:
-            named = names_in(event)
+            named = chunks_in(event)
             for taken in range(place.taken if event.storage_id == place.event else 0, len(named)):
-                if len(found) == limit and named[taken] not in found:
+                if not page.add(named[taken], event.storage_id):
                     place.event, place.taken = event.storage_id, taken
-                    return found
-                found[named[taken]] = event.storage_id
+                    return
             place.done, place.event, place.taken = event.storage_id, 0, 0
         if len(events) < EVENTS_AT_ONCE:
-            return found
+            return

@@ -10,8 +10,8 @@ import pytest
 
 from depth_core.output import formats, records
 from depth_core.storage import Store
-from pipelines.checks import artwork_records as checks
-from pipelines.partitions import Partitions, pair
+from pipelines import partitions, ranges
+from pipelines.partitions import pair
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +34,15 @@ def chunk(house, made: tuple[Path, str]) -> str:
 
 def evaluate(house, chunk: str, profile: str = "preview") -> dict[str, bool]:
     """The verdict of every check on one chunk x profile."""
-    verdicts = {}
-    for check in checks.build(Partitions.of(["preview", "inverted"])):
-        context = dg.build_op_context(
-            instance=house.instance, partition_key=pair(chunk, profile), resources={"depthline": house.depthline}
-        )
-        found = check.op.compute_fn.decorated_fn(context, depthline=house.depthline)
-        (first, *others) = (spec.name for spec in check.check_specs)
-        results = list(found) if others else [found]
-        verdicts |= {result.check_name or first: result.passed for result in results}
-    return verdicts
+    partitions.register_chunks(house.instance, [chunk])
+    alone = dg.define_asset_job("checks", dg.AssetSelection.checks_for_assets("artwork_records"))
+    defs = dg.Definitions.merge(house.defs(), dg.Definitions(jobs=[alone]))
+    key = pair(chunk, profile)
+    found = defs.resolve_job_def("checks").execute_in_process(instance=house.instance, tags=ranges.tags(key, key))
+    evaluations = found.get_asset_check_evaluations()
+    assert {each.partition for each in evaluations} == {pair(chunk, profile)}
+    assert len({each.check_name for each in evaluations}) == len(evaluations)
+    return {each.check_name: each.passed for each in evaluations}
 
 
 def test_all_checks_pass_on_a_good_chunk(house, chunk) -> None:

@@ -9,11 +9,12 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.partitions.context import partition_loading_context
 
+from depth_core import layout
 from depth_core.ingest import manifest
 from depth_core.output import records
 from pipelines import partitions
 from pipelines.event_facts import IndexFacts, SourcesFacts
-from pipelines.partitions import MANIFEST, pair
+from pipelines.partitions import CHUNK, MANIFEST, Partitions, pair
 from pipelines.schedules import retries
 from pipelines.sensors.arrivals import arrival_sensor
 from pipelines.sensors.manifests import manifest_sensor
@@ -24,6 +25,17 @@ def tick(house, sensor: dg.SensorDefinition, cursor: str | None = None):
     context = dg.build_sensor_context(instance=house.instance, cursor=cursor, resources={"depthline": house.depthline})
     result = sensor(context)
     return result if isinstance(result, dg.SensorResult) else dg.SensorResult(cursor=cursor)
+
+
+def span(request: dg.RunRequest) -> tuple[str, str]:
+    """The first and the last partition that a request asks for."""
+    found = request.partition_key_range
+    assert found is not None
+    return found.start, found.end
+
+
+def spans(requests) -> list[tuple[str, str]]:
+    return [span(request) for request in requests or []]
 
 
 class TestManifests:
@@ -86,19 +98,22 @@ class TestManifests:
 class TestArrivals:
     @pytest.fixture
     def overrides(self):
-        return {"rows_per_chunk": 2}
+        return {"rows_per_chunk": 2, "partitions_per_run": 3}
 
     def test_the_chunks_that_an_index_run_changed_are_ingested_and_no_others(self, house) -> None:
-        path = house.manifest("shots.csv", "image_url", "a.jpg", "b.jpg", "c.jpg")
+        rows = [f"{n}.jpg" for n in range(7)]
+        path = house.manifest("shots.csv", "image_url", *rows)
         house.index(path)
         first = tick(house, arrival_sensor)
-        assert [(r.job_name, r.partition_key) for r in first.run_requests] == [
-            ("ingest_chunk", chunk) for chunk in house.chunks(path)
+        chunks = house.chunks(path)
+        assert [(r.job_name, *span(r)) for r in first.run_requests] == [
+            ("ingest_chunk", chunks[0], chunks[2]),
+            ("ingest_chunk", chunks[3], chunks[3]),
         ]
-        house.manifest("shots.csv", "image_url", "a.jpg", "b.jpg", "c.jpg", "d.jpg")
+        house.manifest("shots.csv", "image_url", "first.jpg", *rows[1:], "last.jpg")
         house.index(path)
         second = tick(house, arrival_sensor, first.cursor)
-        assert [r.partition_key for r in second.run_requests] == house.chunks(path)[1:]
+        assert spans(second.run_requests) == [(chunks[0], chunks[0]), (chunks[3], house.chunks(path)[4])]
 
     def test_an_ingested_chunk_gets_depth_maps_under_the_profiles_that_say_on_arrival(self, house) -> None:
         house.photo("a.jpg")
@@ -108,7 +123,7 @@ class TestArrivals:
         (chunk,) = house.chunks(path)
         house.run("ingest_chunk", chunk)
         requests = tick(house, arrival_sensor, cursor).run_requests
-        assert [(r.job_name, r.partition_key) for r in requests] == [("depth_maps_for_chunk", pair(chunk, "preview"))]
+        assert [(r.job_name, *span(r)) for r in requests] == [("depth_maps_for_chunk", *[pair(chunk, "preview")] * 2)]
 
     def test_a_chunk_that_changed_or_was_ingested_several_times_is_asked_for_once(self, house) -> None:
         house.photo("a.jpg")
@@ -120,7 +135,7 @@ class TestArrivals:
         for _ in range(2):
             house.run("ingest_chunk", chunk)
         requests = tick(house, arrival_sensor).run_requests
-        assert [(r.job_name, r.partition_key) for r in requests] == [
+        assert [(r.job_name, span(r)[0]) for r in requests] == [
             ("ingest_chunk", chunk),
             ("depth_maps_for_chunk", pair(chunk, "preview")),
         ]
@@ -146,7 +161,7 @@ class TestArrivals:
         house.index(path)
 
         second = tick(house, arrival_sensor, cursor)
-        assert [r.partition_key for r in second.run_requests] == house.chunks(path)[1:]
+        assert spans(second.run_requests) == [(house.chunks(path)[1],) * 2]
         house.index(path)
         assert not tick(house, arrival_sensor, second.cursor).run_requests, "it is told once"
 
@@ -160,17 +175,28 @@ class TestArrivals:
 class TestManyArrivals:
     """An index run can name tens of thousands of chunks, and a tick must end within a minute."""
 
+    @pytest.fixture
+    def overrides(self):
+        return {"partitions_per_run": 10}
+
     @staticmethod
-    def indexed(house, *chunks: str) -> None:
+    def indexed(house, *chunks: str, registered: bool = True) -> None:
+        if registered:
+            partitions.register_chunks(house.instance, chunks)
         house.instance.report_runless_asset_event(
             dg.AssetMaterialization("manifest_index", partition="m", metadata=IndexFacts.of(chunks).metadata())
         )
 
     @staticmethod
-    def ingested(house, chunk: str, facts: SourcesFacts | None = None) -> None:
-        house.instance.report_runless_asset_event(
-            dg.AssetMaterialization("source_images", partition=chunk, metadata=(facts or SourcesFacts()).metadata())
-        )
+    def ingested(house, *chunks: str, facts: SourcesFacts | None = None) -> None:
+        for chunk in chunks:
+            house.instance.report_runless_asset_event(
+                dg.AssetMaterialization("source_images", partition=chunk, metadata=(facts or SourcesFacts()).metadata())
+            )
+
+    @staticmethod
+    def chunks(*numbers: int) -> list[str]:
+        return [layout.chunk_key("m", number) for number in numbers]
 
     @staticmethod
     def ticks(house, cursor: str | None = None) -> list[dg.SensorResult]:
@@ -181,42 +207,71 @@ class TestManyArrivals:
             cursor = result.cursor
         return made
 
-    def test_they_are_asked_for_page_by_page_each_once(self, house) -> None:
-        chunks = [f"m-{n:05d}" for n in range(450)]
+    def covered(self, house, requests) -> list[str]:
+        """The chunks that requests ask for, as Dagster will resolve their ranges when the runs start."""
+        chunks = Partitions.of(["preview"]).chunks
+        with dg.partition_loading_context(dynamic_partitions_store=house.instance):
+            return [c for request in requests for c in chunks.get_partition_keys_in_range(request.partition_key_range)]
+
+    def test_they_are_asked_for_page_by_page_in_full_ranges_each_once(self, house) -> None:
+        chunks = self.chunks(*range(4_500))
         self.indexed(house, *chunks)
         ticks = self.ticks(house)
         assert [len(each.run_requests) for each in ticks] == [200, 200, 50]
-        assert [request.partition_key for each in ticks for request in each.run_requests] == chunks
-        assert len({request.run_key for each in ticks for request in each.run_requests}) == 450
+        requests = [request for each in ticks for request in each.run_requests]
+        assert self.covered(house, requests) == chunks
+        assert len({request.run_key for request in requests}) == 450
         assert max(len(each.cursor) for each in ticks) < 200
 
+    def test_chunks_far_from_each_other_fill_a_page_sooner_and_ask_for_none_between_them(self, house) -> None:
+        partitions.register_chunks(house.instance, self.chunks(*range(900)))
+        apart = self.chunks(*range(0, 900, 2))
+        self.indexed(house, *apart)
+        ticks = self.ticks(house)
+        assert [len(each.run_requests) for each in ticks] == [200, 200, 50]
+        assert self.covered(house, [request for each in ticks for request in each.run_requests]) == apart
+
+    def test_a_range_is_one_of_dagsters_order_which_is_that_in_which_chunks_came(self, house) -> None:
+        partitions.register_chunks(house.instance, self.chunks(0, 2, 1))
+        self.indexed(house, *self.chunks(0, 1), registered=False)
+        (result,) = self.ticks(house)
+        assert spans(result.run_requests) == [("m-00000",) * 2, ("m-00001",) * 2]
+
+    def test_chunks_whose_partitions_were_deleted_are_passed_over(self, house) -> None:
+        self.indexed(house, *self.chunks(0, 1, 2))
+        house.instance.delete_dynamic_partition(CHUNK, "m-00001")
+        (result,) = self.ticks(house)
+        assert spans(result.run_requests) == [("m-00000", "m-00002")]
+        assert self.covered(house, result.run_requests) == ["m-00000", "m-00002"]
+
     def test_a_tick_that_died_is_made_again_under_the_same_run_keys(self, house) -> None:
-        self.indexed(house, *(f"m-{n:05d}" for n in range(250)))
+        self.indexed(house, *self.chunks(*range(2_500)))
         first = tick(house, arrival_sensor)
         for cursor in (None, first.cursor):
             one, other = (tick(house, arrival_sensor, cursor) for _ in range(2))
             assert [r.run_key for r in one.run_requests] == [r.run_key for r in other.run_requests]
 
     def test_pages_go_over_the_ends_of_events(self, house) -> None:
-        for event in range(45):
-            self.indexed(house, *(f"m{event}-{n:05d}" for n in range(11)))
+        all_chunks = [[layout.chunk_key(f"m{event}", n) for n in range(11)] for event in range(45)]
+        for chunks in all_chunks:
+            self.indexed(house, *chunks)
         self.indexed(house)
-        requests = [request for each in self.ticks(house) for request in each.run_requests]
-        assert [r.partition_key for r in requests] == [f"m{event}-{n:05d}" for event in range(45) for n in range(11)]
+        ticks = self.ticks(house)
+        assert len(ticks) == 1
+        assert self.covered(house, ticks[0].run_requests) == [chunk for chunks in all_chunks for chunk in chunks]
 
     def test_a_chunk_that_changes_again_behind_the_page_is_asked_for_again(self, house) -> None:
-        self.indexed(house, *(f"m-{n:05d}" for n in range(300)))
+        chunks = self.chunks(*range(2_100))
+        self.indexed(house, *chunks)
         first = tick(house, arrival_sensor)
-        self.indexed(house, "m-00000", "m-00299")
+        self.indexed(house, chunks[0], chunks[-1])
         rest = [r for each in self.ticks(house, first.cursor) for r in each.run_requests]
-        assert [r.partition_key for r in rest] == [*(f"m-{n:05d}" for n in range(200, 300)), "m-00000"]
-        assert rest[-2].run_key.startswith("ingest-m-00299-")
-        assert rest[-1].run_key not in {r.run_key for r in first.run_requests}
+        assert sorted(self.covered(house, rest)) == [chunks[0], *chunks[2_000:]]
+        assert {r.run_key for r in rest}.isdisjoint(r.run_key for r in first.run_requests)
 
     def test_neither_fetching_nor_depth_maps_wait_for_all_of_the_other(self, house) -> None:
-        self.indexed(house, *(f"m-{n:05d}" for n in range(300)))
-        for n in range(130):
-            self.ingested(house, f"m-{n:05d}")
+        self.indexed(house, *self.chunks(*range(3_000)))
+        self.ingested(house, *self.chunks(*range(0, 260, 2)))
         jobs = [[r.job_name for r in each.run_requests] for each in self.ticks(house)]
         assert [(page.count("ingest_chunk"), page.count("depth_maps_for_chunk")) for page in jobs] == [
             (100, 100),
@@ -224,13 +279,24 @@ class TestManyArrivals:
             (30, 0),
         ]
 
+    def test_chunks_that_one_run_ingested_share_a_run_whatever_the_order_of_their_events(self, house) -> None:
+        chunks = self.chunks(*range(20))
+        partitions.register_chunks(house.instance, chunks)
+        self.ingested(house, *chunks[::3], *chunks[1::3], *chunks[2::3])
+        (result,) = self.ticks(house)
+        assert spans(result.run_requests) == [
+            (str(pair(first, "preview")), str(pair(last, "preview")))
+            for first, last in ((chunks[0], chunks[9]), (chunks[10], chunks[19]))
+        ]
+
     def test_images_that_a_retry_fetched_for_its_own_run_start_no_other(self, house) -> None:
-        self.ingested(house, "m-00000", SourcesFacts(retried_under="preview"))
+        partitions.register_chunks(house.instance, self.chunks(0, 1))
+        self.ingested(house, "m-00000", facts=SourcesFacts(retried_under="preview"))
         result = tick(house, arrival_sensor)
         assert not result.run_requests
         self.ingested(house, "m-00001")
         (request,) = tick(house, arrival_sensor, result.cursor).run_requests
-        assert request.partition_key == pair("m-00001", "preview")
+        assert span(request) == (pair("m-00001", "preview"),) * 2
 
     def test_a_profile_that_came_after_the_code_location_was_loaded_stops_no_other(self, house) -> None:
         defs = house.defs()
@@ -243,14 +309,14 @@ class TestManyArrivals:
         )
         with context, partition_loading_context(dynamic_partitions_store=house.instance):
             found = defs.get_repository_def().get_sensor_def("arrival_sensor").evaluate_tick(context)
-        assert [request.partition_key for request in found.run_requests] == [pair("m-00000", "preview")]
+        assert spans(found.run_requests) == [(pair("m-00000", "preview"),) * 2]
 
     def test_the_cursor_of_an_earlier_version_is_gone_on_from(self, house) -> None:
         self.indexed(house, "m-00000")
         (event,) = house.instance.fetch_materializations(dg.AssetKey("manifest_index"), limit=1).records
         self.indexed(house, "m-00001")
         earlier = json.dumps({"manifest_index": event.storage_id, "source_images": 0})
-        assert [r.partition_key for r in tick(house, arrival_sensor, earlier).run_requests] == ["m-00001"]
+        assert spans(tick(house, arrival_sensor, earlier).run_requests) == [("m-00001",) * 2]
 
 
 class TestProfiles:
@@ -281,7 +347,9 @@ class TestRetrying:
             scheduled_execution_time=datetime(2026, 1, day, 7, tzinfo=UTC),
             resources={"depthline": house.depthline},
         )
-        return [r for r in retries.retry_failed_rows_schedule(context) if isinstance(r, dg.RunRequest)]
+        with pytest.MonkeyPatch.context() as patch:  # Dagster gives schedules under test only instances that are on disk
+            patch.setattr(dg.ScheduleEvaluationContext, "instance", house.instance)
+            return [r for r in retries.retry_failed_rows_schedule(context) if isinstance(r, dg.RunRequest)]
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -296,14 +364,17 @@ class TestRetrying:
 
     def test_only_chunks_with_failures_that_may_pass_are_retried(self, failed) -> None:
         house, chunk = failed
-        assert [r.partition_key for r in self.tick(house)] == [pair(chunk, "preview")]
+        (request,) = self.tick(house)
+        assert span(request) == (pair(chunk, "preview"),) * 2
+        job = house.defs().resolve_job_def("retry_failed_rows")
+        assert request.run_config == job.get_run_config_for_partition_key(pair(chunk, "preview")), "a range brings no config"
 
     def test_single_requests_and_profiles_that_are_gone_are_not_retried_here(self, failed) -> None:
         house, chunk = failed
         frame = records.read_chunk(house.store, "preview", chunk)
         records.write(house.store, frame.assign(profile="api", chunk="api-20260131"), "api", "api-20260131")
         records.write(house.store, frame.assign(profile="removed"), "removed", chunk)
-        assert [r.partition_key for r in self.tick(house)] == [pair(chunk, "preview")]
+        assert spans(self.tick(house)) == [(pair(chunk, "preview"),) * 2]
 
     def test_of_many_chunks_each_gets_its_day(self, failed, monkeypatch: pytest.MonkeyPatch) -> None:
         house, chunk = failed
@@ -311,10 +382,12 @@ class TestRetrying:
         more = [
             records.write(house.store, frame.assign(chunk=name), "preview", name) for name in map("more-{:05d}".format, range(5))
         ]
-        monkeypatch.setattr(retries, "RUNS_PER_MORNING", 4)
-        one, next_one = ({r.partition_key for r in self.tick(house, day)} for day in (2, 3))
-        assert len(one) == len(next_one) == 4
-        assert len(one | next_one) == 6
+        partitions.register_chunks(house.instance, map("more-{:05d}".format, range(5)))
+        monkeypatch.setenv("DEPTH_PARTITIONS_PER_RUN", "2")
+        monkeypatch.setattr(retries, "RUNS_PER_MORNING", 2)
+        one, next_one = (spans(self.tick(house, day)) for day in (2, 3))
+        assert len(one) == len(next_one) == 2
+        assert len({*one, *next_one}) == 3
         for key in more:
             house.store.delete(key)
 
