@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -69,6 +70,13 @@ class RayEngine:
     pool: Pool
     block_images: int
     runs: int = 0
+
+    def facts(self) -> dict[str, Any]:
+        """As base.Engine."""
+        pool = self.pool
+        devices = sorted({member.loaded.device for member in pool.ready if member.loaded is not None})
+        at = {"nodes": len(pool.seen), "actors": len(pool.ready), "devices": devices}
+        return {"engine": "ray", **at, "images by node": dict(sorted(pool.made.items()))}
 
     def run(
         self, items: Iterable[Item], plan: Plan, *, steps: Steps | None = None, alone: bool = False

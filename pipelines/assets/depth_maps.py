@@ -1,7 +1,7 @@
 """`depth_maps`: the depth maps of a chunk's images under one profile, a graph around the op that has the device."""
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from heapq import nsmallest
@@ -11,6 +11,7 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field
 
+from depth_core.engine.base import Engine
 from depth_core.engine.chunk_context import Progress, Redo, Result, Source
 from depth_core.engine.chunks import run_chunks
 from depth_core.errors import DepthlineError
@@ -92,13 +93,14 @@ class _Work:
         """Makes the depth maps of chunks under one profile. `keys`: of partitions, by chunk. Raises DepthlineError."""
         checkpoint = self.model.resolve(profile, self.settings)  # before anything that takes its time
         redo = Redo(everything=self.config.force, permanent_failures=self.config.retry_permanent, verify=self.config.verify)
+        opened = _Opened(self, profile)
         ended = run_chunks(
             list(keys),
             profile=profile,
             read_images=lambda chunk: self.images(chunk, profile.name),
             run_id=self.context.run.run_id,
             checkpoint=checkpoint,
-            open_engine=lambda found: self.model.open_engine(found, self.store, self.settings),
+            open_engine=opened.open,
             store=self.store,
             settings=self.settings,
             redo=redo,
@@ -117,7 +119,8 @@ class _Work:
                     f"{key}: {progress.total:,} images, {progress.done:,} made now, {progress.reused:,} done before, "
                     f"in {seconds:,.1f} s"
                 )
-                report.succeed(key, _result_metadata(each.result, checkpoint) | {"parameters": parameters})
+                more = {"parameters": parameters} | opened.metadata()
+                report.succeed(key, _result_metadata(each.result, checkpoint) | more)
 
     def images(self, chunk: str, profile: str) -> list[Source]:
         """The images of a chunk, fetched again first where that is asked for. Raises dg.Failure when it has none yet."""
@@ -153,6 +156,25 @@ class _Work:
         new = before is None or set(table["sha256"].dropna()) - set(before["sha256"].dropna())
         event = dg.AssetMaterialization if new else dg.AssetObservation
         self.context.log_event(event(names.SOURCE_IMAGES, partition=chunk, metadata=metadata))
+
+
+@dataclass
+class _Opened:
+    """The engine of one profile, once there is work for one."""
+
+    work: _Work
+    profile: Profile
+    engine: Engine | None = None
+
+    @contextmanager
+    def open(self, found: Checkpoint) -> Iterator[Engine]:
+        settings = self.profile.configure(self.work.settings)
+        with self.work.model.open_engine(found, self.work.store, settings) as self.engine:
+            yield self.engine
+
+    def metadata(self) -> dict[str, Any]:
+        """Where the images of this run were made until now, those of earlier chunks among them."""
+        return {} if self.engine is None else {"engine, this run so far": dg.MetadataValue.json(dict(self.engine.facts()))}
 
 
 def run_config(**options: bool) -> dict[str, Any]:
