@@ -33,8 +33,6 @@ from pipelines.partitions import Partitions, by_profile
 from pipelines.resources import DepthlineResource, DepthModelResource
 from pipelines.step_failures import fails_in_one_line
 
-POOL = "gpu"
-
 
 class DepthMapsConfig(dg.Config):
     force: bool = Field(False, description="Make every depth map again, even those that exist.")
@@ -52,14 +50,8 @@ class DepthMapsConfig(dg.Config):
     )
 
 
-@dg.op(
-    pool=POOL,
-    ins={names.SOURCE_IMAGES: dg.In(dg.Nothing), names.PROFILE: dg.In(dg.Nothing)},
-    out=dg.Out(dg.Nothing),
-    description="Streams a chunk's source images through the engine: decode, network, normalization, files.",
-)
 @fails_in_one_line
-def generate_depth_maps(
+def _generate(
     context: dg.AssetExecutionContext, config: DepthMapsConfig, depthline: DepthlineResource, depth_model: DepthModelResource
 ) -> None:
     settings, store = depthline.settings(), depthline.store()
@@ -68,7 +60,7 @@ def generate_depth_maps(
         names.DEPTH_GALLERY: partial(draw_gallery, store=store, link_seconds=settings.gallery_link_seconds),
     }
     with ranges.reported(context, then) as report, open_leases(settings, run_id=context.run.run_id) as leases:
-        work = _Work(context, config, depth_model, leases, store, settings)
+        work = _Work(context, config, depth_model, leases, store, settings, depthline.key(names.SOURCE_IMAGES))
         for profile, keys in by_profile(ranges.keys_of(context)).items():
             try:
                 work.make(depthline.profile(profile), keys, report)
@@ -76,6 +68,19 @@ def generate_depth_maps(
                 for key in keys.values():
                     if key not in report:
                         report.fail(key, error)
+
+
+def _op(pool: str) -> dg.OpDefinition:
+    return dg.op(
+        name="generate_depth_maps",
+        pool=pool,
+        ins={names.SOURCE_IMAGES: dg.In(dg.Nothing), names.PROFILE: dg.In(dg.Nothing)},
+        out=dg.Out(dg.Nothing),
+        description="Streams a chunk's source images through the engine: decode, network, normalization, files.",
+    )(_generate)
+
+
+generate_depth_maps = _op(names.GPU_POOL)
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class _Work:
     leases: Leases
     store: Store
     settings: Settings
+    source_images: dg.AssetKey
 
     def make(self, profile: Profile, keys: Mapping[str, str], report: ranges.Report) -> None:
         """Makes the depth maps of chunks under one profile. `keys`: of partitions, by chunk. Raises DepthlineError."""
@@ -155,7 +161,7 @@ class _Work:
         metadata = sources_metadata(table, spent) | {"retried under": profile} | facts
         new = before is None or set(table["sha256"].dropna()) - set(before["sha256"].dropna())
         event = dg.AssetMaterialization if new else dg.AssetObservation
-        self.context.log_event(event(names.SOURCE_IMAGES, partition=chunk, metadata=metadata))
+        self.context.log_event(event(self.source_images, partition=chunk, metadata=metadata))
 
 
 @dataclass
@@ -242,7 +248,10 @@ def _preview(outcomes: Iterable[Outcome]) -> dg.MetadataValue:
     return preview(frame.assign(source_sha256=frame["source_sha256"].str[:12]), columns)
 
 
-def build(parts: Partitions) -> dg.AssetsDefinition:
+def build(parts: Partitions, pool: str = names.GPU_POOL) -> dg.AssetsDefinition:
+    """The asset. `pool`: in which its runs wait for a device."""
+    generate = generate_depth_maps if pool == names.GPU_POOL else _op(pool)
+
     @dg.graph_asset(
         ins={
             names.SOURCE_IMAGES: dg.AssetIn(names.SOURCE_IMAGES, dagster_type=dg.Nothing),
@@ -261,6 +270,6 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
         ),
     )
     def depth_maps(source_images: None, profile: None) -> None:
-        return generate_depth_maps(source_images=source_images, profile=profile)  # type: ignore[no-any-return]
+        return generate(source_images=source_images, profile=profile)  # type: ignore[no-any-return]
 
     return depth_maps
