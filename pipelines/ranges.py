@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG as END
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_START_TAG as START
 
@@ -21,6 +22,9 @@ from depth_core.serving.leases import Lease, Leases
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 Body = Callable[[str], Mapping[str, Any]]
 
+# In an output's metadata: Dagster then records no materialization by itself. The events of the partitions are there already.
+RECORDED = SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+
 NAMED = 5  # partitions in the message of a failed run; its metadata has all
 
 
@@ -28,7 +32,7 @@ def keys_of(context: Context) -> list[str]:
     """The partitions that a run is asked for, one or a range of them.
 
     What the run's tags say of a range counts. Dagster itself takes a run of a job backfill that covers several pairs for a run of
-    its first pair, since such a run has the tags of that pair too.
+    one pair, since such a run has the tags of the first pair of the backfill too, which its range need not even hold.
     """
     ends = (context.run.tags.get(START), context.run.tags.get(END))
     if ends == (None, None):
@@ -52,10 +56,6 @@ class Report:
         self._then = then
         self._done: dict[str, Mapping[str, Any]] = {}
         self._failed: dict[str, Exception] = {}
-
-    @property
-    def done(self) -> list[str]:
-        return list(self._done)
 
     def succeed(self, key: str, metadata: Mapping[str, Any]) -> None:
         self._done[key] = metadata
@@ -85,12 +85,12 @@ class Report:
             self.write()
             self._go_on()
             raise failure(self._failed, count, self._context.log)
-        by_dagster = set(self._context.partition_keys)  # of these it records a materialization by itself
+        if set(map(str, self._context.partition_keys)) != set(map(str, self._done)):  # it would record others than these
+            self._context.add_output_metadata({RECORDED: True})
+            self.write()
+            return
         for key, metadata in self._done.items():
-            if key in by_dagster:
-                self._context.add_asset_metadata(metadata, partition_key=key)
-            else:
-                self._log(key, metadata)
+            self._context.add_asset_metadata(metadata, partition_key=key)
 
     def _go_on(self) -> None:
         """Does what comes after this step for the partitions that are done: Dagster skips the steps after one that fails."""

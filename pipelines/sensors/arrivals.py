@@ -1,8 +1,9 @@
 """`arrival_sensor`: launches what an index run or an ingested chunk calls for, as runs of several chunks."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Self
 
 import dagster as dg
@@ -34,10 +35,10 @@ class Place:
 class Page:
     """Chunks that one tick asks for, each with the storage id of the last event read that names it; as many as fit `most` runs.
 
-    `known`: the place of each chunk among Dagster's partitions. Neighbours there share a run, up to `per_run` of them.
+    `known` gives the place of each chunk among Dagster's partitions. Neighbours there share a run, up to `per_run` of them.
     """
 
-    def __init__(self, known: Mapping[str, int], most: int, per_run: int) -> None:
+    def __init__(self, known: Callable[[], Mapping[str, int]], most: int, per_run: int) -> None:
         self._known = known
         self._most = most
         self._per_run = per_run
@@ -47,7 +48,7 @@ class Page:
 
     def add(self, chunk: str, event: int) -> bool:
         """False, and nothing added, when the page is full. A chunk that is no partition any more is passed over."""
-        place = self._known.get(chunk)
+        place = self._known().get(chunk)
         if place is not None and chunk not in self._events:
             spans = self._spans + 1 - (place - 1 in self._places) - (place + 1 in self._places)
             at_most = spans + (len(self._places) + 1) // self._per_run  # runs; the exact number takes longer
@@ -67,8 +68,8 @@ class Page:
     def __len__(self) -> int:
         return len(self._groups(self._events))
 
-    def _groups(self, chunks: Iterable[str]) -> list[list[str]]:
-        return ranges.contiguous(chunks, self._known, self._per_run)
+    def _groups(self, chunks: Collection[str]) -> list[list[str]]:
+        return ranges.contiguous(chunks, self._known(), self._per_run) if chunks else []
 
 
 @dg.sensor(
@@ -83,22 +84,21 @@ class Page:
 def arrival_sensor(context: dg.SensorEvaluationContext, depthline: DepthlineResource) -> dg.SensorResult:
     kept = json.loads(context.cursor) if context.cursor else {}
     places = {asset: Place.of(kept.get(asset)) for asset in (names.MANIFEST_INDEX, names.SOURCE_IMAGES)}
-    at_once = [
-        profile.name
-        for profile in depthline.profiles().values()
-        if profile.on_arrival and _has(context, depthline.key(names.DEPTH_MAPS), profile.name)
-    ]
+    at_once = [profile.name for profile in depthline.profiles().values() if profile.on_arrival and _has(context, profile.name)]
     per_run = depthline.settings().partitions_per_run
-    known = {chunk: place for place, chunk in enumerate(context.instance.get_dynamic_partitions(CHUNK))}
+
+    @cache  # asked for where something has happened: there may be tens of thousands
+    def known() -> Mapping[str, int]:
+        return {chunk: place for place, chunk in enumerate(context.instance.get_dynamic_partitions(CHUNK))}
 
     def to_compute(event: dg.EventLogRecord) -> Sequence[str]:
         retried = event.asset_materialization is None or SourcesFacts.read(event.asset_materialization.metadata).retried_under
         return [] if retried or not at_once else [str(event.partition_key)]
 
     ingested = Page(known, max(1, DEPTH_RUNS_PER_TICK // max(1, len(at_once))), per_run)
-    _read(context.instance, depthline.key(names.SOURCE_IMAGES), places[names.SOURCE_IMAGES], to_compute, ingested)
+    _read(context.instance, names.SOURCE_IMAGES, places[names.SOURCE_IMAGES], to_compute, ingested)
     indexed = Page(known, max(1, RUNS_PER_TICK - len(ingested) * len(at_once)), per_run)
-    _read(context.instance, depthline.key(names.MANIFEST_INDEX), places[names.MANIFEST_INDEX], _changed_chunks, indexed)
+    _read(context.instance, names.MANIFEST_INDEX, places[names.MANIFEST_INDEX], _changed_chunks, indexed)
     requests = [
         dg.RunRequest(run_key=f"ingest-{first}-{last}-{event}", job_name=ingest_chunk.name, tags=ranges.tags(first, last))
         for first, last, event in indexed.runs()
@@ -118,7 +118,7 @@ def arrival_sensor(context: dg.SensorEvaluationContext, depthline: DepthlineReso
     return dg.SensorResult(run_requests=requests, cursor=cursor)
 
 
-def _has(context: dg.SensorEvaluationContext, depth_maps: dg.AssetKey, profile: str) -> bool:
+def _has(context: dg.SensorEvaluationContext, profile: str) -> bool:
     """Whether this code location knows a profile.
 
     A profile that was added since it was loaded has no partitions until it is reloaded. Requesting a run for it would fail the
@@ -126,7 +126,7 @@ def _has(context: dg.SensorEvaluationContext, depth_maps: dg.AssetKey, profile: 
     """
     if context.repository_def is None:  # outside of a code location
         return True
-    pairs = context.repository_def.assets_defs_by_key[depth_maps].partitions_def
+    pairs = context.repository_def.assets_defs_by_key[dg.AssetKey(names.DEPTH_MAPS)].partitions_def
     assert isinstance(pairs, dg.MultiPartitionsDefinition)
     known = pairs.get_partitions_def_for_dimension(PROFILE).get_partition_keys()
     if profile not in known:
@@ -141,11 +141,7 @@ def _changed_chunks(event: dg.EventLogRecord) -> Sequence[str]:
 
 
 def _read(
-    instance: dg.DagsterInstance,
-    asset: dg.AssetKey,
-    place: Place,
-    chunks_in: Callable[[dg.EventLogRecord], Sequence[str]],
-    page: Page,
+    instance: dg.DagsterInstance, asset: str, place: Place, chunks_in: Callable[[dg.EventLogRecord], Sequence[str]], page: Page
 ) -> None:
     """Puts the next chunks that an asset's materializations name on `page` until it is full; moves `place` past them.
 
@@ -153,7 +149,7 @@ def _read(
     """
     while True:
         events = instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset, after_storage_id=place.done), limit=EVENTS_AT_ONCE, ascending=True
+            dg.AssetRecordsFilter(dg.AssetKey(asset), after_storage_id=place.done), limit=EVENTS_AT_ONCE, ascending=True
         ).records
         for event in events:
             named = chunks_in(event)

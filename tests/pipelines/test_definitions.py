@@ -16,7 +16,7 @@ import pytest
 from depth_core.errors import ErrorKind
 from depth_core.explain import cures
 from depth_core.output.depth_folder import OUTPUT_VERSION
-from pipelines import names
+from pipelines import names, ranges
 from pipelines.assets import depth_maps
 from pipelines.partitions import pair
 
@@ -88,6 +88,18 @@ def test_dagster_takes_the_shipped_instance_file(tmp_path: Path) -> None:
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         submitting = {daemon: instance.get_settings(daemon)["num_submit_workers"] for daemon in ("sensors", "backfills")}
     assert min(submitting.values()) > 1
+
+
+def test_bulk_runs_of_whatever_kind_leave_room_for_workers_of_single_requests(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "dagster.yaml", tmp_path)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        runs = instance.get_concurrency_config().run_queue_config
+    tags = {"dagster/partition", *ranges.tags("a", "b")} - {"dagster/asset_partition_range_end"}
+    limits = [each for each in runs.tag_concurrency_limits if "value" not in each]
+    assert {each["key"] for each in limits} == tags
+    assert sum(each["limit"] for each in limits) + 2 <= runs.max_concurrent_runs
+    one_each = [each for each in runs.tag_concurrency_limits if each.get("value") == {"applyLimitPerUniqueValue": True}]
+    assert {each["key"]: each["limit"] for each in one_each} == dict.fromkeys(tags, 1)
 
 
 def test_the_records_carry_their_column_schema(house) -> None:

@@ -19,7 +19,7 @@ from support.programs import Program
 from depth_core.engine import chunks as engine
 from depth_core.errors import StoreError
 from depth_core.ingest import sources
-from depth_core.output import gallery
+from depth_core.output import gallery, records
 from depth_core.serving.leases import one_by_one, open_leases
 from pipelines import names, ranges
 from pipelines.assets import depth_maps, source_images
@@ -266,6 +266,37 @@ class TestARunInWhichOnePartitionFails:
         assert len(house.records()) == 5
 
 
+class TestChecksOfSeveralPartitions:
+    @staticmethod
+    def check(house, chunks: list[str]) -> dg.ExecuteInProcessResult:
+        """The checks alone, of all chunks under one profile."""
+        alone = dg.define_asset_job("checks", dg.AssetSelection.checks_for_assets(names.ARTWORK_RECORDS))
+        job = dg.Definitions.merge(house.defs(), dg.Definitions(jobs=[alone])).resolve_job_def("checks")
+        asked = ranges.tags(pair(chunks[0], "preview"), pair(chunks[-1], "preview"))
+        return job.execute_in_process(instance=house.instance, tags=asked, raise_on_error=False)
+
+    def test_what_is_wrong_with_one_is_said_of_that_one_alone(self, house, chunks) -> None:
+        ranged(house, "depth_maps_for_chunk", pair(chunks[0], "preview"), pair(chunks[2], "preview"))
+        folder = records.read_chunk(house.store, "preview", chunks[1])["folder"].iloc[0]
+        house.store.delete(f"{folder}/depth.png")
+        result = self.check(house, chunks)
+        assert result.success, "checks warn"
+        wrong = [(each.check_name, str(each.partition)) for each in checked(house, result.run_id) if not each.passed]
+        assert wrong == [("every_depth_map_is_readable", f"{chunks[1]}|preview")]
+
+    def test_one_that_cannot_be_checked_costs_the_others_nothing(self, house, chunks) -> None:
+        ranged(house, "depth_maps_for_chunk", pair(chunks[0], "preview"), pair(chunks[1], "preview"))
+        result = self.check(house, chunks)
+        assert not result.success
+        found = Counter(each.check_name for each in checked(house, result.run_id) if each.passed)
+        assert found == dict.fromkeys(
+            ("every_row_has_one_record", "every_depth_map_is_readable", "no_depth_map_is_flat", "failure_rate"), 2
+        )
+        assert f"1 of 3 partitions failed, the others are done. {chunks[2]}|preview" in str(
+            failure_of(result).step_failure_data.user_failure_data.description
+        )
+
+
 CRASHES = """
 import json, os, signal, sys
 import dagster as dg
@@ -403,6 +434,14 @@ class TestJobBackfills:
             assert all("images" in metadata or "succeeded" in metadata for metadata in found.values())
         assert {str(each.partition) for each in checked(house, result.run_id)} == set(pairs(chunks))
         assert len(house.records()) == 10
+
+    def test_the_first_pair_of_the_backfill_is_not_reported_by_runs_of_other_ranges(self, house, chunks) -> None:
+        of_first = {"dagster/partition/chunk": chunks[0], "dagster/partition/profile": "preview"}
+        asked = ranges.tags(pair(chunks[1], "preview"), pair(chunks[2], "preview"))
+        result = house.run("depth_maps_for_chunk", None, tags=asked | of_first)
+        for asset in names.OF_A_PAIR:
+            assert set(made(house, result.run_id, asset)) == set(pairs(chunks[1:], "preview"))
+        assert len(house.records()) == 3
 
     def test_retries_of_several_pairs_reach_every_pair(self, house) -> None:
         path = house.manifest("gone.csv", "image_url", *(f"{house.folder}/photos/{n}.jpg" for n in range(3)))
