@@ -142,13 +142,21 @@ class ChunkStream:
             except Exception as error:  # noqa: BLE001 - it is the error of every chunk that needs an engine
                 self._failure = error
         if self._engine is None or self._failure is not None:
-            self._end(work, self._failure)
+            self._end_without_engine(work)
         elif work.shares_range:
             self._run_shared(work, self._engine)
         else:
             yield from self._run_suspects(work, self._engine)
             if not work.ending:
                 yield from self._pass(work, self._engine, self._together(work), alone=False)
+
+    def _end_without_engine(self, work: ChunkWork) -> None:
+        """It has the engine's error, unless other chunks of this run had all of its images before."""
+        with self._changed:
+            self._claim(work, list(work.missing))
+            self._at_engine.clear()
+            error = self._failure if work.waiting or work.found is not None else None
+            self._end(work, error)
 
     def _run_suspects(self, work: ChunkWork, engine: Engine) -> Generator[ChunkResult, None, None]:
         """What was at work when an earlier run died comes first, alone and isolated: nothing else is at the engine by then."""
@@ -222,7 +230,8 @@ class ChunkStream:
 
     def _report_begun(self) -> None:
         while self._begun:
-            work = self._begun.popleft()
+            with self._changed:  # not in the middle of its beginning
+                work = self._begun.popleft()
             work.run.on_progress(work.progress)
 
     def _give_ended(self) -> Generator[ChunkResult, None, None]:

@@ -500,6 +500,22 @@ def test_what_was_complete_when_the_device_went_away_is_complete(machine: Machin
     assert {str(each.error) for each in ended if each.error} == {"the device is gone"}
 
 
+def test_a_chunk_whose_images_others_had_is_complete_although_the_device_went_away_before_its_turn(machine: Machine) -> None:
+    images = {"c0": [image(0), image(1)], "c1": [image(0)], "c2": [image(2)]}
+    read = threading.Event()
+
+    def read_images(chunk: str) -> list[Source]:
+        if chunk == "c2":
+            read.set()  # c1 was looked up, and image 0 not made
+        return [Source(sha256) for sha256 in images[chunk]]
+
+    machine.most = 1
+    machine.on_image = lambda sha256: _happens(read, "c1 is not read ahead")
+    ended = {each.chunk: each for each in start(machine, images, read_images=read_images)}
+    assert {chunk: each.error is None for chunk, each in ended.items()} == {"c0": False, "c1": True, "c2": False}
+    assert ended["c1"].result.progress.reused == 1
+
+
 def test_a_lease_that_cannot_be_given_back_is_its_chunks_error(machine: Machine) -> None:
     @contextmanager
     def lease(chunk: str) -> Iterator[None]:
