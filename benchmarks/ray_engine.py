@@ -1,7 +1,7 @@
 """The Ray engine against the local one: one node of one core against one core, two nodes against one; and Ray Data beside it.
 
 Each node's processes are bound to a core of their own, and so are the local engine and, with one node, the process that drives.
-Rates are over the busy window: between the finish of the fourth image and of the one before the last twelve, by the times in the
+Rates are over the busy window: between the finish of the second image and of the one before the last four, by the times in the
 outcomes. `data` runs the same actors' code as a callable class of Ray Data's `map_batches`, over rows that are all there at once.
 """
 
@@ -37,8 +37,8 @@ from depth_core.ingest import sources
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
-FIRST, LAST = 4, 12  # images at both ends that do not count
-BLOCK = 4
+FIRST, LAST = 2, 4  # images at both ends that do not count
+BLOCK = 2
 WAYS = ("local", "ray-1", "ray-2", "data-1", "data-2")
 
 
@@ -171,7 +171,7 @@ def measure(way: str, model: str, count: int, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=("v2", "tiny"), default="v2")
-    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--images", type=int, default=16, help="for one core; twice as many for two")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--way", help=argparse.SUPPRESS)
@@ -190,7 +190,8 @@ def main() -> None:
             rates = {}
             for way in asked.ways:
                 command = [sys.executable, "-m", "benchmarks.ray_engine", "--way", way, "--folder", made]
-                command += ["--model", asked.model, "--images", str(asked.images)]
+                images = asked.images * (2 if way.endswith("-2") else 1)
+                command += ["--model", asked.model, "--images", str(images)]
                 ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
                 found = json.loads(ended.stdout.strip().splitlines()[-1])
                 rates[way] = found["rate"]

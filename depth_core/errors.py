@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import logging
 import traceback
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import PurePath
 
 from depth_core.display import shown_text, shown_url
@@ -85,6 +87,9 @@ class ImageError(DepthlineError):
         self.kind = kind
         self.message = message
         self.attempts = attempts
+
+    def __reduce__(self) -> tuple[Callable[..., ImageError], tuple[ErrorKind, str]]:
+        return partial(ImageError, attempts=self.attempts), (self.kind, self.message)
 
     def __str__(self) -> str:
         return f"{self.kind.value}: {self.message}"

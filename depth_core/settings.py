@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     max_manifest_rows: int = Field(
         10_000_000,
         ge=1,
-        description="A manifest with more rows is refused. Indexing takes 0.2 GB of memory and 0.1 kB of disk a row.",
+        description="A manifest with more rows is refused. Indexing takes 0.3 GB of memory and 0.1 kB of disk a row.",
     )
     source_roots: list[str] = Field(
         default_factory=list,
@@ -145,6 +145,11 @@ class Settings(BaseSettings):
         0, ge=0, description="Actors on the Ray cluster, each with a network; 0: as many as its nodes have room for."
     )
     ray_cores: int = Field(0, ge=0, description="CPUs of each actor; 0: up to 4, or with a GPU its share of the node's, up to 8.")
+    ray_decode: Literal["together", "apart"] = Field(
+        "together",
+        description="Where images are decoded and resized; together: by the actor that has the network; apart: in CPU tasks of "
+        "their own, for GPUs that wait for decoding.",
+    )
     ray_block_images: int = Field(0, ge=0, description="Images that go to an actor together; 0: 4, or with a GPU 16.")
     ray_wait_seconds: float = Field(120.0, gt=0, description="Seconds that actors may wait for a place on the Ray cluster.")
     device_run_tags: dict[str, Any] = Field(

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines import device_runs
+from pipelines import device_runs, embedding, names
 from pipelines.assets import (
     artwork_records,
     depth_gallery,
@@ -30,12 +30,15 @@ from pipelines.sensors import profiles as profile_sensors
 
 OF_CHUNKS = (manifest_index, image_manifest, source_images, profiles, depth_maps, artwork_records, depth_gallery)
 
-JOBS: list[Any] = [
+BULK_JOBS: list[Any] = [
     chunks.index_manifest,
     chunks.ingest_chunk,
     chunks.depth_maps_for_chunk,
     chunks.retry_failed_rows,
     chunks.retry_all_failed_rows,
+]
+JOBS: list[Any] = [
+    *BULK_JOBS,
     event_log.prune_event_log,
     serve_inbox.serve_inbox,
     prune_requests.prune_requests,
@@ -64,7 +67,7 @@ def build_defs(depthline: DepthlineResource | None = None, resources: Mapping[st
     settings = depthline.settings()
     tags = settings.device_run_tags
     jobs = {job.name: device_runs.tagged(job, tags) for job in JOBS}
-    parts = Partitions.of(list(depthline.profiles()), settings.partitions_per_run)
+    parts = _partitions(depthline)
     return dg.Definitions(
         assets=[*(each.build(parts) for each in OF_CHUNKS), request_records.build()],
         asset_checks=record_checks.build(parts),
@@ -74,6 +77,36 @@ def build_defs(depthline: DepthlineResource | None = None, resources: Mapping[st
         resources={"depthline": depthline, "depth_model": DepthModelResource(), **(resources or {})},
         # One process a run: the multiprocess executor would import torch and load the model once per step.
         executor=dg.in_process_executor,
+    )
+
+
+def _partitions(depthline: DepthlineResource) -> Partitions:
+    return Partitions.of(list(depthline.profiles()), depthline.settings().partitions_per_run)
+
+
+def build_embedded(depthline: DepthlineResource, place: embedding.Place) -> dg.Definitions:
+    """The definitions of bulk work alone, for the code location of another project. `depthline` has the place's key prefix.
+
+    Raises ConfigurationError as `build_defs`.
+    """
+    parts, settings = _partitions(depthline), depthline.settings()
+    assets = [depth_maps.build(parts, place.pool) if each is depth_maps else each.build(parts) for each in OF_CHUNKS]
+    jobs = {
+        job.name: device_runs.placed(job, place.selection(job, assets), settings.device_run_tags, executor=dg.in_process_executor)
+        for job in BULK_JOBS
+    }
+    sensors = [device_runs.sensor_of(sensor, jobs) for sensor in (manifests.manifest_sensor, arrivals.arrival_sensor)]
+    return dg.Definitions(
+        assets=[place.asset(asset) for asset in assets],
+        asset_checks=[place.asset(check) for check in record_checks.build(parts)],
+        jobs=jobs.values(),
+        sensors=[
+            *sensors,
+            profile_sensors.build(depthline.key(names.PROFILE)),
+            nightly.build(settings.device_run_tags, place.targets()),
+        ],
+        schedules=[device_runs.schedule_of(retries.retry_failed_rows_schedule, jobs)],
+        resources={"depthline": depthline, "depth_model": DepthModelResource()},
     )
 
 

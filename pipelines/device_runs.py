@@ -23,8 +23,14 @@ def tagged(job: Any, tags: Mapping[str, Any]) -> Any:
         return job
     if isinstance(job, dg.JobDefinition):
         return job.graph.to_job(name=job.name, description=job.description, tags={**job.tags, **tags})
+    return placed(job, job.selection, tags)
+
+
+def placed(job: Any, selection: dg.AssetSelection, tags: Mapping[str, Any], executor: dg.ExecutorDefinition | None = None) -> Any:
+    """A job of assets that selects others, under the same name; with more tags when its runs open a device."""
+    more = {**(job.tags or {}), **(tags if job in JOBS else {})}
     return dg.define_asset_job(
-        job.name, job.selection, config=job.config, description=job.description, tags={**(job.tags or {}), **tags}
+        job.name, selection, config=job.config, description=job.description, tags=more, executor_def=executor
     )
 
 

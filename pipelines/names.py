@@ -9,8 +9,11 @@ ARTWORK_RECORDS = "artwork_records"
 DEPTH_GALLERY = "depth_gallery"
 REQUEST_RECORDS = "request_records"
 
+GPU_POOL = "gpu"  # bulk runs wait here for a device
+
 OF_A_CHUNK = (IMAGE_MANIFEST, SOURCE_IMAGES)
 OF_A_PAIR = (DEPTH_MAPS, ARTWORK_RECORDS, DEPTH_GALLERY)  # of a chunk under a profile
+OF_BULK = (MANIFEST_INDEX, PROFILE, *OF_A_CHUNK, *OF_A_PAIR)
 
 INGEST_GROUP, DEPTH_GROUP, REQUESTS_GROUP = "ingest", "depth", "requests"
 OWNERS = ["team:depth"]

@@ -34,6 +34,12 @@ class DepthlineResource(dg.ConfigurableResource[Any]):
 
     overrides: dict[str, Any] = Field(default_factory=dict, description="Settings by name, in place of DEPTH_* variables.")
 
+    key_prefix: list[str] = Field(default_factory=list, description="Before the keys of all assets, where they have one.")
+
+    def key(self, name: str) -> dg.AssetKey:
+        """The key of an asset of names.py, in this code location."""
+        return dg.AssetKey([*self.key_prefix, name])
+
     def settings(self) -> Settings:
         """The settings as they are now. Raises ConfigurationError."""
         key = (settings.environment(), repr(sorted(self.overrides.items())))

@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from depth_core.plan import requests
 from depth_core.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -62,3 +63,14 @@ def test_the_readme_names_the_two_commands() -> None:
 def test_pictures_are_small() -> None:
     for picture in (ROOT / "docs/images").iterdir():
         assert picture.stat().st_size < 300_000, picture.name
+
+
+def test_scale_md_has_the_requests_to_s3_that_are_counted() -> None:
+    text = (ROOT / "docs/scale.md").read_text("utf-8")
+    for title, counts in (("of a new image", requests.PER_IMAGE), ("of a chunk under one profile", requests.PER_CHUNK)):
+        operations = ("PUT", "GET", "HEAD", "LIST")
+        lines = [f"| {step} | {' | '.join(str(counts[step].get(each, 0)) for each in operations)} |" for step in requests.STEPS]
+        table = "\n".join([f"| {title} | {' | '.join(operations)} |", "| --- | --- | --- | --- | --- |", *lines])
+        assert table in text
+    per_image = [sum(counts.get(each, 0) for counts in requests.PER_IMAGE.values()) for each in ("PUT", "GET", "HEAD")]
+    assert "So {} for an image: {} PUT, {} GET, {} HEAD.".format(sum(per_image), *per_image) in text

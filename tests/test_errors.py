@@ -1,6 +1,7 @@
 """What ends one row, and what ends a run."""
 
 import errno
+import pickle
 
 import pytest
 
@@ -39,3 +40,8 @@ def test_an_exception_that_cannot_say_what_it_is_ends_its_row_alone() -> None:
             raise ValueError("not even this")
 
     assert row_failure(_raised(MuteError())).message.startswith("MuteError (at test_errors.py:")
+
+
+def test_an_image_error_comes_out_of_another_process_as_it_was() -> None:
+    error = pickle.loads(pickle.dumps(ImageError(ErrorKind.NOT_FOUND, "HTTP 404", attempts=3)))
+    assert (error.kind, error.message, error.attempts) == (ErrorKind.NOT_FOUND, "HTTP 404", 3)

@@ -5,7 +5,7 @@ Chunks, workers and the command line know engines by this alone; choose.py opens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -51,6 +51,9 @@ class Engine(Protocol):
     @property
     def checkpoint(self) -> Checkpoint:
         """The model and its weights."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """Where the images of this engine were made so far, for people: JSON."""
 
     def run(
         self, items: Iterable[Item], plan: Plan, *, steps: Steps | None = None, alone: bool = False

@@ -115,8 +115,9 @@ class ChunkStream:
     # -- before a chunk's turn, in the thread that reads ahead ------------------------------------------------------------
 
     def _has_room(self) -> bool:
-        unwritten = sum(work.is_done for work in self._under_way)
-        return len(self._ready) + unwritten < AHEAD and not (self._suspended and len(self._ended) >= AHEAD)
+        """Whether the next chunk may be read: few wait for their turn, few for their end to be written or taken by the caller."""
+        unwritten = sum(work.ending for work in self._under_way)
+        return len(self._ready) < AHEAD and unwritten <= AHEAD and not (self._suspended and len(self._ended) >= AHEAD)
 
     def _accept(self, work: ChunkWork) -> None:
         self._under_way.append(work)
@@ -364,6 +365,7 @@ class ChunkStream:
         ended = ChunkResult(work.chunk, result if work.error is None else None, work.error)
         with self._changed:
             self._under_way.remove(work)
+            work.behind = ()
             self._ended.append((work, ended))
             self._changed.notify_all()
 

@@ -63,6 +63,11 @@ class LocalEngine:
     def checkpoint(self) -> Checkpoint:
         return self.predictor.checkpoint
 
+    def facts(self) -> dict[str, Any]:
+        """As base.Engine."""
+        network = self.predictor
+        return {"engine": "local", "device": network.device, "precision": network.precision, "runtime": network.runtime}
+
     def run(
         self, items: Iterable[Item], plan: Plan, *, steps: Steps | None = None, alone: bool = False
     ) -> Generator[tuple[Item, Outcome], None, None]:

@@ -10,8 +10,6 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import islice
 from typing import Any
 
 from pydantic import SecretStr
@@ -21,6 +19,7 @@ from depth_core.engine.base import Load, LockDevice, Steps
 from depth_core.engine.batching import MOST_UNEXPLAINED
 from depth_core.engine.ray_actor import Answer, Job, Setup
 from depth_core.engine.ray_cluster import Shape
+from depth_core.engine.ray_items import ItemsAhead
 from depth_core.engine.ray_pool import BLOCKS_AT_ONCE, Block, Member, Pool
 from depth_core.engine.stages import Item, Plan
 from depth_core.errors import ErrorKind, ImageError, is_installation_error, row_failure
@@ -30,7 +29,8 @@ from depth_core.settings import Settings
 from depth_core.storage import Store
 
 BLOCK_ON_CPU, BLOCK_ON_GPU = 4, 16  # images: what an actor's death loses at most is a few blocks, and progress is as fine as one
-WAIT_SECONDS = 1.0
+WAIT_SECONDS = 1.0  # for a block to end
+STARVED_SECONDS = 0.02  # the same, where the next item may come first
 
 
 @contextmanager
@@ -71,6 +71,13 @@ class RayEngine:
     block_images: int
     runs: int = 0
 
+    def facts(self) -> dict[str, Any]:
+        """As base.Engine."""
+        pool = self.pool
+        devices = sorted({member.loaded.device for member in pool.ready if member.loaded is not None})
+        at = {"nodes": len(pool.seen), "actors": len(pool.ready), "devices": devices}
+        return {"engine": "ray", **at, "images by node": dict(sorted(pool.made.items()))}
+
     def run(
         self, items: Iterable[Item], plan: Plan, *, steps: Steps | None = None, alone: bool = False
     ) -> Generator[tuple[Item, Outcome], None, None]:
@@ -78,12 +85,14 @@ class RayEngine:
         get it alone, and fail with worker_lost when actor after actor dies of them."""
         self.runs += 1
         self.pool.fill()  # one may have been ended with an earlier run
-        run = _Run(self, iter(items), Job(self.runs, plan, steps or Steps(), alone), most_deaths=self.settings.max_attempts)
+        ahead = ItemsAhead(iter(items), 0 if alone else self.block_images)
+        run = _Run(self, ahead, Job(self.runs, plan, steps or Steps(), alone), most_deaths=self.settings.max_attempts)
         ended = False
         try:
             yield from run.outcomes()
             ended = True
         finally:
+            ahead.stop()
             if not ended:
                 self.pool.stop()
 
@@ -93,10 +102,10 @@ class _Run:
     """The state of one run: what is at work, and what must be tried again alone."""
 
     engine: RayEngine
-    items: Iterator[Item]
+    items: ItemsAhead
     job: Job
     most_deaths: int
-    more: bool = True
+    starved: bool = False  # an actor has room, and no item is there yet
     again: deque[Block] = field(default_factory=deque)  # lost with their node: to be sent before all others
     suspects: deque[Item] = field(default_factory=deque)  # may have ended an actor, or made the network fail: each goes alone
     deaths: Counter[str] = field(default_factory=Counter)  # of actors that had only this image, by its source
@@ -111,10 +120,10 @@ class _Run:
         while True:
             self._hand_out()
             at_work = any(member.blocks for member in self.pool.members)
-            if not (at_work or self.more or self.again or self.suspects):
+            if not (at_work or self.again or self.suspects) and self.items.ended:
                 yield from self._last()
                 return
-            for member, block, answer in self.pool.ended(WAIT_SECONDS):
+            for member, block, answer in self.pool.ended(STARVED_SECONDS if self.starved else WAIT_SECONDS):
                 if answer is None:
                     yield from self._died(member, block)
                 else:
@@ -125,13 +134,14 @@ class _Run:
 
     def _hand_out(self) -> None:
         """Keeps every actor in work, those with the least first; a suspect goes to an actor that has nothing else."""
+        self.starved = False
         while (member := self._with_room()) is not None:
             block = self._next_block(member)
             if block is None:
                 break
             self.pool.send(member, block)
         for each in self.pool.ready:
-            if not (self.more or self.again) or (self.suspects and each is self.pool.ready[0]):
+            if (self.items.ended and not self.again) or (self.suspects and each is self.pool.ready[0]):
                 self.pool.finish(each)
 
     def _with_room(self) -> Member | None:
@@ -152,11 +162,10 @@ class _Run:
             return Block([self.suspects.popleft()], replace(self.job, alone=True), again=True)
         if self.again:
             return self.again.popleft()
-        if not self.more:
-            return None
-        taken = list(islice(self.items, 1 if self.job.alone else self.engine.block_images))
-        self.more = bool(taken)
-        return Block([_with_its_bytes(item) for item in taken], self.job) if taken else None
+        most = 1 if self.job.alone else self.engine.block_images
+        taken = self.items.take(most, at_least=most if member.blocks else 1)
+        self.starved = not taken and not self.items.ended
+        return Block(taken, self.job) if taken else None
 
     # -- from the actors ------------------------------------------------------------------------------------------------------
 
@@ -201,17 +210,3 @@ class _Run:
                 yield item, stages.failed(item, error, self.engine.checkpoint)
             else:
                 self.suspects.append(replace(item, isolate=True))
-
-
-def _with_its_bytes(item: Item) -> Item:
-    """The item as another machine can have it: what is in the store is read there, all else is read here."""
-    if isinstance(item.read, partial) and isinstance(getattr(item.read.func, "__self__", None), Store):
-        return item
-    try:
-        return replace(item, read=partial(bytes, item.read()))
-    except Exception as error:  # noqa: BLE001 - the step that reads it says what it means
-        return replace(item, read=partial(_raise, error))
-
-
-def _raise(error: Exception) -> Any:
-    raise error

@@ -16,15 +16,16 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from depth_core.engine.base import Steps
 from depth_core.engine.local import LocalEngine
-from depth_core.engine.stages import Item, Plan
-from depth_core.errors import ConfigurationError, ModelUnavailableError
-from depth_core.inference import checkpoints
+from depth_core.engine.stages import Item, Plan, Prepared
+from depth_core.errors import ConfigurationError, ImageError, ModelUnavailableError
+from depth_core.inference import checkpoints, preprocessor
 from depth_core.inference.checkpoints import Checkpoint
+from depth_core.inference.preprocessor import Preprocessor, Resizing
 from depth_core.ingest.images import memory_budget
 from depth_core.output import depth_folder
 from depth_core.output.outcomes import Outcome
@@ -148,15 +149,15 @@ class Actor:
             }
         )
 
-    def run(self, job: Job, items: Sequence[Item], again: bool) -> Answer:
+    def run(self, job: Job, items: Sequence[Item], again: bool, decoded: Sequence[Prepared | Exception] = ()) -> Answer:
         """Takes a block through the steps, beside the blocks before and after it. `again`: it was at work before, and what is
-        complete in the store is not made twice."""
+        complete in the store is not made twice. `decoded`: what `decode` made of the items."""
         outcomes: dict[str, Outcome] = {}
         try:
             if again and not job.plan.again:
                 outcomes = self._found(job, items)
             left = [item for item in items if item.source not in outcomes]
-            made, error = self._put(job, left).outcomes()
+            made, error = self._put(job, left, dict(zip((item.source for item in items), decoded, strict=False))).outcomes()
         except Exception as failure:  # noqa: BLE001 - the driver raises it, as itself
             return Answer(outcomes, sendable(failure))
         return Answer(outcomes | made, None if error is None else sendable(error))
@@ -166,7 +167,7 @@ class Actor:
             found = pool.map(lambda item: job.steps.find(item, self._setup.store), items)
             return {item.source: outcome for item, outcome in zip(items, found, strict=True) if outcome is not None}
 
-    def _put(self, job: Job, items: Sequence[Item]) -> _Waiting:
+    def _put(self, job: Job, items: Sequence[Item], decoded: dict[str, Prepared | Exception]) -> _Waiting:
         with self._lock:
             session = self._session
             if session is None or session.closed or (session.job.number, session.job.alone) != (job.number, job.alone):
@@ -175,7 +176,7 @@ class Actor:
                     session.join()
                 assert self._predictor is not None
                 session = self._session = _Session(job, LocalEngine(self._predictor, self._setup.store, self._settings))
-            waiting = session.put(items)
+            waiting = session.put(items, decoded)
             self._received[job.number] += 1
             if job.alone:
                 session.close()
@@ -211,13 +212,15 @@ class _Session:
         self._engine = engine
         self._items: queue.SimpleQueue[Item | None] = queue.SimpleQueue()  # None: the end
         self._stopping = False
+        self._decoded: dict[str, Prepared | Exception] = {}  # elsewhere, by the item's source
         self._futures: dict[str, Future[Outcome]] = {}  # by the item's source: at work
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
-    def put(self, items: Sequence[Item]) -> _Waiting:
+    def put(self, items: Sequence[Item], decoded: Mapping[str, Prepared | Exception]) -> _Waiting:
         with self._lock:
+            self._decoded |= decoded
             if self.error is not None:
                 return _Waiting(self, len(items), {})
             new = [item for item in items if item.source not in self._futures]
@@ -229,8 +232,9 @@ class _Session:
     def _work(self) -> None:
         error: Exception | None = None
         items = iter(self._items.get, None)
+        steps = replace(self.job.steps, prepare=self._prepare)
         try:
-            with closing(self._engine.run(items, self.job.plan, steps=self.job.steps, alone=self.job.alone)) as ended:
+            with closing(self._engine.run(items, self.job.plan, steps=steps, alone=self.job.alone)) as ended:
                 for item, outcome in ended:
                     with self._lock:
                         future = self._futures.pop(item.source)
@@ -244,6 +248,14 @@ class _Session:
             for future in self._futures.values():
                 future.set_exception(self.error)
             self._futures.clear()
+
+    def _prepare(self, item: Item, preprocessor: Preprocessor, device: str, plan: Plan, settings: Settings) -> Prepared:
+        decoded = self._decoded.pop(item.source, None)
+        if decoded is None:
+            return self.job.steps.prepare(item, preprocessor, device, plan, settings)
+        if isinstance(decoded, Exception):
+            raise decoded
+        return replace(decoded, pixels=preprocessor.finish(decoded.pixels))
 
     def close(self) -> None:
         """No block comes after those that are in."""
@@ -274,6 +286,27 @@ class _Waiting:
         wait_for(self.futures.values())
         made = {source: future.result() for source, future in self.futures.items() if future.exception() is None}
         return made, self.session.error if len(made) < self.wanted else None
+
+
+def decode(setup: Setup, job: Job, items: Sequence[Item], device: str) -> list[Prepared | Exception]:
+    """The first step of a block, in a process that has no network: each image as `Resizing` prepares it, or why it failed."""
+    import torch
+
+    torch.set_num_threads(1)
+    found = checkpoints.resolve(setup.checkpoint.spec, setup.settings, setup.checkpoint.named)
+    resizing = Resizing.of(preprocessor.load(found, setup.settings))
+    decoded: list[Prepared | Exception] = []
+    for item in items:
+        try:
+            decoded.append(job.steps.prepare(item, resizing, device, job.plan, setup.settings))
+        except Exception as error:  # noqa: BLE001 - the run raises it where the image is, and decides what it means
+            decoded.append(error if isinstance(error, ImageError) else _sendable(error))
+    return decoded
+
+
+def _sendable(error: Exception) -> Exception:
+    sent = sendable(error)
+    return sent if isinstance(sent, Exception) else error
 
 
 def _node_id() -> str:

@@ -50,6 +50,7 @@ class Shape:
     cores: int
     gpus: int
     actors: int
+    apart: bool = False  # CPUs are left for tasks that decode
 
 
 def package() -> Any:
@@ -129,19 +130,25 @@ def shape(settings: Settings, there: Sequence[Node]) -> Shape:
         with_gpu = [node for node in there if node.gpus]
         cores = min((max(1, node.cores // node.gpus) for node in with_gpu), default=1)
         cores, device, per_actor = min(MOST_DECODING_CORES, cores), "cuda", 1
+        cores = 1 if settings.ray_decode == "apart" else cores
     else:
         cores = min(MOST_CORES, min((node.cores for node in there if node.cores), default=1))
         device, per_actor = ("cpu" if asked == "auto" else asked), 0
     cores = settings.ray_cores or cores
     room = sum(_room(node, cores, per_actor) for node in there)
-    if not room and not settings.ray_actors:
+    apart = settings.ray_decode == "apart"
+    if apart:  # or tasks would wait for actors that wait for them
+        room = min(room, (sum(node.cores for node in there) - 1) // cores)
+    if room < 1 and not (settings.ray_actors and not apart):
         wanted = f"{cores} CPU{'' if cores == 1 else 's'}" + (" and 1 GPU" if per_actor else "")
+        wanted += ", and 1 CPU for decoding (DEPTH_RAY_DECODE=apart)" if apart else ""
         have = ", ".join(f"{node.host}: {node.cores} CPUs, {node.gpus} GPUs" for node in there) or "none"
         raise ConfigurationError(
             f"the Ray cluster has no node with room for one actor, which takes {wanted}; its nodes are: {have}. Add a node, "
             "lower DEPTH_RAY_CORES, or set DEPTH_RAY_ACTORS where nodes start when they are asked for"
         )
-    return Shape(device, cores, per_actor, settings.ray_actors or room)
+    actors = min(room, settings.ray_actors or room) if apart else settings.ray_actors or room
+    return Shape(device, cores, per_actor, actors, apart)
 
 
 def _room(node: Node, cores: int, gpus: int) -> int:

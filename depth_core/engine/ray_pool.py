@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from depth_core.engine import ray_cluster
-from depth_core.engine.ray_actor import Actor, Answer, Job, Loaded, Setup
+from depth_core.engine import ray_cluster, stages
+from depth_core.engine.ray_actor import Actor, Answer, Job, Loaded, Setup, decode
 from depth_core.engine.ray_cluster import Shape
 from depth_core.engine.stages import Item
 from depth_core.errors import ConfigurationError
@@ -26,6 +26,11 @@ class Block:
     items: Sequence[Item]
     job: Job
     again: bool = False  # an earlier actor had it
+
+
+def _is_decoded(block: Block) -> bool:
+    """Whether a block's first step is to decode. What may have ended an actor is done by one alone."""
+    return block.job.steps.prepare is stages.prepare and not (block.again or block.job.alone)
 
 
 @dataclass(eq=False)
@@ -105,7 +110,16 @@ class Pool:
         if member.job != block.job.number:
             member.job, member.sent, member.finished = block.job.number, 0, 0
         member.sent += 1
-        member.blocks[member.handle.run.remote(block.job, block.items, block.again)] = block
+        decoded = [self._decoded(member, block)] if self._shape.apart and _is_decoded(block) else []
+        member.blocks[member.handle.run.remote(block.job, block.items, block.again, *decoded)] = block
+
+    def _decoded(self, member: Member, block: Block) -> Any:
+        """The reference of a block's images, once a task has decoded them."""
+        import ray
+
+        assert member.loaded is not None
+        task = ray.remote(decode).options(num_cpus=1, max_retries=1, scheduling_strategy="SPREAD")
+        return task.remote(self._setup, block.job, block.items, member.loaded.device)
 
     def finish(self, member: Member) -> None:
         """Lets out what the actor holds back until it has the next block: none comes for now."""
@@ -151,6 +165,8 @@ class Pool:
             answer: Answer = ray.get(ref)
         except ray.exceptions.RayActorError:
             return None
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.ObjectLostError) as error:
+            return Answer(error=RuntimeError(f"a task that decoded died: {type(error).__name__}"))
         except ray.exceptions.RayTaskError as error:  # before or after our own code, such as a version that cannot read it
             why = " ".join(str(error.cause or error).split())[:300]
             raise ConfigurationError(

@@ -61,10 +61,16 @@ class ImageProcessor:
 
     def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
         """Resizes and normalises uint8 (H, W, 3) to float32 (3, height, width), `size` = (width, height)."""
+        return self.normalised(self.resized(rgb, size).float())
+
+    def resized(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+        """Resizes uint8 (H, W, 3) to uint8 (3, height, width), `size` = (width, height)."""
         import torch
 
-        image = np.array(Image.fromarray(rgb).resize(size, self.resample))
-        planes = torch.from_numpy(image).permute(2, 0, 1).float()
+        return torch.from_numpy(np.array(Image.fromarray(rgb).resize(size, self.resample))).permute(2, 0, 1)
+
+    def normalised(self, planes: torch.Tensor) -> torch.Tensor:
+        """float32 (3, H, W) in 0..255 as the network takes it; may write into `planes`."""
         return preprocessing.normalised(planes, self.mean, self.std, scale=self.scale)
 
 

@@ -49,6 +49,8 @@ def run(urls: Sequence[str], profile: Profile, checkpoint: Checkpoint, settings:
     """
     from depth_core.inference import predictor
 
+    settings = settings.model_copy(update={"engine": "local"})  # of this machine alone, whatever runs the whole
+
     fetched = _fetched(urls, settings)
     pictures = fetched or [_drawn(number) for number in range(PICTURES)]
     value_range = profile.range if isinstance(profile.range, tuple) else None

@@ -1,7 +1,7 @@
 """`depth_maps`: the depth maps of a chunk's images under one profile, a graph around the op that has the device."""
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from heapq import nsmallest
@@ -11,6 +11,7 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field
 
+from depth_core.engine.base import Engine
 from depth_core.engine.chunk_context import Progress, Redo, Result, Source
 from depth_core.engine.chunks import run_chunks
 from depth_core.errors import DepthlineError
@@ -32,8 +33,6 @@ from pipelines.partitions import Partitions, by_profile
 from pipelines.resources import DepthlineResource, DepthModelResource
 from pipelines.step_failures import fails_in_one_line
 
-POOL = "gpu"
-
 
 class DepthMapsConfig(dg.Config):
     force: bool = Field(False, description="Make every depth map again, even those that exist.")
@@ -51,14 +50,8 @@ class DepthMapsConfig(dg.Config):
     )
 
 
-@dg.op(
-    pool=POOL,
-    ins={names.SOURCE_IMAGES: dg.In(dg.Nothing), names.PROFILE: dg.In(dg.Nothing)},
-    out=dg.Out(dg.Nothing),
-    description="Streams a chunk's source images through the engine: decode, network, normalization, files.",
-)
 @fails_in_one_line
-def generate_depth_maps(
+def _generate(
     context: dg.AssetExecutionContext, config: DepthMapsConfig, depthline: DepthlineResource, depth_model: DepthModelResource
 ) -> None:
     settings, store = depthline.settings(), depthline.store()
@@ -67,7 +60,7 @@ def generate_depth_maps(
         names.DEPTH_GALLERY: partial(draw_gallery, store=store, link_seconds=settings.gallery_link_seconds),
     }
     with ranges.reported(context, then) as report, open_leases(settings, run_id=context.run.run_id) as leases:
-        work = _Work(context, config, depth_model, leases, store, settings)
+        work = _Work(context, config, depth_model, leases, store, settings, depthline.key(names.SOURCE_IMAGES))
         for profile, keys in by_profile(ranges.keys_of(context)).items():
             try:
                 work.make(depthline.profile(profile), keys, report)
@@ -75,6 +68,19 @@ def generate_depth_maps(
                 for key in keys.values():
                     if key not in report:
                         report.fail(key, error)
+
+
+def _op(pool: str) -> dg.OpDefinition:
+    return dg.op(
+        name="generate_depth_maps",
+        pool=pool,
+        ins={names.SOURCE_IMAGES: dg.In(dg.Nothing), names.PROFILE: dg.In(dg.Nothing)},
+        out=dg.Out(dg.Nothing),
+        description="Streams a chunk's source images through the engine: decode, network, normalization, files.",
+    )(_generate)
+
+
+generate_depth_maps = _op(names.GPU_POOL)
 
 
 @dataclass(frozen=True)
@@ -87,18 +93,20 @@ class _Work:
     leases: Leases
     store: Store
     settings: Settings
+    source_images: dg.AssetKey
 
     def make(self, profile: Profile, keys: Mapping[str, str], report: ranges.Report) -> None:
         """Makes the depth maps of chunks under one profile. `keys`: of partitions, by chunk. Raises DepthlineError."""
         checkpoint = self.model.resolve(profile, self.settings)  # before anything that takes its time
         redo = Redo(everything=self.config.force, permanent_failures=self.config.retry_permanent, verify=self.config.verify)
+        opened = _Opened(self, profile)
         ended = run_chunks(
             list(keys),
             profile=profile,
             read_images=lambda chunk: self.images(chunk, profile.name),
             run_id=self.context.run.run_id,
             checkpoint=checkpoint,
-            open_engine=lambda found: self.model.open_engine(found, self.store, self.settings),
+            open_engine=opened.open,
             store=self.store,
             settings=self.settings,
             redo=redo,
@@ -117,7 +125,8 @@ class _Work:
                     f"{key}: {progress.total:,} images, {progress.done:,} made now, {progress.reused:,} done before, "
                     f"in {seconds:,.1f} s"
                 )
-                report.succeed(key, _result_metadata(each.result, checkpoint) | {"parameters": parameters})
+                more = {"parameters": parameters} | opened.metadata()
+                report.succeed(key, _result_metadata(each.result, checkpoint) | more)
 
     def images(self, chunk: str, profile: str) -> list[Source]:
         """The images of a chunk, fetched again first where that is asked for. Raises dg.Failure when it has none yet."""
@@ -152,7 +161,26 @@ class _Work:
         metadata = sources_metadata(table, spent) | {"retried under": profile} | facts
         new = before is None or set(table["sha256"].dropna()) - set(before["sha256"].dropna())
         event = dg.AssetMaterialization if new else dg.AssetObservation
-        self.context.log_event(event(names.SOURCE_IMAGES, partition=chunk, metadata=metadata))
+        self.context.log_event(event(self.source_images, partition=chunk, metadata=metadata))
+
+
+@dataclass
+class _Opened:
+    """The engine of one profile, once there is work for one."""
+
+    work: _Work
+    profile: Profile
+    engine: Engine | None = None
+
+    @contextmanager
+    def open(self, found: Checkpoint) -> Iterator[Engine]:
+        settings = self.profile.configure(self.work.settings)
+        with self.work.model.open_engine(found, self.work.store, settings) as self.engine:
+            yield self.engine
+
+    def metadata(self) -> dict[str, Any]:
+        """Where the images of this run were made until now, those of earlier chunks among them."""
+        return {} if self.engine is None else {"engine, this run so far": dg.MetadataValue.json(dict(self.engine.facts()))}
 
 
 def run_config(**options: bool) -> dict[str, Any]:
@@ -220,7 +248,10 @@ def _preview(outcomes: Iterable[Outcome]) -> dg.MetadataValue:
     return preview(frame.assign(source_sha256=frame["source_sha256"].str[:12]), columns)
 
 
-def build(parts: Partitions) -> dg.AssetsDefinition:
+def build(parts: Partitions, pool: str = names.GPU_POOL) -> dg.AssetsDefinition:
+    """The asset. `pool`: in which its runs wait for a device."""
+    generate = generate_depth_maps if pool == names.GPU_POOL else _op(pool)
+
     @dg.graph_asset(
         ins={
             names.SOURCE_IMAGES: dg.AssetIn(names.SOURCE_IMAGES, dagster_type=dg.Nothing),
@@ -239,6 +270,6 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
         ),
     )
     def depth_maps(source_images: None, profile: None) -> None:
-        return generate_depth_maps(source_images=source_images, profile=profile)  # type: ignore[no-any-return]
+        return generate(source_images=source_images, profile=profile)  # type: ignore[no-any-return]
 
     return depth_maps

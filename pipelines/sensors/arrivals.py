@@ -84,7 +84,11 @@ class Page:
 def arrival_sensor(context: dg.SensorEvaluationContext, depthline: DepthlineResource) -> dg.SensorResult:
     kept = json.loads(context.cursor) if context.cursor else {}
     places = {asset: Place.of(kept.get(asset)) for asset in (names.MANIFEST_INDEX, names.SOURCE_IMAGES)}
-    at_once = [profile.name for profile in depthline.profiles().values() if profile.on_arrival and _has(context, profile.name)]
+    at_once = [
+        profile.name
+        for profile in depthline.profiles().values()
+        if profile.on_arrival and _has(context, depthline.key(names.DEPTH_MAPS), profile.name)
+    ]
     per_run = depthline.settings().partitions_per_run
 
     @cache  # asked for where something has happened: there may be tens of thousands
@@ -96,9 +100,9 @@ def arrival_sensor(context: dg.SensorEvaluationContext, depthline: DepthlineReso
         return [] if retried or not at_once else [str(event.partition_key)]
 
     ingested = Page(known, max(1, DEPTH_RUNS_PER_TICK // max(1, len(at_once))), per_run)
-    _read(context.instance, names.SOURCE_IMAGES, places[names.SOURCE_IMAGES], to_compute, ingested)
+    _read(context.instance, depthline.key(names.SOURCE_IMAGES), places[names.SOURCE_IMAGES], to_compute, ingested)
     indexed = Page(known, max(1, RUNS_PER_TICK - len(ingested) * len(at_once)), per_run)
-    _read(context.instance, names.MANIFEST_INDEX, places[names.MANIFEST_INDEX], _changed_chunks, indexed)
+    _read(context.instance, depthline.key(names.MANIFEST_INDEX), places[names.MANIFEST_INDEX], _changed_chunks, indexed)
     requests = [
         dg.RunRequest(run_key=f"ingest-{first}-{last}-{event}", job_name=ingest_chunk.name, tags=ranges.tags(first, last))
         for first, last, event in indexed.runs()
@@ -118,7 +122,7 @@ def arrival_sensor(context: dg.SensorEvaluationContext, depthline: DepthlineReso
     return dg.SensorResult(run_requests=requests, cursor=cursor)
 
 
-def _has(context: dg.SensorEvaluationContext, profile: str) -> bool:
+def _has(context: dg.SensorEvaluationContext, depth_maps: dg.AssetKey, profile: str) -> bool:
     """Whether this code location knows a profile.
 
     A profile that was added since it was loaded has no partitions until it is reloaded. Requesting a run for it would fail the
@@ -126,7 +130,7 @@ def _has(context: dg.SensorEvaluationContext, profile: str) -> bool:
     """
     if context.repository_def is None:  # outside of a code location
         return True
-    pairs = context.repository_def.assets_defs_by_key[dg.AssetKey(names.DEPTH_MAPS)].partitions_def
+    pairs = context.repository_def.assets_defs_by_key[depth_maps].partitions_def
     assert isinstance(pairs, dg.MultiPartitionsDefinition)
     known = pairs.get_partitions_def_for_dimension(PROFILE).get_partition_keys()
     if profile not in known:
@@ -141,7 +145,11 @@ def _changed_chunks(event: dg.EventLogRecord) -> Sequence[str]:
 
 
 def _read(
-    instance: dg.DagsterInstance, asset: str, place: Place, chunks_in: Callable[[dg.EventLogRecord], Sequence[str]], page: Page
+    instance: dg.DagsterInstance,
+    asset: dg.AssetKey,
+    place: Place,
+    chunks_in: Callable[[dg.EventLogRecord], Sequence[str]],
+    page: Page,
 ) -> None:
     """Puts the next chunks that an asset's materializations name on `page` until it is full; moves `place` past them.
 
@@ -149,7 +157,7 @@ def _read(
     """
     while True:
         events = instance.fetch_materializations(
-            dg.AssetRecordsFilter(dg.AssetKey(asset), after_storage_id=place.done), limit=EVENTS_AT_ONCE, ascending=True
+            dg.AssetRecordsFilter(asset, after_storage_id=place.done), limit=EVENTS_AT_ONCE, ascending=True
         ).records
         for event in events:
             named = chunks_in(event)

@@ -415,6 +415,25 @@ def test_chunks_that_are_done_are_not_read_far_ahead_of_a_slow_caller(machine: M
     assert max(ahead) <= 3 * AHEAD + 1
 
 
+def test_no_more_than_a_few_chunks_wait_for_a_store_that_writes_slower_than_the_engine_works(tmp_path: Path) -> None:
+    images, read, written, most = chunks_of_one(30), list[str](), list[str](), list[int]()
+
+    class Slow(Store):
+        def write(self, key: str, data: Any, *, content_type: str | None = None) -> None:
+            if key.startswith("outcomes/"):
+                eventually(lambda: len(read) >= min(30, len(written) + AHEAD + 1))  # as far as it may at least
+                most.append(len(read) - len(written))
+                written.append(key)
+            super().write(key, data, content_type=content_type)
+
+    def read_images(chunk: str) -> list[Source]:
+        read.append(chunk)
+        return [Source(sha256) for sha256 in images[chunk]]
+
+    assert len(list(start(Machine(Slow(tmp_path)), images, read_images=read_images))) == 30
+    assert max(most) <= 3 * AHEAD + 2
+
+
 def test_an_engine_that_reads_everything_first_gets_all_but_what_others_hold(store: Store) -> None:
     machine, leases = Machine(store, ahead=10**9), Leases(busy={"c1": 5})
     ended = [each.chunk for each in start(machine, chunks_of_one(4), hold=leases.hold)]

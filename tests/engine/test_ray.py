@@ -178,6 +178,21 @@ def test_alone_is_one_image_at_a_time_each_to_its_end(engine: Any, shared: Store
         at_work.remove(item.source)
 
 
+def test_decoding_apart_gives_the_same_files(
+    engine: Any, shared: Store, on_ray: Settings, checkpoint: checkpoints.Checkpoint, plan: Plan
+) -> None:
+    engine.pool.close()
+    here, apart = items_of(shared, range(5), "depth/together"), items_of(shared, range(5), "depth/apart")
+    apart.append(Item("bad", lambda: b"no image", "depth/bad", "bad.jpg"))
+    with choose.open_engine(checkpoint, store=shared, settings=on_ray.model_copy(update={"ray_decode": "apart"})) as other:
+        assert len(other.pool.members) == 1  # of two CPUs one is left for decoding
+        ended = {item.source: outcome.error_kind for item, outcome in other.run(apart, plan)}
+        list(other.run(here, plan, steps=Steps(prepare=ray_nodes.prepare)))
+    assert ended == dict.fromkeys((item.source for item in here), None) | {"bad": "not_an_image"}
+    for one, other_one in zip(here, apart, strict=False):
+        assert shared.read(f"{one.folder}/depth.png") == shared.read(f"{other_one.folder}/depth.png")
+
+
 # -- what goes wrong ----------------------------------------------------------------------------------------------------------
 
 
@@ -292,6 +307,7 @@ def test_a_cluster_that_has_no_room_for_an_actor_is_an_error_that_says_what_is_m
     for changes, message in (
         ({"ray_cores": 64}, r"takes 64 CPUs; its nodes are: .*1 CPUs, 0 GPUs"),
         ({"device": "cuda"}, "takes 1 CPU and 1 GPU"),
+        ({"ray_decode": "apart", "ray_cores": 2, "ray_actors": 4}, "and 1 CPU for decoding"),
         ({"ray_cores": 64, "ray_actors": 1, "ray_wait_seconds": 0.1}, "no actor has got a place.*takes 64 CPUs"),
     ):
         with (

@@ -19,7 +19,8 @@ from depth_core.catalog import BY_KEY
 from depth_core.errors import ErrorKind, ImageError, ModelUnavailableError
 from depth_core.inference import checkpoints, preprocessing, preprocessor
 from depth_core.inference.checkpoints import Checkpoint
-from depth_core.inference.preprocessor import Preprocessor
+from depth_core.inference.image_processor import ImageProcessor
+from depth_core.inference.preprocessor import Preprocessor, Resizing
 from depth_core.settings import Settings
 
 Configured = Callable[..., Settings]
@@ -76,3 +77,14 @@ def test_a_network_input_above_the_limit_is_refused(configured: Configured) -> N
     with pytest.raises(ImageError) as refused:
         made("tiny", configured(max_network_pixels=100_000)).network_size(10_000, 100, 256)
     assert refused.value.kind is ErrorKind.NETWORK_TOO_LARGE
+
+
+@pytest.mark.parametrize("key", ["tiny", "v2/small", "v3/small"])
+def test_what_another_process_has_resized_is_finished_to_the_same_numbers(key: str) -> None:
+    spec = BY_KEY[key]
+    images = ImageProcessor.read(checkpoints.BUNDLED / "preprocessor_config.json") if key == "tiny" else None
+    here = Preprocessor(spec, 13_000_000, images)
+    rgb, size = noise(90, 120), (70, 56)
+    sent = pickle.loads(pickle.dumps(Resizing.of(here))).prepare(rgb, size)
+    assert sent.dtype == (torch.float32 if key == "v2/small" else torch.uint8)
+    assert torch.equal(here.finish(sent), here.prepare(rgb, size))

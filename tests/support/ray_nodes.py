@@ -64,6 +64,11 @@ def kill_at(item: Item, *args: Any) -> Prepared:
     return stages.prepare(item, *args)
 
 
+def prepare(item: Item, *args: Any) -> Prepared:
+    """stages.prepare by another name: the actor itself does it, wherever decoding is."""
+    return stages.prepare(item, *args)
+
+
 def fail_at(batch: Sequence[Prepared], predictor: Any, plan: Plan) -> Any:
     """In the place of stages.predict: the network fails on an image called "odd"."""
     if any(prepared.item.name == "odd" for prepared in batch):

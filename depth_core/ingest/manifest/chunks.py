@@ -308,8 +308,10 @@ def read_index(store: Store, slug: str) -> Index | None:
 
 def find_rows(store: Store, slug: str, matches: Callable[[pa.Array], pa.Array]) -> Iterator[tuple[str, str]]:
     """Row key and chunk of each row of a manifest whose key matches, as the last index run left it; see `index.find`."""
-    data = store.read_or_none(layout.manifest_index_key(slug))
-    return iter(()) if data is None else index_file.find(data, matches)
+    file = store.copy_or_none(layout.manifest_index_key(slug))
+    if file is not None:
+        with file:
+            yield from index_file.find(file, matches)
 
 
 def read_chunk(store: Store, chunk: str) -> pd.DataFrame:

@@ -115,12 +115,12 @@ class Index:
 SCHEMA = pa.schema([("row_key", _TEXT), ("chunk", _TEXT), ("digest", _TEXT)])
 
 
-def find(data: bytes, matches: Callable[[pa.Array], pa.Array]) -> Iterator[tuple[str, str]]:
-    """Key and chunk of each row of an index file that the manifest still has and whose key matches.
+def find(file: BinaryIO, matches: Callable[[pa.Array], pa.Array]) -> Iterator[tuple[str, str]]:
+    """Key and chunk of each row of an open index file that the manifest still has and whose key matches.
 
     `matches`: given keys (large_string), a boolean for each. Holds some thousand rows at once.
     """
-    for batch in parquet.iter_batches(BytesIO(data), _SLICE, SCHEMA.names):
+    for batch in parquet.iter_batches(file, _SLICE, SCHEMA.names):
         there = pc.and_(matches(batch["row_key"].cast(_TEXT)), pc.not_equal(batch["digest"].cast(_TEXT), ""))
         for row in batch.filter(there).to_pylist():
             yield row["row_key"], row["chunk"]
