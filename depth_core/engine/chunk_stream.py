@@ -60,7 +60,7 @@ class ChunkStream:
         self._changed = threading.Condition()
         self._under_way: list[ChunkWork] = []  # from when a chunk was looked up until its end is written
         self._ready: deque[ChunkWork] = deque()  # those with work to do, whose turn has not come
-        self._begun: deque[ChunkWork] = deque()  # whose progress has not been reported yet
+        self._begun: deque[ChunkWork] = deque()  # whose progress has changed before an outcome of theirs came
         self._at_engine: dict[str, list[ChunkWork]] = {}  # by content hash: who waits for it, first who handed it out
         self._ended: deque[tuple[ChunkWork | None, ChunkResult]] = deque()
         self._pass_over = False
@@ -281,7 +281,7 @@ class ChunkStream:
         """Those of a chunk's images that are at the engine for no other chunk and were not made for one."""
         if work.turn is None:
             work.begin()
-            self._begun.append(work)
+        self._begun.append(work)
         claimed = {}
         for sha256 in images:
             made = next((other.as_made[sha256] for other in work.behind if sha256 in other.as_made), None)
