@@ -2,7 +2,8 @@
 
 Each node's processes are bound to a core of their own, and so are the local engine and, with one node, the process that drives.
 Rates are over the busy window: between the finish of the second image and of the one before the last four, by the times in the
-outcomes. `data` runs the same actors' code as a callable class of Ray Data's `map_batches`, over rows that are all there at once.
+outcomes. CPU seconds an image are those of all processes together, Ray's own among them: what other work on the cores changes
+least. `data` runs the same actors' code as a callable class of Ray Data's `map_batches`, over rows that are all there at once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,9 @@ def items_of(store: Store, photos: Sequence[Path], count: int, folder: str) -> l
 
 
 def rate(finished: list[str]) -> float:
-    """Images a second over the busy window, from RFC 3339 times."""
+    """Images a second over the busy window, from RFC 3339 times; NaN for too few."""
+    if len(finished) <= FIRST + LAST:
+        return float("nan")
     times = sorted(datetime.fromisoformat(each).timestamp() for each in finished)
     begun, ended = times[FIRST - 1], times[-LAST - 1]
     return (len(times) - FIRST - LAST) / (ended - begun)
@@ -130,12 +133,27 @@ def with_data(setup: Setup, plan: Plan, items: Sequence[Item], actors: int) -> l
     return [row["finished_at"] for row in ended.iter_rows()]
 
 
+def cpu_seconds() -> float:
+    """Of this process and all below it: with Ray, of its own processes and of the actors."""
+    import psutil
+
+    spent = 0.0
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            spent += times.user + times.system
+    return spent
+
+
 def with_engine(settings: Settings, checkpoint: checkpoints.Checkpoint, store: Store, plan: Plan, items: list[Item]) -> list[str]:
     with choose.open_engine(checkpoint, store=store, settings=settings) as engine:
         if settings.engine == "ray":
             while len(engine.pool.ready) < len(ray_cluster.nodes()):  # type: ignore[attr-defined]
                 engine.pool.ended(0.1)  # type: ignore[attr-defined]
-        return [outcome.finished_at for _, outcome in engine.run(iter(items), plan)]
+        began = cpu_seconds()
+        finished = [outcome.finished_at for _, outcome in engine.run(iter(items), plan)]
+        print(json.dumps({"cpu": (cpu_seconds() - began) / len(items)}), flush=True)
+        return finished
 
 
 def measure(way: str, model: str, count: int, folder: Path) -> None:
@@ -193,9 +211,14 @@ def main() -> None:
                 images = asked.images * (2 if way.endswith("-2") else 1)
                 command += ["--model", asked.model, "--images", str(images)]
                 ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-                found = json.loads(ended.stdout.strip().splitlines()[-1])
+                found: dict[str, Any] = {}
+                for line in ended.stdout.splitlines():
+                    found |= json.loads(line) if line.startswith("{") else {}
                 rates[way] = found["rate"]
-                print(f"round {number + 1}, {way}: {found['rate']:.3f} images/s, {found['seconds']:.1f} s in all", flush=True)
+                cpu = f", {found['cpu']:.3f} CPU s an image" if "cpu" in found else ""
+                print(
+                    f"round {number + 1}, {way}: {found['rate']:.3f} images/s, {found['seconds']:.1f} s in all{cpu}", flush=True
+                )
             if rates.keys() >= {"local", "ray-1", "ray-2"}:
                 print(f"ray-1/local {rates['ray-1'] / rates['local']:.3f}, ray-2/ray-1 {rates['ray-2'] / rates['ray-1']:.3f}")
             if rates.keys() >= {"local", "data-1", "data-2"}:
