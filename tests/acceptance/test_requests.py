@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -259,3 +260,62 @@ def test_a_manifest_dropped_into_the_folder_is_indexed_fetched_and_depth_mapped_
     assert frame["status"].tolist() == ["succeeded"] * 3 + ["failed"]
     assert frame["error_kind"].tolist()[-1] == "not_found"
     assert "Traceback" not in (shared_place.folder / "up.log").read_text()
+
+
+BACKFILL = """
+mutation ($asked: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $asked) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on PythonError { message }
+  }
+}
+"""
+MADE = ("depth_maps", "artwork_records", "depth_gallery")
+ASSETS = {"assetSelection": [{"path": [asset]} for asset in MADE]}
+JOB = {
+    "selector": {
+        "partitionSetName": "retry_all_failed_rows_partition_set",
+        "repositorySelector": {"repositoryName": "__repository__", "repositoryLocationName": "depthline"},
+    }
+}
+
+
+def backfill(up: Up, place: Any, asked: dict[str, Any], pairs: set[str]) -> None:
+    """Backfills pairs of two chunks under two profiles. It must be two runs, which report each pair once."""
+    body = {"query": BACKFILL, "variables": {"asked": asked | {"partitionNames": sorted(pairs)}}}
+    answer = httpx.post(f"{up.ui}/graphql", json=body, timeout=60).raise_for_status().json()
+    backfill_id = answer["data"]["launchPartitionBackfill"].get("backfillId")
+    assert backfill_id, answer
+    with dg.DagsterInstance.from_config(str(place.folder / "dagster")) as instance:
+        wait_until(lambda: instance.get_backfill(backfill_id).backfill_end_timestamp, up.said, within=PATIENCE)
+        assert instance.get_backfill(backfill_id).status.value == "COMPLETED_SUCCESS"
+        runs = instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill_id}))
+        assert len(runs) == 2
+        events = {
+            kind: [log.dagster_event for run in runs for log in instance.all_logs(run.run_id, of_type=kind)]
+            for kind in (dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        }
+    made = Counter(
+        (event.asset_key.to_user_string(), str(event.partition)) for event in events[dg.DagsterEventType.ASSET_MATERIALIZATION]
+    )
+    assert {what: made[what] for what in made if what[0] in MADE} == {(asset, pair): 1 for asset in MADE for pair in pairs}
+    checked = [event.asset_check_evaluation_data for event in events[dg.DagsterEventType.ASSET_CHECK_EVALUATION]]
+    assert {str(each.partition) for each in checked} == pairs
+
+
+def test_backfills_of_assets_and_of_a_job_give_several_pairs_to_a_run_and_miss_none(up, shared_place) -> None:
+    store = shared_place.store
+    wait_until(lambda: len(records.read(store, profile="preview")) == 4, up.said, within=PATIENCE)
+    chunks = sorted(records.read(store)["chunk"].unique())
+    assert len(chunks) == 2
+    pairs = {f"{chunk}|{profile}" for chunk in chunks for profile in ("preview", "inverted")}
+
+    backfill(up, shared_place, ASSETS, pairs)
+
+    assert records.read(store)["status"].tolist() == [*["succeeded"] * 3, "failed"] * 2
+    (shared_place.folder / "gone.jpg").write_bytes(photo(320, 240, seed=9))
+
+    backfill(up, shared_place, JOB, pairs)
+
+    assert records.read(store)["status"].tolist() == ["succeeded"] * 8
