@@ -16,6 +16,7 @@ from functools import partial
 
 from depth_core.engine import passes
 from depth_core.engine.base import Engine
+from depth_core.engine.chunk_context import Progress
 from depth_core.engine.chunk_work import ChunkResult, ChunkWork, Task
 from depth_core.engine.read_ahead import AHEAD, Hold, ReadAhead
 from depth_core.engine.shared_range import run_shared_range
@@ -53,7 +54,8 @@ class ChunkStream:
     """
 
     def __init__(self, chunks: Sequence[str], task: Task, hold: Hold, open_engine: Callable[[], Engine]) -> None:
-        self._task = task
+        self._on_progress = task.on_progress
+        task = replace(task, on_progress=self._report)
         self._open_engine = open_engine
         self._engine: Engine | None = None
         self._failure: Exception | None = None  # of the engine, which ends all that needs it
@@ -88,6 +90,7 @@ class ChunkStream:
                     over = self._is_over() and not self._ended and work is None
                     self._changed.notify_all()
                 if crash := self._ahead.crash or self._crash:
+                    yield from self._give_ended()
                     raise crash
                 if over:
                     return
@@ -97,6 +100,16 @@ class ChunkStream:
                     yield from self._run(work)
         finally:
             self._close()
+
+    def _report(self, chunk: str, progress: Progress) -> None:
+        """What the caller's own function raises is raised where the results are, after those that are there already."""
+        if self._crash is None:
+            try:
+                self._on_progress(chunk, progress)
+            except Exception as error:  # noqa: BLE001 - no chunk's
+                with self._changed:
+                    self._crash = error
+                    self._changed.notify_all()
 
     def _is_over(self) -> bool:
         return bool(self._crash) or (self._ahead.over and not self._under_way)
@@ -148,7 +161,7 @@ class ChunkStream:
             self._run_shared(work, self._engine)
         else:
             yield from self._run_suspects(work, self._engine)
-            if not work.ending:
+            if not work.ending and self._crash is None:
                 yield from self._pass(work, self._engine, self._together(work), alone=False)
 
     def _end_without_engine(self, work: ChunkWork) -> None:
@@ -194,6 +207,8 @@ class ChunkStream:
                 for item, outcome in ended:
                     self._image_ended(item.source, outcome)
                     yield from self._give_ended()
+                    if self._crash is not None:
+                        return
             if self._at_engine:
                 raise AssertionError(f"the engine ended without {len(self._at_engine)} of its images")
         except Exception as error:  # noqa: BLE001 - it is the error of every chunk that needs the engine
@@ -275,7 +290,9 @@ class ChunkStream:
 
     def _no_more_for_this_pass(self) -> bool:
         """What other runs hold is waited for when nothing of this one is at the engine; so are results, if any are there."""
-        return self._pass_over or self._ahead.over or self._ahead.only_held or bool(self._ended and not self._at_engine)
+        if self._pass_over or self._crash is not None:
+            return True
+        return self._ahead.over or self._ahead.only_held or bool(self._ended and not self._at_engine)
 
     def _claim(self, work: ChunkWork, images: Sequence[str]) -> list[Item]:
         """Those of a chunk's images that are at the engine for no other chunk and were not made for one."""

@@ -61,9 +61,9 @@ class Leases:
 
         The end may be in another thread. Raises ConfigurationError when the database does not answer.
         """
-        at = self._database.clock()
-        mine = {"holder": self._holder, "run_id": self._run_id, "lease_until": at + self._lasts}
         with self._transaction() as connection:
+            at = self._database.clock()  # not when it began to wait for other writers
+            mine = {"holder": self._holder, "run_id": self._run_id, "lease_until": at + self._lasts}
             insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
             taken = connection.execute(
                 insert(leases)
@@ -92,8 +92,8 @@ class Leases:
 
     def renew(self) -> None:
         """Puts off the end of every lease that is held here."""
-        until = self._database.clock() + self._lasts
         with self._database.write() as connection:
+            until = self._database.clock() + self._lasts
             connection.execute(sa.update(leases).where(leases.c.holder == self._holder).values(lease_until=until))
 
     @contextmanager

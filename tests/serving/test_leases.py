@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from support.programs import piped
@@ -107,6 +109,30 @@ def test_one_that_lost_its_lease_takes_nothing_from_the_next_holder(two: tuple[L
         slow.renew()
     assert slow.held_by("c") == "run-2"
     assert slow.hold("c") is None
+
+
+def test_a_lease_lasts_from_when_it_is_written_however_long_other_writers_keep_it_waiting(
+    database_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = db.open_database(database_url)
+    database.clock = clock
+    one, other = (Leases(database, run_id=run, seconds=30) for run in ("run-1", "run-2"))
+    write = database.write
+
+    @contextmanager
+    def busy() -> Iterator[Any]:
+        clock.on(25)
+        with write() as connection:
+            yield connection
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "write", busy)
+        assert one.hold("c") is not None
+        clock.on(25)
+        one.renew()
+    clock.on(25)
+    assert other.hold("c") is None
+    database.close()
 
 
 def test_of_many_that_ask_at_once_one_gets_it(database_url: str) -> None:
