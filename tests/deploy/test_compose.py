@@ -132,11 +132,13 @@ def images() -> Iterator[HttpServer]:
 
 @pytest.fixture(scope="module")
 def databases(postgresql: sa.URL) -> Iterator[dict[str, sa.URL]]:
-    """What the PostgreSQL image makes in a new volume: databases.sql."""
+    """What the PostgreSQL image makes in a new volume: the database of POSTGRES_DB, by default its user's, then databases.sql."""
+    given = compose()["services"]["postgres"]["environment"]
+    execute(postgresql, f"CREATE DATABASE {given.get('POSTGRES_DB', given['POSTGRES_USER'])}")
     lines = (DEPLOY / "postgres" / "databases.sql").read_text("utf-8").splitlines()
     statements = [line.rstrip(";") for line in lines if line and not line.startswith("--")]
-    names = [statement.rpartition(" ")[2] for statement in statements]
     execute(postgresql, *statements)
+    names = [given.get("POSTGRES_DB", given["POSTGRES_USER"]), *(statement.rpartition(" ")[2] for statement in statements)]
     yield {name: postgresql.set(database=name) for name in names}
     execute(postgresql, *(f"DROP DATABASE {name} WITH (FORCE)" for name in names))
 

@@ -73,6 +73,11 @@ def test_every_service_says_whether_it_is_well_or_why_it_need_not(services: dict
         assert services[name]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
 
 
+def test_postgresql_is_well_when_it_answers_over_tcp_as_services_ask_it(services: dict[str, Any]) -> None:
+    check = services["postgres"]["healthcheck"]["test"]
+    assert check[check.index("--host") + 1] == "127.0.0.1"  # while the image makes its databases it answers on a socket only
+
+
 def test_nothing_starts_before_what_it_needs(services: dict[str, Any]) -> None:
     needs = {name: {other: how["condition"] for other, how in services[name].get("depends_on", {}).items()} for name in services}
     assert needs["prepare"] == {"postgres": "service_healthy", "s3": "service_healthy"}
