@@ -33,6 +33,8 @@ _PIECE = 4 << 20  # bytes that are copied at once
 
 # Why a part cannot be in PARTS though the key itself might be writable: another file system, no permission, something in the way.
 _NOT_THERE = frozenset({errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_TMPDIR = "set TMPDIR to a folder with room"
 _swept: dict[str, float] = {}  # root -> time.monotonic() of the last sweep by this process
 
 
@@ -114,14 +116,14 @@ class Store:
     def copy_or_none(self, key: str) -> BinaryIO | None:
         """A key's bytes as an open file, for what may be too large for memory: of a local store the file itself, else a temporary
         copy. None when it is not there. Raises StoreError."""
-        try:
-            with self.clear_errors("read", key):
-                if self.local:
-                    return open(self.path(key), "rb")
-                with tempfile.NamedTemporaryFile(prefix="depthline-") as copy:
-                    self.fs.get_file(self.path(key), copy.name)
-                    return open(copy.name, "rb")  # its name goes, the file stays until it is closed
-        except FileNotFoundError:
+        if self.local:
+            with suppress(FileNotFoundError), self.clear_errors("read", key):
+                return open(self.path(key), "rb")
+            return None
+        with _temporary_file() as copy:  # that there is no folder for it does not mean that the key is not there
+            with suppress(FileNotFoundError), self.clear_errors("read", key):
+                self.fs.get_file(self.path(key), copy.name)
+                return open(copy.name, "rb")  # its name goes, the file stays until it is closed
             return None
 
     def size(self, key: str) -> int | None:
@@ -172,7 +174,7 @@ class Store:
             with self.clear_errors("write", key):
                 self._put(key, file)
             return
-        with tempfile.NamedTemporaryFile(prefix="depthline-") as named, self.clear_errors("write", key):
+        with _temporary_file() as named, self.clear_errors("write", key):
             file.seek(0)
             shutil.copyfileobj(file, named, _PIECE)
             named.flush()
@@ -283,12 +285,25 @@ class Store:
             raise
         except Exception as error:  # botocore, aiohttp and OSError have no common base
             reason = _reason(error, slow_down=bool(self._scheme and self._scheme.says_slow_down(error)))
+            if not self.local and isinstance(error, OSError) and error.errno in _FULL:
+                reason = f"no space left in {tempfile.gettempdir()}, where large files are copied; {_TMPDIR}"
             if isinstance(error, FileNotFoundError | NotADirectoryError | FileExistsError):
                 if verb == "write":
                     reason = _in_the_way(self.path(key)) if self.local else "there is no such bucket; make it, or correct the URL"
                 elif isinstance(error, FileNotFoundError):
                     raise
             raise StoreError(f"cannot {verb} {self.url(key)}: {reason}") from error
+
+
+@contextmanager
+def _temporary_file() -> Iterator[Any]:
+    """An open file with a name, which goes with the block. Raises StoreError when it cannot be made."""
+    try:
+        file = tempfile.NamedTemporaryFile(prefix="depthline-")  # noqa: SIM115
+    except OSError as error:
+        raise StoreError(f"cannot make a temporary file: {error.strerror or error}; {_TMPDIR}") from error
+    with file:
+        yield file
 
 
 def _with_parents(path: str) -> list[str]:
@@ -306,7 +321,7 @@ def _in_the_way(path: str) -> str:
 def _reason(error: Exception, *, slow_down: bool) -> str:
     if isinstance(error, PermissionError):
         return "permission denied; check the owner of the folder or the credentials of the bucket (DEPTH_STORE_OPTIONS)"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in _FULL:
         return "no space left; free some or point DEPTH_STORE_URL elsewhere. What is written stays valid"
     if slow_down:
         return (

@@ -6,6 +6,7 @@ import errno
 import os
 import pickle
 import re
+import tempfile
 import time
 from pathlib import Path
 
@@ -55,6 +56,34 @@ def test_a_file_is_written_and_copied_without_being_held_in_memory(store: Store,
             store.delete("a/large.bin")
             assert copy.read() == data
     assert store.copy_or_none("a/large.bin") is None
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_without_a_folder_for_temporary_files_nobody_takes_a_key_of_a_bucket_for_gone(
+    bucket: tuple[str, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    url, options = bucket
+    store = Store(f"{url}/{tmp_path.name}", options)
+    if there:
+        store.write("index", b"which chunk each row is in")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(StoreError, match="cannot make a temporary file: No such file or directory; set TMPDIR"):
+        store.copy_or_none("index")
+    with (tmp_path / "large.bin").open("w+b") as large, pytest.raises(StoreError, match="set TMPDIR"):
+        store.write_file("index", large)
+
+
+def test_a_full_folder_of_temporary_files_is_not_taken_for_a_full_bucket(
+    bucket: tuple[str, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    url, options = bucket
+    store = Store(f"{url}/{tmp_path.name}", options)
+    monkeypatch.setattr("depth_core.storage.shutil.copyfileobj", full)
+    with (tmp_path / "large.bin").open("w+b") as large, pytest.raises(StoreError, match=r"no space left in .*; set TMPDIR"):
+        store.write_file("index", large)
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from typing import BinaryIO
+from contextlib import contextmanager, suppress
+from typing import BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,13 @@ GROUP = 20_000  # rows that `grouped` puts together
 class BatchFile:
     """Record batches in a temporary file, in parts; the file goes with this object. One batch at a time is in memory.
 
-    Writing raises ManifestError when the folder of temporary files has no room.
+    Making and writing it raise ManifestError when the folder of temporary files has no room.
     """
 
     def __init__(self, schema: pa.Schema, parts: int = 1) -> None:
         self.schema = schema
         self.rows = 0
-        self._file: BinaryIO = tempfile.TemporaryFile(prefix="depthline-")  # noqa: SIM115 - closed by the finalizer
+        self._file = temporary_file()
         weakref.finalize(self, _close, self._file)
         self._end = 0
         self._places: list[list[tuple[int, int, int]]] = [[] for _ in range(parts)]  # offset, bytes, bytes when unpacked
@@ -36,13 +36,10 @@ class BatchFile:
         """Adds a batch behind the others of its part."""
         plain = batch.serialize()
         packed = pa.compress(plain, codec=_CODEC)
-        try:
+        with clear_errors():
             self._file.seek(self._end)
             self._file.write(packed)
             self._file.flush()
-        except OSError as error:
-            place, why = tempfile.gettempdir(), error.strerror or error
-            raise ManifestError(f"cannot write a temporary file in {place}: {why}; set TMPDIR to a folder with room") from error
         self._places[part].append((self._end, packed.size, plain.size))
         self._end += packed.size
         self.rows += len(batch)
@@ -67,6 +64,23 @@ class BatchFile:
         numbers, starts = np.unique(ordered, return_index=True)
         for number, start, stop in zip(numbers.tolist(), starts, [*starts[1:], len(ordered)][: len(numbers)], strict=True):
             self.append(taken.slice(start, stop - start), number)
+
+
+def temporary_file() -> BinaryIO:
+    """An open file without a name. Raises ManifestError when it cannot be made."""
+    with clear_errors():
+        return cast(BinaryIO, tempfile.TemporaryFile(prefix="depthline-"))
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turns errors of writing a temporary file into ManifestError."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        place = f" in {tempfile.tempdir}" if tempfile.tempdir else ""  # None: no folder can be written
+        raise ManifestError(f"cannot write a temporary file{place}: {why}; set TMPDIR to a folder with room") from error
 
 
 def _close(file: BinaryIO) -> None:

@@ -6,12 +6,11 @@ What does not belong here: which rows get which chunk (matching.py, chunks.py).
 
 from __future__ import annotations
 
-import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from io import BytesIO
-from typing import Any, BinaryIO, NamedTuple, Self, cast
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from depth_core import parquet
+from depth_core.ingest.manifest import batch_file
 
 GONE = np.uint64(0)  # digest of a row that the manifest no longer has; it keeps its place
 _SLICE = 10_000  # rows that are Python objects at once
@@ -60,9 +60,12 @@ class Index:
 
     @classmethod
     def written(cls, batches: Iterator[pa.RecordBatch], rows_per_chunk: int) -> Self:
-        """A new index of batches with columns as SCHEMA, in a temporary file."""
-        file = cast(BinaryIO, tempfile.TemporaryFile(prefix="depthline-"))  # noqa: SIM115 - closed with the index
-        parquet.write_batches(file, _in_groups(batches), SCHEMA.with_metadata({_ROWS_PER_CHUNK: str(rows_per_chunk)}))
+        """A new index of batches with columns as SCHEMA, in a temporary file. Raises ManifestError when
+        that has no room."""
+        file = batch_file.temporary_file()
+        with batch_file.clear_errors():
+            parquet.write_batches(file, _in_groups(batches), SCHEMA.with_metadata({_ROWS_PER_CHUNK: str(rows_per_chunk)}))
+            file.flush()
         return cls(file)
 
     @classmethod

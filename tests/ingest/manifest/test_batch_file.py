@@ -12,6 +12,7 @@ import pytest
 from depth_core.errors import ManifestError
 from depth_core.ingest.manifest import batch_file
 from depth_core.ingest.manifest.batch_file import BatchFile
+from depth_core.ingest.manifest.index import Index
 
 SCHEMA = pa.schema([("n", pa.int64()), ("name", pa.large_string())])
 
@@ -51,8 +52,17 @@ def test_a_full_disk_is_an_error_that_names_the_folder_and_the_cure(monkeypatch:
     monkeypatch.setattr(batch_file.tempfile, "tempdir", str(tmp_path))
     file = BatchFile(SCHEMA)
     assert os.listdir(tmp_path) == []  # nothing stays of it, however the process ends
-    full = Path("/dev/full").open("w+b")  # noqa: SIM115
-    monkeypatch.setattr(batch_file.tempfile, "TemporaryFile", lambda **_: full)
+    monkeypatch.setattr(batch_file.tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("w+b"))  # noqa: SIM115
     file = BatchFile(SCHEMA)
-    with pytest.raises(ManifestError, match=rf"temporary file in {tmp_path}: No space left on device; set TMPDIR"):
+    message = rf"temporary file in {tmp_path}: No space left on device; set TMPDIR"
+    with pytest.raises(ManifestError, match=message):
         file.append(batch(1))
+    with pytest.raises(ManifestError, match=message):
+        Index.empty()
+
+
+def test_without_a_folder_for_temporary_files_the_error_names_the_cure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(batch_file.tempfile, "tempdir", str(tmp_path / "gone"))
+    for make in (lambda: BatchFile(SCHEMA), Index.empty):
+        with pytest.raises(ManifestError, match="gone: No such file or directory; set TMPDIR"):
+            make()
