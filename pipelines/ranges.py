@@ -52,6 +52,7 @@ class Report:
     """What became of each partition of a run of one asset. Made by `reported`."""
 
     def __init__(self, context: dg.AssetExecutionContext, then: Mapping[str, Body]) -> None:
+        self.keys = keys_of(context)
         self._context = context
         self._then = then
         self._done: dict[str, Mapping[str, Any]] = {}
@@ -79,7 +80,10 @@ class Report:
             self._log(key, metadata)
 
     def close(self) -> None:
-        """Leaves what is done for Dagster to record when the step ends. Raises when a partition failed."""
+        """Leaves what is done for Dagster to record when the step ends. Raises when a partition failed, or has no report."""
+        for key in self.keys:
+            if key not in self:
+                self.fail(key, RuntimeError("the step ended without it"))
         if self._failed:
             count = len(self._failed) + len(self._done)
             self.write()

@@ -38,7 +38,7 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
         store, run_id = depthline.store(), context.run.run_id
         gallery = partial(draw_gallery, store=store, link_seconds=depthline.settings().gallery_link_seconds)
         with ranges.reported(context, then={names.DEPTH_GALLERY: gallery}) as report:
-            for key in ranges.keys_of(context):
+            for key in report.keys:
                 report.run(key, partial(make, store=store, run_id=run_id))
 
     return artwork_records

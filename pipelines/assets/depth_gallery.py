@@ -34,7 +34,7 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
     def depth_gallery(context: dg.AssetExecutionContext, depthline: DepthlineResource) -> None:
         store, link_seconds = depthline.store(), depthline.settings().gallery_link_seconds
         with ranges.reported(context) as report:
-            for key in ranges.keys_of(context):
+            for key in report.keys:
                 report.run(key, partial(make, store=store, link_seconds=link_seconds))
 
     return depth_gallery

@@ -61,7 +61,7 @@ def _generate(
     }
     with ranges.reported(context, then) as report, open_leases(settings, run_id=context.run.run_id) as leases:
         work = _Work(context, config, depth_model, leases, store, settings, depthline.key(names.SOURCE_IMAGES))
-        for profile, keys in by_profile(ranges.keys_of(context)).items():
+        for profile, keys in by_profile(report.keys).items():
             try:
                 work.make(depthline.profile(profile), keys, report)
             except DepthlineError as error:  # of the profile: the others go on

@@ -39,7 +39,7 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
             }
 
         with ranges.reported(context) as report:
-            for chunk in ranges.keys_of(context):
+            for chunk in report.keys:
                 report.run(chunk, make)
 
     return image_manifest

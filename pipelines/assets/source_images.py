@@ -53,7 +53,7 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
             return sources_metadata(table, seconds)
 
         with ranges.reported(context) as report, open_leases(settings, run_id=context.run.run_id) as leases:
-            for chunk in one_by_one(ranges.keys_of(context), partial(hold_sources, leases, context.log)):
+            for chunk in one_by_one(report.keys, partial(hold_sources, leases, context.log)):
                 report.run(chunk, make)
 
     return source_images

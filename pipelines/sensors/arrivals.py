@@ -16,6 +16,7 @@ from pipelines.resources import DepthlineResource
 
 RUNS_PER_TICK = 200  # a tick has 60 s, and Dagster takes some 10 ms to make a run of a request
 DEPTH_RUNS_PER_TICK = RUNS_PER_TICK // 2  # so that neither side waits until the other has ended
+EVENTS_PER_TICK = 5_000  # of each asset: there may be a history of events that call for nothing
 EVENTS_AT_ONCE = 20  # an event of manifest_index can name tens of thousands of chunks
 
 
@@ -153,9 +154,10 @@ def _read(
 ) -> None:
     """Puts the next chunks that an asset's materializations name on `page` until it is full; moves `place` past them.
 
-    A tick that dies before its cursor is kept is done again from the same place, under the same run keys.
+    A tick that dies before its cursor is kept is done again from the same place, under the same run keys as long as nothing has
+    happened since. Otherwise chunks may be asked for twice: the second run finds them done.
     """
-    while True:
+    for _ in range(0, EVENTS_PER_TICK, EVENTS_AT_ONCE):
         events = instance.fetch_materializations(
             dg.AssetRecordsFilter(asset, after_storage_id=place.done), limit=EVENTS_AT_ONCE, ascending=True
         ).records

@@ -250,6 +250,18 @@ class TestARunInWhichOnePartitionFails:
         assert set(made(house, result.run_id, names.SOURCE_IMAGES)) == {chunks[0], chunks[2]}
         assert "cannot write" in failure_of(result).step_failure_data.user_failure_data.description
 
+    def test_a_partition_that_comes_to_no_end_fails_the_run(self, house, chunks, monkeypatch) -> None:
+        def all_but_one(asked, **options: Any):
+            return engine.run_chunks([chunk for chunk in asked if chunk != chunks[1]], **options)
+
+        monkeypatch.setattr(depth_maps, "run_chunks", all_but_one)
+        result = ranged(
+            house, "depth_maps_for_chunk", pair(chunks[0], "preview"), pair(chunks[2], "preview"), raise_on_error=False
+        )
+        assert not result.success
+        assert set(made(house, result.run_id, names.DEPTH_MAPS)) == set(pairs([chunks[0], chunks[2]], "preview"))
+        assert f"{chunks[1]}|preview: RuntimeError" in failure_of(result).step_failure_data.user_failure_data.description
+
     def test_running_the_range_again_makes_what_is_missing_and_records_all(self, house, chunks, opened) -> None:
         key = f"manifests/{chunks[1].rpartition('-')[0]}/sources/{chunks[1]}.parquet"
         kept = house.store.read(key)

@@ -16,6 +16,7 @@ from pipelines import partitions
 from pipelines.event_facts import IndexFacts, SourcesFacts
 from pipelines.partitions import CHUNK, MANIFEST, Partitions, pair
 from pipelines.schedules import retries
+from pipelines.sensors import arrivals
 from pipelines.sensors.arrivals import arrival_sensor
 from pipelines.sensors.manifests import manifest_sensor
 from pipelines.sensors.profiles import profile_sensor
@@ -296,6 +297,16 @@ class TestManyArrivals:
         assert not result.run_requests
         self.ingested(house, "m-00001")
         (request,) = tick(house, arrival_sensor, result.cursor).run_requests
+        assert span(request) == (pair("m-00001", "preview"),) * 2
+
+    def test_a_history_that_calls_for_nothing_is_passed_in_parts(self, house, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(arrivals, "EVENTS_PER_TICK", 40)
+        partitions.register_chunks(house.instance, self.chunks(0, 1))
+        self.ingested(house, *self.chunks(0) * 50, facts=SourcesFacts(retried_under="preview"))
+        self.ingested(house, "m-00001")
+        first = tick(house, arrival_sensor)
+        assert not first.run_requests
+        (request,) = tick(house, arrival_sensor, first.cursor).run_requests
         assert span(request) == (pair("m-00001", "preview"),) * 2
 
     def test_a_profile_that_came_after_the_code_location_was_loaded_stops_no_other(self, house) -> None:
