@@ -54,6 +54,7 @@ class Leases:
         self._holder = uuid4().hex
         self._run_id = run_id
         self._lasts = timedelta(seconds=seconds)
+        self._held_here: set[str] = set()  # and not known to be lost
         self._seen: dict[str, str] = {}  # name -> the run that had it when somebody asked for news
 
     def hold(self, name: str) -> Lease | None:
@@ -73,6 +74,7 @@ class Leases:
             )
             if taken.first() is None:
                 return None
+        self._held_here.add(name)
         return self._held(name)
 
     def held_by(self, name: str) -> str | None:
@@ -91,10 +93,20 @@ class Leases:
         return run_id
 
     def renew(self) -> None:
-        """Puts off the end of every lease that is held here."""
+        """Puts off the end of every lease that is held here. What another run has taken over is lost: it is logged, once."""
+        held = self._held_here.copy()
         with self._database.write() as connection:
             until = self._database.clock() + self._lasts
-            connection.execute(sa.update(leases).where(leases.c.holder == self._holder).values(lease_until=until))
+            mine = sa.update(leases).where(leases.c.holder == self._holder).values(lease_until=until).returning(leases.c.name)
+            kept = set(connection.scalars(mine))
+        for name in (held - kept) & self._held_here:
+            self._held_here.discard(name)
+            log.warning(
+                "run %s sent no heartbeat for %s s, and another one has taken over %s: both make what is left of it",
+                self._run_id,
+                self._lasts.total_seconds(),
+                name,
+            )
 
     @contextmanager
     def heartbeats(self) -> Generator[None, None, None]:
@@ -128,6 +140,7 @@ class Leases:
 
     def _give_back(self, name: str) -> None:
         """Of a lease that was taken over meanwhile, nothing."""
+        self._held_here.discard(name)
         try:
             with self._database.write() as connection:
                 connection.execute(sa.delete(leases).where(leases.c.name == name, leases.c.holder == self._holder))

@@ -354,6 +354,21 @@ def test_two_runs_over_overlapping_chunks_make_each_image_once_and_both_come_to_
         assert machine.made == {sha: 1 for name in {*both[0], *both[1]} for sha in images[name]}
 
 
+@examples(max_examples=25)
+@given(ahead=st.sampled_from([1, 3, 10**9]), failing=st.booleans())
+def test_two_runs_that_both_believe_to_have_the_chunks_make_them_twice_and_damage_nothing(ahead: int, failing: bool) -> None:
+    images = {f"c{number}": [image(10 * number + n) for n in range(5)] for number in range(3)}
+    with tempfile.TemporaryDirectory() as folder:
+        machine = Machine(Store(folder), ahead, frozenset({image(11)} if failing else ()))
+        with ThreadPoolExecutor(2) as pool:
+            ended = list(pool.map(lambda run: list(start(machine, images, run_id=run)), ("one", "other"), timeout=PATIENCE))
+        for each in (each for run in ended for each in run):
+            assert each.result is not None, each.error
+            assert set(each.result.outcomes) == set(images[each.chunk])
+        assert not list(machine.store.keys("journal"))
+        assert all(set(read_outcomes(machine.store, "preview", chunk)) == set(each) for chunk, each in images.items())
+
+
 # -- what waits for what ---------------------------------------------------------------------------------------------------------
 
 

@@ -111,6 +111,27 @@ def test_one_that_lost_its_lease_takes_nothing_from_the_next_holder(two: tuple[L
     assert slow.hold("c") is None
 
 
+def test_a_lease_that_was_taken_over_is_logged_once_and_those_that_are_kept_or_given_back_are_not(
+    two: tuple[Leases, Leases], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow, other = two
+    names = ("lost", "kept", "given back")
+    held = {name: slow.hold(name) for name in names}
+    given_back = held["given back"]
+    assert given_back is not None
+    with given_back:
+        pass
+    slow.renew()
+    assert caplog.messages == []
+    clock.on(31)
+    assert other.hold("lost") is not None
+    slow.renew()
+    slow.renew()
+    (message,) = caplog.messages
+    assert "taken over lost:" in message
+    assert other.held_by("kept") == "run-1"
+
+
 def test_a_lease_lasts_from_when_it_is_written_however_long_other_writers_keep_it_waiting(
     database_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
