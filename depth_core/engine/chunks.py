@@ -43,7 +43,8 @@ def run_chunks(
     """Makes the depth maps of chunks that are not there yet; yields each chunk once, as soon as it is complete.
 
     The next chunks are read and looked up, and the last ones written, while the engine works: at most a few chunks' tables are in
-    memory, more only for an engine that takes all images at once. An image that several of them have is made once. Chunks whose
+    memory, more only for an engine that takes all images at once. An image that several of them have is made once; again only
+    where it failed, or where everything is to be made again, if the first of them had ended when the next was read. Chunks whose
     images share a range go through the engine one by one, each in its two passes; they too are read ahead and written aside.
 
     `read_images` gives a chunk's images; it may name a content hash more than once, which is done once. `hold` is asked before
@@ -53,10 +54,10 @@ def run_chunks(
     entered once, and only when there is work. While the caller does something with a chunk that was yielded, a local engine sends
     no further batch: that should not take long.
 
-    Nothing but what ends the caller is raised: what goes wrong is its chunk's error. What ends the engine (StoreError, a device
-    that is gone), or keeps it from being opened (ModelUnavailableError, ConfigurationError), is the error of each chunk that has
-    work left; those that have none still complete. What was written stays valid and counts. Closing the generator stops the work:
-    journals are written, leases given back; of a chunk that is just being read, when that ends.
+    Nothing is raised but what ends the caller, and what `on_progress` raises: what goes wrong is its chunk's error. What ends the
+    engine (StoreError, a device that is gone), or keeps it from being opened (ModelUnavailableError, ConfigurationError), is the
+    error of each chunk that has work left; those that have none still complete. What was written stays valid and counts. Closing
+    the generator stops the work: journals are written, leases given back; of a chunk that is just being read, when that ends.
     """
     task = Task(profile, read_images, run_id, checkpoint, store, redo or Redo(), settings.max_attempts, on_progress)
     with ExitStack() as opened:

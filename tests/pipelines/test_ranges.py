@@ -71,7 +71,7 @@ def index(house, photos: int = 5) -> list[str]:
 
 @pytest.fixture
 def overrides() -> dict[str, Any]:
-    return {"rows_per_chunk": 2, "lease_seconds": 2}
+    return {"rows_per_chunk": 2}
 
 
 @pytest.fixture(scope="module")
@@ -336,6 +336,10 @@ with dg.DagsterInstance.ephemeral() as instance:
 
 
 class TestARunThatIsEnded:
+    @pytest.fixture
+    def overrides(self) -> dict[str, Any]:
+        return {"rows_per_chunk": 2, "lease_seconds": 2}  # what a killed run had is waited for
+
     @staticmethod
     def interrupted_after(monkeypatch: pytest.MonkeyPatch, count: int, end) -> None:
         """`end` is called when a run has finished so many chunks."""
