@@ -369,6 +369,24 @@ class TestARunThatIsEnded:
         again = ranged(house, "depth_maps_for_chunk", pair(chunks[0], "preview"), pair(chunks[2], "preview"))
         assert set(made(house, again.run_id, names.DEPTH_GALLERY)) == set(pairs(chunks, "preview"))
 
+    def test_while_it_fetches_gives_back_its_lease_and_records_what_it_had_fetched(self, house, monkeypatch) -> None:
+        chunks = index(house)
+        write = sources.write_table
+
+        def interrupted(store, chunk, table) -> None:
+            if chunk == chunks[1]:
+                os.kill(os.getpid(), signal.SIGINT)
+            write(store, chunk, table)
+
+        monkeypatch.setattr(sources, "write_table", interrupted)
+        with pytest.raises(dg.DagsterExecutionInterruptedError):
+            ranged(house, "ingest_chunk", chunks[0], chunks[2])
+        (run,) = house.instance.get_runs(dg.RunsFilter(job_name="ingest_chunk"))
+        assert chunks[0] in made(house, run.run_id, names.SOURCE_IMAGES)
+        assert chunks[2] not in made(house, run.run_id, names.SOURCE_IMAGES)
+        with open_leases(house.depthline.settings(), run_id="next") as leases:
+            assert [leases.held_by(f"source_images|{chunk}") for chunk in chunks] == [None] * 3
+
     def test_by_a_crash_is_gone_on_with_by_the_next_run_which_reports_all(self, house, chunks) -> None:
         settings = house.depthline.settings()
         asked = json.dumps({"overrides": house.depthline.overrides, "chunks": chunks})
