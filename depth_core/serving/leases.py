@@ -62,7 +62,7 @@ class Leases:
 
         The end may be in another thread. Raises ConfigurationError when the database does not answer.
         """
-        with self._transaction() as connection:
+        with self._clear_errors(), self._database.write() as connection:
             at = self._database.clock()  # not when it began to wait for other writers
             mine = {"holder": self._holder, "run_id": self._run_id, "lease_until": at + self._lasts}
             insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
@@ -78,9 +78,9 @@ class Leases:
         return self._held(name)
 
     def held_by(self, name: str) -> str | None:
-        """The run that holds a lease; None when nobody does."""
+        """The run that holds a lease; None when nobody does. Raises ConfigurationError as `hold`."""
         query = sa.select(leases.c.run_id).where(leases.c.name == name, leases.c.lease_until > self._database.clock())
-        with self._database.read() as connection:
+        with self._clear_errors(), self._database.read() as connection:
             run_id: str | None = connection.scalar(query)
             return run_id
 
@@ -148,10 +148,9 @@ class Leases:
             log.exception("the lease on %s could not be given back; it ends by itself", name)
 
     @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
+    def _clear_errors(self) -> Iterator[None]:
         try:
-            with self._database.write() as connection:
-                yield connection
+            yield
         except SQLAlchemyError as error:
             where = self._database.shown_url
             raise ConfigurationError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from support.programs import piped
 from support.waiting import eventually
 
@@ -220,6 +221,16 @@ def test_a_process_that_goes_on_gives_its_lease_back(sqlite_url: str) -> None:
         other.stdin.write("\n")
         assert other.stdout.readline() == "gave back\n"
         assert mine.hold("c") is not None
+
+
+@pytest.mark.parametrize("question", [Leases.hold, Leases.held_by, Leases.news_of])
+def test_a_database_that_goes_away_is_a_clear_error(sqlite_url: str, question: Callable[[Leases, str], object]) -> None:
+    database = db.open_database(sqlite_url)
+    with database.write() as connection:
+        connection.execute(sa.text("DROP TABLE leases"))
+    with pytest.raises(ConfigurationError, match="DEPTH_DATABASE_URL"):
+        question(Leases(database, run_id="mine", seconds=30), "c")
+    database.close()
 
 
 def test_a_database_that_is_gone_is_a_clear_error() -> None:
