@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -11,9 +12,10 @@ from pydantic import Field
 from depth_core.display import shown_url
 from depth_core.errors import ManifestError
 from depth_core.ingest import manifest
+from depth_core.serving.leases import one_by_one, open_leases
 from depth_core.settings import Settings
 from depth_core.storage import Store
-from pipelines import names, partitions
+from pipelines import names, partitions, ranges
 from pipelines.event_facts import IndexFacts
 from pipelines.partitions import Partitions
 from pipelines.resources import DepthlineResource
@@ -62,34 +64,44 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
             raise ManifestError(
                 f"{shown_url(uri)} belongs to partition {manifest.slug(uri)}, not to {slug}: materialize that partition"
             )
-        profiles = len(parts.profiles.get_partition_keys())
-        index = manifest.read_index(store, slug)
-        rows = manifest.read(uri, settings)
-        assignment = manifest.assign_chunks(
-            rows,
-            index,
-            slug=slug,
-            rows_per_chunk=manifest.rows_per_chunk(len(rows), profiles, settings, index),
-            again=_unreported_chunks(context, store, slug),
-        )
-        manifest.write_chunks(store, slug, assignment, rows, run_id=context.run.run_id)
-        chunks = sorted(assignment.names)
-        partitions.register_chunks(context.instance, chunks)
-        _warn_of_many_partitions(context, profiles)
-        return dg.MaterializeResult(
-            metadata={
-                "uri": shown_url(uri),
-                "rows": len(rows),
-                "bad rows": rows.bad_rows,
-                "chunks": len(chunks),
-                "rows per chunk": assignment.rows_per_chunk,
-                "changed chunks": len(assignment.changed),
-                "sha256": rows.sha256,
-                **IndexFacts.of(assignment.changed).metadata(),
-            }
-        )
+        with open_leases(settings, run_id=context.run.run_id) as leases:
+            # One at a time, or two would give one place to different rows. Dagster's limits know only the runs of its queue.
+            hold = partial(ranges.hold, leases, context.log)
+            for _ in one_by_one([f"{names.MANIFEST_INDEX}|{slug}"], hold):
+                metadata = _index(context, parts, uri, slug, settings, store)
+        return dg.MaterializeResult(metadata=metadata)
 
     return manifest_index
+
+
+def _index(
+    context: dg.AssetExecutionContext, parts: Partitions, uri: str, slug: str, settings: Settings, store: Store
+) -> dict[str, Any]:
+    """Reads a manifest and writes its chunks and index; returns what Dagster shows of it."""
+    profiles = len(parts.profiles.get_partition_keys())
+    index = manifest.read_index(store, slug)
+    rows = manifest.read(uri, settings)
+    assignment = manifest.assign_chunks(
+        rows,
+        index,
+        slug=slug,
+        rows_per_chunk=manifest.rows_per_chunk(len(rows), profiles, settings, index),
+        again=_unreported_chunks(context, store, slug),
+    )
+    manifest.write_chunks(store, slug, assignment, rows, run_id=context.run.run_id)
+    chunks = sorted(assignment.names)
+    partitions.register_chunks(context.instance, chunks)
+    _warn_of_many_partitions(context, profiles)
+    return {
+        "uri": shown_url(uri),
+        "rows": len(rows),
+        "bad rows": rows.bad_rows,
+        "chunks": len(chunks),
+        "rows per chunk": assignment.rows_per_chunk,
+        "changed chunks": len(assignment.changed),
+        "sha256": rows.sha256,
+        **IndexFacts.of(assignment.changed).metadata(),
+    }
 
 
 def _unreported_chunks(context: dg.AssetExecutionContext, store: Store, slug: str) -> tuple[str, ...]:

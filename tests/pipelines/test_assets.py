@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -15,6 +17,7 @@ from PIL import Image
 from support.http_server import HttpServer
 
 from depth_core.ingest import manifest
+from depth_core.serving import leases
 from pipelines.event_facts import IndexFacts
 from pipelines.materialize import runner
 from pipelines.partitions import CHUNK, pair
@@ -171,6 +174,25 @@ def test_an_empty_manifest_is_no_error_and_has_no_chunks(house, metadata) -> Non
     path.write_text("image_url\n")
     assert metadata(house.index(path), "manifest_index")["rows"] == 0
     assert house.chunks(path) == []
+
+
+def test_two_index_runs_of_a_manifest_are_one_after_the_other(house, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = house.manifest("two.csv", "image_url", "http://127.0.0.1:9/a.jpg")
+    slug, waited = manifest.slug(str(path)), []
+    with leases.open_leases(house.depthline.settings(), run_id="another") as others:
+        lease = others.hold(f"manifest_index|{slug}")
+        assert lease is not None
+        with ExitStack() as other_run:
+            other_run.enter_context(lease)
+
+            def sleep(_: float) -> None:
+                waited.append(manifest.read_index(house.store, slug))
+                other_run.close()
+
+            monkeypatch.setattr(leases, "time", SimpleNamespace(sleep=sleep))
+            house.index(path)
+    assert waited == [None]
+    assert len(house.chunks(path)) == 1
 
 
 def changed_chunks(result: dg.ExecuteInProcessResult) -> list[str]:
