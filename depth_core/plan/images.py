@@ -147,10 +147,10 @@ def _of_chunk(chunk: str, store: Store, profile: str, digest: str | None) -> tup
         return np.empty(0, np.uint64), np.empty(0, np.uint8), 0, 0
     outcomes = read_outcomes(store, profile, chunk)
     states = [_state(sha256, kind, outcomes, digest) for sha256, kind in zip(table["sha256"], table["error_kind"], strict=True)]
-    told = np.array([state or 0 for state in states], np.uint8)
-    has = told > 0
+    known = np.array([state or 0 for state in states], np.uint8)
+    has = known > 0
     sizes = table.loc[table["sha256"].notna(), "bytes"]
-    return _hashes(table["image_url"])[has], told[has], int(sizes.sum()), len(sizes)
+    return _hashes(table["image_url"])[has], known[has], int(sizes.sum()), len(sizes)
 
 
 def _state(sha256: object, kind: object, outcomes: Mapping[str, Outcome], digest: str | None) -> np.uint8 | None:
