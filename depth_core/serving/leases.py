@@ -102,7 +102,7 @@ class Leases:
         for name in (held - kept) & self._held_here:
             self._held_here.discard(name)
             log.warning(
-                "run %s sent no heartbeat for %s s, and another one has taken over %s: both make what is left of it",
+                "run %s sent no heartbeat for %s s, and another one has taken over %s: both are at work on it",
                 self._run_id,
                 self._lasts.total_seconds(),
                 name,
