@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import pickle
 import traceback
 from collections.abc import Callable
 from enum import StrEnum
@@ -164,3 +165,12 @@ def _place(error: Exception) -> str:
     parts = PurePath(last.filename).parts
     short = "/".join(parts[len(parts) - 1 - parts[::-1].index("depth_core") :]) if "depth_core" in parts else parts[-1]
     return f"{short}:{last.lineno} in {last.name}"
+
+
+def sendable(error: BaseException) -> BaseException:
+    """An exception that another process can have: itself where it can be pickled, without what it refers to."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - anything may be in a library's exception
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -6,7 +6,6 @@ The pool of such actors and what is sent to them: ray_pool.py, ray.py.
 from __future__ import annotations
 
 import os
-import pickle
 import queue
 import socket
 import sys
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 from depth_core.engine.base import Steps
 from depth_core.engine.local import LocalEngine
 from depth_core.engine.stages import Item, Plan, Prepared
-from depth_core.errors import ConfigurationError, ImageError, ModelUnavailableError
+from depth_core.errors import ConfigurationError, ImageError, ModelUnavailableError, sendable
 from depth_core.inference import checkpoints, preprocessor
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.inference.preprocessor import Preprocessor, Resizing
@@ -313,12 +312,3 @@ def _node_id() -> str:
     import ray
 
     return str(ray.get_runtime_context().get_node_id())
-
-
-def sendable(error: BaseException) -> BaseException:
-    """An exception that another process can have: itself where it can be pickled, without what it refers to."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001 - anything may be in a library's exception
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error

@@ -11,6 +11,7 @@ from typing import Any
 
 from depth_core.engine.item_reader import ItemReader, Read
 from depth_core.engine.stages import Item
+from depth_core.errors import sendable
 from depth_core.storage import Store
 
 
@@ -65,8 +66,8 @@ def sendable_item(item: Item) -> Item:
     try:
         return replace(item, read=partial(bytes, item.read()))
     except Exception as error:  # noqa: BLE001 - the step that reads it says what it means
-        return replace(item, read=partial(_raise, error))
+        return replace(item, read=partial(_raise, sendable(error)))
 
 
-def _raise(error: Exception) -> Any:
+def _raise(error: BaseException) -> Any:
     raise error

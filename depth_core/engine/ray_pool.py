@@ -39,6 +39,7 @@ class Member:
 
     handle: Any
     loading: Any  # the reference of its first answer; None: it is ready
+    placed: Any  # a reference that is done once the actor has a place, whether or not its network is there
     name: str = ""
     node: str = ""
     loaded: Loaded | None = None
@@ -59,7 +60,7 @@ class Pool:
         self._setup = setup
         self._shape = shape
         self._wait_seconds = wait_seconds
-        self._since = time.monotonic()  # when an actor was last ready, or asked for
+        self._since = time.monotonic()  # when an actor last had a place, or was asked for
         self._deaths = 0  # in a row, while the network was loaded
         self.members: list[Member] = []
         self.made: Counter[str] = Counter()  # images, by the name of the node that made them
@@ -84,7 +85,7 @@ class Pool:
                 max_restarts=0,
                 scheduling_strategy="SPREAD",
             ).remote(self._setup)
-            self.members.append(Member(handle, handle.load.remote()))
+            self.members.append(Member(handle, handle.load.remote(), handle.__ray_ready__.remote()))
 
     def wait_for_one(self) -> None:
         """Waits until an actor is ready. Raises what its loading raised, ConfigurationError when none gets a place in time."""
@@ -93,8 +94,9 @@ class Pool:
             self.check()
 
     def check(self) -> None:
-        """Raises ConfigurationError when there has been no actor for too long."""
-        if self.ready:
+        """Raises ConfigurationError when no actor has had a place for too long. One that loads its network has one: weights may
+        have to be fetched first."""
+        if self.ready or self._is_loading():
             self._since = time.monotonic()
         elif time.monotonic() - self._since > self._wait_seconds:
             import ray
@@ -105,6 +107,12 @@ class Pool:
                 f"{self._shape.cores} CPUs and {self._shape.gpus} GPUs, and {free['CPU']:g} and {free['GPU']:g} are free in all. "
                 "End what has them, or add nodes"
             )
+
+    def _is_loading(self) -> bool:
+        import ray
+
+        waiting = [member.placed for member in self.members]
+        return bool(waiting and ray.wait(waiting, num_returns=1, timeout=0)[0])
 
     def send(self, member: Member, block: Block) -> None:
         if member.job != block.job.number:

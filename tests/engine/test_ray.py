@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,12 +19,13 @@ from support.photos import photo
 from support.waiting import eventually
 
 from depth_core import catalog, layout
-from depth_core.engine import choose, chunk, ray_actor, ray_cluster, stages
+from depth_core.engine import choose, chunk, ray_actor, ray_cluster, ray_items, stages
 from depth_core.engine.base import Steps
 from depth_core.engine.chunk_context import Redo, Source
 from depth_core.engine.local import LocalEngine
 from depth_core.engine.ray_actor import Actor, Job, Setup
 from depth_core.engine.ray_cluster import Node
+from depth_core.engine.ray_pool import Pool
 from depth_core.engine.stages import Item, Plan
 from depth_core.errors import ConfigurationError, StoreError
 from depth_core.inference import checkpoints
@@ -315,6 +317,33 @@ def test_a_cluster_that_has_no_room_for_an_actor_is_an_error_that_says_what_is_m
             choose.open_engine(checkpoint, store=shared, settings=on_ray.model_copy(update=changes)),
         ):
             pass
+
+
+def test_an_actor_that_has_a_place_may_take_its_time_to_load_the_network(engine: Any) -> None:
+    engine.pool.close()
+    setup, shape = engine.pool._setup, replace(engine.pool._shape, actors=1)
+    pool = Pool(setup, shape, wait_seconds=0.0)
+    try:
+        pool.fill()
+        ray_cluster.package().get(pool.members[0].placed)
+        pool.check()
+        assert not pool.ready  # nobody has asked it yet
+        pool.wait_for_one()
+    finally:
+        pool.close()
+
+
+def test_what_reading_an_item_raised_reaches_the_actor_whatever_it_holds() -> None:
+    class StrangeError(Exception):
+        def __init__(self, code: int, why: str) -> None:
+            super().__init__(why)
+
+    def read() -> bytes:
+        raise StrangeError(1, "torn")
+
+    sent = pickle.loads(pickle.dumps(ray_items.sendable_item(Item("a", read, "depth/a"))))
+    with pytest.raises(RuntimeError, match="StrangeError: torn"):
+        sent.read()
 
 
 def test_other_weights_on_a_node_are_refused(
