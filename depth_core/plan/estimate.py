@@ -21,7 +21,7 @@ from depth_core.profiles import Profile
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
-THUMBNAILS = 9_000  # bytes of an image's two in the gallery: the mean of the sample photos
+THUMBNAILS = 9_000  # bytes of an image's two in the gallery: a round figure of their order
 _FOLDERS = 20  # whose files are measured, where the store has some
 
 
