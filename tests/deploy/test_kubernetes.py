@@ -17,7 +17,7 @@ kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="schemas
 VERSION = "1.33"
 GPU = "nvidia.com/gpu"
 
-# The keys that Dagster's chart takes, of those that values.yaml has: a list by hand, not the chart's own schema. None: anything below.
+# Keys of values.yaml that Dagster's chart takes: a list by hand, not the chart's own schema. None: anything below.
 Known = Mapping[str, Any] | None
 _CONTAINER: Known = {"resources": None, "securityContext": None}
 CHART: Known = {
