@@ -26,6 +26,7 @@ import httpx
 import pytest
 from PIL import Image
 from standardwebhooks import Webhook
+from support import artwork_stores
 from support.http_server import Handler, HttpServer, Request
 from support.photos import photo
 from support.ports import free_port
@@ -33,7 +34,6 @@ from support.waiting import eventually
 
 from depth_core.output import records
 from depth_core.serving.artworks.store import ArtworkStore
-from depth_core.serving.database import open_database
 from depth_core.serving.webhooks import outbox
 
 ROOT = Path(__file__).parents[2]
@@ -140,9 +140,8 @@ def answers(client: httpx.Client) -> bool:
 @pytest.fixture(scope="module")
 def artworks(running, shared_place) -> Iterator[ArtworkStore]:
     """The database, to look at what the API does not show."""
-    store = ArtworkStore(open_database(f"sqlite:///{shared_place.folder / 'depthline.db'}"))
-    yield store
-    store.close()
+    with artwork_stores.opened(f"sqlite:///{shared_place.folder / 'depthline.db'}") as store:
+        yield store
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +13,7 @@ import pytest
 from PIL import Image
 from support import photos
 from support.photos import photo
+from support.sources import keep_sources
 
 from depth_core import catalog, layout
 from depth_core.contract import DepthParameters
@@ -32,15 +32,6 @@ from depth_core.settings import Settings
 from depth_core.storage import Store
 
 Run = Callable[..., Result]
-
-
-def keep(store: Store, *images: bytes) -> list[Source]:
-    kept = []
-    for data in images:
-        sha = hashlib.sha256(data).hexdigest()
-        store.write(layout.source_key(sha), data)
-        kept.append(Source(sha, f"{sha[:6]}.jpg"))
-    return kept
 
 
 @pytest.fixture
@@ -72,7 +63,7 @@ def run(store: Store, settings: Settings, profile: Profile, tiny: Predictor, loa
 
 
 def test_a_second_run_finds_everything_done_and_loads_no_model(run: Run, store: Store, loads: list[str]) -> None:
-    images = keep(store, *(photo(seed=n) for n in range(3)))
+    images = keep_sources(store, *(photo(seed=n) for n in range(3)))
     first, second = run(images), run(images)
     assert (first.progress.done, first.progress.reused) == (3, 0)
     assert (second.progress.done, second.progress.reused) == (0, 3)
@@ -81,26 +72,26 @@ def test_a_second_run_finds_everything_done_and_loads_no_model(run: Run, store: 
 
 
 def test_only_new_images_of_a_grown_chunk_are_computed(run: Run, store: Store) -> None:
-    images = keep(store, *(photo(seed=n) for n in range(4)))
+    images = keep_sources(store, *(photo(seed=n) for n in range(4)))
     run(images[:3])
     assert run(images).progress.done == 1
 
 
 def test_an_image_that_stands_in_the_chunk_twice_is_computed_once(run: Run, store: Store) -> None:
-    images = keep(store, photo(seed=1), photo(seed=1))
+    images = keep_sources(store, photo(seed=1), photo(seed=1))
     result = run(images)
     assert result.progress.done == len(result.outcomes) == 1
 
 
 def test_what_another_chunk_has_made_is_not_made_again(run: Run, store: Store, loads: list[str]) -> None:
-    images = keep(store, photo())
+    images = keep_sources(store, photo())
     run(images)
     assert run(images, chunk="photos-00000000-00001").progress.reused == 1
     assert loads == ["tiny"]
 
 
 def test_changed_parameters_are_other_depth_maps(run: Run, store: Store, profile: Profile) -> None:
-    images = keep(store, photo())
+    images = keep_sources(store, photo())
     inverted = profile.model_copy(update={"parameters": profile.parameters.model_copy(update={"invert_depth": True})})
     one, other = run(images), run(images, profile=inverted)
     assert other.progress.done == 1
@@ -108,7 +99,7 @@ def test_changed_parameters_are_other_depth_maps(run: Run, store: Store, profile
 
 
 def test_the_journal_of_a_run_that_died_is_believed(run: Run, store: Store, profile: Profile) -> None:
-    images = keep(store, photo(seed=1), b"no image at all")
+    images = keep_sources(store, photo(seed=1), b"no image at all")
     result = run(images)
     key = f"outcomes/{profile.name}/photos-00000000-00000.parquet"
     store.delete(key)
@@ -125,14 +116,14 @@ def test_the_journal_of_a_run_that_died_is_believed(run: Run, store: Store, prof
 
 
 def test_a_depth_map_that_nobody_wrote_down_is_found_in_the_store(run: Run, store: Store, profile: Profile) -> None:
-    images = keep(store, photo())
+    images = keep_sources(store, photo())
     run(images)
     store.delete(f"outcomes/{profile.name}/photos-00000000-00000.parquet")
     assert run(images).progress.reused == 1
 
 
 def test_a_folder_without_its_sidecar_is_not_done(run: Run, store: Store, profile: Profile) -> None:
-    images = keep(store, photo())
+    images = keep_sources(store, photo())
     folder = run(images).outcomes[images[0].sha256].folder
     store.delete(f"outcomes/{profile.name}/photos-00000000-00000.parquet")
     store.delete(f"{folder}/depth.json")
@@ -140,7 +131,7 @@ def test_a_folder_without_its_sidecar_is_not_done(run: Run, store: Store, profil
 
 
 def test_permanent_failures_are_tried_again_only_when_asked(run: Run, store: Store) -> None:
-    images = keep(store, b"no image at all")
+    images = keep_sources(store, b"no image at all")
     assert run(images).progress.failed == 1
     assert run(images).progress.done == 0
     again = run(images, redo=Redo(permanent_failures=True))
@@ -149,7 +140,7 @@ def test_permanent_failures_are_tried_again_only_when_asked(run: Run, store: Sto
 
 
 def test_failures_that_may_pass_are_tried_again_by_the_next_run(run: Run, store: Store, profile: Profile) -> None:
-    images = keep(store, photo())
+    images = keep_sources(store, photo())
     good = run(images, redo=Redo(everything=True)).outcomes[images[0].sha256]
     store.delete(f"{good.folder}/depth.json")
     failed = replace(good, status="failed", error_kind="out_of_memory", error_message="full", results=())
@@ -159,13 +150,13 @@ def test_failures_that_may_pass_are_tried_again_by_the_next_run(run: Run, store:
 
 
 def test_force_makes_everything_again(run: Run, store: Store) -> None:
-    images = keep(store, photo())
+    images = keep_sources(store, photo())
     run(images)
     assert run(images, redo=Redo(everything=True)).progress.done == 1
 
 
 def test_verify_makes_again_what_somebody_has_deleted(run: Run, store: Store) -> None:
-    images = keep(store, photo(seed=1), photo(seed=2))
+    images = keep_sources(store, photo(seed=1), photo(seed=2))
     folder = run(images).outcomes[images[0].sha256].folder
     store.delete(f"{folder}/depth.png")
     assert run(images).progress.done == 0
@@ -180,7 +171,7 @@ def test_a_chunk_without_images_is_complete(run: Run, store: Store, profile: Pro
 
 
 def test_progress_counts_to_the_end(run: Run, store: Store) -> None:
-    images = keep(store, photo(seed=1), photo(seed=2), b"no image")
+    images = keep_sources(store, photo(seed=1), photo(seed=2), b"no image")
     seen = []
     run(images, on_progress=lambda progress: seen.append((progress.done, progress.left)))
     assert seen[0] == (0, 3)
@@ -193,7 +184,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_and_not_the_images(run: Run,
         raise ModelUnavailableError("no weights here")
         yield
 
-    images = keep(store, photo())
+    images = keep_sources(store, photo())
     with pytest.raises(ModelUnavailableError, match="no weights here"):
         run(images, open_engine=open_engine)
     assert read_outcomes(store, profile.name, "photos-00000000-00000") == {}
@@ -210,7 +201,7 @@ class TestOneRangeForTheChunk:
         seen = []
         predict = tiny.predict
         monkeypatch.setattr(tiny, "predict", lambda batch: (seen.extend(batch), predict(batch))[1])
-        images = keep(store, *(photo(seed=n) for n in range(4)))
+        images = keep_sources(store, *(photo(seed=n) for n in range(4)))
 
         outcomes = run(images).outcomes
 
@@ -225,14 +216,14 @@ class TestOneRangeForTheChunk:
         assert not list(store.keys("spool"))
 
     def test_an_unchanged_chunk_is_left_alone(self, run: Run, store: Store, loads: list[str]) -> None:
-        images = keep(store, photo(seed=1), photo(seed=2), b"no image")
+        images = keep_sources(store, photo(seed=1), photo(seed=2), b"no image")
         run(images)
         again = run(images)
         assert (again.progress.done, again.progress.reused) == (0, 3)
         assert loads == ["tiny"]
 
     def test_an_image_that_widens_the_range_renders_all_again(self, run: Run, store: Store) -> None:
-        images = keep(store, *(photo(seed=n) for n in range(5)))
+        images = keep_sources(store, *(photo(seed=n) for n in range(5)))
         narrow = run(images[:1]).outcomes[images[0].sha256]
         wide = run(images).outcomes[images[0].sha256]
         assert narrow.folder != wide.folder
@@ -240,7 +231,7 @@ class TestOneRangeForTheChunk:
     def test_only_new_images_see_the_network_when_a_grown_chunk_spans_what_it_did(
         self, run: Run, store: Store, tiny: Predictor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        images = keep(store, *(photo(seed=n) for n in range(5)))
+        images = keep_sources(store, *(photo(seed=n) for n in range(5)))
         ranges = {sha: outcome.depth_range for sha, outcome in run(images, chunk="elsewhere-00000000-00000").outcomes.items()}
         outermost = {min(ranges, key=lambda sha: ranges[sha][0]), max(ranges, key=lambda sha: ranges[sha][1])}
         run([image for image in images if image.sha256 in outermost])
@@ -255,7 +246,7 @@ class TestOneRangeForTheChunk:
         assert {sha: outcome.depth_range for sha, outcome in grown.outcomes.items()} == ranges
 
     def test_depth_maps_that_somebody_has_deleted_are_made_again_over_the_same_range(self, run: Run, store: Store) -> None:
-        images = keep(store, *(photo(seed=n) for n in range(3)))
+        images = keep_sources(store, *(photo(seed=n) for n in range(3)))
         first = run(images).outcomes
         for image in images[:2]:
             store.delete(f"{first[image.sha256].folder}/depth.png")
@@ -268,7 +259,7 @@ class TestOneRangeForTheChunk:
     def test_a_run_that_died_between_the_passes_is_continued_without_the_network(
         self, run: Run, store: Store, tiny: Predictor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        images = keep(store, photo(seed=1), photo(seed=2))
+        images = keep_sources(store, photo(seed=1), photo(seed=2))
         with monkeypatch.context() as patch:
             patch.setattr(raw, "render_raw", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt()))
             with pytest.raises(KeyboardInterrupt):
@@ -279,7 +270,7 @@ class TestOneRangeForTheChunk:
     def test_a_run_whose_numbers_another_run_of_the_chunk_took_away_ends_with_a_complete_table_all_the_same(
         self, run: Run, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        images = keep(store, *(photo(seed=n) for n in range(3)), b"no image")
+        images = keep_sources(store, *(photo(seed=n) for n in range(3)), b"no image")
         render, others = raw.render_raw, []
 
         def meanwhile(*args: Any) -> Any:
@@ -312,7 +303,7 @@ class TestOneRangeForTheChunk:
     def test_numbers_that_were_taken_away_before_the_other_run_had_made_the_image_are_computed_again(
         self, run: Run, store: Store, taken: list[str]
     ) -> None:
-        result = run(keep(store, *(photo(seed=n) for n in range(3))))
+        result = run(keep_sources(store, *(photo(seed=n) for n in range(3))))
         assert taken
         assert {outcome.status for outcome in result.outcomes.values()} == {"succeeded"}
         assert (result.progress.done, result.progress.left, result.progress.failed) == (3, 0, 0)
@@ -320,7 +311,7 @@ class TestOneRangeForTheChunk:
     def test_what_fails_when_its_numbers_are_computed_again_fails_for_that_reason(
         self, run: Run, store: Store, taken: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        images = keep(store, *(photo(seed=n) for n in range(2)))
+        images = keep_sources(store, *(photo(seed=n) for n in range(2)))
         ordinary, key = raw.LoadRaw, layout.source_key(images[1].sha256)
 
         def overwritten(where: Store, folder: str) -> Any:
@@ -348,7 +339,7 @@ class TestOneRangeForTheChunk:
         pixels[:40] = (255, 0, 255)  # sky, farther than all else
         file = BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
-        (image,) = keep(store, file.getvalue())
+        (image,) = keep_sources(store, file.getvalue())
         pictures = []
         for value_range in ("image", "chunk"):
             edited = profile.model_copy(update={"parameters": DepthParameters.model_validate(fields), "range": value_range})
@@ -358,7 +349,7 @@ class TestOneRangeForTheChunk:
         assert np.abs(pictures[0] - pictures[1]).max() <= 1
 
     def test_a_chunk_in_which_every_image_fails_has_no_range_and_is_complete(self, run: Run, store: Store) -> None:
-        assert [o.error_kind for o in run(keep(store, b"no image")).outcomes.values()] == ["not_an_image"]
+        assert [o.error_kind for o in run(keep_sources(store, b"no image")).outcomes.values()] == ["not_an_image"]
 
     def test_a_chunk_without_images_is_complete_and_loads_no_model(self, run: Run, loads: list[str]) -> None:
         assert run([]).outcomes == {}
@@ -367,7 +358,7 @@ class TestOneRangeForTheChunk:
     def test_a_chunk_in_which_every_image_failed_for_good_loads_no_model_again(
         self, run: Run, store: Store, profile: Profile, loads: list[str]
     ) -> None:
-        images = keep(store, b"no image", b"no image either")
+        images = keep_sources(store, b"no image", b"no image either")
         run(images, redo=Redo(everything=True))
         again = run(images)
         assert (again.progress.done, again.progress.reused) == (0, 2)
@@ -382,7 +373,7 @@ class TestOneRangeForTheChunk:
         self, run: Run, store: Store, tiny: Predictor, loads: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(stages, "metres_per_number", lambda spec, focal_px, source_size, network_size: source_size[0] / 100)
-        images = keep(store, *(photo(width=width, seed=width) for width in (300, 320, 640)))
+        images = keep_sources(store, *(photo(width=width, seed=width) for width in (300, 320, 640)))
         first = run(images)
         assert {outcome.unit for outcome in first.outcomes.values()} == {"m"}
         for redo in (None, Redo(verify=True), None):
@@ -394,7 +385,7 @@ class TestOneRangeForTheChunk:
 
 def test_a_fixed_range_is_used_for_every_image(run: Run, store: Store, profile: Profile) -> None:
     fixed = profile.model_copy(update={"range": (0.0, 10.0)})
-    (outcome,) = run(keep(store, photo()), profile=fixed).outcomes.values()
+    (outcome,) = run(keep_sources(store, photo()), profile=fixed).outcomes.values()
     with Image.open(BytesIO(store.read(f"{outcome.folder}/depth.png"))) as picture:
         assert picture.getextrema()[1] <= 26  # the network's numbers end at 1
 
@@ -407,7 +398,7 @@ def test_a_chunk_is_up_to_date_until_something_about_it_changes(
     run: Run, store: Store, settings: Settings, profile: Profile, value_range: Any
 ) -> None:
     edited = profile.model_copy(update={"range": value_range})
-    broken, good = keep(store, b"no image", photo(seed=1))
+    broken, good = keep_sources(store, b"no image", photo(seed=1))
 
     def up_to_date(images: list[Source], profile: Profile = edited) -> bool:
         checkpoint = checkpoints.resolve(catalog.BY_KEY["tiny"], settings)
@@ -418,7 +409,7 @@ def test_a_chunk_is_up_to_date_until_something_about_it_changes(
     outcomes = run([good, broken, good], profile=edited).outcomes
     assert up_to_date([good, broken])
     assert not up_to_date([good]), "an image less"
-    assert not up_to_date([good, broken, *keep(store, photo(seed=2))]), "an image more"
+    assert not up_to_date([good, broken, *keep_sources(store, photo(seed=2))]), "an image more"
     assert not up_to_date([good, broken], edited.model_copy(update={"depth16": not edited.depth16})), "other parameters"
     store.delete(f"{outcomes[good.sha256].folder}/{formats.PNG}")
     assert not up_to_date([good, broken]), "a file that is gone"
@@ -427,7 +418,7 @@ def test_a_chunk_is_up_to_date_until_something_about_it_changes(
 def test_a_chunk_with_a_failure_that_may_pass_or_a_run_that_was_killed_is_not_up_to_date(
     run: Run, store: Store, settings: Settings, profile: Profile
 ) -> None:
-    images = keep(store, photo(seed=1))
+    images = keep_sources(store, photo(seed=1))
     arguments = {"profile": profile, "chunk": "photos-00000000-00000", "store": store}
     arguments["checkpoint"] = checkpoints.resolve(catalog.BY_KEY["tiny"], settings)
     (outcome,) = run(images).outcomes.values()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -16,8 +15,9 @@ from typing import Any
 
 import pytest
 from support.photos import photo
+from support.sources import keep
 
-from depth_core import catalog, layout
+from depth_core import catalog
 from depth_core.engine import chunk, stages
 from depth_core.engine.chunk_context import Source
 from depth_core.engine.local import LocalEngine
@@ -32,13 +32,6 @@ from depth_core.settings import Settings
 from depth_core.storage import Store
 
 CHUNK = "photos-00000000-00000"
-
-
-def keep(store: Store, *images: bytes) -> list[str]:
-    hashes = [hashlib.sha256(data).hexdigest() for data in images]
-    for sha, data in zip(hashes, images, strict=True):
-        store.write(layout.source_key(sha), data)
-    return hashes
 
 
 @dataclass(frozen=True)

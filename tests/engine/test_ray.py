@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import signal
@@ -16,9 +15,10 @@ from typing import Any
 import pytest
 from support import ray_nodes
 from support.photos import photo
+from support.sources import keep
 from support.waiting import eventually
 
-from depth_core import catalog, layout
+from depth_core import catalog
 from depth_core.engine import choose, chunk, ray_actor, ray_cluster, ray_items, stages
 from depth_core.engine.base import Steps
 from depth_core.engine.chunk_context import Redo, Source
@@ -69,13 +69,6 @@ def engine(shared: Store, on_ray: Settings, checkpoint: checkpoints.Checkpoint) 
     with choose.open_engine(checkpoint, store=shared, settings=on_ray.model_copy(update={"ray_actors": 3})) as engine:
         eventually(lambda: engine.pool.ended(0.1) or len(engine.pool.ready) == 2)
         yield engine
-
-
-def keep(store: Store, *images: bytes) -> list[str]:
-    hashes = [hashlib.sha256(data).hexdigest() for data in images]
-    for sha, data in zip(hashes, images, strict=True):
-        store.write(layout.source_key(sha), data)
-    return hashes
 
 
 def items_of(store: Store, seeds: range, folder: str, names: dict[int, str] | None = None) -> list[Item]:

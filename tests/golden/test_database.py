@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
+from support import artwork_stores
 
 from depth_api.app import create_app
 from depth_core.contract import ArtworkStatus, DepthParameters
@@ -52,9 +53,8 @@ def same(answer: dict[str, Any], golden: dict[str, Any]) -> bool:
 
 @pytest.fixture
 def artworks(database_url: str) -> Iterator[ArtworkStore]:
-    store = ArtworkStore(db.open_database(database_url))
-    yield store
-    store.close()
+    with artwork_stores.opened(database_url) as store:
+        yield store
 
 
 def test_it_opens_with_all_its_rows(artworks: ArtworkStore) -> None:

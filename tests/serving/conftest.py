@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from support import artwork_stores
 from support.http_server import Handler, HttpServer
 from support.photos import photo
 from support.servers import empty_tables, execute, postgresql_database
@@ -71,17 +72,15 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def store(database_url: str) -> Iterator[ArtworkStore]:
-    store = ArtworkStore(db.open_database(database_url))
-    yield store
-    store.close()
+    with artwork_stores.opened(database_url) as store:
+        yield store
 
 
 @pytest.fixture
 def sqlite(sqlite_url: str) -> Iterator[ArtworkStore]:
     """A store for tests of what is the same on both databases."""
-    store = ArtworkStore(db.open_database(sqlite_url))
-    yield store
-    store.close()
+    with artwork_stores.opened(sqlite_url) as store:
+        yield store
 
 
 @pytest.fixture

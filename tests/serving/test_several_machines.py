@@ -9,12 +9,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from support import artwork_stores
 from support.programs import Program
 from support.servers import postgresql_database
 from support.waiting import eventually
 
 from depth_core.contract import ArtworkStatus, DepthParameters
-from depth_core.serving import database as db
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import NewArtwork
 
@@ -30,9 +30,8 @@ def shared(postgresql: Any) -> Iterator[str]:
 
 @pytest.fixture
 def artworks(shared: str) -> Iterator[ArtworkStore]:
-    artworks = ArtworkStore(db.open_database(shared))
-    yield artworks
-    artworks.close()
+    with artwork_stores.opened(shared) as artworks:
+        yield artworks
 
 
 @pytest.fixture
