@@ -296,13 +296,14 @@ class ChunkStream:
 
     def _claim(self, work: ChunkWork, images: Sequence[str]) -> list[Item]:
         """Those of a chunk's images that are at the engine for no other chunk and were not made for one."""
-        if work.turn is None:
+        changed = work.turn is None
+        if changed:
             work.begin()
-        self._begun.append(work)
         claimed = {}
         for sha256 in images:
             made = next((other.as_made[sha256] for other in work.behind if sha256 in other.as_made), None)
             if made is not None:
+                changed = True
                 if (kept := work.add(sha256, made, by_another=True)) is not None:
                     self._record(partial(self._journal, work, kept))
                 continue
@@ -312,6 +313,8 @@ class ChunkStream:
             else:
                 self._at_engine[sha256] = [work]
                 claimed[sha256] = work.missing[sha256]
+        if changed and work not in self._begun:
+            self._begun.append(work)
         return work.run.items(claimed)
 
     def _hand_out(

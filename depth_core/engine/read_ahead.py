@@ -42,7 +42,7 @@ class ReadAhead:
         self._changed = changed
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="read-ahead", daemon=True)
-        self.only_held = False  # what is left is held by other runs
+        self.only_held = False  # what is left is held by other runs, as far as was asked
         self.over = False  # nothing is left
         self.crash: BaseException | None = None  # what nobody can go on from
 
@@ -101,6 +101,7 @@ class ReadAhead:
         with ExitStack() as held:
             held.enter_context(lease)
             with self._changed:
+                self.only_held = False
                 behind = self._under_way()
             work = self._find(chunk)
             with self._changed:

@@ -20,12 +20,14 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from support import outcomes as facts
 from support.photos import photo
+from support.sources import keep_sources
 from support.waiting import eventually
 
 from depth_core import catalog, layout
 from depth_core.contract import DepthParameters
 from depth_core.engine import chunks, read_ahead
 from depth_core.engine.chunk_context import Redo, Source
+from depth_core.engine.chunk_stream import ChunkStream
 from depth_core.engine.chunks import ChunkResult
 from depth_core.engine.local import LocalEngine
 from depth_core.engine.read_ahead import AHEAD
@@ -475,6 +477,33 @@ def test_a_chunk_that_another_run_has_is_awaited_only_when_this_one_keeps_none(m
     assert len(ended) == 3
 
 
+def test_chunks_that_other_runs_have_given_back_go_through_the_engine_together(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, leases, images = Machine(store, ahead=10**9), Leases({"c0": 2, "c1": 2, "c2": 2}), chunks_of_one(3)
+    passes, asked = list[str](), threading.Event()
+    run, no_more = Machine.run, ChunkStream._no_more_for_this_pass
+
+    def counted(self: Machine, *args: Any, **options: Any) -> Any:
+        passes.append("begun")
+        return run(self, *args, **options)
+
+    def noted(self: ChunkStream) -> bool:
+        over = no_more(self)
+        asked.set()
+        return over
+
+    def read_images(chunk: str) -> list[Source]:
+        if chunk == "c1":
+            _happens(asked, "the engine does not ask for what follows c0")
+        return [Source(sha256) for sha256 in images[chunk]]
+
+    monkeypatch.setattr(Machine, "run", counted)
+    monkeypatch.setattr(ChunkStream, "_no_more_for_this_pass", noted)
+    assert len([each for each in start(machine, images, read_images=read_images, hold=leases.hold) if each.result]) == 3
+    assert len(passes) == 1
+
+
 def test_closing_does_not_wait_for_a_chunk_that_another_run_holds(machine: Machine) -> None:
     leases = Leases(busy={"c1": 10**9})
     run = start(machine, chunks_of_one(2), hold=leases.hold)
@@ -520,6 +549,13 @@ def test_what_on_progress_raises_is_raised_to_the_caller_and_is_no_chunks_error(
     assert not leases.held
     list(start(machine, images, run_id="again"))
     assert machine.made == {sha256: 1 for each in images.values() for sha256 in each}
+
+
+@pytest.mark.parametrize("ahead", [1, 10**9])
+def test_a_chunk_reports_its_beginning_once_and_then_each_image(store: Store, ahead: int) -> None:
+    images, seen = {"c0": [image(0), image(1)], "c1": [image(2)], "c2": [image(3)]}, list[tuple[str, int]]()
+    list(start(Machine(store, ahead), images, on_progress=lambda chunk, progress: seen.append((chunk, progress.done))))
+    assert sorted(seen) == [(chunk, done) for chunk, of in images.items() for done in range(len(of) + 1)]
 
 
 def test_a_result_whose_report_raises_is_not_lost(machine: Machine) -> None:
@@ -641,18 +677,9 @@ def test_attempts_of_earlier_runs_are_added_in_each_chunk(machine: Machine) -> N
 # -- with the engine of this machine ---------------------------------------------------------------------------------------------
 
 
-def keep(store: Store, *images: bytes) -> list[Source]:
-    kept = []
-    for data in images:
-        sha = hashlib.sha256(data).hexdigest()
-        store.write(layout.source_key(sha), data)
-        kept.append(Source(sha, f"{sha[:6]}.jpg"))
-    return kept
-
-
 @pytest.mark.parametrize("range_", ["image", "chunk"])
 def test_many_chunks_load_the_model_once(range_: str, store: Store, settings: Settings, tiny: Predictor) -> None:
-    images = {f"c{n}": keep(store, photo(seed=2 * n), photo(seed=2 * n + 1), b"no image") for n in range(3)}
+    images = {f"c{n}": keep_sources(store, photo(seed=2 * n), photo(seed=2 * n + 1), b"no image") for n in range(3)}
     machine = Machine(store)
 
     @contextmanager
