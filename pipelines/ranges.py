@@ -171,7 +171,10 @@ def hold(leases: Leases, log: dg.DagsterLogManager, name: str) -> Lease | None:
     """A lease on what only one run at a time may work on; None, and a line in the run's log, while another run has it."""
     lease = leases.hold(name)
     if lease is None and (other := leases.news_of(name)):
-        log.info(f"run {other} is at work on {name}: it is waited for, and what else there is goes first")
+        log.info(
+            f"run {other} is at work on {name}: it is waited for, and what else there is goes first. If it was killed, that ends "
+            f"{leases.seconds:g} s (DEPTH_LEASE_SECONDS) after its last sign of life"
+        )
     return lease
 
 
