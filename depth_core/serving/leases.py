@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from depth_core.errors import ConfigurationError
+from depth_core.errors import ConfigurationError, DepthlineError
 from depth_core.serving.database import Database, leases, open_database
 from depth_core.settings import Settings
 
@@ -29,6 +29,10 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0  # between two questions for what others hold, when nothing else is left
 
 Lease = AbstractContextManager[None]
+
+
+class LeaseLostError(DepthlineError):
+    """A run no longer has a lease that it took: another one has, or has had it since."""
 
 
 @contextmanager
@@ -53,6 +57,7 @@ class Leases:
         self._database = database
         self._holder = uuid4().hex
         self._run_id = run_id
+        self.seconds = seconds
         self._lasts = timedelta(seconds=seconds)
         self._held_here: set[str] = set()  # and not known to be lost
         self._seen: dict[str, str] = {}  # name -> the run that had it when somebody asked for news
@@ -92,21 +97,44 @@ class Leases:
         self._seen[name] = run_id
         return run_id
 
+    def confirm(self, name: str) -> None:
+        """Makes sure that a lease is held here, and lasts by itself for at least half as long as a new one.
+
+        For the moment before what only its holder may do. Raises LeaseLostError when another run has taken it over, also where
+        that has given it back since; ConfigurationError as `hold`.
+        """
+        mine = (leases.c.name == name) & (leases.c.holder == self._holder)
+        with self._clear_errors():
+            with self._database.read() as connection:
+                until = connection.scalar(sa.select(leases.c.lease_until).where(mine))
+            kept = until is not None and until - self._database.clock() >= self._lasts / 2
+            if until is not None and not kept:
+                kept = bool(self._extend(mine))
+        if not kept:
+            self._held_here.discard(name)
+            raise LeaseLostError(
+                f"run {self._run_id} sent no heartbeat for {self.seconds:g} s (DEPTH_LEASE_SECONDS), and another "
+                f"one has taken over {name}"
+            )
+
     def renew(self) -> None:
         """Puts off the end of every lease that is held here. What another run has taken over is lost: it is logged, once."""
         held = self._held_here.copy()
-        with self._database.write() as connection:
-            until = self._database.clock() + self._lasts
-            mine = sa.update(leases).where(leases.c.holder == self._holder).values(lease_until=until).returning(leases.c.name)
-            kept = set(connection.scalars(mine))
+        kept = self._extend(leases.c.holder == self._holder)
         for name in (held - kept) & self._held_here:
             self._held_here.discard(name)
             log.warning(
                 "run %s sent no heartbeat for %s s, and another one has taken over %s: both are at work on it",
                 self._run_id,
-                self._lasts.total_seconds(),
+                self.seconds,
                 name,
             )
+
+    def _extend(self, which: sa.ColumnElement[bool]) -> set[str]:
+        """Puts off the end of leases; returns their names."""
+        with self._database.write() as connection:
+            until = self._database.clock() + self._lasts
+            return set(connection.scalars(sa.update(leases).where(which).values(lease_until=until).returning(leases.c.name)))
 
     @contextmanager
     def heartbeats(self) -> Generator[None, None, None]:
@@ -114,7 +142,7 @@ class Leases:
         stop = threading.Event()
 
         def beat() -> None:
-            while not stop.wait(self._lasts.total_seconds() / 4):
+            while not stop.wait(self.seconds / 4):
                 try:
                     self.renew()
                 except Exception:

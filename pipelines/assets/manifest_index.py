@@ -1,8 +1,9 @@
 """`manifest_index`: reads one manifest and gives every row its chunk."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from pydantic import Field
 from depth_core.display import shown_url
 from depth_core.errors import ManifestError
 from depth_core.ingest import manifest
-from depth_core.serving.leases import one_by_one, open_leases
+from depth_core.serving.leases import LeaseLostError, Leases, one_by_one, open_leases
 from depth_core.settings import Settings
 from depth_core.storage import Store
 from pipelines import names, partitions, ranges
@@ -65,53 +66,85 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
                 f"{shown_url(uri)} belongs to partition {manifest.slug(uri)}, not to {slug}: materialize that partition"
             )
         with open_leases(settings, run_id=context.run.run_id) as leases:
-            # One at a time, or two would give one place to different rows. Dagster's limits know only the runs of its queue.
-            hold = partial(ranges.hold, leases, context.log)
-            for _ in one_by_one([f"{names.MANIFEST_INDEX}|{slug}"], hold):
-                metadata = _index(context, parts, uri, slug, settings, store)
-        return dg.MaterializeResult(metadata=metadata)
+            run = _IndexRun(context, parts, uri, slug, settings, store, leases)
+            return dg.MaterializeResult(metadata=run.to_its_end())
 
     return manifest_index
 
 
-def _index(
-    context: dg.AssetExecutionContext, parts: Partitions, uri: str, slug: str, settings: Settings, store: Store
-) -> dict[str, Any]:
-    """Reads a manifest and writes its chunks and index; returns what Dagster shows of it."""
-    profiles = len(parts.profiles.get_partition_keys())
-    index = manifest.read_index(store, slug)
-    rows = manifest.read(uri, settings)
-    assignment = manifest.assign_chunks(
-        rows,
-        index,
-        slug=slug,
-        rows_per_chunk=manifest.rows_per_chunk(len(rows), profiles, settings, index),
-        again=_unreported_chunks(context, store, slug),
-    )
-    manifest.write_chunks(store, slug, assignment, rows, run_id=context.run.run_id)
-    chunks = sorted(assignment.names)
-    partitions.register_chunks(context.instance, chunks)
-    _warn_of_many_partitions(context, profiles)
-    return {
-        "uri": shown_url(uri),
-        "rows": len(rows),
-        "bad rows": rows.bad_rows,
-        "chunks": len(chunks),
-        "rows per chunk": assignment.rows_per_chunk,
-        "changed chunks": len(assignment.changed),
-        "sha256": rows.sha256,
-        **IndexFacts.of(assignment.changed).metadata(),
-    }
+@dataclass
+class _IndexRun:
+    """A run of one manifest. One at a time writes, or two would give one place to different rows: Dagster's limits know only
+    the runs of its queue."""
 
+    context: dg.AssetExecutionContext
+    parts: Partitions
+    uri: str
+    slug: str
+    settings: Settings
+    store: Store
+    leases: Leases
+    unsure: frozenset[str] | None = None  # chunks that it has begun to write: perhaps after another run, which had taken over
 
-def _unreported_chunks(context: dg.AssetExecutionContext, store: Store, slug: str) -> tuple[str, ...]:
-    """The chunks that the last index run changed, if it died before it reported them to Dagster: no sensor knows of them."""
-    last = manifest.last_change(store, slug)
-    if _has_reported(context.instance, last.run_id):
-        return ()
-    if last.chunks:
-        context.log.info(f"run {last.run_id} did not report what it changed; its {len(last.chunks):,} chunks are reported again")
-    return last.chunks
+    def to_its_end(self) -> dict[str, Any]:
+        """Indexes the manifest; returns what Dagster shows of it.
+
+        A run whose lease was taken over, as it was suspended, writes nothing more and begins anew, behind the other one.
+        """
+        metadata, lease = None, f"{names.MANIFEST_INDEX}|{self.slug}"
+        while metadata is None:
+            for _ in one_by_one([lease], partial(ranges.hold, self.leases, self.context.log)):
+                try:
+                    metadata = self._index(partial(self.leases.confirm, lease))
+                except LeaseLostError as error:
+                    self.context.log.warning(f"{error}: this run writes nothing more of what it has read, and indexes it anew")
+        return metadata
+
+    def _index(self, confirm: Callable[[], None]) -> dict[str, Any]:
+        """Reads a manifest and writes its chunks and index, as long as `confirm` raises no LeaseLostError."""
+        settings, store, slug = self.settings, self.store, self.slug
+        profiles = len(self.parts.profiles.get_partition_keys())
+        index = manifest.read_index(store, slug)
+        rows = manifest.read(self.uri, settings)
+        assignment = manifest.assign_chunks(
+            rows,
+            index,
+            slug=slug,
+            rows_per_chunk=manifest.rows_per_chunk(len(rows), profiles, settings, index),
+            again=self._again(),
+        )
+        self.unsure = frozenset(assignment.changed).union(self.unsure or ())
+        manifest.write_chunks(store, slug, assignment, rows, run_id=self.context.run.run_id, confirm=confirm)
+        chunks = sorted(assignment.names)
+        partitions.register_chunks(self.context.instance, chunks)
+        _warn_of_many_partitions(self.context, profiles)
+        return {
+            "uri": shown_url(self.uri),
+            "rows": len(rows),
+            "bad rows": rows.bad_rows,
+            "chunks": len(chunks),
+            "rows per chunk": assignment.rows_per_chunk,
+            "changed chunks": len(assignment.changed),
+            "sha256": rows.sha256,
+            **IndexFacts.of(assignment.changed).metadata(),
+        }
+
+    def _again(self) -> frozenset[str]:
+        """Chunks to be written and reported whatever their rows are.
+
+        Those that the last run changed, if it died before it reported them to Dagster: no sensor knows of them. Once this run has
+        lost its lease, also what it may have written since, and what the run that took over changed.
+        """
+        last = manifest.last_change(self.store, self.slug)
+        if self.unsure is not None:
+            return self.unsure.union(last.chunks)
+        if _has_reported(self.context.instance, last.run_id):
+            return frozenset()
+        if last.chunks:
+            self.context.log.info(
+                f"run {last.run_id} did not report what it changed; its {len(last.chunks):,} chunks are reported again"
+            )
+        return frozenset(last.chunks)
 
 
 def _has_reported(instance: dg.DagsterInstance, run_id: str) -> bool:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
+import pyarrow.compute as pc
 import pytest
 from PIL import Image
 from support.http_server import HttpServer
 
+from depth_core import parquet
 from depth_core.ingest import manifest
 from depth_core.serving import leases
+from depth_core.serving.database import now, open_database
+from pipelines.assets import manifest_index
 from pipelines.event_facts import IndexFacts
 from pipelines.materialize import runner
 from pipelines.partitions import CHUNK, pair
@@ -193,6 +197,61 @@ def test_two_index_runs_of_a_manifest_are_one_after_the_other(house, monkeypatch
             house.index(path)
     assert waited == [None]
     assert len(house.chunks(path)) == 1
+
+
+LATE = {  # what of a run that was suspended comes after the writing of the one that took over
+    "all": (manifest, "read"),
+    "a chunk": (parquet, "write_encoded"),
+    "the index": (parquet, "write_file"),
+}
+
+
+@pytest.mark.parametrize("late", LATE)
+def test_an_index_run_whose_lease_was_taken_over_gives_no_place_to_two_rows(house, monkeypatch, late: str) -> None:
+    def url(name: str) -> str:
+        return f"http://127.0.0.1:9/{name}.jpg"
+
+    def written(*names: str) -> Path:
+        return house.manifest("two.csv", "image_url", *map(url, names))
+
+    def other_run() -> None:
+        """Takes the lease over, indexes what the manifest has become, and gives the lease back."""
+        written("old", "theirs")
+        database = open_database(settings.database_location)
+        database.clock = lambda: now() + timedelta(seconds=settings.lease_seconds)
+        lease = leases.Leases(database, run_id="theirs", seconds=settings.lease_seconds).hold(f"manifest_index|{slug}")
+        assert lease is not None
+        with lease:
+            rows = manifest.read(str(path), settings)
+            known = manifest.read_index(house.store, slug)
+            assignment = manifest.assign_chunks(rows, known, slug=slug, rows_per_chunk=1_000)
+            manifest.write_chunks(house.store, slug, assignment, rows, run_id="theirs")
+        database.close()
+
+    def suspended(*args: Any) -> Any:
+        done = original(*args) if late == "all" else None
+        if not others:
+            others.append("theirs")
+            other_run()
+        return done or original(*args)
+
+    path, settings, others = written("old"), house.depthline.settings(), list[str]()
+    slug = manifest.slug(str(path))
+    house.index(path)
+    written("old", "mine")
+    monkeypatch.setattr(manifest_index, "_has_reported", lambda instance, run_id: True)
+    original = getattr(*LATE[late])
+    monkeypatch.setattr(*LATE[late], suspended)
+
+    result = house.index(path)
+
+    (chunk,) = house.chunks(path)
+    assert manifest.read_chunk(house.store, chunk)["image_url"].tolist() == [url("old"), url("theirs")]
+    known = manifest.find_rows(house.store, slug, lambda keys: pc.starts_with(keys, "url:"))
+    assert sorted(known) == [(f"url:{url(name)}", chunk) for name in ("old", "theirs")]
+    assert changed_chunks(result) == [chunk]
+    messages = [entry.user_message for entry in house.instance.all_logs(result.run_id)]
+    assert len([each for each in messages if f"another one has taken over manifest_index|{slug}" in each]) == 1
 
 
 def changed_chunks(result: dg.ExecuteInProcessResult) -> list[str]:

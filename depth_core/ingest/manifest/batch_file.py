@@ -88,15 +88,17 @@ def _close(file: BinaryIO) -> None:
         file.close()
 
 
-def grouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same rows in larger batches."""
+def grouped(batches: Iterable[pa.RecordBatch], least: int | None = None) -> Iterator[pa.RecordBatch]:
+    """The same rows in larger batches, of at least `least` rows (GROUP by default), but for the last."""
+    least = GROUP if least is None else least
     waiting: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
         waiting.append(batch)
         rows += len(batch)
-        if rows >= GROUP:
-            yield pa.concat_batches(waiting)
-            waiting, rows = [], 0
+        if rows >= least:
+            group, waiting, rows = pa.concat_batches(waiting), [], 0
+            yield group
+            del group  # two of them are never in memory
     if rows:
         yield pa.concat_batches(waiting)

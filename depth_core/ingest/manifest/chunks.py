@@ -111,6 +111,11 @@ class ChunkAssignment:
         """For the next time."""
         return Index.written(self._indexed(), self.rows_per_chunk)
 
+    @property
+    def has_new_index(self) -> bool:
+        """Whether `index` says something else than that of the last time."""
+        return bool(self.changed) or self._match.index.rows_per_chunk != self.rows_per_chunk
+
     def _indexed(self) -> Iterator[pa.RecordBatch]:
         yield from self._match.known_rows()
         names = pa.array(self.names, _TEXT)
@@ -256,25 +261,41 @@ class Change:
 
 
 @frugal()
-def write_chunks(store: Store, slug: str, assignment: ChunkAssignment, rows: ManifestRows, *, run_id: str) -> None:
-    """Writes the changed chunks, then the index, then the manifest's facts.
+def write_chunks(
+    store: Store,
+    slug: str,
+    assignment: ChunkAssignment,
+    rows: ManifestRows,
+    *,
+    run_id: str,
+    confirm: Callable[[], object] = lambda: None,
+) -> None:
+    """Writes the changed chunks, then the index if it changed, then the manifest's facts.
 
     A note with the run's id and the chunks that are about to change is written first, and stays (`last_change`). If that run did
     not finish and report its changes, the caller passes the note's chunks to `assign_chunks` as `again`: what the run left half
     written is then written again, and what it did not report is reported by the next run.
+
+    `confirm` makes sure that nobody else writes this manifest. It is called just before each write, from many threads, and after
+    the last one. What it raises ends the writing: then another run may have written the same files, and what this one wrote of
+    the changed chunks may be newer than that run's. Whoever goes on reads the index again, with these chunks as `again`.
     """
     note = {"run_id": run_id, "chunks": assignment.changed}
+    confirm()
     store.write(layout.manifest_change_key(slug), json.dumps(note).encode(), content_type="application/json")
     waiting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(_WRITERS) as pool:
         for chunk in assignment.changed:  # encoded here: in many threads Arrow keeps memory for each
             data = parquet.encode_frame(assignment.chunks[chunk])
-            waiting.append(pool.submit(parquet.write_encoded, store, layout.chunk_rows_key(chunk), data))
+            waiting.append(pool.submit(_write_chunk, store, chunk, data, confirm))
             if len(waiting) > 2 * _WRITERS:
                 waiting.popleft().result()
         for written in waiting:
             written.result()
-    parquet.write_file(store, layout.manifest_index_key(slug), assignment.index.file())
+    if assignment.has_new_index:
+        file = assignment.index.file()  # made before the lease is confirmed: it takes long
+        confirm()
+        parquet.write_file(store, layout.manifest_index_key(slug), file)
     facts = {
         "uri": rows.uri,
         "sha256": rows.sha256,
@@ -284,7 +305,14 @@ def write_chunks(store: Store, slug: str, assignment: ChunkAssignment, rows: Man
         "rows_per_chunk": assignment.rows_per_chunk,
         "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    confirm()
     store.write(layout.manifest_facts_key(slug), json.dumps(facts, indent=2).encode(), content_type="application/json")
+    confirm()
+
+
+def _write_chunk(store: Store, chunk: str, data: memoryview, confirm: Callable[[], object]) -> None:
+    confirm()
+    parquet.write_encoded(store, layout.chunk_rows_key(chunk), data)
 
 
 def last_change(store: Store, slug: str) -> Change:

@@ -64,7 +64,8 @@ class Index:
         that has no room."""
         file = batch_file.temporary_file()
         with batch_file.clear_errors():
-            parquet.write_batches(file, _in_groups(batches), SCHEMA.with_metadata({_ROWS_PER_CHUNK: str(rows_per_chunk)}))
+            schema = SCHEMA.with_metadata({_ROWS_PER_CHUNK: str(rows_per_chunk)})
+            parquet.write_batches(file, batch_file.grouped(batches, _ROW_GROUP), schema)
             file.flush()
         return cls(file)
 
@@ -132,19 +133,6 @@ def find(file: BinaryIO, matches: Callable[[pa.Array], pa.Array]) -> Iterator[tu
 def rows_of(keys: pa.Array, chunks: pa.Array, digests: Integers) -> pa.RecordBatch:
     """Rows of an index file; `chunks`: their names."""
     return pa.RecordBatch.from_arrays([keys, chunks.cast(_TEXT), pa.array(as_hex(digests), _TEXT)], schema=SCHEMA)
-
-
-def _in_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    waiting: list[pa.RecordBatch] = []
-    rows = 0
-    for batch in batches:
-        waiting.append(batch)
-        rows += len(batch)
-        if rows >= _ROW_GROUP:
-            yield pa.concat_batches(waiting)
-            waiting, rows = [], 0
-    if waiting:
-        yield pa.concat_batches(waiting)
 
 
 def hashes_of(keys: pa.Array) -> Integers:

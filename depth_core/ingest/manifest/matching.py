@@ -45,7 +45,7 @@ class Match:
     chunks: Integers
     is_new: npt.NDArray[np.bool_]
     altered: npt.NDArray[np.bool_]
-    _index: Index
+    index: Index  # that of the last time
     _states: npt.NDArray[np.uint8]  # of each row of the index
     _digests: Integers | None  # of each row of the index, where one says something else than before
     _repeated: Integers  # rows of the manifest whose id or URL others have before them, ascending
@@ -65,7 +65,7 @@ class Match:
     def known_rows(self) -> Iterator[pa.RecordBatch]:
         """The rows of the index as they are from here on, for its next file."""
         at = 0
-        for batch in self._index.batches():
+        for batch in self.index.batches():
             part = slice(at, at + len(batch))
             at += len(batch)
             states = self._states[part]

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -699,6 +700,22 @@ def test_only_changed_chunks_are_written(store: Store) -> None:
     assert manifest.read_chunk(store, f"{SLUG}-00001")["image_url"].tolist() == ["c", "d"]
 
 
+def test_where_nothing_changed_no_chunk_and_no_index_is_written(store: Store) -> None:
+    first, moved = table("a", "b", "c"), table("c", "b", "a")
+    manifest.write_chunks(store, SLUG, assign(first), first, run_id="run")
+    files = [Path(store.path(key)) for key in store.keys(f"manifests/{SLUG}") if key.endswith(".parquet")]
+    before = {file: file.stat().st_mtime_ns for file in files}
+    manifest.write_chunks(store, SLUG, assign(moved, manifest.read_index(store, SLUG)), moved, run_id="run")
+    assert {file: file.stat().st_mtime_ns for file in files} == before
+    assert len(before) == 3
+    other_size = assign(moved, manifest.read_index(store, SLUG), size=3)
+    manifest.write_chunks(store, SLUG, other_size, moved, run_id="run")
+    index = manifest.read_index(store, SLUG)
+    assert index is not None
+    assert index.rows_per_chunk == 3
+    assert places(assign(moved, index)) == places(assign(first))
+
+
 def test_a_run_that_died_before_the_index_is_repaired_even_if_the_manifest_went_back(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -721,6 +738,36 @@ def test_a_run_that_died_before_the_index_is_repaired_even_if_the_manifest_went_
     manifest.write_chunks(store, SLUG, repaired, first, run_id="three")
     assert manifest.read_chunk(store, f"{SLUG}-00000")["image_url"].tolist() == ["a", "b"]
     assert numbers(assign(first, manifest.read_index(store, SLUG))) == []
+
+
+@pytest.mark.parametrize("allowed", range(6))
+def test_before_each_write_and_after_the_last_it_is_confirmed_that_nobody_else_writes(store: Store, allowed: int) -> None:
+    left, written = threading.Semaphore(allowed), list[str]()
+
+    class LostError(Exception):
+        pass
+
+    class Noting(Store):
+        def write(self, key: str, *args: Any, **options: Any) -> None:
+            written.append(key)
+            super().write(key, *args, **options)
+
+        def write_file(self, key: str, *args: Any, **options: Any) -> None:
+            written.append(key)
+            super().write_file(key, *args, **options)
+
+    def confirm() -> None:
+        if not left.acquire(blocking=False):
+            raise LostError
+
+    rows_now = table("a", "b", "c")
+    with pytest.raises(LostError):
+        manifest.write_chunks(Noting(store.root), SLUG, assign(rows_now), rows_now, run_id="run", confirm=confirm)
+    folder, chunks = f"manifests/{SLUG}", {f"manifests/{SLUG}/chunks/{SLUG}-0000{n}.parquet" for n in range(2)}
+    assert written[:1] == [layout.manifest_change_key(SLUG)][:allowed]
+    assert set(written[1:3]) <= chunks
+    assert written[3:] == [f"{folder}/index.parquet", f"{folder}/manifest.json"][: max(0, allowed - 3)]
+    assert len(written) == min(allowed, 5)
 
 
 def test_chunks_that_are_to_be_done_again_are_changed_also_when_all_their_rows_are_gone(store: Store) -> None:
