@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,27 @@ def by_profile(keys: Iterable[str]) -> dict[str, dict[str, str]]:
         chunk, profile = chunk_and_profile(key)
         found.setdefault(profile, {})[chunk] = key
     return found
+
+
+def with_partitions(
+    profiles: Iterable[str], repository: dg.RepositoryDefinition, depth_maps: dg.AssetKey, log: logging.Logger
+) -> list[str]:
+    """Those of some profiles for which a code location has partitions of `depth_maps`; the others are named in the log.
+
+    A profile that was added since the code location was loaded has none until it is loaded again: a run that is asked for fails,
+    or fails the whole tick that asks for it.
+    """
+    pairs = repository.assets_defs_by_key[depth_maps].partitions_def
+    assert isinstance(pairs, dg.MultiPartitionsDefinition)
+    known = set(pairs.get_partitions_def_for_dimension(PROFILE).get_partition_keys())
+    wanted = list(profiles)
+    for profile in wanted:
+        if profile not in known:
+            log.warning(
+                f"profile {profile} was added after the code location was loaded: reload the code location, then "
+                f"backfill {profile}"
+            )
+    return [profile for profile in wanted if profile in known]
 
 
 def register_chunks(instance: dg.DagsterInstance, chunks: Iterable[str]) -> None:

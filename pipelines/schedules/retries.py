@@ -7,9 +7,9 @@ import dagster as dg
 from depth_core.errors import ErrorKind
 from depth_core.output import records
 from depth_core.output.outcomes import FAILED
-from pipelines import ranges
+from pipelines import names, ranges
 from pipelines.jobs.chunks import RETRY_TEMPORARY, retry_failed_rows
-from pipelines.partitions import CHUNK, pair
+from pipelines.partitions import CHUNK, pair, with_partitions
 from pipelines.resources import DepthlineResource
 
 RUNS_PER_MORNING = 500
@@ -28,9 +28,12 @@ def retry_failed_rows_schedule(
     failed = records.read(depthline.store(), status=FAILED, columns=["chunk", "profile", "error_kind"])
     failed = failed[failed["error_kind"].isin(temporary)]
     known = {chunk: place for place, chunk in enumerate(context.instance.get_dynamic_partitions(CHUNK))}
+    found = set(failed["profile"])
+    # Single requests and profiles that were taken out have records too.
+    profiles = [profile for profile in depthline.profiles() if profile in found]
     runs = [
         (profile, group[0], group[-1])
-        for profile in depthline.profiles()  # single requests and profiles that were taken out have records too
+        for profile in with_partitions(profiles, context.repository_def, depthline.key(names.DEPTH_MAPS), context.log)
         for group in ranges.contiguous(
             failed.loc[failed["profile"] == profile, "chunk"].unique().tolist(), known, depthline.settings().partitions_per_run
         )

@@ -11,7 +11,7 @@ import dagster as dg
 from pipelines import names, ranges
 from pipelines.event_facts import IndexFacts, SourcesFacts
 from pipelines.jobs.chunks import depth_maps_for_chunk, ingest_chunk
-from pipelines.partitions import CHUNK, PROFILE, pair
+from pipelines.partitions import CHUNK, pair, with_partitions
 from pipelines.resources import DepthlineResource
 
 RUNS_PER_TICK = 200  # a tick has 60 s, and Dagster takes some 10 ms to make a run of a request
@@ -85,11 +85,9 @@ class Page:
 def arrival_sensor(context: dg.SensorEvaluationContext, depthline: DepthlineResource) -> dg.SensorResult:
     kept = json.loads(context.cursor) if context.cursor else {}
     places = {asset: Place.of(kept.get(asset)) for asset in (names.MANIFEST_INDEX, names.SOURCE_IMAGES)}
-    at_once = [
-        profile.name
-        for profile in depthline.profiles().values()
-        if profile.on_arrival and _has(context, depthline.key(names.DEPTH_MAPS), profile.name)
-    ]
+    at_once = [profile.name for profile in depthline.profiles().values() if profile.on_arrival]
+    if context.repository_def is not None:  # it is None outside of a code location
+        at_once = with_partitions(at_once, context.repository_def, depthline.key(names.DEPTH_MAPS), context.log)
     per_run = depthline.settings().partitions_per_run
 
     @cache  # asked for where something has happened: there may be tens of thousands
@@ -121,24 +119,6 @@ def arrival_sensor(context: dg.SensorEvaluationContext, depthline: DepthlineReso
     if not requests:
         return dg.SensorResult(skip_reason="nothing that calls for a run has happened since the last tick", cursor=cursor)
     return dg.SensorResult(run_requests=requests, cursor=cursor)
-
-
-def _has(context: dg.SensorEvaluationContext, depth_maps: dg.AssetKey, profile: str) -> bool:
-    """Whether this code location knows a profile.
-
-    A profile that was added since it was loaded has no partitions until it is reloaded. Requesting a run for it would fail the
-    whole tick, with all other requests.
-    """
-    if context.repository_def is None:  # outside of a code location
-        return True
-    pairs = context.repository_def.assets_defs_by_key[depth_maps].partitions_def
-    assert isinstance(pairs, dg.MultiPartitionsDefinition)
-    known = pairs.get_partitions_def_for_dimension(PROFILE).get_partition_keys()
-    if profile not in known:
-        context.log.warning(
-            f"profile {profile} was added after the code location was loaded: reload the code location, then backfill {profile}"
-        )
-    return profile in known
 
 
 def _changed_chunks(event: dg.EventLogRecord) -> Sequence[str]:

@@ -350,11 +350,13 @@ class TestProfiles:
 
 
 class TestRetrying:
-    def tick(self, house, day: int = 2) -> list:
+    def tick(self, house, day: int = 2, loaded: dg.Definitions | None = None) -> list:
+        """`loaded`: the code location, where it is not as profiles are."""
         from datetime import UTC, datetime
 
         context = dg.build_schedule_context(
             instance=house.instance,
+            repository_def=(loaded or house.defs()).get_repository_def(),
             scheduled_execution_time=datetime(2026, 1, day, 7, tzinfo=UTC),
             resources={"depthline": house.depthline},
         )
@@ -386,6 +388,20 @@ class TestRetrying:
         records.write(house.store, frame.assign(profile="api", chunk="api-20260131"), "api", "api-20260131")
         records.write(house.store, frame.assign(profile="removed"), "removed", chunk)
         assert spans(self.tick(house)) == [(pair(chunk, "preview"),) * 2]
+
+    def test_a_profile_that_the_code_location_does_not_know_yet_is_not_retried(self, failed) -> None:
+        house, chunk = failed
+        loaded, profiles = house.defs(), house.folder / "profiles.toml"
+        before = profiles.read_text("utf-8")
+        frame = records.read_chunk(house.store, "preview", chunk)
+        added = records.write(house.store, frame.assign(profile="added"), "added", chunk)
+        profiles.write_text(f'{before}\n[added.parameters]\nmodel = "tiny"\n', "utf-8")
+        try:
+            assert spans(self.tick(house, loaded=loaded)) == [(pair(chunk, "preview"),) * 2]
+            assert {span(request)[0] for request in self.tick(house)} == {pair(chunk, "preview"), pair(chunk, "added")}
+        finally:
+            profiles.write_text(before, "utf-8")
+            house.store.delete(added)
 
     def test_of_many_chunks_each_gets_its_day(self, failed, monkeypatch: pytest.MonkeyPatch) -> None:
         house, chunk = failed
