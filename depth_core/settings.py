@@ -50,7 +50,10 @@ class Settings(BaseSettings):
         description="Rows of a partition, for new manifests. 0: 1,000, and more where a manifest has over a million rows.",
     )
     partitions_per_run: int = Field(
-        20, ge=1, le=1000, description="Chunks that a backfill or sensor gives to one run, which loads each model once."
+        20,
+        ge=1,
+        le=1000,
+        description="Chunks that a backfill, a sensor or `make maps` gives to one run, which loads each model once.",
     )
     max_field_chars: int = Field(8192, ge=64, description="A manifest field longer than this makes its row a failed record.")
     max_manifest_bytes: int = Field(

@@ -71,3 +71,4 @@ class DepthMapsFacts(_Facts):
     made: int = 0  # depth maps
     failed: int = 0  # images that failed in decoding or in the network
     seconds: float = 0.0  # spent on both, once the model was loaded
+    ended: float = 0.0  # when they had been spent: seconds since 1970; 0 in events of earlier versions

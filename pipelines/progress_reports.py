@@ -12,7 +12,7 @@ from contextvars import ContextVar
 
 import dagster as dg
 
-Listener = Callable[[int, int], None]  # images done, of how many
+Listener = Callable[[str, int, int], None]  # a chunk, its images that are done, of how many
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -29,15 +29,15 @@ def listen(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
-def reporter(log: dg.DagsterLogManager, *, total: int, verb: str) -> Callable[[int], None]:
-    """A function to call with how many images are done. Logs a line now and then: done/total, images/s, time left."""
+def reporter(log: dg.DagsterLogManager, *, chunk: str, total: int, verb: str) -> Callable[[int], None]:
+    """A function to call with how many images of a chunk are done. Logs a line now and then: done/total, images/s, time left."""
     started = last = time.monotonic()
     listener = _listener.get()
 
     def report(done: int) -> None:
         nonlocal last
         if listener is not None:
-            listener(done, total)
+            listener(chunk, done, total)
         at = time.monotonic()
         if at - last < SECONDS_BETWEEN_LINES:
             return

@@ -1,5 +1,7 @@
 """`depth_maps`: the depth maps of a chunk's images under one profile, a graph around the op that has the device."""
 
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -202,7 +204,10 @@ class _Progress:
             to_do = progress.total - progress.reused
             before = f"{chunk}: " if self._several else ""
             self._log.info(f"{before}{progress.total:,} images {self._with}: {progress.reused:,} done before, {to_do:,} to do")
-            self._reporters[chunk] = progress_reports.reporter(self._log, total=to_do, verb=f"{before}made depth maps of")
+            verb = f"{before}made depth maps of"
+            self._reporters[chunk] = progress_reports.reporter(self._log, chunk=chunk, total=to_do, verb=verb)
+            if not to_do:
+                self._reporters[chunk](0)
         elif progress.done:
             self._reporters[chunk](progress.done)
 
@@ -227,7 +232,7 @@ def _result_metadata(result: Result, checkpoint: Checkpoint) -> dict[str, Any]:
         "checkpoint": checkpoint.source,
         "checkpoint revision": checkpoint.revision,
         "licence": checkpoint.licence,
-        **DepthMapsFacts(made, progress.failed, progress.done / rate if rate else 0.0).metadata(),
+        **DepthMapsFacts(made, progress.failed, progress.done / rate if rate else 0.0, time.time()).metadata(),
     }
 
 

@@ -83,7 +83,9 @@ def fetch_sources(
     refused = manifest.refused(rows, settings)  # they may have been validated under other settings
     urls = urls[~urls.isin(refused.keys())]
     started = time.monotonic()
-    report = progress_reports.reporter(log, total=len(urls), verb="fetched")
+    report = progress_reports.reporter(log, chunk=chunk, total=len(urls), verb="fetched")
+    if urls.empty:
+        report(0)
     outcomes = [
         sources.SourceOutcome(url, error_kind=failure.kind.value, error_message=failure.message)
         for url, failure in refused.items()

@@ -33,18 +33,18 @@ class Report:
     seconds: float = 0.0
     made: int = 0  # depth maps
     failed: int = 0  # images that were tried now and failed in decoding or in the network
-    seconds_of_making: float = 0.0  # without loading the model
+    spans: list[tuple[float, float]] = field(default_factory=list)  # from when to when each chunk was made, with the model loaded
     failed_checks: list[str] = field(default_factory=list)  # of all chunks
 
-    def add(self, chunk: dg.ExecuteInProcessResult) -> None:
-        """Counts what the run of one chunk did."""
-        for event in chunk.get_asset_materialization_events():
+    def add(self, run: dg.ExecuteInProcessResult) -> None:
+        """Counts what a run did."""
+        for event in run.get_asset_materialization_events():
             if event.asset_key == dg.AssetKey(names.DEPTH_MAPS):
                 facts = DepthMapsFacts.read(event.materialization.metadata)
                 self.made += facts.made
                 self.failed += facts.failed
-                self.seconds_of_making += facts.seconds
-        self.add_checks(chunk.get_asset_check_evaluations())
+                self.spans.append((facts.ended - facts.seconds, facts.ended))
+        self.add_checks(run.get_asset_check_evaluations())
 
     def add_checks(self, checks: Iterable[dg.AssetCheckEvaluation]) -> None:
         self.failed_checks += [f"{check.check_name}: {check.description}" for check in checks if not check.passed]
@@ -60,7 +60,11 @@ class Report:
 
     @property
     def images_per_second(self) -> float:
-        return (self.made + self.failed) / self.seconds_of_making if self.seconds_of_making else 0.0
+        seconds, until = 0.0, 0.0
+        for begun, ended in sorted(self.spans):  # a chunk begins before the last image of the one before it is done
+            seconds += max(0.0, ended - max(begun, until))
+            until = max(until, ended)
+        return (self.made + self.failed) / seconds if seconds else 0.0
 
 
 def print_report(report: Report, profile: str, store: Store, console: Console) -> None:

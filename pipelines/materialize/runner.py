@@ -1,4 +1,7 @@
-"""Brings one manifest up to date in this process: which runs it takes, one after the other. Printing is in report.py."""
+"""Brings one manifest up to date in this process: which runs it takes, one after the other. Printing is in report.py.
+
+Neighbouring chunks share their runs, as in a backfill: a run loads its model once.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from depth_core import completeness, terminal
 from depth_core.completeness import Reason
@@ -20,14 +24,14 @@ from depth_core.ingest import manifest
 from depth_core.output import records
 from depth_core.profiles import Profile
 from depth_core.terminal import Meter, NoMeter
-from pipelines import names, progress_reports
+from pipelines import names, progress_reports, ranges
 from pipelines.assets import depth_maps
 from pipelines.assets.manifest_index import index_config
 from pipelines.definitions import build_defs
 from pipelines.jobs.chunks import depth_maps_for_chunk, index_manifest, ingest_chunk
 from pipelines.materialize.dead_runs import sign_of_life
 from pipelines.materialize.report import Report
-from pipelines.partitions import MANIFEST, pair
+from pipelines.partitions import CHUNK, MANIFEST, pair
 from pipelines.resources import DepthlineResource
 
 # A chunk is worked on because something about it changed, perhaps a missing file of a depth map.
@@ -50,9 +54,10 @@ def materialize(
     """Brings every chunk of a manifest up to date under one profile, and reports what was done.
 
     `on_step` is called with each step, `meter` with the rows that a step has done. Chunks that are complete and unchanged are
-    left alone. Raises RunFailedError with the reason of the run that failed, ConfigurationError for an unknown profile,
-    ModelUnavailableError when its weights cannot be had, KeyboardInterrupt when interrupted: the current run is then
-    marked as failed, what it made is kept, and the next one goes on.
+    left alone; of the others, up to DEPTH_PARTITIONS_PER_RUN neighbours are fetched in one run and made in the next. Raises
+    RunFailedError with the reason of the run that failed, ConfigurationError for an unknown profile, ModelUnavailableError when
+    its weights cannot be had, KeyboardInterrupt when interrupted: the current run is then marked as failed, what it made is kept,
+    and the next one goes on.
     """
     started = time.monotonic()
     wanted = depthline.profile(profile)
@@ -61,9 +66,13 @@ def materialize(
     with sign_of_life(instance) as tags:
         work = _Work(wanted, checkpoint, depthline, instance, build_defs(depthline), tags, on_step, meter or NoMeter())
         rows = work.index(uri)
-        report = Report(uri, sorted(rows))
-        for number, chunk in enumerate(report.chunks, 1):
-            work.chunk(chunk, rows[chunk], f"chunk {number:,} of {len(report.chunks):,}", report)
+        known = {chunk: place for place, chunk in enumerate(instance.get_dynamic_partitions(CHUNK))}
+        report = Report(uri, sorted(rows, key=known.__getitem__))
+        numbers = {chunk: number for number, chunk in enumerate(report.chunks, 1)}
+        due = work.due(report)
+        for chunks in ranges.contiguous(due, known, depthline.settings().partitions_per_run):
+            place = _place(numbers[chunks[0]], numbers[chunks[-1]], len(numbers))
+            work.make({chunk: rows[chunk] for chunk in chunks}, place, {due[chunk] for chunk in chunks}, report)
     report.records = records.read(depthline.store(), manifest=manifest.slug(uri), profile=profile)
     report.seconds = time.monotonic() - started
     return report
@@ -90,7 +99,7 @@ class _Work:
         self.on_step(f"reading {uri}")
         try:
             with index_config(uri) as config:
-                self.run(index_manifest.name, slug, config)
+                self.run(index_manifest.name, {PARTITION_NAME_TAG: slug}, config)
         except RunFailedError:
             if not known and manifest.read_index(store, slug) is None:  # never read: a name mistyped, perhaps
                 self.instance.delete_dynamic_partition(MANIFEST, slug)
@@ -98,54 +107,72 @@ class _Work:
         index = manifest.read_index(store, slug)
         return {} if index is None else index.rows_by_chunk()
 
-    def chunk(self, chunk: str, rows: int, place: str, report: Report) -> None:
-        """Brings one chunk up to date, or leaves it alone."""
-        profile = self.profile.name
-        found = completeness.check(
-            chunk,
-            self.profile,
-            checkpoint=self.checkpoint,
-            store=self.depthline.store(),
-            settings=self.depthline.settings(),
-        )
-        earlier = _whole_run(self.instance, chunk, profile) if found.is_complete else None
-        if earlier is not None and earlier == (found.run_id or earlier):
+    def due(self, report: Report) -> dict[str, Reason | None]:
+        """The chunks that must be worked on, each with the reason, if the store knows one; the others are left alone."""
+        due: dict[str, Reason | None] = {}
+        for chunk in report.chunks:
+            found = completeness.check(
+                chunk,
+                self.profile,
+                checkpoint=self.checkpoint,
+                store=self.depthline.store(),
+                settings=self.depthline.settings(),
+            )
+            earlier = _whole_run(self.instance, chunk, self.profile.name) if found.is_complete else None
+            if earlier is None or earlier != (found.run_id or earlier):
+                due[chunk] = found.reason
+                continue
             report.left_alone.append(chunk)
-            report.add_checks(_checks_of(earlier, self.instance))
-            return
-        why = f" ({found.reason})" if found.reason not in (None, Reason.NO_ROWS) else ""
-        self.on_step(f"{place}: fetching images{why}")
+            report.add_checks(_checks_of(earlier, pair(chunk, self.profile.name), self.instance))
+        return due
+
+    def make(self, rows: dict[str, int], place: str, reasons: set[Reason | None], report: Report) -> None:
+        """Brings neighbouring chunks up to date, in two runs. `rows`: how many each has; `place`: which they are, for people."""
+        first, last = next(iter(rows)), next(reversed(rows))
+        why = "; ".join(sorted(reason for reason in reasons if reason not in (None, Reason.NO_ROWS)))
+        self.on_step(f"{place}: fetching images{f' ({why})' if why else ''}")
         with _on_meter(self.meter, f"{place}: fetching", rows):
-            self.run(ingest_chunk.name, chunk)
+            self.run(ingest_chunk.name, ranges.tags(first, last))
         self.on_step(f"{place}: making depth maps, records and gallery")
         with _on_meter(self.meter, f"{place}: depth maps", rows):
-            report.add(self.run(depth_maps_for_chunk.name, pair(chunk, profile), VERIFY))
+            ends = (pair(chunk, self.profile.name) for chunk in (first, last))
+            report.add(self.run(depth_maps_for_chunk.name, ranges.tags(*ends), VERIFY))
 
-    def run(self, job: str, partition: str, config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
-        """Runs a job. Raises RunFailedError, or KeyboardInterrupt."""
+    def run(self, job: str, asked: dict[str, str], config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
+        """Runs a job. `asked`: the tags that say for which partitions. Raises RunFailedError, or KeyboardInterrupt."""
         resolved = self.defs.resolve_job_def(job)
         try:
             result = resolved.execute_in_process(
-                instance=self.instance,
-                partition_key=partition,
-                run_config=QUIET | (config or {}),
-                tags=self.tags,
-                raise_on_error=False,
+                instance=self.instance, run_config=QUIET | (config or {}), tags=self.tags | asked, raise_on_error=False
             )
         except dg.DagsterExecutionInterruptedError:
             raise KeyboardInterrupt from None
         terminal.raise_if_interrupted()  # Dagster takes signals for itself while a job runs, and calls the run failed
         if not result.success:
             error = next((event.step_failure_data.error for event in result.all_events if event.is_step_failure), None)
-            raise RunFailedError(f"{job} failed for {partition}: {reason_of(error) if error else 'see the run in the UI'}")
+            which = " to ".join(dict.fromkeys(asked.values()))
+            raise RunFailedError(f"{job} failed for {which}: {reason_of(error) if error else 'see the run in the UI'}")
         return result
 
 
+def _place(first: int, last: int, count: int) -> str:
+    return f"chunk {first:,} of {count:,}" if first == last else f"chunks {first:,} to {last:,} of {count:,}"
+
+
 @contextmanager
-def _on_meter(meter: Meter, label: str, rows: int) -> Iterator[None]:
-    """Shows how far the ops in the block are, in rows: the share of the images that is done, as rows may share an image."""
-    meter.start(label, rows)
-    with progress_reports.listen(lambda done, total: meter.at(round(rows * done / total) if total else rows)):
+def _on_meter(meter: Meter, label: str, rows: dict[str, int]) -> Iterator[None]:
+    """Shows how far the ops in the block are, in rows: of each chunk the share of its images that is done, as rows may share one.
+
+    `rows`: how many each chunk has.
+    """
+    done_rows: dict[str, int] = {}
+
+    def at(chunk: str, done: int, total: int) -> None:
+        done_rows[chunk] = round(rows[chunk] * done / total) if total else rows[chunk]
+        meter.at(sum(done_rows.values()))
+
+    meter.start(label, sum(rows.values()))
+    with progress_reports.listen(at):
         yield
 
 
@@ -161,11 +188,11 @@ def _whole_run(instance: dg.DagsterInstance, chunk: str, profile: str) -> str | 
     return None if None in runs else runs[-1]
 
 
-def _checks_of(run_id: str, instance: dg.DagsterInstance) -> Iterator[dg.AssetCheckEvaluation]:
-    """The results of the asset checks of an earlier run."""
+def _checks_of(run_id: str, partition: str, instance: dg.DagsterInstance) -> Iterator[dg.AssetCheckEvaluation]:
+    """The results of the asset checks of one partition in an earlier run."""
     for record in instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records:
         event = record.event_log_entry.dagster_event
-        if event is not None:
+        if event is not None and str(event.asset_check_evaluation_data.partition) == str(partition):
             yield event.asset_check_evaluation_data
 
 

@@ -18,10 +18,11 @@ from support.http_server import HttpServer
 
 from depth_core import completeness, layout
 from depth_core.completeness import Reason
-from depth_core.errors import ConfigurationError, ModelUnavailableError
+from depth_core.errors import ConfigurationError, ModelUnavailableError, StoreError
 from depth_core.inference import checkpoints
-from depth_core.ingest import manifest
+from depth_core.ingest import manifest, sources
 from depth_core.output import records
+from pipelines.assets import depth_maps
 from pipelines.materialize.report import Report, print_report
 from pipelines.materialize.runner import RunFailedError, materialize
 from pipelines.partitions import MANIFEST
@@ -50,21 +51,26 @@ def bring_up_to_date(house, path: Path) -> Report:
     return materialize(str(path), "preview", house.depthline, house.instance)
 
 
-CHUNK_BEGINS = re.compile(r"chunk (\d+) of \d+: fetching images(?: \((.*)\))?")
+CHUNKS_BEGIN = re.compile(r"chunks? (\d+)(?: to (\d+))? of \d+: fetching images(?: \((.*)\))?")
 
 
-def worked_on(house, path: Path) -> dict[int, str | None]:
-    """Brings a manifest up to date; the numbers of the chunks that depth maps were asked for, and why as it is said."""
+def worked_on(house, path: Path) -> dict[tuple[int, ...], str | None]:
+    """Brings a manifest up to date; the numbers of the chunks of each run that made depth maps, and why as it is said."""
     steps: list[str] = []
     runs_before = house.instance.get_runs_count()
     materialize(str(path), "preview", house.depthline, house.instance, on_step=steps.append)
     runs = house.instance.get_runs(limit=house.instance.get_runs_count() - runs_before)
-    chunks = {job: set() for job in ("index_manifest", "ingest_chunk", "depth_maps_for_chunk")}
+    chunks: dict[str, list[tuple[int, ...]]] = {job: [] for job in ("ingest_chunk", "depth_maps_for_chunk")}
     for run in runs:
-        chunks[run.job_name].add(run.tags["dagster/partition"].partition("|")[0])
-    said = {int(found[1]) - 1: found[2] for step in steps if (found := CHUNK_BEGINS.fullmatch(step))}
+        if run.job_name in chunks:
+            ends = (run.tags[f"dagster/asset_partition_range_{end}"].partition("|")[0] for end in ("start", "end"))
+            first, last = (int(chunk.rpartition("-")[2]) for chunk in ends)
+            chunks[run.job_name].append(tuple(range(first, last + 1)))
+    said = {}
+    for found in filter(None, map(CHUNKS_BEGIN.fullmatch, steps)):
+        said[tuple(range(int(found[1]) - 1, int(found[2] or found[1])))] = found[3]
     assert chunks["ingest_chunk"] == chunks["depth_maps_for_chunk"]
-    assert sorted(int(chunk.rpartition("-")[2]) for chunk in chunks["ingest_chunk"]) == sorted(said)
+    assert sorted(chunks["ingest_chunk"]) == sorted(said)
     return said
 
 
@@ -174,7 +180,7 @@ class TestAManifestThatIsUpToDate:
     def test_its_first_run_showed_with_each_step_how_many_rows_were_done(self, made) -> None:
         _, _, watch, table = made
         assert [(label, rows) for label, rows, _ in watch.shown] == [
-            (f"chunk {number} of 2: {what}", rows) for number, rows in ((1, 2), (2, 1)) for what in ("fetching", "depth maps")
+            (f"chunks 1 to 2 of 2: {what}", 3) for what in ("fetching", "depth maps")
         ]
         for label, rows, done in watch.shown:
             assert done == list(range(1, rows + 1)), label
@@ -213,7 +219,7 @@ class TestAManifestThatIsUpToDate:
                 Reason.ROWS_CHANGED,
             )
         ]
-        assert worked_on(house, path) == {0: Reason.ROWS_CHANGED}
+        assert worked_on(house, path) == {(0,): Reason.ROWS_CHANGED}
         assert reasons(house, path) == [None, None]
         frame = house.records()
         assert [json.loads(carried)["title"] for carried in frame["carried"]] == ["title 0", "another", "title 2"]
@@ -236,7 +242,7 @@ class TestAManifestThatIsUpToDate:
     ) -> None:
         house, path = complete
         change(house, path)
-        assert worked_on(house, path) == {0: reason}
+        assert worked_on(house, path) == {(0,): reason}
         assert worked_on(house, path) == {}
         assert reasons(house, path) == [None, None]
         assert all(house.store.size(f"{folder}/depth.png") for folder in house.records()["folder"].dropna())
@@ -245,14 +251,14 @@ class TestAManifestThatIsUpToDate:
         house, path = complete
         profiles = house.folder / "profiles.toml"
         profiles.write_text(profiles.read_text().replace("resolutionLowerLimit = 256", "resolutionLowerLimit = 320", 1))
-        assert worked_on(house, path) == dict.fromkeys((0, 1), Reason.DEPTH_MAPS_CHANGED)
+        assert worked_on(house, path) == {(0, 1): Reason.DEPTH_MAPS_CHANGED}
         assert reasons(house, path) == [None, None]
 
     def test_a_manifest_that_grew_updates_the_chunks_whose_rows_changed(self, complete) -> None:
         house, path = complete
         with path.open("a") as file:
             file.write(f"5,{house.photo('5.jpg', 5)},new\n6,{house.photo('6.jpg', 6)},new\n")
-        assert worked_on(house, path) == {1: Reason.ROWS_CHANGED, 2: None}
+        assert worked_on(house, path) == {(1, 2): Reason.ROWS_CHANGED}
         assert len(house.records()) == 5
         assert reasons(house, path) == [None, None, None]
 
@@ -260,9 +266,50 @@ class TestAManifestThatIsUpToDate:
         house, path = complete
         kept = [line for line in path.read_text().splitlines(keepends=True) if line[0] not in "025"]
         path.write_text("".join(kept))
-        assert worked_on(house, path) == dict.fromkeys((0, 1), Reason.ROWS_CHANGED)
+        assert worked_on(house, path) == {(0, 1): Reason.ROWS_CHANGED}
         assert worked_on(house, path) == {}
         assert len(house.records()) == len(kept) - 1
+
+
+@pytest.mark.parametrize("overrides", [SETTINGS | {"rows_per_chunk": 1, "partitions_per_run": 2}])
+def test_neighbouring_chunks_share_a_run_and_its_model_and_no_run_has_more_than_the_setting(house, monkeypatch) -> None:
+    opened: list[str] = []
+    open_engine = depth_maps.DepthModelResource.open_engine
+
+    def noted(self, checkpoint, *rest):
+        opened.append(checkpoint.spec.key)
+        return open_engine(self, checkpoint, *rest)
+
+    monkeypatch.setattr(depth_maps.DepthModelResource, "open_engine", noted)
+    path = titled(house, 5)
+    assert worked_on(house, path) == {(0, 1): None, (2, 3): None, (4,): None}
+    assert opened == ["tiny"] * 3
+    assert len(house.records()) == 5
+    for number in (0, 2, 3):
+        house.photo(f"{number}.jpg", 50 + number)
+    assert worked_on(house, path) == {(0,): Reason.SOURCES_CHANGED, (2, 3): Reason.SOURCES_CHANGED}
+    assert worked_on(house, path) == {}
+
+
+def test_a_chunk_that_fails_is_named_and_its_neighbours_are_done(house, photos: Path, monkeypatch) -> None:
+    write = sources.write_table
+
+    def refuses(store, chunk, table) -> None:
+        if chunk.endswith("-00000"):
+            raise StoreError("cannot write: the bucket answers 503")
+        write(store, chunk, table)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "write_table", refuses)
+        with pytest.raises(RunFailedError, match=r"ingest_chunk failed for .*-00000 to .*-00001: 1 of 2 .*-00000: cannot write"):
+            bring_up_to_date(house, photos)
+    assert reasons(house, photos) == [Reason.NO_SOURCES, Reason.NO_RECORDS]
+    assert worked_on(house, photos) == {(0, 1): f"{Reason.NO_SOURCES}; {Reason.NO_RECORDS}"}
+
+
+def test_images_a_second_count_the_time_in_which_two_chunks_were_made_once() -> None:
+    report = Report("shots.csv", [], made=10, failed=4, spans=[(104.0, 112.0), (100.0, 110.0), (120.0, 122.0)])
+    assert report.images_per_second == 1.0
 
 
 def test_a_chunk_that_nobody_worked_on_is_not_complete(house, photos: Path) -> None:
@@ -277,7 +324,7 @@ def test_an_instance_that_knows_nothing_of_a_chunk_makes_it_known(house) -> None
     bring_up_to_date(house, path)
     with dg.DagsterInstance.ephemeral() as another:
         house.instance = another
-        assert worked_on(house, path) == {0: None}
+        assert worked_on(house, path) == {(0,): None}
         assert worked_on(house, path) == {}
 
 
@@ -286,16 +333,16 @@ def test_chunks_with_failures_that_may_pass_are_tried_again_and_others_are_not(h
     (house.folder / "page.jpg").write_text("<html>")
     rows = [house.folder / "page.jpg", "missing.jpg", "", "no\turl", "http://127.0.0.1:9/gone.jpg", house.photo("a.jpg")]
     path = house.manifest("shots.csv", "image_url,title", *(f"{row},x" for row in rows))
-    assert worked_on(house, path) == {0: None, 1: None}
-    assert worked_on(house, path) == {1: Reason.SOURCES_CHANGED}
+    assert worked_on(house, path) == {(0, 1): None}
+    assert worked_on(house, path) == {(1,): Reason.SOURCES_CHANGED}
 
 
-def test_a_chunk_in_which_all_failed_is_left_alone_and_its_failed_checks_are_named_again(house) -> None:
+def test_chunks_in_which_all_failed_are_left_alone_and_their_failed_checks_are_named_again_once(house) -> None:
     (house.folder / "page.jpg").write_text("<html>")
-    path = house.manifest("shots.csv", "image_url", "../page.jpg", "missing.jpg")
+    path = house.manifest("shots.csv", "image_url", "../page.jpg", "missing.jpg", "gone.jpg")
     first = bring_up_to_date(house, path)
     table = shown(house, first)
-    assert table["failed"] == "2"
+    assert table["failed"] == "3"
     assert table["made now"] == "no depth map"
     assert "made before" not in table
     assert any("failure_rate" in check for check in first.failed_checks)
