@@ -5,6 +5,7 @@ What does not belong here: what the columns mean, and Parquet manifests that str
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import BinaryIO, Literal
@@ -21,6 +22,11 @@ _COMPRESSION: Literal["zstd"] = "zstd"
 _BUFFER = 1 << 16  # bytes of a column that are read at once from a large file
 _FILES_AHEAD = 8  # of many files: opened before they are needed, as a read from s3 is tens of milliseconds of waiting
 _BATCHES_AHEAD = 4
+
+
+def format_of(columns: Iterable[str]) -> str:
+    """A short name of a table's format: another one when its columns are others. `columns`: each as "name type", or its name."""
+    return hashlib.sha256("\n".join(columns).encode()).hexdigest()[:8]
 
 
 # -- one file -----------------------------------------------------------------------------------------------------------------

@@ -93,6 +93,9 @@ class Report:
             self._context.add_output_metadata({RECORDED: True})
             self.write()
             return
+        # Dagster takes the data of an asset with a code version for the same as long as that and the versions of its inputs are.
+        # Images change at their addresses, though. So each run is a version of its own, as it is without a code version.
+        self._context.set_data_version(self._context.asset_key, dg.DataVersion(self._context.run.run_id))
         for key, metadata in self._done.items():
             self._context.add_asset_metadata(metadata, partition_key=key)
 

@@ -85,6 +85,7 @@ _DTYPES = {
     "error_message": "str",
     "robots": "str",
 }
+COLUMNS = tuple(f"{name} {dtype}" for name, dtype in _DTYPES.items())  # of a chunk's table, as `parquet.format_of` takes them
 
 
 # -- what is there ------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from depth_core import parquet
 from depth_core.ingest import manifest
 from pipelines import automation_conditions, names, ranges
 from pipelines.event_metadata import counts, preview
@@ -19,6 +20,7 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
         deps=[dg.AssetDep(names.MANIFEST_INDEX, partition_mapping=dg.AllPartitionMapping())],
         group_name=names.INGEST_GROUP,
         kinds={"parquet", "pandas"},
+        code_version=parquet.format_of(manifest.CHUNK_COLUMNS),
         owners=names.OWNERS,
         automation_condition=automation_conditions.missing_or_changed(),
         description="Validates the rows of a chunk. A bad row becomes a failed record that names its file and line.",

@@ -9,6 +9,7 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field
 
+from depth_core import parquet
 from depth_core.ingest import manifest, sources
 from depth_core.serving.leases import Lease, Leases, one_by_one, open_leases
 from depth_core.settings import Settings
@@ -33,6 +34,7 @@ def build(parts: Partitions) -> dg.AssetsDefinition:
         deps=[names.IMAGE_MANIFEST],
         group_name=names.INGEST_GROUP,
         kinds={"parquet", "python"},
+        code_version=parquet.format_of(sources.COLUMNS),
         owners=names.OWNERS,
         automation_condition=automation_conditions.missing_or_changed(),
         description="Downloads the chunk's images that are not there yet and keeps each by content hash, for every profile.",

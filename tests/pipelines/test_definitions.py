@@ -15,9 +15,11 @@ import pytest
 
 from depth_core.errors import ErrorKind
 from depth_core.explain import cures
+from depth_core.ingest import manifest, sources
 from depth_core.output.depth_folder import OUTPUT_VERSION
 from pipelines import names, ranges
 from pipelines.assets import depth_maps
+from pipelines.definitions import build_defs
 from pipelines.partitions import pair
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +83,19 @@ def test_what_is_made_of_pixels_has_the_version_that_is_raised_when_pixels_chang
     graph = house.defs().resolve_asset_graph()
     versions = {key.to_user_string(): graph.get(key).code_version for key in graph.materializable_asset_keys}
     assert {name for name, version in versions.items() if version == str(OUTPUT_VERSION)} == set(names.OF_A_PAIR)
+
+
+def test_the_tables_of_a_chunk_have_a_version_that_changes_with_their_columns(house, monkeypatch: pytest.MonkeyPatch) -> None:
+    def versions() -> list[str | None]:
+        graph = build_defs(house.depthline).resolve_asset_graph()
+        return [graph.get(dg.AssetKey(name)).code_version for name in names.OF_A_CHUNK]
+
+    before = versions()
+    assert all(before)
+    assert versions() == before
+    monkeypatch.setattr(sources, "COLUMNS", (*sources.COLUMNS, "width int32"))
+    monkeypatch.setattr(manifest, "CHUNK_COLUMNS", manifest.CHUNK_COLUMNS[:-1])
+    assert not set(versions()) & set(before)
 
 
 def test_dagster_takes_the_shipped_instance_file(tmp_path: Path) -> None:

@@ -8,12 +8,15 @@ import shutil
 import signal
 import threading
 from collections import Counter
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.asset_graph_view.asset_graph_view import AssetGraphView, TemporalContext
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from support.programs import Program
 
 from depth_core.engine import chunks as engine
@@ -23,6 +26,7 @@ from depth_core.output import gallery, records
 from depth_core.serving.leases import one_by_one, open_leases
 from pipelines import names, ranges
 from pipelines.assets import depth_maps, source_images
+from pipelines.definitions import build_defs
 from pipelines.partitions import pair
 
 BOTH = ("preview", "inverted")
@@ -173,6 +177,33 @@ class TestARunOfSeveralChunks:
         assert set(found) == set(pairs(chunks))
         assert sum(metadata["made now"] for metadata in found.values()) == 0
         assert len(seen) == before
+
+
+def marks(house, defs: dg.Definitions, asset: str, partition: str) -> list[tuple[str, str]]:
+    """Why Dagster's UI would call a partition unsynced: the kind of each cause, and the asset that it lies in."""
+    graph = defs.resolve_asset_graph()
+    when = TemporalContext(effective_dt=datetime.now(UTC), last_event_id=None)
+    view = AssetGraphView(temporal_context=when, instance=house.instance, asset_graph=graph)
+    causes = CachingStaleStatusResolver(house.instance, graph, view).get_stale_causes(dg.AssetKey(asset), partition)
+    return [(cause.category.value, (cause.dependency or cause.key).asset_key.to_user_string()) for cause in causes]
+
+
+def test_dagster_marks_what_is_made_of_what_was_made_again_and_tables_of_another_format(house, chunks, monkeypatch) -> None:
+    chunk, pair_of_it = chunks[0], pair(chunks[0], "preview")
+    defs = house.defs()
+    for job, key in (("ingest_chunk", chunk), ("depth_maps_for_chunk", pair_of_it)):
+        ranged(house, job, key, key)
+    assert marks(house, defs, names.SOURCE_IMAGES, chunk) == []
+    assert marks(house, defs, names.DEPTH_MAPS, pair_of_it) == []
+    ranged(house, "ingest_chunk", chunk, chunk)
+    assert marks(house, defs, names.DEPTH_MAPS, pair_of_it) == [("DATA", names.SOURCE_IMAGES)]
+    ranged(house, "depth_maps_for_chunk", pair_of_it, pair_of_it)
+    assert marks(house, defs, names.DEPTH_MAPS, pair_of_it) == []
+
+    monkeypatch.setattr(sources, "COLUMNS", (*sources.COLUMNS, "width int32"))
+    later = build_defs(house.depthline)
+    assert marks(house, later, names.SOURCE_IMAGES, chunk) == [("CODE", names.SOURCE_IMAGES)]
+    assert marks(house, later, names.IMAGE_MANIFEST, chunk) == marks(house, later, names.DEPTH_MAPS, pair_of_it) == []
 
 
 class TestARunInWhichOnePartitionFails:
