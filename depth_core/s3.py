@@ -5,13 +5,15 @@ What does not belong here: which URLs are objects in a bucket, and who may name 
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
+from fsspec.asyn import sync
 from fsspec.spec import AbstractFileSystem
 
 from depth_core.errors import ErrorKind
 from depth_core.settings import Settings
 
+_PIECE = 1 << 20  # bytes of an object that are read at once
 _OPTIONS = "DEPTH_SOURCE_OPTIONS"
 _BY_STATUS = {
     301: ErrorKind.UNREACHABLE,
@@ -108,8 +110,14 @@ def says_slow_down(error: BaseException) -> bool:
     response = _response(error)
     if response is None:
         return False
-    status, code = response.get("ResponseMetadata", {}).get("HTTPStatusCode"), response.get("Error", {}).get("Code")
-    return status == 503 or code in ("SlowDown", "ServiceUnavailable", "503")
+    code = response.get("Error", {}).get("Code")
+    return _status(error) == 503 or code in ("SlowDown", "ServiceUnavailable", "503")
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of what the bucket answered."""
+    response = _response(error) or {}
+    return cast("int | None", response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
 
 
 def _response(error: BaseException | None) -> dict[str, Any] | None:
@@ -125,6 +133,53 @@ def _response(error: BaseException | None) -> dict[str, Any] | None:
 def read(files: AbstractFileSystem, path: str) -> bytes:
     """All of an object, by one request: with more at once, s3fs first asks for the size. Raises as the file system."""
     return cast(bytes, files.cat_file(path, max_concurrency=1))
+
+
+def copy(files: AbstractFileSystem, path: str, target: BinaryIO) -> None:
+    """Writes all of an object into a file, as it was at one moment.
+
+    `get_file` of s3fs asks for parts, each of whichever object is there by then. Here one request gets all; where the connection
+    breaks, the next one goes on, or begins anew when the object has been replaced. Raises as the file system.
+    """
+    from s3fs.core import S3_RETRYABLE_ERRORS
+
+    bucket, key, _ = files.split_path(path)
+    etag, breaks = "", 0
+    while True:
+        written = target.tell()
+        rest = {"IfMatch": etag, "Range": f"bytes={written}-"} if written else {}
+        try:
+            answer = files.call_s3("get_object", Bucket=bucket, Key=key, **rest)
+            if written and answer.get("ETag") != etag:  # a server that does not know the condition
+                answer["Body"].close()
+                raise _ReplacedError
+            etag = answer.get("ETag", "")
+            sync(files.loop, _write, answer["Body"], target)
+            return
+        except S3_RETRYABLE_ERRORS:
+            breaks += 1
+            if breaks > files.retries:
+                raise
+            replaced = not etag
+        except Exception as error:
+            if not (isinstance(error, _ReplacedError) or (written and _status(error) == 412)):
+                raise
+            replaced = True
+        if replaced:
+            target.seek(0)
+            target.truncate()
+
+
+class _ReplacedError(Exception):
+    """An object is not the one whose first part was read."""
+
+
+async def _write(body: Any, target: BinaryIO) -> None:
+    try:
+        while piece := await body.read(_PIECE):
+            target.write(piece)
+    finally:
+        body.close()
 
 
 def size(files: AbstractFileSystem, path: str) -> int | None:

@@ -122,7 +122,8 @@ class Store:
             return None
         with _temporary_file() as copy:  # that there is no folder for it does not mean that the key is not there
             with suppress(FileNotFoundError), self.clear_errors("read", key):
-                self.fs.get_file(self.path(key), copy.name)
+                self._bucket.copy(self.fs, self.path(key), copy)
+                copy.flush()
                 return open(copy.name, "rb")  # its name goes, the file stays until it is closed
             return None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import fsspec
@@ -46,6 +46,10 @@ def _size(files: AbstractFileSystem, path: str) -> int | None:
     return int(info["size"]) if info["type"] == "file" else None
 
 
+def _copy(files: AbstractFileSystem, path: str, target: BinaryIO) -> None:
+    files.get_file(path, target.name)
+
+
 def _source_options(settings: Settings) -> dict[str, Any]:
     return dict(settings.source_options)
 
@@ -58,6 +62,7 @@ class BucketScheme(Scheme):
     quick: Callable[[dict[str, Any]], dict[str, Any]] = dict  # fsspec's options for a check of a store that does not wait long
     write_arguments: Callable[[str], dict[str, Any]] = lambda content_type: {}  # of a write, to set the content type
     read: Callable[[AbstractFileSystem, str], bytes] = lambda files, path: files.cat_file(path)  # all of an object
+    copy: Callable[[AbstractFileSystem, str, BinaryIO], None] = _copy  # all of an object, into a named file
     size: Callable[[AbstractFileSystem, str], int | None] = _size  # of an object, in bytes; None when it is not there
     explain: Callable[[Exception], tuple[ErrorKind, str] | None] = lambda error: None  # kind and reason; None: as `_explain`
     says_slow_down: Callable[[BaseException], bool] = lambda error: False
@@ -121,6 +126,7 @@ SCHEMES: dict[str, Scheme] = {
             quick=s3.quick,
             write_arguments=s3.write_arguments,
             read=s3.read,
+            copy=s3.copy,
             size=s3.size,
             explain=s3.explain,
             says_slow_down=s3.says_slow_down,

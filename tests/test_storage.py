@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import HTTPClientError
+from fsspec.asyn import sync_wrapper
 from hypothesis import given
 from hypothesis import strategies as st
 from support import servers
 
-from depth_core import storage
+from depth_core import s3, storage
 from depth_core.errors import StoreError
 from depth_core.storage import PART_SUFFIX, PARTS, Store
 
@@ -56,6 +58,66 @@ def test_a_file_is_written_and_copied_without_being_held_in_memory(store: Store,
             store.delete("a/large.bin")
             assert copy.read() == data
     assert store.copy_or_none("a/large.bin") is None
+
+
+class TestAnObjectThatIsReplacedWhileItIsCopied:
+    """Old and new are of one size, and the file system would take them in parts of a mebibyte."""
+
+    OLD, NEW = b"o" * (3 << 20), b"n" * (3 << 20)
+
+    @pytest.fixture
+    def store(self, bucket: tuple[str, dict[str, object]], tmp_path: Path) -> Store:
+        url, options = bucket
+        store = Store(f"{url}/{tmp_path.name}", options | {"default_block_size": 1 << 20})
+        store.write("index", self.OLD)
+        return store
+
+    @staticmethod
+    def copied(store: Store) -> bytes:
+        copy = store.copy_or_none("index")
+        assert copy is not None
+        with copy:
+            return copy.read()
+
+    def test_is_copied_as_it_was(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        ask, asked = type(store.fs)._call_s3, []
+
+        async def replaced_after_the_first_answer(files, method, *args, **options):
+            answer = await ask(files, method, *args, **options)
+            if method == "get_object" and not asked:
+                asked.append(method)
+                await ask(files, "put_object", Bucket=options["Bucket"], Key=options["Key"], Body=self.NEW)
+            return answer
+
+        monkeypatch.setattr(type(store.fs), "_call_s3", replaced_after_the_first_answer)
+        monkeypatch.setattr(type(store.fs), "call_s3", sync_wrapper(replaced_after_the_first_answer))
+        assert self.copied(store) == self.OLD
+        assert store.read("index") == self.NEW
+
+    @pytest.mark.parametrize("replaced", [False, True])
+    def test_and_whose_connection_breaks_is_one_of_the_two(
+        self, store: Store, replaced: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write, asked = s3._write, []
+
+        async def breaks(body, target) -> None:
+            asked.append(target.tell())
+            if len(asked) > 1:
+                await write(body, target)
+                return
+            target.write(await body.read(1 << 20))
+            body.close()
+            if replaced:
+                await store.fs._call_s3("put_object", Bucket=store.root.split("/")[0], Key=_key(store, "index"), Body=self.NEW)
+            raise HTTPClientError(error="reset by peer")
+
+        monkeypatch.setattr(s3, "_write", breaks)
+        assert self.copied(store) == (self.NEW if replaced else self.OLD)
+        assert [place > 0 for place in asked] == [False, not replaced]
+
+
+def _key(store: Store, key: str) -> str:
+    return store.path(key).partition("/")[2]
 
 
 @pytest.mark.parametrize("there", [True, False])
