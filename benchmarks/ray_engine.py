@@ -115,7 +115,10 @@ class DataActor:
 
 
 def with_data(setup: Setup, plan: Plan, items: Sequence[Item], actors: int) -> list[str]:
-    import ray
+    try:
+        import ray.data
+    except ImportError as error:
+        sys.exit(f"data-1 and data-2 measure Ray Data, which cannot be imported ({error}): pip install 'ray[data]'")
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
