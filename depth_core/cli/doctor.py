@@ -104,6 +104,8 @@ def _print_cure(lacking: list[Profile], rows: list[checkpoints.ModelRow], settin
 
 
 def _device(settings: Settings) -> str:
+    if settings.engine != "local":
+        return f"not needed here: work goes to DEPTH_ENGINE={settings.engine} (DEPTH_DEVICE={settings.device})"
     device = devices.device_without_torch(settings)
     if device is None:
         from depth_core.inference import predictor

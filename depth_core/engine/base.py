@@ -52,8 +52,12 @@ class Engine(Protocol):
     def checkpoint(self) -> Checkpoint:
         """The model and its weights."""
 
+    @property
+    def place(self) -> str:
+        """Where it computes, in a few words for people: "cuda:1"."""
+
     def facts(self) -> Mapping[str, Any]:
-        """Where the images of this engine were made so far, for people: JSON."""
+        """What it computes with, for people: JSON. On a cluster, the nodes and devices that it has had so far."""
 
     def run(
         self, items: Iterable[Item], plan: Plan, *, steps: Steps | None = None, alone: bool = False

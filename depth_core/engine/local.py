@@ -63,6 +63,11 @@ class LocalEngine:
     def checkpoint(self) -> Checkpoint:
         return self.predictor.checkpoint
 
+    @property
+    def place(self) -> str:
+        """As base.Engine."""
+        return self.predictor.device
+
     def facts(self) -> dict[str, Any]:
         """As base.Engine."""
         network = self.predictor

@@ -71,12 +71,18 @@ class RayEngine:
     block_images: int
     runs: int = 0
 
+    @property
+    def place(self) -> str:
+        """As base.Engine."""
+        return f"Ray ({', '.join(self._devices())})"
+
     def facts(self) -> dict[str, Any]:
         """As base.Engine."""
         pool = self.pool
-        devices = sorted({member.loaded.device for member in pool.ready if member.loaded is not None})
-        at = {"nodes": len(pool.seen), "actors": len(pool.ready), "devices": devices}
-        return {"engine": "ray", **at, "images by node": dict(sorted(pool.made.items()))}
+        return {"engine": "ray", "nodes": len(pool.seen), "actors": len(pool.ready), "devices": self._devices()}
+
+    def _devices(self) -> list[str]:
+        return sorted({member.loaded.device for member in self.pool.ready if member.loaded is not None})
 
     def run(
         self, items: Iterable[Item], plan: Plan, *, steps: Steps | None = None, alone: bool = False
@@ -127,7 +133,7 @@ class _Run:
                 if answer is None:
                     yield from self._died(member, block)
                 else:
-                    yield from self._ended(block, answer)
+                    yield from self._ended(member, block, answer)
             self.pool.check()
 
     # -- to the actors --------------------------------------------------------------------------------------------------------
@@ -169,7 +175,7 @@ class _Run:
 
     # -- from the actors ------------------------------------------------------------------------------------------------------
 
-    def _ended(self, block: Block, answer: Answer) -> Iterator[tuple[Item, Outcome]]:
+    def _ended(self, member: Member, block: Block, answer: Answer) -> Iterator[tuple[Item, Outcome]]:
         left = []
         for item in block.items:
             outcome = answer.outcomes.get(item.source)
@@ -177,7 +183,7 @@ class _Run:
                 left.append(item)
             else:
                 self.network_worked |= outcome.status == SUCCEEDED
-                yield item, outcome
+                yield item, replace(outcome, node=member.node)
         if answer.error is None:
             return
         if is_installation_error(answer.error) or not isinstance(answer.error, Exception):

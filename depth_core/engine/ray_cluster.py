@@ -140,9 +140,14 @@ def shape(settings: Settings, there: Sequence[Node]) -> Shape:
     if apart:  # or tasks would wait for actors that wait for them
         room = min(room, (sum(node.cores for node in there) - 1) // cores)
     if room < 1 and not (settings.ray_actors and not apart):
+        have = ", ".join(f"{node.host}: {node.cores} CPUs, {node.gpus} GPUs" for node in there) or "none"
+        if per_actor and not gpus:
+            raise ConfigurationError(
+                f"DEPTH_DEVICE={settings.device} asks for a GPU, and no node of the Ray cluster has one; its nodes are: {have}. "
+                "Add a node with a GPU, set DEPTH_DEVICE to auto or cpu, or DEPTH_RAY_ACTORS where nodes start when asked for"
+            )
         wanted = f"{cores} CPU{'' if cores == 1 else 's'}" + (" and 1 GPU" if per_actor else "")
         wanted += ", and 1 CPU for decoding (DEPTH_RAY_DECODE=apart)" if apart else ""
-        have = ", ".join(f"{node.host}: {node.cores} CPUs, {node.gpus} GPUs" for node in there) or "none"
         raise ConfigurationError(
             f"the Ray cluster has no node with room for one actor, which takes {wanted}; its nodes are: {have}. Add a node, "
             "lower DEPTH_RAY_CORES, or set DEPTH_RAY_ACTORS where nodes start when they are asked for"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,7 +62,6 @@ class Pool:
         self._since = time.monotonic()  # when an actor last had a place, or was asked for
         self._deaths = 0  # in a row, while the network was loaded
         self.members: list[Member] = []
-        self.made: Counter[str] = Counter()  # images, by the name of the node that made them
         self.seen: set[str] = set()  # names of nodes that had an actor
 
     @property
@@ -161,7 +159,6 @@ class Pool:
                 self._has_loaded(member, answer)
             else:
                 block = member.blocks.pop(ref)
-                self.made[member.node] += len(answer.outcomes)
                 ended.append((member, block, answer))
         return ended
 

@@ -69,10 +69,13 @@ class Outcome:
     # What the gray scale would span for this image by itself, in the network's numbers (NaN: nothing); known where a chunk shares
     # one range.
     depth_range: tuple[float, float] | None = field(default=None, metadata=_stored(pa.list_(_NUMBER), name="ends"))
+    # Of an outcome of this run, on a cluster: the node that made it, for people. Files do not have it.
+    node: str = field(default="", compare=False)
 
 
-_IN_FILES = {f.name: str(f.metadata["name"] or f.name) for f in fields(Outcome)}
-_SCHEMA = pa.schema([(_IN_FILES[f.name], f.metadata["type"]) for f in fields(Outcome)])
+_KEPT = [f for f in fields(Outcome) if f.metadata]
+_IN_FILES = {f.name: str(f.metadata["name"] or f.name) for f in _KEPT}
+_SCHEMA = pa.schema([(_IN_FILES[f.name], f.metadata["type"]) for f in _KEPT])
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class ImageColumn:
         return _UNKNOWN.get(self.type)
 
 
-_DESCRIBED = [f for f in fields(Outcome) if "description" in f.metadata]
+_DESCRIBED = [f for f in _KEPT if "description" in f.metadata]
 IMAGE_COLUMNS = tuple(ImageColumn(f.name, f.metadata["type"], f.metadata["description"]) for f in _DESCRIBED)
 
 
@@ -132,7 +135,8 @@ def outcome_from_sidecar(folder: str, sidecar: Mapping[str, Any], *, reused: boo
 
 def outcome_to_files(outcome: Outcome) -> dict[str, Any]:
     """An outcome as files have it, by the names there."""
-    return {_IN_FILES[name]: value for name, value in asdict(outcome).items()}
+    values = asdict(outcome)
+    return {there: values[name] for name, there in _IN_FILES.items()}
 
 
 def outcome_from_files(values: Mapping[str, Any]) -> Outcome:

@@ -181,7 +181,7 @@ class _Opened:
             yield self.engine
 
     def metadata(self) -> dict[str, Any]:
-        """Where the images of this run were made until now, those of earlier chunks among them."""
+        """What this run has had to compute with until now, also for earlier chunks."""
         return {} if self.engine is None else {"engine, this run so far": dg.MetadataValue.json(dict(self.engine.facts()))}
 
 
@@ -227,6 +227,7 @@ def _result_metadata(result: Result, checkpoint: Checkpoint) -> dict[str, Any]:
         "images per second": round(rate, 3),
         "seconds": round(result.seconds, 3),
         "seconds by stage": dg.MetadataValue.json(result.seconds_by_stage),
+        **_by_node(outcomes),
         "preview": _preview(outcomes),
         "model": checkpoint.spec.key,
         "checkpoint": checkpoint.source,
@@ -234,6 +235,12 @@ def _result_metadata(result: Result, checkpoint: Checkpoint) -> dict[str, Any]:
         "licence": checkpoint.licence,
         **DepthMapsFacts(made, progress.failed, progress.done / rate if rate else 0.0, time.time()).metadata(),
     }
+
+
+def _by_node(outcomes: Iterable[Outcome]) -> dict[str, Any]:
+    """Which nodes of a cluster have made a chunk's images, and how many each; nothing without a cluster."""
+    count = Counter(outcome.node for outcome in outcomes if outcome.node and not outcome.reused)
+    return {"images by node": dg.MetadataValue.json(dict(sorted(count.items())))} if count else {}
 
 
 def _preview(outcomes: Iterable[Outcome]) -> dg.MetadataValue:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ray_nodes
+from support import ray_nodes, servers, small_network
 from support.photos import photo
 from support.sources import keep
 from support.waiting import eventually
+from typer.testing import CliRunner, Result
 
 from depth_core import catalog
+from depth_core.cli import commands
 from depth_core.engine import choose, chunk, ray_actor, ray_cluster, ray_items, stages
 from depth_core.engine.base import Steps
 from depth_core.engine.chunk_context import Redo, Source
@@ -28,7 +30,7 @@ from depth_core.engine.ray_cluster import Node
 from depth_core.engine.ray_pool import Pool
 from depth_core.engine.stages import Item, Plan
 from depth_core.errors import ConfigurationError, StoreError
-from depth_core.inference import checkpoints
+from depth_core.inference import checkpoints, predictor
 from depth_core.inference.predictor import Predictor
 from depth_core.ingest import sources
 from depth_core.output.journal import read_journal
@@ -128,11 +130,11 @@ def test_a_chunk_has_the_same_files_and_outcomes_as_from_the_local_engine(
 
 def test_both_nodes_take_part_and_each_image_comes_out_once(engine: Any, shared: Store, plan: Plan) -> None:
     items = items_of(shared, range(24), "depth/both")
-    before = dict(engine.pool.made)
-    ended = [item.source for item, _ in engine.run(iter(items), plan)]
-    assert sorted(ended) == sorted(item.source for item in items)
+    ended = list(engine.run(iter(items), plan))
+    assert sorted(item.source for item, _ in ended) == sorted(item.source for item in items)
     assert complete(shared, items)
-    assert sum(made > before.get(node, 0) for node, made in engine.pool.made.items()) == 2
+    assert {outcome.node for _, outcome in ended} == {member.node for member in engine.pool.ready}
+    assert len({outcome.node for _, outcome in ended}) == 2
 
 
 def test_items_are_read_as_the_work_goes_on(engine: Any, shared: Store, plan: Plan) -> None:
@@ -186,6 +188,38 @@ def test_decoding_apart_gives_the_same_files(
     assert ended == dict.fromkeys((item.source for item in here), None) | {"bad": "not_an_image"}
     for one, other_one in zip(here, apart, strict=False):
         assert shared.read(f"{one.folder}/depth.png") == shared.read(f"{other_one.folder}/depth.png")
+
+
+def test_actors_of_one_machine_fetch_weights_once_between_them(
+    engine: Any, shared: Store, on_ray: Settings, plan: Plan, s3_endpoint: str, tmp_path: Path
+) -> None:
+    engine.pool.close()
+    name, spec = servers.bucket(s3_endpoint), catalog.BY_KEY["tiny"]
+    options = {"key": "k", "secret": "s", "endpoint_url": s3_endpoint}
+    kept = Store(f"s3://{name}/weights", options)
+    for file in small_network.write(tmp_path / "made").iterdir():
+        kept.write(file.name, file.read_bytes())
+
+    def wait(kind: str, path: str) -> None:
+        if kind == "GET" and lists:  # the first actor gets no file before the second one has found that there are none
+            eventually(lambda: requests["LIST"] >= 3 * lists[0])
+
+    lists: list[int] = []
+    with servers.counted_requests(name, before=wait) as requests:
+        driver = on_ray.model_copy(
+            update={"checkpoints": {"tiny": kept.url("")}, "source_options": options, "checkpoint_cache": tmp_path / "driver"}
+        )
+        checkpoint = checkpoints.resolve(spec, driver)
+        gets = requests["GET"]
+        assert gets > 0
+        lists.append(requests["LIST"])
+        actors = driver.model_copy(update={"checkpoint_cache": tmp_path / "actors"})
+        with choose.open_engine(checkpoint, store=shared, settings=actors) as other:
+            eventually(lambda: other.pool.ended(0.1) or len(other.pool.ready) == 2)
+            items = items_of(shared, range(2), "depth/weights")
+            assert {outcome.checkpoint_revision for _, outcome in other.run(items, plan)} == {checkpoint.revision}
+        assert requests["LIST"] == 3 * lists[0]
+        assert requests["GET"] == 2 * gets
 
 
 # -- what goes wrong ----------------------------------------------------------------------------------------------------------
@@ -282,6 +316,39 @@ def test_an_error_in_the_driver_leaves_no_actor(
     assert nothing_half_written(shared, "depth/interrupted")
 
 
+# -- the machine that drives --------------------------------------------------------------------------------------------------
+
+
+def test_the_machine_that_drives_needs_no_device_and_is_not_asked_for_one(
+    engine: Any, shared: Store, on_ray: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.pool.close()
+    (tmp_path / "photo.jpg").write_bytes(photo())
+    settings = {"DEPTH_ENGINE": "ray", "DEPTH_RAY_ADDRESS": on_ray.ray_address, "DEPTH_DATA": str(tmp_path)}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+
+    def asked(*args: Any) -> None:
+        raise AssertionError("this process has no use for a device")
+
+    for name in ("choose_device", "devices", "load"):
+        monkeypatch.setattr(predictor, name, asked)  # here; actors are other processes
+
+    def run(*arguments: str) -> Result:
+        done = CliRunner().invoke(commands.app, [*arguments])
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return done
+
+    for device, status in (("cpu", 0), ("cuda", 2)):
+        monkeypatch.setenv("DEPTH_DEVICE", device)
+        done = run("map", str(tmp_path / "photo.jpg"), "--out", str(tmp_path / device))
+        assert done.exit_code == status, done.output
+    assert "no node of the Ray cluster has one" in done.stderr
+    assert (tmp_path / "cpu" / "photo.depth.png").is_file()
+    assert "not needed here: work goes to DEPTH_ENGINE=ray" in run("doctor").stdout
+
+
 # -- what is refused ----------------------------------------------------------------------------------------------------------
 
 
@@ -301,7 +368,7 @@ def test_a_cluster_that_has_no_room_for_an_actor_is_an_error_that_says_what_is_m
 ) -> None:
     for changes, message in (
         ({"ray_cores": 64}, r"takes 64 CPUs; its nodes are: .*1 CPUs, 0 GPUs"),
-        ({"device": "cuda"}, "takes 1 CPU and 1 GPU"),
+        ({"device": "cuda"}, r"DEPTH_DEVICE=cuda asks for a GPU, and no node of the Ray cluster has one; .*1 CPUs, 0 GPUs"),
         ({"ray_decode": "apart", "ray_cores": 2, "ray_actors": 4}, "and 1 CPU for decoding"),
         ({"ray_cores": 64, "ray_actors": 1, "ray_wait_seconds": 0.1}, "no actor has got a place.*takes 64 CPUs"),
     ):

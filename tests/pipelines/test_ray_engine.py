@@ -6,27 +6,43 @@ from typing import Any
 
 import pytest
 
+from pipelines import ranges
 from pipelines.partitions import pair
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
 
-def test_a_profile_with_an_engine_of_its_own_runs_there_and_metadata_say_what_ran_where(house: Any, metadata: Any) -> None:
+@pytest.fixture
+def overrides() -> dict[str, Any]:
+    return {"rows_per_chunk": 3}
+
+
+def test_a_profile_with_an_engine_of_its_own_runs_there_and_each_chunk_says_where_its_images_were_made(house: Any) -> None:
     profiles = house.folder / "profiles.toml"
     profiles.write_text(profiles.read_text("utf-8").replace("[inverted]", '[inverted]\nengine = "ray"', 1), "utf-8")
-    path = house.manifest("two.txt", str(house.photo("a.png", 1)), str(house.photo("b.png", 2)), "nowhere.png")
+    photos = [str(house.photo(f"{n}.png", n)) for n in range(4)]
+    (house.folder / "page.png").write_text("<html>")
+    path = house.manifest("shots.txt", *photos[:2], "nowhere.png", "../page.png", photos[1], photos[2], photos[3])
     house.materialize(path)
-    (chunk,) = house.chunks(path)
+    chunks = house.chunks(path)
 
-    made = metadata(house.run("depth_maps_for_chunk", pair(chunk, "inverted")), "depth_maps")
+    def run() -> list[dict[str, Any]]:
+        asked = ranges.tags(pair(chunks[0], "inverted"), pair(chunks[-1], "inverted"))
+        events = house.run("depth_maps_for_chunk", None, tags=asked).get_asset_materialization_events()
+        made = {e.partition: e.materialization.metadata for e in events if e.asset_key.path == ["depth_maps"]}
+        return [{name: getattr(value, "value", value) for name, value in made[key].items()} for key in sorted(made)]
 
-    assert made["made now"] == 2
-    ran = made["engine, this run so far"]
-    assert (ran["engine"], ran["nodes"], sum(ran["images by node"].values())) == ("ray", 1, 2)
+    made = run()
+    assert [chunk["made now"] + chunk["failed now"] for chunk in made] == [2, 2, 1]
+    assert [sum(chunk["images by node"].values()) for chunk in made] == [2, 2, 1]
+    ran = [chunk["engine, this run so far"] for chunk in made]
+    assert [(each["engine"], each["nodes"]) for each in ran] == [("ray", 1)] * 3
     assert not ray.is_initialized()  # what the run had started has ended with it
     plain = house.records(profile="preview")
     inverted = house.records(profile="inverted")
     assert plain["status"].tolist() == inverted["status"].tolist()
-    again = metadata(house.run("depth_maps_for_chunk", pair(chunk, "inverted")), "depth_maps")
-    assert again["made now"] == 0
-    assert "engine, this run so far" not in again  # there was nothing to do, so none was opened
+
+    again = run()
+    assert [chunk["made now"] for chunk in again] == [0, 0, 0]
+    for chunk in again:  # there was nothing to do, so no engine was opened
+        assert not {"engine, this run so far", "images by node"} & chunk.keys()

@@ -7,7 +7,7 @@ import tempfile
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -96,8 +96,11 @@ def empty_tables(connection: sa.Connection) -> None:
 
 
 @contextmanager
-def counted_requests(bucket: str) -> Iterator[Counter[str]]:
-    """Counts what the servers of `s3_server` are asked of a bucket meanwhile: PUT, GET, HEAD, LIST, DELETE and POST."""
+def counted_requests(bucket: str, before: Callable[[str, str], None] = lambda kind, path: None) -> Iterator[Counter[str]]:
+    """Counts what the servers of `s3_server` are asked of a bucket meanwhile: PUT, GET, HEAD, LIST, DELETE and POST.
+
+    `before`: called with the kind of a request and its path, once it is counted and before it is answered.
+    """
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication
 
     counts, lock, answer = Counter[str](), threading.Lock(), DomainDispatcherApplication.__call__
@@ -108,6 +111,7 @@ def counted_requests(bucket: str) -> Iterator[Counter[str]]:
             listed = method == "GET" and any(part.startswith("list-type=") for part in environ["QUERY_STRING"].split("&"))
             with lock:
                 counts["LIST" if listed else method] += 1
+            before("LIST" if listed else method, environ["PATH_INFO"])
         return answer(self, environ, start_response)
 
     DomainDispatcherApplication.__call__ = counted

@@ -118,14 +118,12 @@ def _map(patterns: Sequence[str], out: str, plan: Plan, settings: Settings, *, f
 def _run(todo: Sequence[Item], checkpoint: Checkpoint, plan: Plan, store: Store, settings: Settings) -> int:
     """Runs the engine, shows how far it is, prints each failure; returns how many there were."""
     from depth_core.engine import choose
-    from depth_core.inference import predictor
 
     failures = 0
-    device = predictor.choose_device(settings)
     with terminal.meter(console, "photos") as meter:
         meter.start(f"loading {checkpoint.spec.key}", len(todo))
         with choose.open_engine(checkpoint, store=store, settings=settings) as engine, closing(engine.run(todo, plan)) as run:
-            meter.start(f"{checkpoint.spec.key} on {device}", len(todo))
+            meter.start(f"{checkpoint.spec.key} on {engine.place}", len(todo))
             for done, (item, outcome) in enumerate(run, 1):
                 if outcome.status == FAILED:
                     failures += 1
