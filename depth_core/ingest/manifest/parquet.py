@@ -100,15 +100,13 @@ def _with_long_texts(parquet: pq.ParquetFile, texts: list[str], limits: Limits) 
         group = parquet.metadata.row_group(number)
         columns = [group.column(n) for n in range(group.num_columns)]
         packed = {column.path_in_schema for column in columns if column.has_dictionary_page} & set(texts)
-        if not packed - found:
-            continue
-        for batch in parquet.iter_batches(1, row_groups=[number], columns=sorted(packed), use_threads=False):
-            for name, column in zip(batch.schema.names, batch.columns, strict=True):
-                if name in packed and pa.types.is_dictionary(column.type):
+        for name in sorted(packed - found):  # one at a time: dictionaries of several columns take more than all rows do later
+            batch = next(parquet.iter_batches(1, row_groups=[number], columns=[name], use_threads=False), None)
+            for column in [] if batch is None else batch.columns:
+                if pa.types.is_dictionary(column.type):
                     longest = pc.max(pc.binary_length(column.dictionary)).as_py() or 0
                     if len(column.dictionary) < 2 or longest > 4 * limits.field_chars:
                         found.add(name)
-            break
     return sorted(found)
 
 
