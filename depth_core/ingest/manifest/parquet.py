@@ -105,7 +105,7 @@ def _with_long_texts(parquet: pq.ParquetFile, texts: list[str], limits: Limits) 
             for column in [] if batch is None else batch.columns:
                 if pa.types.is_dictionary(column.type):
                     longest = pc.max(pc.binary_length(column.dictionary)).as_py() or 0
-                    if len(column.dictionary) < 2 or longest > 4 * limits.field_chars:
+                    if len(column.dictionary) < min(2, group.num_rows) or longest > 4 * limits.field_chars:
                         found.add(name)
     return sorted(found)
 
