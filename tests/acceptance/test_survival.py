@@ -22,6 +22,7 @@ from depth_core.storage import DAY, PART_SUFFIX, PARTS
 ROOT = Path(__file__).parents[2]
 
 COUNT = 40
+SOON = {"DEPTH_LEASE_SECONDS": "2"}  # whoever comes after a run that was killed waits for its lease to end
 
 
 def sidecars(place) -> list[str]:
@@ -50,6 +51,7 @@ def assert_one_record_per_row(place, rows: int, status: str = "succeeded") -> No
 
 
 def test_a_run_that_is_killed_again_and_again_is_finished_by_the_next(place, materialize) -> None:
+    place.settings |= SOON
     manifest = place.manifest(place.photos(COUNT))
     draw = random.Random()
     done = 0
@@ -101,6 +103,7 @@ def test_an_interrupted_run_ends_with_one_line_holds_nothing_and_is_finished_by_
 
 
 def test_what_an_index_run_changed_before_it_was_killed_is_told_by_the_next(place, materialize) -> None:
+    place.settings |= SOON
     photos = place.photos(2)
     manifest = place.manifest(photos[:1])
     assert materialize(manifest).status == 0
