@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import dagster as dg
 import pytest
 import yaml
 from support.photos import photo
+from support.programs import piped
 
 from depth_core.errors import ConfigurationError
 from depth_core.output import records
@@ -45,6 +46,17 @@ from dagster import definitions, load_from_defs_folder
 def defs():
     return load_from_defs_folder(path_within_project=Path(__file__).parent)
 """
+# `dg` without a start of Python for each of its commands.
+DG = """
+import json, os, sys
+from click.testing import CliRunner
+from dagster_dg_cli.cli import cli
+
+os.chdir(sys.argv[1])
+for arguments in map(json.loads, sys.stdin):
+    done = CliRunner().invoke(cli, arguments)
+    print(json.dumps([done.exit_code, done.stdout, done.output]), flush=True)
+"""
 
 
 class Project:
@@ -65,28 +77,39 @@ class Project:
         lines = [f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in each.items()) for name, each in groups.items()]
         (installed / "entry_points.txt").write_text("\n".join(lines), "utf-8")
 
-    def dg(self, *arguments: str) -> str:
-        """What a command of `dg` printed. Raises AssertionError when it fails."""
+    @contextmanager
+    def dg(self) -> Iterator[Callable[..., str]]:
+        """Runs commands of `dg`: (arguments) -> what it printed. They raise AssertionError when it fails."""
         paths = [str(self.folder / "installed"), str(self.folder / "src"), str(ROOT)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "DG_CLI_CONFIG": str(self.folder / "none.toml")}
-        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-        command = [str(Path(sys.executable).parent / "dg"), *arguments]
-        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=200)
-        assert done.returncode == 0, (done.stdout, done.stderr)
-        return done.stdout
+        with piped(DG, str(self.folder), env=environment) as process:
+            assert process.stdin
+            assert process.stdout
+
+            def run(*arguments: str) -> str:
+                process.stdin.write(json.dumps(arguments) + "\n")
+                status, printed, everything = json.loads(process.stdout.readline())
+                assert status == 0, everything
+                return str(printed)
+
+            yield run
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """With the component as it is scaffolded, under another prefix and in a group and a pool of its own."""
-    project = Project(tmp_path_factory.mktemp("shop"))
-    project.dg("scaffold", "defs", TYPE, "depth_maps")
-    return project
+    return Project(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture(scope="module")
-def attributes(project: Project) -> dict[str, Any]:
-    """The scaffolded ones, then with a prefix, a group and a pool of its own."""
+def run_dg(project: Project) -> Iterator[Callable[..., str]]:
+    with project.dg() as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def attributes(project: Project, run_dg: Callable[..., str]) -> dict[str, Any]:
+    """Those of the component as it is scaffolded, then with a prefix, a group and a pool of its own."""
+    run_dg("scaffold", "defs", TYPE, "depth_maps")
     path = project.defs / "depth_maps" / "defs.yaml"
     written = yaml.safe_load(path.read_text("utf-8"))
     assert written["type"] == TYPE
@@ -116,9 +139,10 @@ def repository(definitions: dg.Definitions) -> dg.RepositoryDefinition:
     return definitions.get_repository_def()
 
 
-def test_what_dg_scaffolds_works_as_it_is_and_dg_lists_it(project: Project, attributes: dict[str, Any]) -> None:
-    assert "All definitions loaded successfully" in project.dg("check", "defs")
-    listed = json.loads(project.dg("list", "defs", "--json"))
+@pytest.mark.usefixtures("attributes")
+def test_what_dg_scaffolds_works_as_it_is_and_dg_lists_it(run_dg: Callable[..., str]) -> None:
+    assert "All definitions loaded successfully" in run_dg("check", "defs")
+    listed = json.loads(run_dg("list", "defs", "--json"))
     assert {each["asset_key"] for each in listed["assets"]} == {key(name).to_user_string() for name in names.OF_BULK}
     assert {each["group_name"] for each in listed["assets"]} == {"pictures"}
     assert {each["name"] for each in listed["sensors"]} == {

@@ -18,7 +18,7 @@ from depth_core.plan import requests
 from depth_core.plan.requests import DEPTH_MAPS, GALLERY, INDEX, INGEST, RECORDS, STEPS
 from pipelines.partitions import pair
 
-FEW, MORE = 14, 24  # more than the contact sheet shows, fewer than a journal segment
+FEW, MORE = 14, 17  # more than the contact sheet shows, fewer than a journal segment
 AGAIN_INGEST, AGAIN_PAIR = "again: ingest", "again: depth maps, records, checks and gallery"
 
 Counts = dict[str, Counter[str]]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import hostile
@@ -124,18 +126,19 @@ def test_who_gives_up_waiting_takes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
+    "make",  # when its test runs: every process collects all tests, and these take seconds
     [
-        hostile.webp_of_one_colour((16_383, 16_383)),
-        hostile.png((9_000, 9_000), 1, 0),
-        hostile.png((7_000, 7_000), 8, 6),
-        hostile.encoded("P", (9_000, 9_000), "GIF"),
-        hostile.run_lengths((9_000, 9_000)),
-        hostile.encoded("F", (5_000, 5_000), "TIFF", compression="tiff_lzw"),
+        partial(hostile.webp_of_one_colour, (16_383, 16_383)),
+        partial(hostile.png, (9_000, 9_000), 1, 0),
+        partial(hostile.png, (7_000, 7_000), 8, 6),
+        partial(hostile.encoded, "P", (9_000, 9_000), "GIF"),
+        partial(hostile.run_lengths, (9_000, 9_000)),
+        partial(hostile.encoded, "F", (5_000, 5_000), "TIFF", compression="tiff_lzw"),
     ],
     ids=["webp", "one bit", "rgba", "gif", "run lengths", "float"],
 )
-def test_what_can_never_be_decoded_here_fails_before_it_is_and_names_the_setting(data: bytes) -> None:
+def test_what_can_never_be_decoded_here_fails_before_it_is_and_names_the_setting(make: Callable[[], bytes]) -> None:
+    data = make()
     little = Settings(decode_memory=150 << 20)
     header = headers.inspect(data)
     with pytest.raises(ImageError, match=r"need .* of memory, and only 150 MiB are available \(DEPTH_DECODE_MEMORY\)") as caught:

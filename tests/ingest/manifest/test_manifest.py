@@ -603,7 +603,7 @@ def test_an_empty_manifest_has_no_chunks(store: Store) -> None:
 
 
 _MANIFESTS = st.lists(
-    st.lists(st.tuples(st.sampled_from(["", "", "1", "2", "3"]), st.sampled_from("abcdef")), max_size=12), max_size=6
+    st.lists(st.tuples(st.sampled_from(["", "", "1", "2", "3"]), st.sampled_from("abcdef")), max_size=9), max_size=4
 )
 
 
@@ -622,7 +622,7 @@ def on_disk_in_parts(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("on_disk_in_parts")
-@given(_MANIFESTS, st.lists(st.integers(1, 4), min_size=6, max_size=6))
+@given(_MANIFESTS, st.lists(st.integers(1, 4), min_size=4, max_size=4))
 @hypothesis_settings(max_examples=40)
 def test_whatever_happens_to_a_manifest_no_row_moves_and_changes_are_exact(
     versions: list[list[tuple[str, str]]], sizes: list[int]
