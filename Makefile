@@ -55,6 +55,7 @@ lint: $(VENV)/.installed-test ## ruff, import-linter, mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy
 
+unit: export PYTHONDONTWRITEBYTECODE := # or every program that a test starts would compile all of the code again
 unit: $(VENV)/.installed-test
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder # one process a file: what a file's tests share is made once
 
