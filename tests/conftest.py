@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 # Before torch is imported: its threads sleep while they wait, or those of two workers would take each other's cores by waiting.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are nice, and would wait for all other tests
 sys.path.insert(0, str(Path(__file__).parent))  # for `support`
 # A shell starts what runs in its background without Ctrl-C, and Dagster gives SIGTERM the same treatment: programs that tests
 # start would inherit that.

@@ -128,6 +128,13 @@ def test_a_chunk_has_the_same_files_and_outcomes_as_from_the_local_engine(
     assert results[0].progress.done == results[1].progress.done
 
 
+def test_it_is_the_model_that_was_asked_for_and_a_run_of_nothing_ends(
+    engine: Any, checkpoint: checkpoints.Checkpoint, plan: Plan
+) -> None:
+    assert engine.checkpoint == checkpoint
+    assert list(engine.run([], plan)) == []
+
+
 def test_both_nodes_take_part_and_each_image_comes_out_once(engine: Any, shared: Store, plan: Plan) -> None:
     items = items_of(shared, range(24), "depth/both")
     ended = list(engine.run(iter(items), plan))
@@ -173,53 +180,6 @@ def test_alone_is_one_image_at_a_time_each_to_its_end(engine: Any, shared: Store
 
     for item, _ in engine.run(watched(), plan, alone=True):
         at_work.remove(item.source)
-
-
-def test_decoding_apart_gives_the_same_files(
-    engine: Any, shared: Store, on_ray: Settings, checkpoint: checkpoints.Checkpoint, plan: Plan
-) -> None:
-    engine.pool.close()
-    here, apart = items_of(shared, range(5), "depth/together"), items_of(shared, range(5), "depth/apart")
-    apart.append(Item("bad", lambda: b"no image", "depth/bad", "bad.jpg"))
-    with choose.open_engine(checkpoint, store=shared, settings=on_ray.model_copy(update={"ray_decode": "apart"})) as other:
-        assert len(other.pool.members) == 1  # of two CPUs one is left for decoding
-        ended = {item.source: outcome.error_kind for item, outcome in other.run(apart, plan)}
-        list(other.run(here, plan, steps=Steps(prepare=ray_nodes.prepare)))
-    assert ended == dict.fromkeys((item.source for item in here), None) | {"bad": "not_an_image"}
-    for one, other_one in zip(here, apart, strict=False):
-        assert shared.read(f"{one.folder}/depth.png") == shared.read(f"{other_one.folder}/depth.png")
-
-
-def test_actors_of_one_machine_fetch_weights_once_between_them(
-    engine: Any, shared: Store, on_ray: Settings, plan: Plan, s3_endpoint: str, tmp_path: Path
-) -> None:
-    engine.pool.close()
-    name, spec = servers.bucket(s3_endpoint), catalog.BY_KEY["tiny"]
-    options = {"key": "k", "secret": "s", "endpoint_url": s3_endpoint}
-    kept = Store(f"s3://{name}/weights", options)
-    for file in small_network.write(tmp_path / "made").iterdir():
-        kept.write(file.name, file.read_bytes())
-
-    def wait(kind: str, path: str) -> None:
-        if kind == "GET" and lists:  # the first actor gets no file before the second one has found that there are none
-            eventually(lambda: requests["LIST"] >= 3 * lists[0])
-
-    lists: list[int] = []
-    with servers.counted_requests(name, before=wait) as requests:
-        driver = on_ray.model_copy(
-            update={"checkpoints": {"tiny": kept.url("")}, "source_options": options, "checkpoint_cache": tmp_path / "driver"}
-        )
-        checkpoint = checkpoints.resolve(spec, driver)
-        gets = requests["GET"]
-        assert gets > 0
-        lists.append(requests["LIST"])
-        actors = driver.model_copy(update={"checkpoint_cache": tmp_path / "actors"})
-        with choose.open_engine(checkpoint, store=shared, settings=actors) as other:
-            eventually(lambda: other.pool.ended(0.1) or len(other.pool.ready) == 2)
-            items = items_of(shared, range(2), "depth/weights")
-            assert {outcome.checkpoint_revision for _, outcome in other.run(items, plan)} == {checkpoint.revision}
-        assert requests["LIST"] == 3 * lists[0]
-        assert requests["GET"] == 2 * gets
 
 
 # -- what goes wrong ----------------------------------------------------------------------------------------------------------
@@ -280,10 +240,19 @@ def test_a_node_that_joins_takes_part_and_one_that_is_lost_costs_no_image(
     assert len(engine.pool.ready) == 2
 
 
+# -- engines of their own: the shared one, which comes before in this file, makes room for them -------------------------------
+
+
+@pytest.fixture
+def alone(engine: Any, on_ray: Settings) -> Settings:
+    """One actor, in the place of those of the shared engine: no test after these needs it, or it would start them all again."""
+    engine.pool.close()
+    return on_ray.model_copy(update={"ray_actors": 1})
+
+
 def test_a_closed_run_leaves_no_work_and_a_closed_engine_no_actor(
-    engine: Any, shared: Store, on_ray: Settings, checkpoint: checkpoints.Checkpoint, plan: Plan
+    alone: Settings, shared: Store, on_ray: Settings, checkpoint: checkpoints.Checkpoint, plan: Plan
 ) -> None:
-    engine.pool.close()  # makes room
     with choose.open_engine(checkpoint, store=shared, settings=on_ray) as other:
         run = other.run(items_of(shared, range(40), "depth/closed"), plan)
         next(run)
@@ -298,13 +267,12 @@ def test_a_closed_run_leaves_no_work_and_a_closed_engine_no_actor(
 
 
 def test_an_error_in_the_driver_leaves_no_actor(
-    engine: Any, shared: Store, on_ray: Settings, checkpoint: checkpoints.Checkpoint, plan: Plan
+    alone: Settings, shared: Store, checkpoint: checkpoints.Checkpoint, plan: Plan
 ) -> None:
-    engine.pool.close()
     processes: list[int] = []
 
     def interrupted() -> None:
-        with choose.open_engine(checkpoint, store=shared, settings=on_ray) as other:
+        with choose.open_engine(checkpoint, store=shared, settings=alone) as other:
             for _ in other.run(items_of(shared, range(40), "depth/interrupted"), plan):
                 processes.extend(member.loaded.process for member in other.pool.ready)
                 raise KeyboardInterrupt
@@ -316,15 +284,32 @@ def test_an_error_in_the_driver_leaves_no_actor(
     assert nothing_half_written(shared, "depth/interrupted")
 
 
-# -- the machine that drives --------------------------------------------------------------------------------------------------
+def test_an_actor_that_has_a_place_may_take_its_time_to_load_the_network(engine: Any, alone: Settings) -> None:
+    setup, shape = engine.pool._setup, replace(engine.pool._shape, actors=1)
+    pool = Pool(setup, shape, wait_seconds=0.0)
+    try:
+        pool.fill()
+        ray_cluster.package().get(pool.members[0].placed)
+        pool.check()
+        assert not pool.ready  # nobody has asked it yet
+        pool.wait_for_one()
+    finally:
+        pool.close()
+
+
+def test_other_weights_on_a_node_are_refused(alone: Settings, shared: Store, checkpoint: checkpoints.Checkpoint) -> None:
+    with (
+        pytest.raises(checkpoints.ModelUnavailableError, match=r"are revision .* where the run began 0123"),
+        choose.open_engine(replace(checkpoint, revision="0123"), store=shared, settings=alone),
+    ):
+        pass
 
 
 def test_the_machine_that_drives_needs_no_device_and_is_not_asked_for_one(
-    engine: Any, shared: Store, on_ray: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine.pool.close()
     (tmp_path / "photo.jpg").write_bytes(photo())
-    settings = {"DEPTH_ENGINE": "ray", "DEPTH_RAY_ADDRESS": on_ray.ray_address, "DEPTH_DATA": str(tmp_path)}
+    settings = {"DEPTH_ENGINE": "ray", "DEPTH_RAY_ADDRESS": alone.ray_address, "DEPTH_DATA": str(tmp_path)}
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
 
@@ -347,6 +332,52 @@ def test_the_machine_that_drives_needs_no_device_and_is_not_asked_for_one(
     assert "no node of the Ray cluster has one" in done.stderr
     assert (tmp_path / "cpu" / "photo.depth.png").is_file()
     assert "not needed here: work goes to DEPTH_ENGINE=ray" in run("doctor").stdout
+
+
+def test_decoding_apart_gives_the_same_files(
+    alone: Settings, shared: Store, on_ray: Settings, checkpoint: checkpoints.Checkpoint, plan: Plan
+) -> None:
+    here, apart = items_of(shared, range(5), "depth/together"), items_of(shared, range(5), "depth/apart")
+    apart.append(Item("bad", lambda: b"no image", "depth/bad", "bad.jpg"))
+    eventually(lambda: len(ray_cluster.nodes()) == 2)  # the one that was lost is known to be
+    with choose.open_engine(checkpoint, store=shared, settings=on_ray.model_copy(update={"ray_decode": "apart"})) as other:
+        assert len(other.pool.members) == 1  # of two CPUs one is left for decoding
+        ended = {item.source: outcome.error_kind for item, outcome in other.run(apart, plan)}
+        list(other.run(here, plan, steps=Steps(prepare=ray_nodes.prepare)))
+    assert ended == dict.fromkeys((item.source for item in here), None) | {"bad": "not_an_image"}
+    for one, other_one in zip(here, apart, strict=False):
+        assert shared.read(f"{one.folder}/depth.png") == shared.read(f"{other_one.folder}/depth.png")
+
+
+def test_actors_of_one_machine_fetch_weights_once_between_them(
+    alone: Settings, shared: Store, on_ray: Settings, plan: Plan, s3_endpoint: str, tmp_path: Path
+) -> None:
+    name, spec = servers.bucket(s3_endpoint), catalog.BY_KEY["tiny"]
+    options = {"key": "k", "secret": "s", "endpoint_url": s3_endpoint}
+    kept = Store(f"s3://{name}/weights", options)
+    for file in small_network.write(tmp_path / "made").iterdir():
+        kept.write(file.name, file.read_bytes())
+
+    def wait(kind: str, path: str) -> None:
+        if kind == "GET" and lists:  # the first actor gets no file before the second one has found that there are none
+            eventually(lambda: requests["LIST"] >= 3 * lists[0])
+
+    lists: list[int] = []
+    with servers.counted_requests(name, before=wait) as requests:
+        driver = on_ray.model_copy(
+            update={"checkpoints": {"tiny": kept.url("")}, "source_options": options, "checkpoint_cache": tmp_path / "driver"}
+        )
+        checkpoint = checkpoints.resolve(spec, driver)
+        gets = requests["GET"]
+        assert gets > 0
+        lists.append(requests["LIST"])
+        actors = driver.model_copy(update={"checkpoint_cache": tmp_path / "actors"})
+        with choose.open_engine(checkpoint, store=shared, settings=actors) as other:
+            eventually(lambda: other.pool.ended(0.1) or len(other.pool.ready) == 2)
+            items = items_of(shared, range(2), "depth/weights")
+            assert {outcome.checkpoint_revision for _, outcome in other.run(items, plan)} == {checkpoint.revision}
+        assert requests["LIST"] == 3 * lists[0]
+        assert requests["GET"] == 2 * gets
 
 
 # -- what is refused ----------------------------------------------------------------------------------------------------------
@@ -379,20 +410,6 @@ def test_a_cluster_that_has_no_room_for_an_actor_is_an_error_that_says_what_is_m
             pass
 
 
-def test_an_actor_that_has_a_place_may_take_its_time_to_load_the_network(engine: Any) -> None:
-    engine.pool.close()
-    setup, shape = engine.pool._setup, replace(engine.pool._shape, actors=1)
-    pool = Pool(setup, shape, wait_seconds=0.0)
-    try:
-        pool.fill()
-        ray_cluster.package().get(pool.members[0].placed)
-        pool.check()
-        assert not pool.ready  # nobody has asked it yet
-        pool.wait_for_one()
-    finally:
-        pool.close()
-
-
 def test_what_reading_an_item_raised_reaches_the_actor_whatever_it_holds() -> None:
     class StrangeError(Exception):
         def __init__(self, code: int, why: str) -> None:
@@ -404,17 +421,6 @@ def test_what_reading_an_item_raised_reaches_the_actor_whatever_it_holds() -> No
     sent = pickle.loads(pickle.dumps(ray_items.sendable_item(Item("a", read, "depth/a"))))
     with pytest.raises(RuntimeError, match="StrangeError: torn"):
         sent.read()
-
-
-def test_other_weights_on_a_node_are_refused(
-    engine: Any, shared: Store, on_ray: Settings, checkpoint: checkpoints.Checkpoint
-) -> None:
-    engine.pool.close()
-    with (
-        pytest.raises(checkpoints.ModelUnavailableError, match=r"are revision .* where the run began 0123"),
-        choose.open_engine(replace(checkpoint, revision="0123"), store=shared, settings=on_ray),
-    ):
-        pass
 
 
 def test_without_the_package_the_error_names_the_extra(
