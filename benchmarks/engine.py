@@ -14,12 +14,13 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 from benchmarks.photos import make_photos, make_v2_small
 from depth_core import catalog, settings
 from depth_core.contract import DepthParameters
-from depth_core.engine import stages
+from depth_core.engine import stages, transfer
 from depth_core.engine.local import LocalEngine
 from depth_core.engine.stages import Item, Plan
 from depth_core.inference import checkpoints, predictor
@@ -73,11 +74,11 @@ def batches_of(files: list[Path], network: predictor.Predictor, plan: Plan, conf
     for item in items(files):
         prepared = stages.prepare(item, network.preprocessor, network.device, plan, configured)
         groups[prepared.size].append(prepared.pixels)
-    return [
-        torch.stack(group[i : i + network.batch_size(size)])
-        for size, group in groups.items()
-        for i in range(0, len(group), network.batch_size(size))
-    ]
+    batches: list[object] = []
+    for size, group in groups.items():
+        finish, most = partial(network.preprocessor.finish, size=size), network.batch_size(size)
+        batches += [transfer.to_device(group[i : i + most], network.device, finish) for i in range(0, len(group), most)]
+    return batches
 
 
 def speed(count: int, rounds: int, device: str) -> None:

@@ -146,8 +146,11 @@ def network(key: str, device: str, *, pair: bool = False) -> Any:
 
 def ready(net: Any, device: str) -> Any:
     """As the predictor has it in float32."""
-    if device == "cpu":
-        kernels.pack(net)
+    if isinstance(net, depth_anything_3.Net):
+        if device == "cpu":
+            kernels.pack(net)
+    else:
+        depth_anything_2.make_ready(net, device=device, autocast=False)
     return net.to(device)
 
 

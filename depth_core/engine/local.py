@@ -137,7 +137,7 @@ class _Pools:
     predict: ThreadPoolExecutor
     encode: ThreadPoolExecutor
     decoders: int
-    most_writing: int  # images
+    most_writing: int  # images, where batches are small
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +206,7 @@ class _Run:
         self.predicting = 0  # batches
         self.writing = 0
         self.sent = 0  # batches to the device so far
+        self.largest = 0  # of them, in images
         self.reader = None if isinstance(items, Sequence) else ItemReader(self.items, self.events.put)  # a list never waits
 
     def outcomes(self) -> Outcomes:
@@ -299,13 +300,19 @@ class _Run:
             if self.predicting:
                 return
             self.release_device()
-        while self.batches.ready and self.predicting < self.predictor.streams and self.writing < self.pools.most_writing:
+        # of two batches that a GPU has been handed, one is computed while the other is written
+        while (
+            self.batches.ready
+            and self.predicting < self.predictor.streams
+            and self.writing < max(self.pools.most_writing, 2 * self.largest)
+        ):
             if not self.locked:
                 self.device_lock.acquire()
                 self.locked = True
             batch = self.batches.take()
             self.predicting += 1
             self.sent += 1
+            self.largest = max(self.largest, len(batch))
             busy = min(self.predictor.streams, self.predicting + len(self.batches) + self.decoding)
             self._submit(self.pools.predict, partial(_Predicted, batch, self.sent), partial(self._predict_in_stream, batch, busy))
         if not self.predicting:

@@ -47,7 +47,7 @@ def predict_raw(batch: Sequence[Prepared], predictor: Predictor, plan: Plan) -> 
 
     timer = DeviceTimer.start(predictor.device, len(batch))
     with torch.inference_mode():
-        prediction = predictor.predict(transfer.stacked([image.pixels for image in batch], predictor.device))
+        prediction = predictor.predict(stages.network_input(batch, predictor))
         finite = transfer.to_host(normalization.finite_range(prediction.depth))
         mode, kind = plan.parameters.normalization_mode, predictor.spec.kind
         ranges = transfer.to_host(normalization.own_range(prediction.depth, prediction.sky, kind=kind, mode=mode))

@@ -254,7 +254,7 @@ class _Session:
             return self.job.steps.prepare(item, preprocessor, device, plan, settings)
         if isinstance(decoded, Exception):
             raise decoded
-        return replace(decoded, pixels=preprocessor.finish(decoded.pixels))
+        return decoded
 
     def close(self) -> None:
         """No block comes after those that are in."""

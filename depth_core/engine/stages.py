@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from depth_core.contract import DepthParameters
@@ -65,7 +66,8 @@ class Plan:
 
 @dataclass(slots=True)
 class Prepared:
-    """An image as the network takes it. `pixels` is float32, (3, network height, network width), normalised."""
+    """An image on the host. `pixels` as the preprocessor prepared it: float32 (3, network height, network width), normalised; or
+    uint8, for a device that does the rest (Preprocessor.finish)."""
 
     item: Item
     pixels: torch.Tensor
@@ -158,8 +160,14 @@ def predict(batch: Sequence[Prepared], predictor: Predictor, plan: Plan) -> list
 
     timer = DeviceTimer.start(predictor.device, len(batch))
     with torch.inference_mode():
-        prediction = predictor.predict(transfer.stacked([image.pixels for image in batch], predictor.device))
+        prediction = predictor.predict(network_input(batch, predictor))
         return render(batch, prediction.depth, prediction.sky, predictor, plan, timer)
+
+
+def network_input(batch: Sequence[Prepared], predictor: Predictor) -> torch.Tensor:
+    """Images of one network size as the network takes them: float32 (N, 3, H, W) on its device, which is not waited for."""
+    finish = partial(predictor.preprocessor.finish, size=batch[0].size)
+    return transfer.to_device([image.pixels for image in batch], predictor.device, finish)
 
 
 def render(

@@ -6,8 +6,9 @@ Copies run while the device works on. An array that comes back is valid once its
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +22,36 @@ def stacked(images: Sequence[torch.Tensor], device: str) -> torch.Tensor:
 
     out = torch.empty((len(images), *images[0].shape), pin_memory=True) if device.startswith("cuda") else None
     return torch.stack(list(images), out=out)
+
+
+def to_device(images: Sequence[torch.Tensor], device: str, finish: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """One tensor (N, ...) on the device of images on the host, each finished there.
+
+    What `finish` returns has one shape and one dtype. A GPU is not waited for.
+    """
+    import torch
+
+    if device == "cpu":
+        return torch.stack([finish(image) for image in images])
+    return torch.stack([finish(image) for image in _together(images, device)])
+
+
+def _together(images: Sequence[torch.Tensor], device: str) -> list[torch.Tensor]:
+    """Contiguous tensors on the host, of any shapes and dtypes, to the device in one copy."""
+    import torch
+
+    ends = list(accumulate(-(-image.nbytes // _ALIGNED) * _ALIGNED for image in images))
+    host = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=device.startswith("cuda"))
+    for image, begin in zip(images, [0, *ends], strict=False):
+        host[begin : begin + image.nbytes].copy_(image.flatten().view(torch.uint8))
+    sent = host.to(device, non_blocking=True)
+    return [
+        sent[begin : begin + image.nbytes].view(image.dtype).view(image.shape)
+        for image, begin in zip(images, [0, *ends], strict=False)
+    ]
+
+
+_ALIGNED = 16  # bytes, that a tensor may begin at
 
 
 def to_host(tensor: torch.Tensor) -> npt.NDArray[Any]:

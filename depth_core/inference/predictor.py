@@ -11,6 +11,7 @@ import gc
 import importlib
 import importlib.util
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from depth_core.errors import ConfigurationError
 from depth_core.inference import preprocessor, sizing
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.inference.prediction import Network, Prediction
-from depth_core.inference.preprocessor import Preprocessor
+from depth_core.inference.preprocessor import ForGpu, Preprocessor
 from depth_core.inference.threads import intra_op_threads, threads_at_start
 from depth_core.settings import Settings
 
@@ -48,7 +49,7 @@ class Predictor:
         runtime: str = "torch",
     ) -> None:
         self.checkpoint = checkpoint
-        self.preprocessor = preprocessor  # makes what predict() takes; needs no device
+        self.preprocessor = preprocessor  # makes what predict() takes; its prepare() needs no device
         self.device = device
         self.runtime = runtime  # "torch" or "openvino"
         self.precision = precision  # "fp32", or "bf16": the backbone in bfloat16, the head in float32
@@ -104,10 +105,9 @@ class Predictor:
 
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
             return True
-        # no class of their own: mps, cuDNN and cuBLAS, and the host's allocator
-        return isinstance(error, RuntimeError) and any(
-            text in str(error) for text in ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
-        )
+        # no class of their own: mps, cuDNN and cuBLAS, the host's allocator, and tensors of more numbers than a kernel can count
+        texts = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED", "INT_MAX")
+        return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
 
     def free_memory(self) -> None:
         """Releases cached device memory, after an out-of-memory error."""
@@ -164,12 +164,15 @@ def load(checkpoint: Checkpoint, settings: Settings) -> Predictor:
     if device.startswith("cuda"):
         import torch
 
+        images = ForGpu.of(images)
         # float32 means float32; beside a bfloat16 backbone the head's convolutions may round to TF32, as the official code's do
         torch.backends.cudnn.allow_tf32 = precision == "bf16"
     network = _network_class(checkpoint.spec)(checkpoint, device=device, autocast=precision == "bf16")
     runtime = choose_runtime(settings, checkpoint.spec, device)
     if runtime == "openvino" and not _run_by_openvino(network, checkpoint, settings):
         runtime = "torch"
+    if settings.compile and device.startswith("cuda") and hasattr(network, "compile"):
+        _compile(network, checkpoint, settings, device)
     return Predictor(checkpoint, network, images, settings, device=device, precision=precision, runtime=runtime)
 
 
@@ -254,6 +257,28 @@ def _run_by_openvino(network: Any, checkpoint: Checkpoint, settings: Settings) -
         log.warning("%s: torch does", why)
         return False
     return True
+
+
+def _compile(network: Any, checkpoint: Checkpoint, settings: Settings, device: str) -> None:
+    """Compiles a network now, so that what is missing for it is known before the first image.
+
+    Raises ConfigurationError when torch cannot.
+    """
+    import torch
+
+    folder = settings.checkpoint_cache.expanduser() / "compiled"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))  # else a temporary folder, which not every start finds again
+    network.compile()
+    patch = checkpoint.spec.patch
+    try:
+        with torch.inference_mode():
+            network.predict(torch.zeros(2, 3, 6 * patch, 8 * patch, device=device))
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigurationError(
+            f"DEPTH_COMPILE: torch cannot compile {checkpoint.spec.key} here ({type(error).__name__}: {reason}): it needs Triton "
+            "and a C compiler; or leave it out"
+        ) from error
 
 
 def _network_class(spec: ModelSpec) -> Callable[..., Network]:

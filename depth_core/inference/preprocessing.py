@@ -1,7 +1,7 @@
 """From RGB pixels to a network's input: resampling as each family's official code does it, and the ImageNet scaling.
 
 Resampling is separable, and one axis of it is a sparse matrix; torch's embedding_bag is the fastest way to apply one on a CPU
-that needs no further library. What does not belong here: which size (sizing.py).
+that needs no further library, and does it on a GPU as well. What does not belong here: which size (sizing.py).
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _CUBIC_A = -0.75  # cv2's and torch's
 
 
-def cubic(rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+def cubic(rgb: np.ndarray | torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """uint8 (H, W, 3) to float32 (3, h, w) in about 0..255 (it may overshoot), `size` = (w, h): cubic without antialiasing.
+    A tensor stays on its device.
 
     As V2's official code resizes: cv2.INTER_CUBIC on floating point, enlarging or not.
     """
     import torch
 
-    return _resample(torch.from_numpy(rgb), size, "cubic")
+    return _resample(torch.as_tensor(rgb), size, "cubic")
 
 
-def area_or_cubic(rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-    """uint8 (H, W, 3) to float32 (3, h, w), whole numbers 0..255, `size` = (w, h).
+def area_or_cubic(rgb: np.ndarray | torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """uint8 (H, W, 3) to float32 (3, h, w), whole numbers 0..255, `size` = (w, h). A tensor stays on its device.
 
     As V3's official code resizes: the whole image with its aspect ratio until the short side fits, then the long side to the
     patch multiple; each time cv2.INTER_CUBIC if enlarging, else cv2.INTER_AREA, rounded to uint8 (within one grey level of cv2).
@@ -44,7 +45,7 @@ def area_or_cubic(rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
     height, width = rgb.shape[:2]
     scale = min(size) / min(width, height)
     first = (max(1, round(width * scale)), max(1, round(height * scale)))
-    image = torch.from_numpy(rgb)
+    image = torch.as_tensor(rgb)
     for (w, h), grows in ((first, scale > 1), (size, size[0] > first[0] or size[1] > first[1])):
         if (w, h) != (image.shape[1], image.shape[0]):
             planes = _resample(image, (w, h), "cubic" if grows else "area").round_().clamp_(0, 255)
@@ -59,7 +60,7 @@ def normalised(
     *,
     scale: float = 1 / 255,
 ) -> torch.Tensor:
-    """(scale * planes - mean) / std for float32 (3, H, W); may write into `planes`."""
+    """(scale * planes - mean) / std for float32 (..., 3, H, W); may write into `planes`."""
     factor = planes.new_tensor([scale / s for s in std])[:, None, None]
     offset = planes.new_tensor([m / s for m, s in zip(mean, std, strict=True)])[:, None, None]
     return planes.contiguous().mul_(factor).sub_(offset)
@@ -69,37 +70,54 @@ _ROWS_AT_ONCE = 64  # of the output: what they are made of stays in a core's cac
 
 
 def _resample(image: torch.Tensor, size: tuple[int, int], method: Method) -> torch.Tensor:
-    """(H, W, 3) of any dtype to float32 (3, h, w)."""
-    import torch
-    import torch.nn.functional as F  # noqa: N812 (its name everywhere)
-
+    """(H, W, 3) of any dtype to float32 (3, h, w), on its device."""
     height, width, _ = image.shape
     rows = image.reshape(height, width * 3)
     if height != size[1]:
-        taps, weights = (torch.from_numpy(array) for array in _taps(height, size[1], method))
-        mixed = torch.empty((size[1], width * 3))
-        for part in zip(*(torch.split(whole, _ROWS_AT_ONCE) for whole in (mixed, taps, weights)), strict=True):
-            part[0].copy_(_mixed(rows, *part[1:]))
-        rows = mixed
+        taps, weights = _taps_on(image.device, height, size[1], method)
+        rows = _mixed_in_parts(rows, taps, weights) if image.device.type == "cpu" else _mixed(rows.float(), taps, weights)
     columns = rows.float().view(size[1], width, 3).permute(1, 2, 0)
     if width != size[0]:
-        taps, weights = (torch.from_numpy(array) for array in _taps(width, size[0], method))
-        columns = F.embedding_bag(taps, columns.reshape(width, 3 * size[1]), mode="sum", per_sample_weights=weights)
-        columns = columns.view(size[0], 3, size[1])
+        taps, weights = _taps_on(image.device, width, size[0], method)
+        columns = _mixed(columns.reshape(width, 3 * size[1]), taps, weights).view(size[0], 3, size[1])
     return columns.permute(1, 2, 0).contiguous()
 
 
 def _mixed(rows: torch.Tensor, taps: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted sums of rows, float32 (H, W) to (n, W), for taps (n, K)."""
+    import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+
+    return F.embedding_bag(taps, rows, mode="sum", per_sample_weights=weights)
+
+
+def _mixed_in_parts(rows: torch.Tensor, taps: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """As `_mixed`, of rows of any dtype, on a CPU."""
+    import torch
+
+    mixed = torch.empty((len(taps), rows.shape[1]))
+    for part in zip(*(torch.split(whole, _ROWS_AT_ONCE) for whole in (mixed, taps, weights)), strict=True):
+        part[0].copy_(_mixed_of_needed(rows, *part[1:]))
+    return mixed
+
+
+def _mixed_of_needed(rows: torch.Tensor, taps: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Weighted sums of rows, float32 (n, W), for taps (n, K): no more rows than are needed become float32."""
     import torch
-    import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 
     first, end = int(taps.min()), int(taps.max()) + 1
     if taps.numel() < end - first:  # far fewer rows than there are: each by itself
         needed, taps = rows[taps.flatten()], torch.arange(taps.numel()).view_as(taps)
     else:
         needed, taps = rows[first:end], taps - first
-    return F.embedding_bag(taps, needed.float(), mode="sum", per_sample_weights=weights)
+    return _mixed(needed.float(), taps, weights)
+
+
+@functools.lru_cache(maxsize=64)  # a copy to a GPU at every image would wait for the batch before
+def _taps_on(device: torch.device, before: int, after: int, method: Method) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    taps, weights = (torch.from_numpy(array).to(device) for array in _taps(before, after, method))
+    return taps, weights
 
 
 @functools.lru_cache(maxsize=256)

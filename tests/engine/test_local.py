@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.photos import photo
 
+from depth_core.engine import stages
 from depth_core.engine.base import Steps
 from depth_core.engine.local import LocalEngine
 from depth_core.engine.stages import Item, Plan, Prepared
@@ -175,6 +176,35 @@ def test_nothing_runs_far_ahead_of_the_device(tiny: Predictor, plan: Plan, store
         next(run)
     run.close()
     assert len(read) < 40
+
+
+def test_the_device_has_its_next_batch_while_a_large_one_is_written(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings
+) -> None:
+    second = threading.Event()
+
+    class Roomy(LittleMemory):
+        streams = 1
+
+        def batch_size(self, size: tuple[int, int]) -> int:
+            return 12
+
+        def predict(self, batch: object) -> object:
+            self.batches.append(len(batch))
+            if len(self.batches) == 2:
+                second.set()
+            return self.network.predict(batch)
+
+    def write(*arguments: Any) -> Outcome:
+        assert second.wait(60), "no batch came while this one was written"
+        return stages.write(*arguments)
+
+    device = Roomy(tiny, most=12)
+    items = items_of(*(photo(64, 64, seed=n) for n in range(24)))
+    few = settings.model_copy(update={"encode_threads": 1, "decode_threads": 1})
+    done = outcomes(LocalEngine(device, store, few).run(items, plan, steps=Steps(write=write)))
+    assert [outcome.status for outcome in done.values()] == ["succeeded"] * 24
+    assert device.batches == [12, 12]
 
 
 def test_items_that_are_slow_to_come_keep_nothing_from_its_end(

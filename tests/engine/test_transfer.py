@@ -56,3 +56,17 @@ def test_arrays_on_the_host_have_the_tensors_numbers(dtype: torch.dtype) -> None
 def test_images_are_stacked_in_their_order() -> None:
     images = [torch.full((3, 2, 2), float(n)) for n in range(3)]
     assert transfer.stacked(images, "cpu")[:, 0, 0, 0].tolist() == [0.0, 1.0, 2.0]
+
+
+def test_images_of_any_shape_and_dtype_travel_together_and_arrive_as_they_were() -> None:
+    images = [torch.arange(5, dtype=torch.uint8), torch.rand(3, 2, 2), torch.rand(7, 3).to(torch.bfloat16)]
+    arrived = transfer._together(images, "cpu")
+    assert all(torch.equal(there, here) for there, here in zip(arrived, images, strict=True))
+    assert len({each.untyped_storage().data_ptr() for each in arrived}) == 1, "one copy"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])  # a device of another name takes the way of a GPU
+def test_each_image_is_finished_where_it_arrives_and_they_are_one_batch(device: str) -> None:
+    images = [torch.full((2, n), n, dtype=torch.uint8) for n in (1, 2, 3)]
+    batch = transfer.to_device(images, device, lambda image: image.float().mean(dim=1))
+    assert batch.tolist() == [[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]

@@ -219,11 +219,17 @@ def network(model: str, salt: str, mode: str, *, device: str = "cpu") -> Any:
         _last.clear()  # first, so that one is in memory at a time
         _last[recipe] = _built(*recipe)
         for net in _last[recipe] if isinstance(_last[recipe], tuple) else (_last[recipe],):
-            if device == "cpu":
-                kernels.pack(net)  # as it predicts there
+            _make_ready(net, device)  # as it predicts there
             net.to(device)
         torch.backends.cudnn.allow_tf32 = False  # float32 is meant, as predictor.load has it
     return _last[recipe]
+
+
+def _make_ready(net: Any, device: str) -> None:
+    if not isinstance(net, depth_anything_3.Net):
+        depth_anything_2.make_ready(net, device=device, autocast=False)
+    elif device == "cpu":
+        kernels.pack(net)
 
 
 def _built(model: str, salt: str, mode: str) -> Any:

@@ -36,6 +36,24 @@ def test_a_packed_network_computes_what_it_did_before() -> None:
         torch.testing.assert_close(network(x[0, 0]), expected[0, 0], atol=1e-5, rtol=1e-5)
 
 
+def test_weights_rounded_once_give_what_autocast_gives_that_rounds_them_at_every_batch() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 2), torch.nn.Flatten(2), torch.nn.Linear(9, 5), torch.nn.LayerNorm(5))
+    x = torch.randn(2, 3, 4, 4)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = network(x)
+        kernels.round_weights(network)
+        assert torch.equal(network(x), expected)
+    assert {name: value.dtype for name, value in network.named_parameters()} == {
+        "0.weight": torch.bfloat16,
+        "0.bias": torch.bfloat16,
+        "2.weight": torch.bfloat16,
+        "2.bias": torch.bfloat16,
+        "3.weight": torch.float32,
+        "3.bias": torch.float32,
+    }
+
+
 def test_the_position_table_is_used_raw_at_its_own_size_and_resized_elsewhere() -> None:
     table = torch.randn(1, 1 + 37 * 37, 8)
     assert vision_transformer.resized_positions(table, 37, 37) is table

@@ -24,7 +24,9 @@ from support.photos import noise
 from depth_core.catalog import BY_KEY
 from depth_core.errors import ConfigurationError, ModelUnavailableError
 from depth_core.inference import checkpoints, predictor, weights
-from depth_core.inference.networks import depth_anything_2, kernels
+from depth_core.inference.checkpoints import Checkpoint
+from depth_core.inference.networks import depth_anything_2, depth_anything_3, kernels
+from depth_core.inference.prediction import Prediction
 from depth_core.inference.predictor import Predictor
 from depth_core.settings import Settings, load
 
@@ -319,6 +321,46 @@ def test_a_bfloat16_backbone_with_a_float32_head_stays_close(
     torch.testing.assert_close(left, right, rtol=0.1, atol=0.05 * left.max().item())
 
 
+@pytest.mark.parametrize("key", ["v2/small", "v3/small"])
+def test_a_network_made_ready_computes_what_the_one_it_was_made_of_does(
+    key: str, configured: Configured, v2_file: Path, v3_file: Path
+) -> None:
+    path = {"v2/small": v2_file, "v3/small": v3_file}[key]
+    ready = loaded(key, configured(), path)
+    batch = ready.preprocessor.prepare(noise(), (98, 70))[None]
+    tensors = weights.read(path)
+    with torch.inference_mode():
+        if key == "v2/small":
+            plain = depth_anything_2.disparity(depth_anything_2.build("small", tensors, origin="a test"), batch)
+        else:
+            plain = depth_anything_3.build("small", tensors, file="a test", model=key)(batch).depth
+    torch.testing.assert_close(ready.predict(batch).depth, plain, rtol=1e-4, atol=1e-5 * plain.abs().max().item())
+
+
+@pytest.mark.parametrize("key", ["v2/small", "v3/small"])
+def test_compiled_parts_are_blocks_and_fusions_and_the_head_of_v2(
+    key: str, configured: Configured, v2_file: Path, v3_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda part, *, dynamic: parts.append(part) if dynamic else None)
+    loaded(key, configured(), {"v2/small": v2_file, "v3/small": v3_file}[key])._loaded.compile()  # type: ignore[attr-defined]
+    assert len(parts) == len(set(map(id, parts))) == 12 + 4 + (key == "v2/small")
+    assert len({type(part) for part in parts}) == (3 if key == "v2/small" else 2)
+
+
+def test_a_network_that_torch_cannot_compile_says_what_is_missing(configured: Configured) -> None:
+    class Network:
+        def compile(self) -> None: ...
+
+        def predict(self, batch: torch.Tensor) -> Prediction:
+            assert batch.shape == (2, 3, 84, 112)
+            raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nand much more")
+
+    checkpoint = Checkpoint(BY_KEY["v2/small"], "test", Path(), "0" * 16, "Apache-2.0")
+    with pytest.raises(ConfigurationError, match=r"^DEPTH_COMPILE: .* v2/small here \(RuntimeError: Failed to find C .*Triton"):
+        predictor._compile(Network(), checkpoint, configured(), "cpu")
+
+
 def test_a_cpu_takes_one_image_at_a_time_unless_told_otherwise(configured: Configured) -> None:
     assert loaded("tiny", configured()).batch_size((352, 256)) == 1
     assert loaded("tiny", configured(batch_pixels=4 * 352 * 256)).batch_size((352, 256)) == 4
@@ -331,6 +373,10 @@ def test_an_allocation_that_fails_is_out_of_memory_and_other_errors_are_not(conf
         torch.empty(1 << 58)
     assert model.is_out_of_memory(failure.value)
     assert model.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    too_many = (
+        "upsample_bilinear2d_nhwc only supports output tensors with less than INT_MAX elements, but got [16, 128, 1036, 1036]"
+    )
+    assert model.is_out_of_memory(RuntimeError(too_many)), "half of them would fit"
     assert not model.is_out_of_memory(RuntimeError("shapes do not match"))
     assert not model.is_out_of_memory(ValueError("out of memory"))
 

@@ -63,6 +63,17 @@ def test_enlarging_for_v3_gives_whole_numbers_within_the_gray_scale() -> None:
     assert torch.equal(ours, ours.round())
 
 
+@settings(max_examples=40)
+@given(st.integers(4, 200), st.integers(1, 40), st.integers(1, 200), st.sampled_from(["cubic", "area"]))
+def test_rows_are_mixed_at_once_as_on_a_gpu_to_the_numbers_of_a_cpus_parts(
+    before: int, width: int, after: int, method: preprocessing.Method
+) -> None:
+    taps, weights = preprocessing._taps_on(torch.device("cpu"), before, after, method)
+    rows = torch.from_numpy(picture(before, width)[..., 0].copy())
+    in_parts = preprocessing._mixed_in_parts(rows, taps, weights)
+    torch.testing.assert_close(preprocessing._mixed(rows.float(), taps, weights), in_parts, atol=1e-4, rtol=0)
+
+
 def test_an_image_of_the_right_size_stays_as_it_is() -> None:
     image = picture(28, 42)
     for resize in (preprocessing.cubic, preprocessing.area_or_cubic):

@@ -20,7 +20,7 @@ from depth_core.errors import ErrorKind, ImageError, ModelUnavailableError
 from depth_core.inference import checkpoints, preprocessing, preprocessor
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.inference.image_processor import ImageProcessor
-from depth_core.inference.preprocessor import Preprocessor, Resizing
+from depth_core.inference.preprocessor import ForGpu, Preprocessor, Resizing
 from depth_core.settings import Settings
 
 Configured = Callable[..., Settings]
@@ -79,12 +79,31 @@ def test_a_network_input_above_the_limit_is_refused(configured: Configured) -> N
     assert refused.value.kind is ErrorKind.NETWORK_TOO_LARGE
 
 
+def preparing(key: str) -> Preprocessor:
+    images = ImageProcessor.read(checkpoints.BUNDLED / "preprocessor_config.json") if key == "tiny" else None
+    return Preprocessor(BY_KEY[key], 13_000_000, images)
+
+
 @pytest.mark.parametrize("key", ["tiny", "v2/small", "v3/small"])
 def test_what_another_process_has_resized_is_finished_to_the_same_numbers(key: str) -> None:
-    spec = BY_KEY[key]
-    images = ImageProcessor.read(checkpoints.BUNDLED / "preprocessor_config.json") if key == "tiny" else None
-    here = Preprocessor(spec, 13_000_000, images)
-    rgb, size = noise(90, 120), (70, 56)
+    here, rgb, size = preparing(key), noise(90, 120), (70, 56)
     sent = pickle.loads(pickle.dumps(Resizing.of(here))).prepare(rgb, size)
     assert sent.dtype == (torch.float32 if key == "v2/small" else torch.uint8)
-    assert torch.equal(here.finish(sent), here.prepare(rgb, size))
+    assert torch.equal(here.finish(sent, size), here.prepare(rgb, size))
+
+
+@pytest.mark.parametrize("key", ["tiny", "v2/small", "v3/small"])
+def test_what_is_left_to_a_gpu_is_finished_there_to_the_same_numbers(key: str) -> None:
+    here, rgb, size = preparing(key), noise(90, 120), (70, 56)
+    left = ForGpu.of(here).prepare(rgb, size)
+    assert (left.dtype, left.shape[0]) == (torch.uint8, 3 if key == "tiny" else 90)  # tiny is resized by Pillow
+    assert torch.equal(here.finish(left, size), here.prepare(rgb, size))
+
+
+@pytest.mark.parametrize("key", ["v2/small", "v3/small"])
+def test_an_image_that_would_wait_in_much_memory_is_resized_on_the_host(key: str) -> None:
+    here, size = preparing(key), (70, 56)
+    large = np.zeros((2000, 2001, 3), np.uint8)
+    assert ForGpu.of(here).prepare(large[:, :2000], size).shape == (2000, 2000, 3)
+    assert ForGpu.of(here).prepare(large, size).shape == (3, 56, 70)
+    assert ForGpu.of(here).prepare(large, (1036, 1036)).shape == large.shape, "less than the network's input would"

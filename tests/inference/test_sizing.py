@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from depth_core.catalog import BY_KEY, MODELS, ModelSpec
 from depth_core.errors import ErrorKind, ImageError
-from depth_core.inference.sizing import checked_network_size, memory_wanted, network_size
+from depth_core.inference.networks import depth_anything_2, depth_anything_3
+from depth_core.inference.sizing import MAX_BATCH_PIXELS, checked_network_size, memory_wanted, network_size
 
 LIMITS = st.integers(4, 32).map(lambda n: 64 * n)
 SIDES = st.integers(8, 20_000)
@@ -50,6 +51,13 @@ def test_a_thin_panorama_that_needs_too_many_pixels_is_refused_with_its_own_kind
         checked_network_size(spec, 20_000, 300, 1024, max_pixels=8_000_000)
     assert refusal.value.kind is ErrorKind.NETWORK_TOO_LARGE
     assert checked_network_size(spec, 1500, 1000, 1024, max_pixels=1554 * 1036) == (1554, 1036)
+
+
+def test_no_map_of_a_full_batch_has_more_numbers_than_a_gpus_resize_can_count() -> None:
+    fusions = [channels for *_, channels in depth_anything_2.SIZES.values()]
+    fusions += [variant.features for variant in depth_anything_3.VARIANTS.values()]
+    for channels in fusions:  # half of them at the input's size, all of them at 8 / 14 of its sides
+        assert MAX_BATCH_PIXELS * max(channels // 2, channels * (8 / 14) ** 2) < 2**31
 
 
 @pytest.mark.parametrize("spec", MODELS, ids=lambda spec: spec.key)

@@ -15,8 +15,8 @@ from depth_core.catalog import FOCAL_OF_METRIC
 from depth_core.inference import weights
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.inference.networks.dpt_head import DptHead
-from depth_core.inference.networks.kernels import pack
-from depth_core.inference.networks.vision_transformer import Transformer, VisionTransformer
+from depth_core.inference.networks.kernels import compile_parts, pack, round_weights
+from depth_core.inference.networks.vision_transformer import Block, Transformer, VisionTransformer
 from depth_core.inference.prediction import SKY_THRESHOLD, Prediction
 from depth_core.inference.quantiles import ordered
 
@@ -108,9 +108,17 @@ class DepthAnything3:
         self._metric: Net | None = None
         if metric:
             self._metric = build(metric, tensors, prefix=METRIC_PREFIX, file=str(file), model=spec.key).to(device)
-        if device == "cpu" and not autocast:
-            for net in filter(None, (self._net, self._metric)):
+        for net in filter(None, (self._net, self._metric)):
+            if autocast:
+                round_weights(net.backbone)
+            elif device == "cpu":
                 pack(net)
+
+    def compile(self) -> None:
+        for net in filter(None, (self._net, self._metric)):
+            scratch = net.head.scratch
+            compile_parts(part for part in net.backbone.modules() if isinstance(part, Block))
+            compile_parts((scratch.refinenet1, scratch.refinenet2, scratch.refinenet3, scratch.refinenet4))
 
     def predict(self, batch: torch.Tensor) -> Prediction:
         fields = self._net(batch, autocast=self._autocast)

@@ -38,7 +38,7 @@ class Fusion(nn.Module):
         self.resConfUnit2 = ResidualUnit(channels)
         self.out_conv = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: torch.Tensor, lateral: torch.Tensor | None, size: Sequence[int]) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, lateral: torch.Tensor | None, size: tuple[int, ...]) -> torch.Tensor:
         if lateral is not None:
             x = x + self.resConfUnit1(lateral)
         # a 1x1 convolution and a bilinear resize commute: the convolution is cheaper before
@@ -93,10 +93,10 @@ class DptHead(nn.Module):
             layer(level)
             for layer, level in zip((net.layer1_rn, net.layer2_rn, net.layer3_rn, net.layer4_rn), levels, strict=True)
         )
-        x = net.refinenet4(level4, None, level3.shape[-2:])
-        x = net.refinenet3(x, level3, level2.shape[-2:])
-        x = net.refinenet2(x, level2, level1.shape[-2:])
-        x = net.refinenet1(x, level1, [2 * side for side in level1.shape[-2:]])
+        x = net.refinenet4(level4, None, tuple(level3.shape[-2:]))
+        x = net.refinenet3(x, level3, tuple(level2.shape[-2:]))
+        x = net.refinenet2(x, level2, tuple(level1.shape[-2:]))
+        x = net.refinenet1(x, level1, tuple(2 * side for side in level1.shape[-2:]))
         x = self._located(enlarge(net.output_conv1(x), (height, width)), width / height)
         if self.main:
             logits = net.output_conv2(x)
@@ -107,8 +107,8 @@ class DptHead(nn.Module):
         return add_coordinates(x, aspect) if self.main else x
 
 
-def enlarge(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
+def enlarge(x: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
 def add_coordinates(x: torch.Tensor, aspect: float) -> torch.Tensor:
@@ -124,7 +124,7 @@ def add_coordinates(x: torch.Tensor, aspect: float) -> torch.Tensor:
     return x
 
 
-@functools.lru_cache(maxsize=32)  # ten for each size of input; a copy to a GPU at every batch would wait for the batch before
+@functools.lru_cache(maxsize=128)  # ten for each size of input; a copy to a GPU at every batch would wait for the batch before
 def _waves(span: float, count: int, channels: int, device: torch.device) -> torch.Tensor:
     """(channels, count): sines, then cosines, of the pixel centres within -span..span."""
     end = span * (count - 1) / count

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -32,6 +33,21 @@ def pack(network: torch.nn.Module) -> None:
             if type(layer) is torch.nn.Linear:
                 layer.weight = torch.nn.Parameter(_packed(layer.weight), requires_grad=False)
                 layer.__class__ = _Packed
+
+
+def round_weights(backbone: torch.nn.Module) -> None:
+    """Keeps the weights of products in bfloat16: for a backbone that from now on only predicts under autocast, which would
+    round the same numbers the same way at every batch."""
+    for layer in backbone.modules():
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+            layer.to(torch.bfloat16)
+
+
+def compile_parts(parts: Iterable[torch.nn.Module]) -> None:
+    """Has torch compile each part by itself, for inputs of any size, when it is first used. Parts of one class share the code: a
+    network is compiled in seconds and not in minutes, once."""
+    for part in parts:
+        part.compile(dynamic=True)
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -154,7 +154,7 @@ def resized_positions(table: torch.Tensor, rows: int, columns: int) -> torch.Ten
     return torch.cat((table[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)), dim=1)
 
 
-@functools.lru_cache(maxsize=4)  # a copy to a GPU at every batch would wait for the batch before
+@functools.lru_cache(maxsize=16)  # a copy to a GPU at every batch would wait for the batch before
 def rotation_tables(rows: int, columns: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """RoPE for even (local) and odd (global) blocks: (2, 1 + rows * columns, 64) each, cosines and signed sines.
 
