@@ -57,7 +57,7 @@ lint: $(VENV)/.installed-test ## ruff, import-linter, mypy
 
 unit: export PYTHONDONTWRITEBYTECODE := # or every program that a test starts would compile all of the code again
 unit: $(VENV)/.installed-test
-	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder # one process a file: what a file's tests share is made once
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder # one process a file: what a file's tests share is made once
 
 format: $(VENV)/.installed-test ## format the code
 	@$(BIN)/ruff format .
