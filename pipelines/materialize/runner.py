@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
-from dagster._core.storage.tags import PARTITION_NAME_TAG
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG, PARTITION_NAME_TAG
 
 from depth_core import completeness, terminal
 from depth_core.completeness import Reason
@@ -55,9 +55,9 @@ def materialize(
 
     `on_step` is called with each step, `meter` with the rows that a step has done. Chunks that are complete and unchanged are
     left alone; of the others, up to DEPTH_PARTITIONS_PER_RUN neighbours are fetched in one run and made in the next. Raises
-    RunFailedError with the reason of the run that failed, ConfigurationError for an unknown profile, ModelUnavailableError when
-    its weights cannot be had, KeyboardInterrupt when interrupted: the current run is then marked as failed, what it made is kept,
-    and the next one goes on.
+    RunFailedError with the reason of the run that failed, once the other chunks of that run are done, ConfigurationError for an
+    unknown profile, ModelUnavailableError when its weights cannot be had, KeyboardInterrupt when interrupted: the current run is
+    then marked as failed, what it made is kept, and the next one goes on.
     """
     started = time.monotonic()
     wanted = depthline.profile(profile)
@@ -132,14 +132,22 @@ class _Work:
         why = "; ".join(sorted(reason for reason in reasons if reason not in (None, Reason.NO_ROWS)))
         self.on_step(f"{place}: fetching images{f' ({why})' if why else ''}")
         with _on_meter(self.meter, f"{place}: fetching", rows):
-            self.run(ingest_chunk.name, ranges.tags(first, last))
-        self.on_step(f"{place}: making depth maps, records and gallery")
-        with _on_meter(self.meter, f"{place}: depth maps", rows):
-            ends = (pair(chunk, self.profile.name) for chunk in (first, last))
-            report.add(self.run(depth_maps_for_chunk.name, ranges.tags(*ends), VERIFY))
+            fetched = self.execute(ingest_chunk.name, ranges.tags(first, last))
+        for chunks in _neighbours_with_sources(self.instance, fetched.run_id, list(rows)):
+            self.on_step(f"{place}: making depth maps, records and gallery")
+            with _on_meter(self.meter, f"{place}: depth maps", {chunk: rows[chunk] for chunk in chunks}):
+                ends = (pair(chunk, self.profile.name) for chunk in (chunks[0], chunks[-1]))
+                report.add(self.run(depth_maps_for_chunk.name, ranges.tags(*ends), VERIFY))
+        _raise_if_failed(fetched)
 
     def run(self, job: str, asked: dict[str, str], config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
         """Runs a job. `asked`: the tags that say for which partitions. Raises RunFailedError, or KeyboardInterrupt."""
+        result = self.execute(job, asked, config)
+        _raise_if_failed(result)
+        return result
+
+    def execute(self, job: str, asked: dict[str, str], config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
+        """As `run`, but a run that failed is returned, too."""
         resolved = self.defs.resolve_job_def(job)
         try:
             result = resolved.execute_in_process(
@@ -148,11 +156,26 @@ class _Work:
         except dg.DagsterExecutionInterruptedError:
             raise KeyboardInterrupt from None
         terminal.raise_if_interrupted()  # Dagster takes signals for itself while a job runs, and calls the run failed
-        if not result.success:
-            error = next((event.step_failure_data.error for event in result.all_events if event.is_step_failure), None)
-            which = " to ".join(dict.fromkeys(asked.values()))
-            raise RunFailedError(f"{job} failed for {which}: {reason_of(error) if error else 'see the run in the UI'}")
         return result
+
+
+def _raise_if_failed(result: dg.ExecuteInProcessResult) -> None:
+    if not result.success:
+        error = next((event.step_failure_data.error for event in result.all_events if event.is_step_failure), None)
+        tags = result.dagster_run.tags
+        asked = (PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
+        which = " to ".join(dict.fromkeys(tags[name] for name in asked if name in tags))
+        why = reason_of(error) if error else "see the run in the UI"
+        raise RunFailedError(f"{result.dagster_run.job_name} failed for {which}: {why}")
+
+
+def _neighbours_with_sources(instance: dg.DagsterInstance, run_id: str, chunks: list[str]) -> list[list[str]]:
+    """Those of neighbouring chunks whose images a run has fetched, as the ranges that there are without the others."""
+    # Not the events of its result: those have nothing that a step recorded before it failed.
+    found = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
+    events = [record.asset_materialization for record in found]
+    done = {str(each.partition) for each in events if each and each.asset_key == dg.AssetKey(names.SOURCE_IMAGES)}
+    return ranges.contiguous(done, {chunk: place for place, chunk in enumerate(chunks)}, len(chunks))
 
 
 def _place(first: int, last: int, count: int) -> str:

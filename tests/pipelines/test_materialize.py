@@ -291,20 +291,21 @@ def test_neighbouring_chunks_share_a_run_and_its_model_and_no_run_has_more_than_
     assert worked_on(house, path) == {}
 
 
-def test_a_chunk_that_fails_is_named_and_its_neighbours_are_done(house, photos: Path, monkeypatch) -> None:
-    write = sources.write_table
+@pytest.mark.parametrize("overrides", [SETTINGS | {"rows_per_chunk": 1}])
+def test_a_chunk_that_fails_is_named_and_its_neighbours_are_done(house, monkeypatch) -> None:
+    write, path = sources.write_table, titled(house, 4)
 
     def refuses(store, chunk, table) -> None:
-        if chunk.endswith("-00000"):
+        if chunk.endswith("-00001"):
             raise StoreError("cannot write: the bucket answers 503")
         write(store, chunk, table)
 
     with monkeypatch.context() as patch:
         patch.setattr(sources, "write_table", refuses)
-        with pytest.raises(RunFailedError, match=r"ingest_chunk failed for .*-00000 to .*-00001: 1 of 2 .*-00000: cannot write"):
-            bring_up_to_date(house, photos)
-    assert reasons(house, photos) == [Reason.NO_SOURCES, Reason.NO_RECORDS]
-    assert worked_on(house, photos) == {(0, 1): f"{Reason.NO_SOURCES}; {Reason.NO_RECORDS}"}
+        with pytest.raises(RunFailedError, match=r"ingest_chunk failed for .*-00000 to .*-00003: 1 of 4 .*-00001: cannot write"):
+            bring_up_to_date(house, path)
+    assert reasons(house, path) == [None, Reason.NO_SOURCES, None, None]
+    assert worked_on(house, path) == {(1,): Reason.NO_SOURCES}
 
 
 def test_images_a_second_count_the_time_in_which_two_chunks_were_made_once() -> None:
