@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG as END
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_START_TAG as START
@@ -121,7 +122,13 @@ class Report:
 
     def _log(self, key: str, metadata: Mapping[str, Any], asset: dg.AssetKey | None = None) -> None:
         asset = asset or self._context.asset_key
-        self._context.log_event(dg.AssetMaterialization(asset, partition=key, metadata=metadata))
+        tags = version(self._context.run.run_id)
+        self._context.log_event(dg.AssetMaterialization(asset, partition=key, metadata=metadata, tags=tags))
+
+
+def version(run_id: str) -> dict[str, str]:
+    """The tags of a materialization that is recorded by a step itself: Dagster gives such a one no data version."""
+    return {DATA_VERSION_TAG: run_id}
 
 
 @contextmanager

@@ -162,8 +162,12 @@ class _Work:
         facts = SourcesFacts(retried_under=profile).metadata()
         metadata = sources_metadata(table, spent) | {"retried under": profile} | facts
         new = before is None or set(table["sha256"].dropna()) - set(before["sha256"].dropna())
-        event = dg.AssetMaterialization if new else dg.AssetObservation
-        self.context.log_event(event(self.source_images, partition=chunk, metadata=metadata))
+        asset = self.source_images
+        self.context.log_event(
+            dg.AssetMaterialization(asset, partition=chunk, metadata=metadata, tags=ranges.version(self.context.run.run_id))
+            if new
+            else dg.AssetObservation(asset, partition=chunk, metadata=metadata)
+        )
 
 
 @dataclass

@@ -225,6 +225,22 @@ class TestARunInWhichOnePartitionFails:
         assert "materialize source_images" in said.description
         assert list(said.metadata["failed partitions"].value.values()) == [[f"{chunks[1]}|preview"]]
 
+    def test_what_is_made_of_the_others_is_marked_when_they_are_made_again(self, house, chunks, monkeypatch) -> None:
+        write, key = sources.write_table, pair(chunks[0], "preview")
+
+        def refuses(store, chunk, table) -> None:
+            if chunk == chunks[1]:
+                raise StoreError("cannot write: the bucket answers 503")
+            write(store, chunk, table)
+
+        monkeypatch.setattr(sources, "write_table", refuses)
+        defs = house.defs()
+        assert not ranged(house, "ingest_chunk", chunks[0], chunks[1], raise_on_error=False).success
+        ranged(house, "depth_maps_for_chunk", key, key)
+        assert marks(house, defs, names.DEPTH_MAPS, key) == []
+        assert not ranged(house, "ingest_chunk", chunks[0], chunks[1], raise_on_error=False).success
+        assert marks(house, defs, names.DEPTH_MAPS, key) == [("DATA", names.SOURCE_IMAGES)]
+
     def test_records_and_galleries_that_it_was_not_asked_for_are_not_made(self, house, chunks) -> None:
         house.store.delete(f"manifests/{chunks[1].rpartition('-')[0]}/sources/{chunks[1]}.parquet")
         result = ranged(
