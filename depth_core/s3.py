@@ -14,6 +14,7 @@ from depth_core.errors import ErrorKind
 from depth_core.settings import Settings
 
 _PIECE = 1 << 20  # bytes of an object that are read at once
+_REPLACED = (412, 416)  # answers to who goes on reading an object that has been replaced; 416: it does not reach so far
 _OPTIONS = "DEPTH_SOURCE_OPTIONS"
 _BY_STATUS = {
     301: ErrorKind.UNREACHABLE,
@@ -162,7 +163,7 @@ def copy(files: AbstractFileSystem, path: str, target: BinaryIO) -> None:
                 raise
             replaced = not etag
         except Exception as error:
-            if not (isinstance(error, _ReplacedError) or (written and _status(error) == 412)):
+            if not (isinstance(error, _ReplacedError) or (written and _status(error) in _REPLACED)):
                 raise
             replaced = True
         if replaced:
