@@ -67,7 +67,9 @@ def depth_maps(photos: list[bytes]) -> list[npt.NDArray[np.float32]]:
     maps = []
     for photo in photos:
         rgb = decode.decode(photo, settings=SETTINGS).rgb
-        depth = model.predict(model.preprocessor.prepare(rgb, (352, 256))[None]).depth[:, None].cpu()
+        size = 352, 256
+        pixels = model.preprocessor.finish(model.preprocessor.prepare(rgb, size), size)
+        depth = model.predict(pixels[None]).depth[:, None].cpu()
         full = torch.nn.functional.interpolate(depth, rgb.shape[:2], mode="bilinear")[0, 0].numpy()
         maps.append((full - full.min()) / np.ptp(full))
     return maps

@@ -347,6 +347,7 @@ class _Run:
             return
         yield from map(self._failed_by_network, self.failures.network_worked(event.number))
         for prepared, result in zip(event.batch, results, strict=True):
+            prepared.pixels = prepared.pixels.new_empty(0)  # up to 12 MB, which would wait for the encoders too
             self.writing += 1
             self._submit(self.pools.encode, partial(_Written, prepared), partial(self._write, prepared, result))
 

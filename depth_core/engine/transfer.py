@@ -41,10 +41,12 @@ def _together(images: Sequence[torch.Tensor], device: str) -> list[torch.Tensor]
     import torch
 
     ends = list(accumulate(-(-image.nbytes // _ALIGNED) * _ALIGNED for image in images))
-    host = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=device.startswith("cuda"))
+    # torch keeps pinned memory until its copy is done; what another device copies from is free as soon as this returns
+    pinned = device.startswith("cuda")
+    host = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=pinned)
     for image, begin in zip(images, [0, *ends], strict=False):
         host[begin : begin + image.nbytes].copy_(image.flatten().view(torch.uint8))
-    sent = host.to(device, non_blocking=True)
+    sent = host.to(device, non_blocking=pinned)
     return [
         sent[begin : begin + image.nbytes].view(image.dtype).view(image.shape)
         for image, begin in zip(images, [0, *ends], strict=False)

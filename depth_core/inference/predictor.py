@@ -49,7 +49,7 @@ class Predictor:
         runtime: str = "torch",
     ) -> None:
         self.checkpoint = checkpoint
-        self.preprocessor = preprocessor  # makes what predict() takes; its prepare() needs no device
+        self.preprocessor = preprocessor  # its finish() gives what predict() takes; its prepare() needs no device
         self.device = device
         self.runtime = runtime  # "torch" or "openvino"
         self.precision = precision  # "fp32", or "bf16": the backbone in bfloat16, the head in float32
@@ -97,7 +97,7 @@ class Predictor:
 
         network = self._loaded
         with torch.inference_mode(), intra_op_threads(getattr(_stream, "threads", None) or threads_at_start()):
-            return network.predict(batch.to(self.device, non_blocking=True))
+            return network.predict(batch.to(self.device))
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """True when the device had no room for a batch; a smaller one may fit."""

@@ -61,9 +61,26 @@ def normalised(
     scale: float = 1 / 255,
 ) -> torch.Tensor:
     """(scale * planes - mean) / std for float32 (..., 3, H, W); may write into `planes`."""
-    factor = planes.new_tensor([scale / s for s in std])[:, None, None]
-    offset = planes.new_tensor([m / s for m, s in zip(mean, std, strict=True)])[:, None, None]
+    factor, offset = _scaling_on(planes.device, tuple(mean), tuple(std), scale)
     return planes.contiguous().mul_(factor).sub_(offset)
+
+
+@functools.lru_cache(maxsize=16)
+def _scaling_on(
+    device: torch.device, mean: tuple[float, ...], std: tuple[float, ...], scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What planes are multiplied by, and what is subtracted then: float32 (3, 1, 1) each."""
+    factor = np.array([scale / s for s in std], np.float32)
+    offset = np.array([m / s for m, s in zip(mean, std, strict=True)], np.float32)
+    return _sent(factor[:, None, None], device), _sent(offset[:, None, None], device)
+
+
+def _sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """The array on the device. A GPU is not waited for: it may be at work on the batch before."""
+    import torch
+
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 _ROWS_AT_ONCE = 64  # of the output: what they are made of stays in a core's caches
@@ -112,12 +129,10 @@ def _mixed_of_needed(rows: torch.Tensor, taps: torch.Tensor, weights: torch.Tens
     return _mixed(needed.float(), taps, weights)
 
 
-@functools.lru_cache(maxsize=64)  # a copy to a GPU at every image would wait for the batch before
+@functools.lru_cache(maxsize=64)
 def _taps_on(device: torch.device, before: int, after: int, method: Method) -> tuple[torch.Tensor, torch.Tensor]:
-    import torch
-
-    taps, weights = (torch.from_numpy(array).to(device) for array in _taps(before, after, method))
-    return taps, weights
+    taps, weights = _taps(before, after, method)
+    return _sent(taps, device), _sent(weights, device)
 
 
 @functools.lru_cache(maxsize=256)

@@ -90,13 +90,14 @@ class ForGpu(Resizing):
         """Returns uint8 (H, W, 3) as it is, on the host, or what `Resizing.prepare` does."""
         import torch
 
-        little = max(_LITTLE, 4 * 3 * size[0] * size[1])  # bytes, or what the network's input takes in float32
-        if rgb.size <= little and self.image_processor is None:
+        finished = 4 * 3 * size[0] * size[1]  # bytes of the network's input
+        if rgb.size <= max(finished, min(_LITTLE, _TIMES * finished)) and self.image_processor is None:
             return torch.from_numpy(rgb)
         return super().prepare(rgb, size)
 
 
 _LITTLE = 12_000_000  # bytes: four megapixels
+_TIMES = 4  # the network's input; more, and the many images of a batch of small inputs would take gigabytes
 
 _RESIZES = {Resize.CUBIC: preprocessing.cubic, Resize.AREA_OR_CUBIC: preprocessing.area_or_cubic}
 

@@ -10,7 +10,7 @@ import math
 from depth_core.catalog import ModelSpec, Rounding
 from depth_core.errors import ErrorKind, ImageError
 
-# More at once makes an H100 no faster, and beyond 1.8 times as many the widest map of a head (192 channels) has more numbers than
+# More at once makes an H100 no faster, and beyond 1.3 times as many the widest map of a head (192 channels) has more numbers than
 # torch's resize on a GPU can count (2^31).
 MAX_BATCH_PIXELS = 8 * 1036 * 1036
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -103,8 +104,6 @@ class LittleMemory:
         return 4
 
     def predict(self, batch: object) -> object:
-        import torch
-
         self.batches.append(len(batch))
         if len(batch) > self.most:
             raise torch.OutOfMemoryError("the device is full")
@@ -207,6 +206,22 @@ def test_the_device_has_its_next_batch_while_a_large_one_is_written(
     assert device.batches == [12, 12]
 
 
+def test_what_waits_to_be_written_keeps_no_input_of_the_network(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings
+) -> None:
+    kept = []
+
+    def write(rendered: stages.Rendered, *arguments: Any) -> Outcome:
+        kept.append(rendered.prepared.pixels.untyped_storage().nbytes())
+        return stages.write(rendered, *arguments)
+
+    done = outcomes(
+        LocalEngine(tiny, store, settings).run(items_of(photo(seed=1), photo(seed=2)), plan, steps=Steps(write=write))
+    )
+    assert [outcome.status for outcome in done.values()] == ["succeeded"] * 2
+    assert kept == [0, 0]
+
+
 def test_items_that_are_slow_to_come_keep_nothing_from_its_end(
     tiny: Predictor, plan: Plan, store: Store, settings: Settings
 ) -> None:
@@ -300,7 +315,7 @@ def test_whatever_sizes_come_in_whatever_order_every_image_ends_once(widths: lis
             yield
 
     def prepare(item: Item, *_: object) -> Prepared:
-        return Prepared(item, None, (14 * int(item.name), 518), "", (1, 1), None, {})
+        return Prepared(item, torch.empty(0), (14 * int(item.name), 518), "", (1, 1), None, {})
 
     def predict(batch: list[Prepared], *_: object) -> list[Prepared]:
         assert len({image.size for image in batch}) == 1

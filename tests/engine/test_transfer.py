@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -70,3 +70,24 @@ def test_each_image_is_finished_where_it_arrives_and_they_are_one_batch(device: 
     images = [torch.full((2, n), n, dtype=torch.uint8) for n in (1, 2, 3)]
     batch = transfer.to_device(images, device, lambda image: image.float().mean(dim=1))
     assert batch.tolist() == [[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]
+
+
+@pytest.mark.parametrize(("device", "waits"), [("cuda", False), ("mps", True)])
+def test_a_copy_that_nobody_waits_for_is_of_memory_that_torch_keeps_until_it_is_done(
+    device: str, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = []
+    empty = torch.empty
+
+    def made(*size: Any, pin_memory: bool, **options: Any) -> torch.Tensor:
+        copies.append(pin_memory)
+        return empty(*size, **options)
+
+    def sent(tensor: torch.Tensor, device: str, *, non_blocking: bool) -> torch.Tensor:
+        copies.append(non_blocking)
+        return tensor
+
+    monkeypatch.setattr(torch, "empty", made)
+    monkeypatch.setattr(torch.Tensor, "to", sent)
+    transfer.to_device([torch.ones(3, 2, 2)], device, lambda image: image)
+    assert copies == [not waits, not waits], "pinned, and not waited for"

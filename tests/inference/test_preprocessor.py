@@ -9,11 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from support.photos import noise
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from depth_core.catalog import BY_KEY
 from depth_core.errors import ErrorKind, ImageError, ModelUnavailableError
@@ -102,8 +104,44 @@ def test_what_is_left_to_a_gpu_is_finished_there_to_the_same_numbers(key: str) -
 
 @pytest.mark.parametrize("key", ["v2/small", "v3/small"])
 def test_an_image_that_would_wait_in_much_memory_is_resized_on_the_host(key: str) -> None:
-    here, size = preparing(key), (70, 56)
+    here, size = preparing(key), (518, 518)
     large = np.zeros((2000, 2001, 3), np.uint8)
     assert ForGpu.of(here).prepare(large[:, :2000], size).shape == (2000, 2000, 3)
-    assert ForGpu.of(here).prepare(large, size).shape == (3, 56, 70)
+    assert ForGpu.of(here).prepare(large, size).shape == (3, 518, 518)
     assert ForGpu.of(here).prepare(large, (1036, 1036)).shape == large.shape, "less than the network's input would"
+
+
+@pytest.mark.parametrize("key", ["v2/small", "v3/small"])
+def test_images_for_small_inputs_of_which_many_make_a_batch_wait_in_four_times_their_memory_at_most(key: str) -> None:
+    here, size = preparing(key), (70, 56)
+    image = np.zeros((4 * 56, 4 * 70 + 1, 3), np.uint8)
+    assert ForGpu.of(here).prepare(image[:, :-1], size).shape == (224, 280, 3)
+    assert ForGpu.of(here).prepare(image, size).shape == (3, 56, 70)
+
+
+@pytest.mark.parametrize("key", ["tiny", "v2/small", "v3/small"])
+def test_nothing_but_the_first_image_of_its_size_brings_numbers_of_the_host_to_the_device(key: str) -> None:
+    here, size = preparing(key), (77, 42)
+    left = torch.empty((3, 42, 77) if key == "tiny" else (91, 119, 3), dtype=torch.uint8, device="meta")
+    preprocessing._scaling_on.cache_clear()
+    with torch.inference_mode(), Operations() as first:
+        here.finish(left, size)
+    with torch.inference_mode(), Operations() as second:
+        assert here.finish(left, size).shape == (3, 42, 77)
+    assert first.names & FROM_HOST
+    assert not second.names & FROM_HOST
+
+
+FROM_HOST = {"aten.lift_fresh.default", "aten.detach_.default"}  # what torch.from_numpy and new_tensor end with
+
+
+class Operations(TorchDispatchMode):
+    """The names of what torch does meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
