@@ -66,8 +66,7 @@ def render_raw(batch: Sequence[Prepared], predictor: Predictor, plan: Plan) -> l
 
     timer = DeviceTimer.start(predictor.device, len(batch))
     with torch.inference_mode():
-        stacked = transfer.stacked([image.pixels for image in batch], predictor.device)
-        known = stacked.to(predictor.device, non_blocking=True)
+        known = transfer.to_device([image.pixels for image in batch], predictor.device)
         sky = known[:, 1] if known.shape[1] > 1 else None
         return stages.render(batch, known[:, 0], sky, predictor, plan, timer)
 

@@ -16,15 +16,9 @@ if TYPE_CHECKING:
     import torch
 
 
-def stacked(images: Sequence[torch.Tensor], device: str) -> torch.Tensor:
-    """One tensor (N, ...) of equal images on the host; for a GPU in memory that it copies from while it is at work."""
-    import torch
-
-    out = torch.empty((len(images), *images[0].shape), pin_memory=True) if device.startswith("cuda") else None
-    return torch.stack(list(images), out=out)
-
-
-def to_device(images: Sequence[torch.Tensor], device: str, finish: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+def to_device(
+    images: Sequence[torch.Tensor], device: str, finish: Callable[[torch.Tensor], torch.Tensor] = lambda image: image
+) -> torch.Tensor:
     """One tensor (N, ...) on the device of images on the host, each finished there.
 
     What `finish` returns has one shape and one dtype. A GPU is not waited for.

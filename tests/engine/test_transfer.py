@@ -53,9 +53,10 @@ def test_arrays_on_the_host_have_the_tensors_numbers(dtype: torch.dtype) -> None
     assert array.dtype == np.dtype(str(dtype).removeprefix("torch."))
 
 
-def test_images_are_stacked_in_their_order() -> None:
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])  # a device of another name takes the way of a GPU
+def test_images_are_stacked_in_their_order(device: str) -> None:
     images = [torch.full((3, 2, 2), float(n)) for n in range(3)]
-    assert transfer.stacked(images, "cpu")[:, 0, 0, 0].tolist() == [0.0, 1.0, 2.0]
+    assert transfer.to_device(images, device)[:, 0, 0, 0].tolist() == [0.0, 1.0, 2.0]
 
 
 def test_images_of_any_shape_and_dtype_travel_together_and_arrive_as_they_were() -> None:
@@ -89,5 +90,5 @@ def test_a_copy_that_nobody_waits_for_is_of_memory_that_torch_keeps_until_it_is_
 
     monkeypatch.setattr(torch, "empty", made)
     monkeypatch.setattr(torch.Tensor, "to", sent)
-    transfer.to_device([torch.ones(3, 2, 2)], device, lambda image: image)
+    transfer.to_device([torch.ones(3, 2, 2)], device)
     assert copies == [not waits, not waits], "pinned, and not waited for"

@@ -15,6 +15,7 @@ from support.photos import picture
 
 from depth_core.ingest import manifest
 from depth_core.output import records
+from pipelines.assets import depth_maps
 from pipelines.definitions import build_defs
 from pipelines.partitions import MANIFEST, pair
 from pipelines.resources import DepthlineResource
@@ -170,3 +171,17 @@ def evaluator(house: House) -> Evaluator:
 @pytest.fixture
 def metadata() -> Callable[[dg.ExecuteInProcessResult, str], dict[str, Any]]:
     return metadata_of
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The profiles' checkpoints that engines were opened with, as they are opened."""
+    seen: list[str] = []
+    open_engine = depth_maps.DepthModelResource.open_engine
+
+    def noted(self, checkpoint, *rest):
+        seen.append(checkpoint.spec.key)
+        return open_engine(self, checkpoint, *rest)
+
+    monkeypatch.setattr(depth_maps.DepthModelResource, "open_engine", noted)
+    return seen

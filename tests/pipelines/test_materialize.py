@@ -22,7 +22,6 @@ from depth_core.errors import ConfigurationError, ModelUnavailableError, StoreEr
 from depth_core.inference import checkpoints
 from depth_core.ingest import manifest, sources
 from depth_core.output import records
-from pipelines.assets import depth_maps
 from pipelines.materialize.report import Report, print_report
 from pipelines.materialize.runner import RunFailedError, materialize
 from pipelines.partitions import MANIFEST
@@ -272,15 +271,7 @@ class TestAManifestThatIsUpToDate:
 
 
 @pytest.mark.parametrize("overrides", [SETTINGS | {"rows_per_chunk": 1, "partitions_per_run": 2}])
-def test_neighbouring_chunks_share_a_run_and_its_model_and_no_run_has_more_than_the_setting(house, monkeypatch) -> None:
-    opened: list[str] = []
-    open_engine = depth_maps.DepthModelResource.open_engine
-
-    def noted(self, checkpoint, *rest):
-        opened.append(checkpoint.spec.key)
-        return open_engine(self, checkpoint, *rest)
-
-    monkeypatch.setattr(depth_maps.DepthModelResource, "open_engine", noted)
+def test_neighbouring_chunks_share_a_run_and_its_model_and_no_run_has_more_than_the_setting(house, opened) -> None:
     path = titled(house, 5)
     assert worked_on(house, path) == {(0, 1): None, (2, 3): None, (4,): None}
     assert opened == ["tiny"] * 3

@@ -96,20 +96,6 @@ def chunks(house, ingested) -> list[str]:
     return list(keys)
 
 
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The profiles' checkpoints that engines were opened with, as they are opened."""
-    seen: list[str] = []
-    open_engine = depth_maps.DepthModelResource.open_engine
-
-    def noted(self, checkpoint, *rest):
-        seen.append(checkpoint.spec.key)
-        return open_engine(self, checkpoint, *rest)
-
-    monkeypatch.setattr(depth_maps.DepthModelResource, "open_engine", noted)
-    return seen
-
-
 class TestARunOfSeveralChunks:
     """Two runs, which all tests share: all chunks ingested, then made under both profiles."""
 
