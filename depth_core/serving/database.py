@@ -22,7 +22,7 @@ from sqlalchemy.types import TypeDecorator
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import ConfigurationError
 
-HEAD = "0003"  # the newest revision in migrations/versions
+HEAD = "0004"  # the newest revision in migrations/versions
 _MIGRATION_LOCK = 0x6465707468  # any number, the same in every process
 _BUSY_SECONDS = 30.0
 SQLITE_PRAGMAS = ("synchronous=FULL", "foreign_keys=ON")
