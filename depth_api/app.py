@@ -6,17 +6,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI, Security
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
-from depth_api import errors
+from depth_api import errors, openapi
 from depth_api.auth import ApiKeys, LoopbackOnly, RateLimit, StripTrailingSlash, read_keys
 from depth_api.logs import log
 from depth_api.long_polling import LongPolling
 from depth_api.routes import artworks, operations, results
-from depth_api.schemas import ErrorMessage
+from depth_api.schemas import ErrorAnswer
 from depth_api.state import ApiState
 from depth_api.telemetry import DatabaseMetrics, RequestMetrics, Telemetry
 from depth_api.wrong_keys import WrongKeys
@@ -43,14 +44,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with _opened(settings, keys, metrics) as app.state.api:
             yield
 
-    app = FastAPI(
+    app = _Api(
         title="Depthline",
         summary="Depth maps of images.",
         version=version("depthline"),
         lifespan=lifespan,
         redirect_slashes=False,  # see StripTrailingSlash; a redirect would send keys to whatever scheme a proxy left of the URL
         # Without keys there is nothing to declare: every caller is on loopback.
-        responses={403: {"model": ErrorMessage}} if not keys else None,
+        responses={403: {"model": ErrorAnswer, "description": "The caller is not on loopback."}} if not keys else None,
     )
     secured = [Security(HTTPBearer(auto_error=False, description="An API key."))] if keys else []
     for module in (artworks, results):
@@ -59,9 +60,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.register(app)
     if not keys:
         app.add_middleware(LoopbackOnly)
+    app.add_middleware(errors.JsonErrors)
     app.add_middleware(StripTrailingSlash)
     app.add_middleware(Telemetry, metrics=metrics)
     return app
+
+
+class _Api(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        return openapi.without_422(super().openapi())
 
 
 @asynccontextmanager

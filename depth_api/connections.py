@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from depth_api.errors import error_body
+from depth_api.errors import error_body, error_response
 from depth_api.logs import log
 from depth_core.settings import Settings
 
@@ -22,11 +23,17 @@ if TYPE_CHECKING:
 else:
     _Protocol = AutoHTTPProtocol
 
-_TOO_LATE = json.dumps(error_body("the request did not arrive in time"), separators=(",", ":")).encode()
-_ANSWER = (
-    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
-    b"content-length: %d\r\n\r\n%s" % (len(_TOO_LATE), _TOO_LATE)
-)
+
+def _last_answer(status: int, message: str) -> bytes:
+    """An error answer to what is not a whole request, and so never reaches the application; the connection's last."""
+    body = error_body(status, message)
+    text = json.dumps(body, separators=(",", ":")).encode()
+    return b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (
+        status,
+        body["error"].encode(),
+        len(text),
+        text,
+    )
 
 
 def configured(app: ASGIApp, settings: Settings, **more: Any) -> uvicorn.Config:
@@ -37,16 +44,16 @@ def configured(app: ASGIApp, settings: Settings, **more: Any) -> uvicorn.Config:
         "log_config": None,
         "access_log": False,
         "timeout_graceful_shutdown": 20,
-        "http": arriving_within(settings.request_seconds),
+        "http": arriving_within(settings.request_seconds, connections=settings.api_connections),
         "ws": "none",
-        "limit_concurrency": settings.api_connections,
         "forwarded_allow_ips": settings.trusted_proxies,
     }
     return uvicorn.Config(app, **options | more)
 
 
-def arriving_within(seconds: float) -> type[asyncio.Protocol]:
-    """uvicorn's protocol for HTTP, which has no deadline of its own for a request's first line and headers.
+def arriving_within(seconds: float, *, connections: int) -> type[asyncio.Protocol]:
+    """uvicorn's protocol for HTTP, which has no deadline of its own for a request's first line and headers, and answers what is
+    no request, or one connection too many, with text.
 
     Closes an idle connection when no complete request head arrives within `seconds`; bytes that trickle in do not extend the
     deadline. Answers 408 before that when part of the connection's first head has arrived.
@@ -55,6 +62,14 @@ def arriving_within(seconds: float) -> type[asyncio.Protocol]:
     class Arriving(_Protocol):
         _deadline: asyncio.TimerHandle | None = None
         _begun = False  # bytes of a request that is not answered yet have come
+
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            self.app = _unless(lambda: len(self.connections) > connections, self.app)
+
+        def send_400_response(self, msg: str) -> None:
+            self.transport.write(_last_answer(400, msg))
+            self.transport.close()
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -91,7 +106,21 @@ def arriving_within(seconds: float) -> type[asyncio.Protocol]:
                 return
             if self._begun and self.cycle is None:  # after an answer the rest of its body may be what came
                 log.info("request", status=408, path="", detail="its head did not arrive in time")
-                self.transport.write(_ANSWER)
+                self.transport.write(_last_answer(408, "the request did not arrive in time"))
             self.transport.close()
 
     return cast(type[asyncio.Protocol], Arriving)
+
+
+def _unless(too_many: Callable[[], bool], app: Any) -> ASGIApp:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if too_many():
+            log.warning("too many connections")
+            response = error_response(
+                503, "too many connections are open; try again", {"Retry-After": "1", "Connection": "close"}
+            )
+            await response(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return answer

@@ -41,7 +41,8 @@ def _key_name(request: Request, state: ApiState) -> str:
     if name is None:
         if key:
             state.wrong_keys.wrong(address)
-        raise HTTPException(401, "an API key is needed: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
+        reason = "unknown API key" if key else "no API key: send the header Authorization: Bearer KEY"
+        raise HTTPException(401, reason, {"WWW-Authenticate": "Bearer"})
     state.wrong_keys.right(address, key)
     return name
 
@@ -63,3 +64,9 @@ OwnArtwork = Annotated[StoredArtwork, Depends(_own_artwork)]
 
 def no_such_artwork(artwork_id: UUID) -> HTTPException:
     return HTTPException(404, f"there is no artwork {artwork_id}")
+
+
+def path_of(request: Request, path: str) -> str:
+    """A path of this API as its clients write it: behind the prefix under which a proxy has it."""
+    prefix: str = request.scope.get("root_path", "")
+    return prefix.rstrip("/") + path

@@ -6,9 +6,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
-from pydantic.json_schema import SkipJsonSchema
-
-from depth_core.contract import Artwork, absent_not_null
 
 
 class FieldError(BaseModel):
@@ -17,21 +14,15 @@ class FieldError(BaseModel):
     type: str
 
 
-class ValidationErrors(BaseModel):
-    detail: list[FieldError] = Field(description="Every error of the request.")
+class ErrorAnswer(BaseModel):
+    """Every 4xx and 5xx."""
 
-
-class ErrorMessage(BaseModel):
-    detail: str
-
-
-class ArtworkPage(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
-    artworks: list[Artwork]
-    next_cursor: str | SkipJsonSchema[None] = Field(
-        None, description="Pass it as `cursor` to get the next page; absent on the last one.", json_schema_extra=absent_not_null
-    )
+    status_code: int = Field(description="The answer's status code.")
+    message: str = Field(description="What is wrong, and what to do.")
+    error: str = Field(description="The status code's name, for example `Bad Request`.")
+    detail: list[FieldError] = Field(description="Every error of an invalid request; empty for other errors.")
 
 
 class Check(BaseModel):
@@ -48,3 +39,9 @@ class Readiness(BaseModel):
     last_worker_seconds: float | None = Field(description="Seconds since the last heartbeat of any worker; null: there was none.")
     live_workers: int
     waiting: int
+
+
+class NotReady(Readiness, ErrorAnswer):
+    """What does not answer, in the shape of all errors."""
+
+    status: Literal["not ready"]

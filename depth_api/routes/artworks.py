@@ -6,19 +6,20 @@ What does not belong here: what a request may say (serving.request_schema), the 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, Header, HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import AwareDatetime, BeforeValidator, ValidationError
+from pydantic_core import PydanticCustomError
 from starlette.concurrency import run_in_threadpool
 
 from depth_api import body, errors, long_polling
-from depth_api.dependencies import Caller, OwnArtwork, State, no_such_artwork
+from depth_api.dependencies import Caller, OwnArtwork, State, no_such_artwork, path_of
 from depth_api.openapi import header
 from depth_api.routes.head import answer_head
-from depth_api.schemas import ArtworkPage
 from depth_api.state import ApiState
 from depth_core.contract import ARTWORKS_PATH, Artwork, ArtworkStatus
 from depth_core.serving import request_schema
@@ -27,12 +28,14 @@ from depth_core.serving.artworks.store import ACCEPTED
 from depth_core.serving.artworks.types import Created, IdempotencyConflictError, NewArtwork, StoredArtwork
 from depth_core.settings import Settings
 
+_RFC3339 = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)"
 _IDEMPOTENCY_KEY = r"[!-~]([ -~]{0,253}[!-~])?"
 _CREATED_HEADERS = (
     header("Location", "The artwork's path.", format="uri-reference")
     | header("Preference-Applied", "The wait that was granted.", always=False, pattern="^wait=[0-9]+$")
     | header("Idempotent-Replayed", "An earlier request with this key made the artwork.", always=False, enum=["true"])
 )
+_LIST_HEADERS = header("Link", 'The next page: `<URL>; rel="next"` (RFC 8288); absent on the last one.', always=False)
 
 
 def build(settings: Settings) -> APIRouter:
@@ -64,9 +67,9 @@ def build(settings: Settings) -> APIRouter:
         "",
         _list,
         methods=["GET"],
-        response_model=ArtworkPage,
+        response_model=list[Artwork],
         response_model_exclude_none=True,
-        responses=errors.documented(*always),
+        responses=errors.documented(*always) | {200: {"description": "Newest first.", "headers": _LIST_HEADERS}},
         operation_id="listArtworks",
         summary="List artworks",
     )
@@ -127,7 +130,7 @@ async def _create(
         if idempotency_key is not None and not created.replayed:
             await run_in_threadpool(state.artworks.answered, caller, idempotency_key, status_code)
     response.status_code = status_code
-    response.headers["Location"] = f"{ARTWORKS_PATH}/{artwork.id}"
+    response.headers["Location"] = path_of(request, f"{ARTWORKS_PATH}/{artwork.id}")
     if created.replayed:
         response.headers["Idempotent-Replayed"] = "true"
     return state.answer(artwork)
@@ -163,16 +166,51 @@ async def _awaited(
     return artwork, 200 if artwork.status.final else ACCEPTED
 
 
+def _as_rfc3339(text: Any) -> Any:
+    if isinstance(text, str) and not re.fullmatch(_RFC3339, text):
+        raise PydanticCustomError(
+            "datetime", "must be an RFC 3339 time with its zone, such as 2026-01-31T12:00:00Z; write + as %2B"
+        )
+    return text
+
+
+_Time = Annotated[AwareDatetime, BeforeValidator(_as_rfc3339)]
+
+
 async def _list(
+    request: Request,
+    response: Response,
     state: State,
     caller: Caller,
+    offset: Annotated[int, Query(ge=0, description="How many of the newest to leave out.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=500, description="How many to answer at most.")] = 10,
     status: Annotated[ArtworkStatus | None, Query(description="Only artworks that have this status.")] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(pattern=CURSOR_PATTERN, description="`nextCursor` of the page before.")] = None,
+    _artwork_type: Annotated[  # there is one
+        Literal["depth_map"] | None, Query(alias="artworkType", description="Only artworks of this type.")
+    ] = None,
+    created_after: Annotated[_Time | None, Query(alias="createdAfter", description="Only artworks that came later.")] = None,
+    created_before: Annotated[_Time | None, Query(alias="createdBefore", description="Only artworks that came earlier.")] = None,
+    cursor: Annotated[
+        str | None,
+        Query(pattern=CURSOR_PATTERN, description="A place in the list, from a `Link` header; `offset` counts from there."),
+    ] = None,
 ) -> Any:
-    """Your artworks, newest first."""
-    page = await run_in_threadpool(state.artworks.page, api_key_id=caller, status=status, limit=limit, cursor=cursor)
-    return ArtworkPage(artworks=[state.answer(artwork) for artwork in page.artworks], next_cursor=page.next_cursor)
+    """Your artworks, newest first. The URL of the `Link` header stays right while artworks come, which an offset does not."""
+    page = await run_in_threadpool(
+        state.artworks.page,
+        api_key_id=caller,
+        status=status,
+        created_after=created_after,
+        created_before=created_before,
+        limit=limit,
+        offset=offset,
+        cursor=cursor,
+    )
+    if page.next_cursor is not None:
+        kept = [(name, value) for name, value in request.query_params.multi_items() if name not in ("offset", "cursor")]
+        query = urlencode([*kept, ("cursor", page.next_cursor)])
+        response.headers["Link"] = f'<{path_of(request, ARTWORKS_PATH)}?{query}>; rel="next"'
+    return [state.answer(artwork) for artwork in page.artworks]
 
 
 async def _get(artwork: OwnArtwork, state: State) -> Any:

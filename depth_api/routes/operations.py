@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Response
-from fastapi.responses import PlainTextResponse
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.concurrency import run_in_threadpool
 
 from depth_api.dependencies import State
-from depth_api.errors import DATABASE_ERRORS
+from depth_api.errors import DATABASE_ERRORS, error_body
 from depth_api.routes.head import answer_head
-from depth_api.schemas import Check, Readiness
+from depth_api.schemas import Check, NotReady, Readiness
 from depth_api.telemetry import FRESH_SECONDS
 from depth_core.serving.artworks.statistics import queue_status
 
@@ -28,9 +28,10 @@ async def _live() -> dict[Literal["status"], Literal["live"]]:
     "/health/ready",
     operation_id="ready",
     summary="Can requests be taken?",
-    responses={503: {"model": Readiness, "description": "Not ready; `database` and `store` say why."}},
+    response_model=Readiness,
+    responses={503: {"model": NotReady, "description": "Not ready; `database` and `store` say why."}},
 )
-async def _ready(response: Response, state: State) -> Readiness:
+async def _ready(state: State) -> Any:
     """Ready when database and store answer. The age of the last worker's heartbeat is shown, but does not affect readiness."""
     queue, database = None, Check(ok=True)
     try:
@@ -39,8 +40,7 @@ async def _ready(response: Response, state: State) -> Readiness:
         database = Check(ok=False, detail=type(error).__name__)
     store = await run_in_threadpool(state.check_store)
     ready = database.ok and store.ok
-    response.status_code = 200 if ready else 503
-    return Readiness(
+    answer = Readiness(
         status="ready" if ready else "not ready",
         database=database,
         store=store,
@@ -48,6 +48,10 @@ async def _ready(response: Response, state: State) -> Readiness:
         live_workers=queue.live_workers if queue else 0,
         waiting=queue.waiting if queue else 0,
     )
+    if ready:
+        return answer
+    failed = " and ".join(name for name, check in (("the database", database), ("the store", store)) if not check.ok)
+    return JSONResponse(error_body(503, f"{failed} does not answer") | answer.model_dump(by_alias=True), 503)
 
 
 @router.get("/metrics", operation_id="metrics", summary="Figures for Prometheus", response_class=PlainTextResponse)

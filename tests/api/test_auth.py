@@ -37,6 +37,8 @@ def test_a_call_without_a_known_key_is_a_401_that_says_what_is_wanted(url: str) 
             response = httpx.request(method, url + path, headers=headers)
             assert response.status_code == 401
             assert response.headers["www-authenticate"] == "Bearer"
+            wrong = headers.get("Authorization") == "Bearer x"
+            assert response.json()["message"].startswith("unknown API key" if wrong else "no API key: send ")
     assert httpx.get(f"{url}/health/live").status_code == 200
     assert httpx.get(f"{url}/v2/artworks", headers={"Authorization": f"bearer {ANN}"}).status_code == 200
 
@@ -51,7 +53,7 @@ def test_without_keys_the_api_answers_loopback_and_says_so(
         assert httpx.get(f"{url}/v2/artworks", headers={"Host": "[::1]:1"}).status_code == 200
         rebound = httpx.get(f"{url}/v2/artworks", headers={"Host": "evil.example"})
         assert rebound.status_code == 403
-        assert "DEPTH_API_KEYS" in rebound.json()["detail"]
+        assert "DEPTH_API_KEYS" in rebound.json()["message"]
     assert "loopback only" in capfd.readouterr().out + caplog.text
 
 

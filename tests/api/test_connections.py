@@ -1,5 +1,6 @@
 """Requests that do not arrive, and clients that do not wait for the answer."""
 
+import json
 import socket
 import threading
 from collections.abc import Callable
@@ -119,5 +120,17 @@ def test_lines_of_the_log_are_printable_and_have_no_secrets_of_urls(url: str) ->
 def test_connections_beyond_the_limit_are_told_so(configure: Callable[..., Settings], serving: Serving) -> None:
     with serving(configure(api_connections=2)) as url:
         with connect(url), connect(url):  # they are accepted in their order
-            assert httpx.get(f"{url}/health/live").status_code == 503
+            refused = httpx.get(f"{url}/health/live")
+            assert (refused.status_code, refused.json()["error"]) == (503, "Service Unavailable")
+            assert "too many connections" in refused.json()["message"]
         eventually(lambda: httpx.get(f"{url}/health/live").status_code == 200)
+
+
+@pytest.mark.parametrize("text", [b"nonsense\r\n\r\n", b"GET /health/live HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n"])
+def test_what_is_no_http_is_a_400_in_the_shape_of_all_errors(url: str, text: bytes) -> None:
+    with connect(url) as connection:
+        connection.sendall(text)
+        said = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert json.loads(body)["statusCode"] == 400

@@ -65,7 +65,10 @@ def test_the_api_starts_logs_its_requests_and_errors_by_their_ids_and_ends_when_
     assert posted["artwork_id"] == answer.json()["id"]
     assert posted["request_id"] == answer.headers["x-request-id"]
     assert (posted["status"], posted["api_key"]) == (202, "local")
-    assert (broken.status_code, broken.json()) == (500, {"detail": "internal error"})
+    assert (broken.status_code, broken.json()) == (
+        500,
+        {"statusCode": 500, "message": "internal error", "error": "Internal Server Error", "detail": []},
+    )
     [error] = [line for line in lines if line["event"] == "internal error"]
     assert error["request_id"] == broken.headers["x-request-id"]
     assert "unheard of" in error["exception"]

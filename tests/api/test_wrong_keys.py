@@ -91,7 +91,7 @@ def test_guesses_are_a_429_that_says_how_long_and_other_addresses_go_on(
         assert [client.get(LIST, headers=here | WRONG).status_code for _ in range(4)] == [401, 401, 401, 429]
         refused = client.get(LIST, headers=here | BOB)
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
-        assert "wrong API keys" in refused.json()["detail"]
+        assert "wrong API keys" in refused.json()["message"]
         assert client.get(LIST, headers=here | ANN).status_code == 200
         assert client.get(LIST, headers=here).status_code == 401
         assert client.get(LIST, headers=elsewhere | BOB).status_code == 200

@@ -22,6 +22,7 @@ from depth_core.serving.artworks.worker_registry import WorkerRegistry
 from depth_core.serving.database import Database, open_database
 from depth_core.settings import Settings
 
+_MOST = 2**63 - 1  # what a database takes
 ACCEPTED = 202  # the status code of an answer that does not wait
 
 
@@ -83,20 +84,27 @@ class ArtworkStore:
         *,
         api_key_id: str | None = None,
         status: ArtworkStatus | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
         limit: int = 20,
+        offset: int = 0,
         cursor: str | None = None,
     ) -> Page:
-        """Newest first. The cursor stays valid while artworks come and change. Raises CursorError."""
+        """Newest first, `offset` of them left out. The cursor stays valid while artworks come and change. Raises CursorError."""
         table = db.artworks
         query = sa.select(table).where(*_owned(api_key_id)).order_by(table.c.created_at.desc(), table.c.id.desc())
         if status is not None:
             query = query.where(table.c.status == status)
+        if created_after is not None:
+            query = query.where(table.c.created_at > created_after)
+        if created_before is not None:
+            query = query.where(table.c.created_at < created_before)
         if cursor is not None:
             created_at, artwork_id = cursors.read(cursor)
             older = (table.c.created_at < created_at) | ((table.c.created_at == created_at) & (table.c.id < artwork_id))
             query = query.where(older)
         with self.database.read() as connection:
-            rows = [StoredArtwork.from_row(row) for row in connection.execute(query.limit(limit + 1))]
+            rows = [StoredArtwork.from_row(row) for row in connection.execute(query.limit(limit + 1).offset(min(offset, _MOST)))]
         return Page(rows[:limit], cursors.after(rows[limit - 1]) if len(rows) > limit else None)
 
     def cancel(self, artwork_id: UUID, *, api_key_id: str | None = None) -> StoredArtwork | None:
