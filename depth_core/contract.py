@@ -57,6 +57,13 @@ class ArtworkStatus(StrEnum):
         return self in (ArtworkStatus.SUCCEEDED, ArtworkStatus.FAILED, ArtworkStatus.CANCELED)
 
 
+class WebhookEvent(StrEnum):
+    """What an artwork's webhook is told of: that a worker has begun, and that it has ended, in whichever way."""
+
+    PROCESSING = "processing"
+    FINAL = "final"
+
+
 class _ApiModel(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 
@@ -165,7 +172,7 @@ def absent_not_null(schema: dict[str, Any]) -> None:
 
 
 def _all_but_webhook(schema: dict[str, Any]) -> None:
-    schema["required"] = [name for name in schema["properties"] if name != "webhook"]
+    schema["required"] = [name for name in schema["properties"] if name not in ("webhook", "webhookEvents")]
 
 
 _Uri = Annotated[str, Field(json_schema_extra={"format": "uri"})]
@@ -178,7 +185,10 @@ class AcceptedParameters(DepthParameters):
 
     image_url: _Uri = Field(description="URL of the image.")
     webhook: _Uri | SkipJsonSchema[None] = Field(
-        None, description="Gets the final artwork; absent where none was asked for.", json_schema_extra=absent_not_null
+        None, description="Is told of the artwork's events; absent where none was asked for.", json_schema_extra=absent_not_null
+    )
+    webhook_events: list[Literal["processing", "final"]] | SkipJsonSchema[None] = Field(
+        None, description="Of which events; absent where none were named, which is `final`.", json_schema_extra=absent_not_null
     )
 
 

@@ -69,7 +69,7 @@ async def _deliver_until_stopped(store: ArtworkStore, settings: Settings) -> Non
 
 @webhooks_app.command()
 def replay(id: Annotated[UUID, typer.Argument(help="Id of an artwork or of a delivery.")]) -> None:
-    """Sends an artwork's webhook again, whatever became of it before."""
+    """Sends an artwork's latest webhook again, or a delivery, whatever became of it before."""
     with clear_errors(), _artworks() as (store, _):
         from depth_core.serving.webhooks import outbox
 
@@ -78,12 +78,13 @@ def replay(id: Annotated[UUID, typer.Argument(help="Id of an artwork or of a del
 
 @webhooks_app.command()
 def attempts(artwork_id: Annotated[UUID, typer.Argument(help="Id of the artwork.")]) -> None:
-    """Lists every attempt at an artwork's webhook."""
+    """Lists an artwork's webhooks, and every attempt at each."""
     with clear_errors(), _artworks() as (store, _):
         from depth_core.serving.webhooks import outbox
 
         for delivery, tried in outbox.deliveries(store, artwork_id):
-            console.print(f"{delivery.id} {delivery.state} {message(delivery.url)}", soft_wrap=True)
+            state = f"{delivery.event} {delivery.state}" + (f" ({message(delivery.reason)})" if delivery.reason else "")
+            console.print(f"{delivery.id} {state} {message(delivery.url)}", soft_wrap=True)
             for attempt in tried:
                 result = attempt.error or f"HTTP {attempt.status_code}"
                 console.print(f"  {attempt.at:%Y-%m-%d %H:%M:%S}Z {attempt.seconds:.2f} s {message(result)}", soft_wrap=True)

@@ -67,7 +67,8 @@ artworks = sa.Table(
     sa.Column("source", sa.Text, nullable=False),  # "http", or where the inbox file lay
     sa.Column("image_url", sa.Text, nullable=False),
     sa.Column("webhook", sa.Text),
-    sa.Column("parameters", sa.JSON, nullable=False),  # the API's spelling, without imageUrl and webhook
+    sa.Column("webhook_events", sa.JSON(none_as_null=True)),  # which it is told of; null: not given
+    sa.Column("parameters", sa.JSON, nullable=False),  # the API's spelling, without imageUrl and those of the webhook
     sa.Column("model", sa.String(64), nullable=False),  # the catalogue's key
     sa.Column("batch_key", sa.String(16), nullable=False),  # equal: may run in one batch
     sa.Column("status", sa.String(16), nullable=False),
@@ -142,7 +143,9 @@ webhook_deliveries = sa.Table(
     sa.Column("api_key_id", sa.String(64), nullable=False),
     sa.Column("url", sa.Text, nullable=False),
     sa.Column("host", sa.String(255), nullable=False),
-    sa.Column("state", sa.String(16), nullable=False),  # pending, delivered, failed
+    sa.Column("event", sa.String(16), nullable=False, server_default="final"),  # what it tells of
+    sa.Column("state", sa.String(16), nullable=False),  # pending, delivered, failed, skipped
+    sa.Column("reason", sa.Text),  # why it was not attempted
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("next_attempt_at", UtcDateTime, nullable=False),
     sa.Column("lease_until", UtcDateTime),

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, to_json
 
 from depth_core import catalog, url_schemes
-from depth_core.contract import DepthParameters, NormalizationMode
+from depth_core.contract import DepthParameters, NormalizationMode, WebhookEvent
 from depth_core.errors import ImageError
 from depth_core.ingest.fetch import ssrf_guard
 from depth_core.serving.artworks.types import NewArtwork
@@ -36,7 +36,12 @@ class DepthMapRequest(DepthParameters):
         max_length=MAX_URL_CHARS, description="URL of the image: http, https, or s3 where a bucket is allowed."
     )
     webhook: str | None = Field(
-        None, max_length=MAX_URL_CHARS, description="Gets the final artwork once, by signed POST: succeeded, failed or canceled."
+        None, max_length=MAX_URL_CHARS, description="Gets the artwork by signed POST, once it is succeeded, failed or canceled."
+    )
+    webhook_events: tuple[WebhookEvent, ...] | None = Field(
+        None,
+        description="When the webhook gets the artwork: `processing`, a worker has begun; `final`, it has ended. "
+        "Only with a webhook; without this it gets the final artwork.",
     )
 
     @field_validator("*", mode="before")
@@ -72,6 +77,19 @@ class DepthMapRequest(DepthParameters):
             )
         return url
 
+    @field_validator("webhook_events")
+    @classmethod
+    def _events_of_a_webhook(
+        cls, events: tuple[WebhookEvent, ...] | None, info: ValidationInfo
+    ) -> tuple[WebhookEvent, ...] | None:
+        if events is None:
+            return None
+        if not events or len(set(events)) < len(events):
+            raise PydanticCustomError("webhook_events", "must name one event or more, each once")
+        if info.data.get("webhook", "invalid itself, and reported") is None:
+            raise PydanticCustomError("webhook_missing", "needs a webhook: add webhook, or leave this out")
+        return events
+
 
 def parse(body: bytes | object, settings: Settings) -> NewArtwork:
     """A request from its JSON text, a byte order mark before it or not, or from the parsed object.
@@ -86,8 +104,9 @@ def parse(body: bytes | object, settings: Settings) -> NewArtwork:
         raise (_also_repeated(error.errors(), repeated) if repeated else error) from None
     if repeated:
         raise _also_repeated([], repeated)
-    parameters = DepthParameters.model_validate(request.model_dump(by_alias=True, exclude={"image_url", "webhook"}))
-    return NewArtwork(request.image_url, parameters, request.webhook)
+    of_no_pixels = {"image_url", "webhook", "webhook_events"}
+    parameters = DepthParameters.model_validate(request.model_dump(by_alias=True, exclude=of_no_pixels))
+    return NewArtwork(request.image_url, parameters, request.webhook, request.webhook_events)
 
 
 def _repeated(text: bytes) -> list[str]:
@@ -150,11 +169,21 @@ def json_schema(settings: Settings) -> dict[str, Any]:
         ],
         "description": properties["webhook"]["description"],
     }
+    properties["webhookEvents"] = {
+        "type": "array",
+        "items": {"type": "string", "enum": [event.value for event in WebhookEvent]},
+        "minItems": 1,
+        "uniqueItems": True,
+        "description": properties["webhookEvents"]["description"],
+    }
     for name, field in properties.items():
         field.pop("title", None)
         if name not in schema["required"] and "type" in field:  # null is the same as leaving it out
             field["type"] = [field["type"], "null"]
             field |= {"enum": [*field["enum"], None]} if "enum" in field else {}
+    named = {"properties": {"webhookEvents": {"type": "array"}}, "required": ["webhookEvents"]}
+    told = {"properties": {"webhook": {"type": "string"}}, "required": ["webhook"]}
+    schema |= {"if": named, "then": told}
     standard = {"enum": [NormalizationMode.STANDARD.value, None]}
     # valid with either flag, and with one mode only
     either = [spec.name for spec in catalog.MODELS if spec.family.use_version_3 is None and spec.family.only_standard]

@@ -126,7 +126,16 @@ def test_a_body_that_is_no_request_is_a_400(client: httpx.Client, text: bytes) -
 
 
 def test_null_for_an_optional_field_is_the_same_as_leaving_it_out(client: httpx.Client) -> None:
-    optional = ["invertDepth", "resolutionLowerLimit", "usePostResize", "webhook", "useVersion3", "model", "normalizationMode"]
+    optional = [
+        "invertDepth",
+        "resolutionLowerLimit",
+        "usePostResize",
+        "webhook",
+        "webhookEvents",
+        "useVersion3",
+        "model",
+        "normalizationMode",
+    ]
     url = {"imageUrl": "https://example.com/a.jpg"}
     response = post(client, url | dict.fromkeys(optional))
     assert response.status_code == 202

@@ -48,7 +48,9 @@ def test_the_examples_run(command: list[str], working: None, client: httpx.Clien
     assert (tmp_path / "depth.png").read_bytes() == bytes(range(256)) * 4
 
 
-@pytest.mark.parametrize("word", [*ErrorKind, *ArtworkStatus, *DepthParameters().as_api(), "imageUrl", "webhook"])
+@pytest.mark.parametrize(
+    "word", [*ErrorKind, *ArtworkStatus, *DepthParameters().as_api(), "imageUrl", "webhook", "webhookEvents"]
+)
 def test_every_word_of_the_api_is_explained(word: str) -> None:
     assert f"| `{word}` |" in DOCUMENT
 

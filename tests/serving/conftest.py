@@ -15,7 +15,7 @@ from support.http_server import Handler, HttpServer
 from support.photos import photo
 from support.servers import empty_tables, execute, postgresql_database
 
-from depth_core.contract import DepthParameters
+from depth_core.contract import DepthParameters, WebhookEvent
 from depth_core.serving import database as db
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import NewArtwork
@@ -87,8 +87,14 @@ def sqlite(sqlite_url: str) -> Iterator[ArtworkStore]:
 def ask() -> Callable[..., NewArtwork]:
     """Makes a request's content; `tiny` unless told otherwise."""
 
-    def new(image_url: str = "https://example.com/a.jpg", *, webhook: str | None = None, **parameters: Any) -> NewArtwork:
-        return NewArtwork(image_url, DepthParameters.model_validate({"model": "tiny", **parameters}), webhook)
+    def new(
+        image_url: str = "https://example.com/a.jpg",
+        *,
+        webhook: str | None = None,
+        events: tuple[WebhookEvent, ...] | None = None,
+        **parameters: Any,
+    ) -> NewArtwork:
+        return NewArtwork(image_url, DepthParameters.model_validate({"model": "tiny", **parameters}), webhook, events)
 
     return new
 

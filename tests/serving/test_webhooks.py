@@ -23,6 +23,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from support.waiting import eventually
 
 from depth_core import settings as settings_module
+from depth_core.contract import WebhookEvent
 from depth_core.errors import ConfigurationError, DepthlineError, ErrorKind
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import NewArtwork
@@ -34,6 +35,8 @@ from depth_core.settings import Settings
 
 Ask = Callable[..., NewArtwork]
 Start = Callable[..., Any]
+
+BOTH = (WebhookEvent.PROCESSING, WebhookEvent.FINAL)
 
 
 @pytest.fixture
@@ -143,6 +146,71 @@ def test_nothing_is_sent_before_the_end_or_without_a_webhook(
     assert server.requests == []
 
 
+# -- events -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_is_told_as_it_was_then_and_once_however_often_it_is_claimed(
+    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start, wait: Callable[[float], None]
+) -> None:
+    server = receiver(503, 200)
+    wanted = ask(webhook=server.url, events=BOTH)
+    ids = [store.create(new, api_key_id="ann").artwork.id for new in (wanted, ask(webhook=server.url))]
+    for _ in range(2):
+        assert [each.id for each in store.queue.claim("w", limit=8, lease_seconds=60)] == ids
+        store.queue.release(ids, "w", tried=False)
+    assert deliver(store, settings) == 1
+    wait(13)
+    assert deliver(store, settings) == 1  # again, when the artwork waits again
+    store.queue.claim("w", limit=8, lease_seconds=60)
+    assert deliver(store, settings) == 0
+    for artwork_id in ids:
+        store.queue.finish(artwork_id, "w", folder="depth/x", results=["depth.png"], seconds={"predict": 0.5})
+    assert deliver(store, settings) == 2
+    told, again, *final = server.requests
+    assert (told.body, told.headers["webhook-id"]) == (again.body, again.headers["webhook-id"])
+    began = json.loads(told.body)
+    assert (began["id"], began["status"], began["results"], began["duration"]) == (str(ids[0]), "processing", [], 0.0)
+    assert began["parameters"]["webhookEvents"] == ["processing", "final"]
+    assert sorted(json.loads(each.body)["id"] for each in final) == sorted(map(str, ids))
+    assert {json.loads(each.body)["status"] for each in final} == {"succeeded"}
+    assert len({each.headers["webhook-id"] for each in server.requests}) == 3
+
+
+def test_a_claim_is_not_told_once_the_artwork_has_ended(
+    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start
+) -> None:
+    server = receiver(200)
+    artwork_id = ended(store, ask(webhook=server.url, events=BOTH))
+    only_begun = ended(store, ask(webhook=server.url, events=(WebhookEvent.PROCESSING,)))
+    assert deliver(store, settings) == 1
+    assert [json.loads(each.body)["status"] for each in server.requests] == ["succeeded"]
+    begun, final = (delivery for delivery, _ in outbox.deliveries(store, artwork_id))
+    assert (begun.event, begun.state, begun.reason) == ("processing", "skipped", "the artwork ended before this was sent")
+    assert (final.event, final.state, final.reason) == ("final", "delivered", None)
+    assert only(store, only_begun)[0].state == "skipped"
+    assert outbox.backlog(store) == {"pending": 0, "delivered": 1, "failed": 0, "skipped": 2}
+    assert outbox.replay(store, artwork_id) == 1  # the latest
+    assert outbox.replay(store, begun.id) == 1  # asked for, so it is sent
+    assert deliver(store, settings) == 2
+    assert sorted(json.loads(each.body)["status"] for each in server.requests) == ["processing", "succeeded", "succeeded"]
+
+
+@pytest.mark.parametrize(("status", "state"), [(200, "delivered"), (500, "skipped")])
+def test_a_claim_that_is_being_told_when_the_artwork_ends_is_told_no_second_time(
+    sqlite: ArtworkStore, settings: Settings, ask: Ask, receiver: Start, status: int, state: str
+) -> None:
+    wait = forward_of(sqlite)
+    artwork_id = sqlite.create(ask(webhook=receiver(status).url, events=(WebhookEvent.PROCESSING,)), api_key_id="ann").artwork.id
+    sqlite.queue.claim("w", limit=1, lease_seconds=60)
+    [under_way] = outbox.claim_due(sqlite, settings, 1)
+    sqlite.cancel(artwork_id)
+    outbox.record(sqlite, settings, under_way, now(), 0.1, outbox.Answer(status))
+    wait(1000)
+    assert deliver(sqlite, settings) == 0
+    delivery, [attempt] = only(sqlite, artwork_id)
+    assert (delivery.state, attempt.status_code) == (state, status)
+
+
 # -- retries ------------------------------------------------------------------------------------------------------------------
 
 
@@ -177,7 +245,7 @@ def test_a_receiver_that_never_recovers_is_given_up_and_its_attempts_kept(
     delivery, attempts = only(store, artwork_id)
     assert delivery.state == "failed"
     assert [attempt.error for attempt in attempts] == ["HTTP 404"] * 3
-    assert outbox.backlog(store) == {"pending": 0, "delivered": 0, "failed": 1}
+    assert outbox.backlog(store) == {"pending": 0, "delivered": 0, "failed": 1, "skipped": 0}
 
 
 def test_a_message_that_cannot_be_signed_is_a_failed_attempt_and_given_up_in_time(

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from depth_core.contract import ArtworkStatus
+from depth_core.contract import ArtworkStatus, WebhookEvent
 from depth_core.serving import database as db
 from depth_core.serving.artworks.types import NewArtwork
 
@@ -25,6 +25,7 @@ def insert(connection: Connection, artwork_id: UUID, new: NewArtwork, *, api_key
             source=source,
             image_url=new.image_url,
             webhook=new.webhook,
+            webhook_events=new.webhook_events,
             parameters=new.parameters.as_api(),
             model=new.parameters.spec.key,
             batch_key=new.parameters.digest(),
@@ -50,7 +51,7 @@ def conclude(
     note: str = "",
     **values: Any,
 ) -> bool:
-    """Sets the final status and adds the webhook to the outbox.
+    """Sets the final status and adds the webhook to the outbox. Skips one of an earlier event that was not sent.
 
     Returns False, and changes nothing, when the artwork is in no status of `leaving`, or another worker has it.
     """
@@ -62,22 +63,55 @@ def conclude(
     if changed.rowcount == 0:
         return False
     record(connection, [artwork_id], status, at, worker_name, note)
-    row = connection.execute(sa.select(table.c.webhook, table.c.api_key_id).where(table.c.id == artwork_id)).one()
-    if row.webhook is not None:
-        connection.execute(
-            sa.insert(db.webhook_deliveries).values(
-                id=uuid4(),
-                artwork_id=artwork_id,
-                api_key_id=row.api_key_id,
-                url=row.webhook,
-                host=(urlsplit(row.webhook).hostname or "")[:255],
-                state="pending",
-                created_at=at,
-                next_attempt_at=at,
-                tries=0,
-            )
-        )
+    row = connection.execute(sa.select(table).where(table.c.id == artwork_id)).one()
+    if _wants(row, WebhookEvent.PROCESSING):
+        told = db.webhook_deliveries
+        late = (told.c.artwork_id == artwork_id) & (told.c.event == WebhookEvent.PROCESSING) & (told.c.state == "pending")
+        skipped = {"state": "skipped", "reason": "the artwork ended before this was sent"}
+        connection.execute(sa.update(told).where(late).values(skipped))
+    _tell(connection, [row], WebhookEvent.FINAL, at)
     return True
+
+
+def tell_processing(connection: Connection, rows: Sequence[Any], at: datetime) -> None:
+    """Adds to the outbox that artworks are being processed, for those that want it; once, however often they are claimed.
+
+    The caller holds the rows, so that no other process adds the same.
+    """
+    ids = [row.id for row in rows if _wants(row, WebhookEvent.PROCESSING)]
+    if not ids:
+        return
+    table = db.webhook_deliveries
+    told = sa.select(table.c.artwork_id).where(table.c.artwork_id.in_(ids), table.c.event == WebhookEvent.PROCESSING)
+    before = set(connection.scalars(told))
+    _tell(connection, [row for row in rows if row.id not in before], WebhookEvent.PROCESSING, at)
+
+
+def _wants(row: Any, event: WebhookEvent) -> bool:
+    """Whether an artwork's webhook is to be told of an event."""
+    return row.webhook is not None and event in (row.webhook_events or (WebhookEvent.FINAL,))
+
+
+def _tell(connection: Connection, rows: Sequence[Any], event: WebhookEvent, at: datetime) -> None:
+    """Adds an event of artworks to the outbox, for those that want it."""
+    entries = [
+        {
+            "id": uuid4(),
+            "artwork_id": row.id,
+            "api_key_id": row.api_key_id,
+            "event": event,
+            "url": row.webhook,
+            "host": (urlsplit(row.webhook).hostname or "")[:255],
+            "state": "pending",
+            "created_at": at,
+            "next_attempt_at": at,
+            "tries": 0,
+        }
+        for row in rows
+        if _wants(row, event)
+    ]
+    if entries:
+        connection.execute(sa.insert(db.webhook_deliveries), entries)
 
 
 def put_back(

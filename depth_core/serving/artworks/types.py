@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from depth_core.contract import ARTWORKS_PATH, Artwork, ArtworkError, ArtworkStatus, DepthParameters
+from depth_core.contract import ARTWORKS_PATH, Artwork, ArtworkError, ArtworkStatus, DepthParameters, WebhookEvent
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import DepthlineError, ErrorKind
 
@@ -31,15 +32,16 @@ class NewArtwork:
     image_url: str
     parameters: DepthParameters
     webhook: str | None = None
+    webhook_events: tuple[WebhookEvent, ...] | None = None  # None: not given, which is `final`
 
     def as_api(self) -> dict[str, Any]:
         """The artwork's `parameters`: as accepted, defaults filled in."""
-        parameters = {"imageUrl": self.image_url, **self.parameters.as_api()}
-        return parameters if self.webhook is None else parameters | {"webhook": self.webhook}
+        return {"imageUrl": self.image_url, **self.parameters.as_api()} | _webhook_as_api(self.webhook, self.webhook_events)
 
     def sha256(self) -> str:
         """The same for two bodies that ask for the same, however they are written."""
-        identity = self.parameters.identity_of(self.as_api())
+        events = None if self.webhook_events in (None, (WebhookEvent.FINAL,)) else tuple(sorted(self.webhook_events or ()))
+        identity = self.parameters.identity_of(replace(self, webhook_events=events).as_api())
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
@@ -52,6 +54,7 @@ class StoredArtwork:
     source: str
     image_url: str
     webhook: str | None
+    webhook_events: tuple[WebhookEvent, ...] | None  # None: as in NewArtwork
     parameters: dict[str, Any]
     model: str
     status: ArtworkStatus
@@ -70,7 +73,9 @@ class StoredArtwork:
     @classmethod
     def from_row(cls, row: Any) -> StoredArtwork:
         columns = {name: row._mapping[name] for name in cls.__slots__}
-        return cls(**columns | {"status": ArtworkStatus(row.status), "results": tuple(row.results)})
+        events = None if row.webhook_events is None else tuple(map(WebhookEvent, row.webhook_events))
+        typed = {"status": ArtworkStatus(row.status), "results": tuple(row.results), "webhook_events": events}
+        return cls(**columns | typed)
 
     def answer(self, public_url: str) -> Artwork:
         """The artwork as the API answers it, its results as URLs under `public_url`.
@@ -78,17 +83,23 @@ class StoredArtwork:
         For its owner: credentials in its URLs are kept. `shown` is for everybody else.
         """
         parameters = {"imageUrl": self.image_url, **DepthParameters.filled(self.parameters)}
+        parameters |= _webhook_as_api(self.webhook, self.webhook_events)
         base = f"{public_url.rstrip('/')}{ARTWORKS_PATH}/{self.id}/results/"
         return Artwork(
             id=self.id,
             artwork_type="depth_map",
-            parameters=parameters if self.webhook is None else parameters | {"webhook": self.webhook},
+            parameters=parameters,
             duration=round(self.duration, 3),
             results=[base + name for name in self.results],
             status=self.status,
             created_at=self.created_at,
             error=ArtworkError(kind=self.error_kind, message=self._public_message) if self.error_kind else None,
         )
+
+    def when_processing(self) -> StoredArtwork:
+        """The artwork as it was when a worker had just claimed it, whatever became of it since."""
+        unfinished: dict[str, Any] = {"duration": 0.0, "results": (), "error_kind": None, "error_message": None}
+        return replace(self, status=ArtworkStatus.PROCESSING, **unfinished)
 
     def shown(self, public_url: str) -> Artwork:
         """The artwork for terminals and pages: its URLs without credentials."""
@@ -103,6 +114,12 @@ class StoredArtwork:
         if self.error_kind == ErrorKind.MODEL_UNAVAILABLE:
             return f"the model {self.parameters['model']} cannot be used here; ask for another one, or the operator for this one"
         return self.error_message or ""
+
+
+def _webhook_as_api(webhook: str | None, events: Sequence[WebhookEvent] | None) -> dict[str, Any]:
+    """The fields of the webhook among an artwork's `parameters`: those that were given."""
+    given = {"webhook": webhook, "webhookEvents": None if events is None else [event.value for event in events]}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import httpx
 from sqlalchemy.exc import SQLAlchemyError
 from standardwebhooks import Webhook
 
+from depth_core.contract import WebhookEvent
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import ImageError, is_installation_error, row_failure
 from depth_core.ingest.fetch import responses, ssrf_guard
@@ -97,9 +98,11 @@ async def _attempt(client: httpx.AsyncClient, store: ArtworkStore, settings: Set
 
 
 def _message(store: ArtworkStore, settings: Settings, delivery: Delivery) -> tuple[bytes, dict[str, str]]:
-    """The artwork as the API answers it, and the headers that sign it."""
+    """The artwork as the API answers it, or did at the event, and the headers that sign it."""
     artwork = store.get(delivery.artwork_id)
     assert artwork is not None  # deliveries go when their artwork goes
+    if delivery.event == WebhookEvent.PROCESSING:
+        artwork = artwork.when_processing()
     body = artwork.answer(settings.public_url).model_dump_json(by_alias=True, exclude_none=True)
     message_id, at = f"msg_{delivery.id.hex}", db.now()
     signature = Webhook(signing_secret(store, settings, delivery.api_key_id)).sign(message_id, at, body)

@@ -16,7 +16,7 @@ from depth_core.serving import database as db
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.settings import Settings
 
-PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
+PENDING, DELIVERED, FAILED, SKIPPED = "pending", "delivered", "failed", "skipped"
 
 _LEASE_MARGIN_SECONDS = 30.0  # beyond the receiver's deadline
 _LONGEST_WAIT_SECONDS = 24 * 3600.0  # whatever Retry-After asks for
@@ -31,9 +31,11 @@ class Delivery:
     id: UUID
     artwork_id: UUID
     api_key_id: str
+    event: str  # of WebhookEvent
     url: str
     host: str
     state: str
+    reason: str | None  # why it was not attempted
     created_at: datetime
     next_attempt_at: datetime
     tries: int
@@ -83,21 +85,22 @@ def backlog(store: ArtworkStore) -> dict[str, int]:
     state = db.webhook_deliveries.c.state
     with store.database.read() as connection:
         counts = {row[0]: row[1] for row in connection.execute(sa.select(state, sa.func.count()).group_by(state))}
-    return {each: counts.get(each, 0) for each in (PENDING, DELIVERED, FAILED)}
+    return {each: counts.get(each, 0) for each in (PENDING, DELIVERED, FAILED, SKIPPED)}
 
 
 def replay(store: ArtworkStore, id: UUID) -> int:
-    """Sends again what a delivery's or an artwork's id names, as if new; earlier attempts stay on record.
+    """Sends a delivery again as if new, or the latest one of an artwork, whichever the id names; earlier attempts stay on record.
 
     Returns how many deliveries that are. Raises DepthlineError when the id names none.
     """
     table = db.webhook_deliveries
-    named = (table.c.id == id) | (table.c.artwork_id == id)
-    again = sa.update(table).where(named).values(state=PENDING, tries=0, next_attempt_at=store.database.clock(), lease_until=None)
+    latest = sa.select(table.c.id).where(table.c.artwork_id == id).order_by(table.c.created_at.desc(), table.c.event).limit(1)
+    named = (table.c.id == id) | (table.c.id == latest.scalar_subquery())
+    afresh = {"state": PENDING, "reason": None, "tries": 0, "next_attempt_at": store.database.clock(), "lease_until": None}
     with store.database.write() as connection:
-        count = connection.execute(again).rowcount
+        count = connection.execute(sa.update(table).where(named).values(afresh)).rowcount
     if count == 0:
-        raise DepthlineError(f"no webhook delivery, and no final artwork with a webhook, has the id {id}")
+        raise DepthlineError(f"no webhook delivery, and no artwork with one, has the id {id}")
     return count
 
 
@@ -151,7 +154,7 @@ def record(store: ArtworkStore, settings: Settings, delivery: Delivery, at: date
     tries = delivery.tries + 1
     values: dict[str, Any] = {"lease_until": None, "tries": tries}
     if answer.delivered:
-        values["state"] = DELIVERED
+        values |= {"state": DELIVERED, "reason": None}
     elif answer.final or tries > len(settings.webhook_schedule):
         values["state"] = FAILED
         log.warning("webhook %s of artwork %s has failed: %s", delivery.id, delivery.artwork_id, answer.error)
@@ -165,8 +168,10 @@ def record(store: ArtworkStore, settings: Settings, delivery: Delivery, at: date
                 delivery_id=delivery.id, at=at, seconds=seconds, status_code=answer.status_code, error=answer.error
             )
         )
-        # Leaves a delivery alone that was replayed meanwhile: the replay has reset its tries.
-        unchanged = (table.c.id == delivery.id) & (table.c.state == PENDING) & (table.c.tries == delivery.tries)
+        # Leaves a delivery alone that was replayed meanwhile: the replay has reset its tries. One that was skipped while it was
+        # under way is not tried again, but may have come through.
+        open_still = (PENDING, SKIPPED) if answer.delivered else (PENDING,)
+        unchanged = (table.c.id == delivery.id) & table.c.state.in_(open_still) & (table.c.tries == delivery.tries)
         connection.execute(sa.update(table).where(unchanged).values(values))
 
 
