@@ -6,13 +6,14 @@ import asyncio
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
 
 from depth_core import settings as settings_module
-from depth_core.cli.common import clear_errors, console
+from depth_core.cli.common import clear_errors, console, errors
 from depth_core.errors import DepthlineError
 from depth_core.settings import Settings
 from depth_core.terminal import message
@@ -20,7 +21,7 @@ from depth_core.terminal import message
 if TYPE_CHECKING:
     from depth_core.serving.artworks.store import ArtworkStore
 
-webhooks_app = typer.Typer(no_args_is_help=True, help="Deliver webhooks, send one again, print the secret that signs them.")
+webhooks_app = typer.Typer(no_args_is_help=True, help="Deliver webhooks, send one again, the secrets that sign them.")
 
 
 def artwork(artwork_id: Annotated[UUID, typer.Argument(help="Id of the artwork.")]) -> None:
@@ -96,10 +97,36 @@ def secret(
 ) -> None:
     """Prints the secret with which a receiver verifies the webhooks of an API key; makes it when there is none."""
     with clear_errors(), _artworks() as (store, settings):
-        from depth_core.serving.webhooks.signing_secrets import check_api_key_id, signing_secret
+        from depth_core.serving.webhooks.signing_secrets import check_api_key_id
 
         check_api_key_id(store, settings, name)
-        console.print(signing_secret(store, settings, name), soft_wrap=True)
+        _print_secret(store, settings, name)
+
+
+@webhooks_app.command()
+def rotate(
+    name: Annotated[str, typer.Argument(help="Name of the API key; `local` without keys, `inbox` for inbox files.")],
+    overlap: Annotated[
+        int, typer.Option(min=0, max=8760, metavar="HOURS", help="How long the secret before it signs too. 0: no longer.")
+    ] = 24,
+) -> None:
+    """Makes a new secret for the webhooks of an API key and prints it. For a while messages are signed with both."""
+    with clear_errors(), _artworks() as (store, settings):
+        from depth_core.serving.webhooks import signing_secrets
+
+        signing_secrets.check_api_key_id(store, settings, name)
+        signing_secrets.rotate(store, settings, name, timedelta(hours=overlap))
+        _print_secret(store, settings, name)
+
+
+def _print_secret(store: ArtworkStore, settings: Settings, name: str) -> None:
+    """Prints an API key's secret alone, for scripts, and beside the output which others sign too."""
+    from depth_core.serving.webhooks.signing_secrets import signing_secrets
+
+    secret, earlier = signing_secrets(store, settings, name)
+    console.print(secret, soft_wrap=True)
+    for until in sorted(each.until for each in earlier):
+        errors.print(f"an earlier secret signs too until {until:%Y-%m-%d %H:%M:%S}Z", soft_wrap=True)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Dialect, Engine
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.types import TypeDecorator
@@ -172,6 +173,15 @@ webhook_secrets = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
 )
 
+webhook_earlier_secrets = sa.Table(
+    "webhook_earlier_secrets",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("api_key_id", sa.String(64), nullable=False, index=True),
+    sa.Column("encrypted", sa.LargeBinary, nullable=False),
+    sa.Column("until", UtcDateTime, nullable=False),  # it signs too before that time
+)
+
 inbox_files = sa.Table(
     "inbox_files",
     metadata,
@@ -202,6 +212,11 @@ leases = sa.Table(
     sa.Column("lease_until", UtcDateTime, nullable=False),
     sa.Index(None, "holder"),
 )
+
+
+def insert(connection: Connection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that can be told what to do `on_conflict`."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
 # -- opening ------------------------------------------------------------------------------------------------------------------

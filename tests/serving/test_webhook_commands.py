@@ -1,5 +1,6 @@
 """`depthline webhooks ...` and `depthline artwork` as an operator types them."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,22 @@ def test_a_webhook_is_delivered_looked_at_and_replayed(
     assert run("deliver", "--once").stdout == "1 attempts\n"
     assert len(server.requests) == 2
     assert run("secret", "ann").stdout.strip() == signing_secret(artworks, settings, "ann")
+
+
+def test_a_secret_is_replaced_and_both_commands_say_until_when_the_one_before_it_signs(
+    settings: Settings, artworks: ArtworkStore
+) -> None:
+    first = run("secret", "local")
+    assert (first.stdout, first.stderr) == (f"{signing_secret(artworks, settings, 'local')}\n", "")
+    rotated = run("rotate", "local", "--overlap", "2")
+    assert rotated.stdout == f"{signing_secret(artworks, settings, 'local')}\n" != first.stdout
+    assert re.fullmatch(r"an earlier secret signs too until \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ\n", rotated.stderr)
+    again = run("secret", "local")
+    assert (again.stdout, again.stderr) == (rotated.stdout, rotated.stderr)
+    at_once = run("rotate", "local", "--overlap", "0")
+    assert at_once.stdout not in (first.stdout, rotated.stdout)
+    assert at_once.stderr == ""
+    assert run("rotate", "nosuchkey").exit_code == 2
 
 
 def test_an_artwork_is_shown_with_its_history_and_the_runs_that_had_it(

@@ -11,7 +11,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -30,7 +30,7 @@ from depth_core.serving.artworks.types import NewArtwork
 from depth_core.serving.database import now
 from depth_core.serving.webhooks import outbox
 from depth_core.serving.webhooks.delivery import deliver_loop, deliver_once
-from depth_core.serving.webhooks.signing_secrets import signing_secret
+from depth_core.serving.webhooks.signing_secrets import MOST_EARLIER, rotate, signing_secret, signing_secrets
 from depth_core.settings import Settings
 
 Ask = Callable[..., NewArtwork]
@@ -443,6 +443,71 @@ def test_secrets_are_one_a_key_kept_encrypted_and_the_key_file_is_private(store:
         signing_secret(store, other, "ann")
     with pytest.raises(ConfigurationError, match="not a Fernet key"):
         signing_secret(store, settings_module.load(data=settings.data, secret_key="x"), "ann")
+
+
+def verifies(request: Any, secret: str) -> bool:
+    try:
+        Webhook(secret).verify(request.body, request.headers)
+    except WebhookVerificationError:
+        return False
+    return True
+
+
+def test_a_replaced_secret_signs_too_until_its_overlap_ends(
+    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start, wait: Callable[[float], None]
+) -> None:
+    server = receiver(200)
+
+    def signed_with() -> list[bool]:
+        ended(store, ask(webhook=server.url))
+        deliver(store, settings)
+        return [verifies(server.requests[-1], secret) for secret in known]
+
+    known = [signing_secret(store, settings, "ann")]
+    others = signing_secret(store, settings, "bob")
+    for hours in (24, 6):
+        rotate(store, settings, "ann", timedelta(hours=hours))
+        known.append(signing_secret(store, settings, "ann"))
+    assert signed_with() == [True, True, True]
+    assert len(server.requests[-1].headers["webhook-signature"].split(" ")) == 3
+    assert (
+        Webhook(known[-1]).sign(  # the latest comes first
+            server.requests[-1].headers["webhook-id"],
+            datetime.fromtimestamp(int(server.requests[-1].headers["webhook-timestamp"]), UTC),
+            server.requests[-1].body.decode(),
+        )
+        == server.requests[-1].headers["webhook-signature"].partition(" ")[0]
+    )
+    wait(6 * 3600 + 1)
+    assert signed_with() == [False, False, True]  # the first was not to sign longer than the second
+    rotate(store, settings, "ann", timedelta(hours=2))
+    wait(3600)
+    rotate(store, settings, "ann", timedelta(hours=24))
+    known += [signing_secret(store, settings, "ann")]
+    wait(3601)
+    assert signed_with() == [False, False, False, True]  # promised two hours, and gone after them
+    assert signing_secret(store, settings, "bob") == others
+
+
+def test_without_an_overlap_every_earlier_secret_ends_at_once_and_a_lost_key_is_no_hindrance(
+    store: ArtworkStore, settings: Settings, ask: Ask, receiver: Start
+) -> None:
+    server = receiver(200)
+    ended(store, ask(webhook=server.url))
+    for _ in range(MOST_EARLIER):
+        rotate(store, settings, "ann", timedelta(days=1))
+    before, earlier = signing_secrets(store, settings, "ann")
+    with pytest.raises(DepthlineError, match="--overlap 0"):
+        rotate(store, settings, "ann", timedelta(days=1))
+    assert signing_secrets(store, settings, "ann") == (before, earlier)
+    other_key = settings.model_copy(update={"secret_key": SecretStr(Fernet.generate_key().decode())})
+    with pytest.raises(ConfigurationError, match="rotate ann --overlap 0"):
+        rotate(store, other_key, "ann", timedelta(days=1))
+    rotate(store, other_key, "ann", timedelta(0))
+    assert deliver(store, other_key) == 1
+    assert [verifies(server.requests[0], each.secret) for each in earlier] == [False] * MOST_EARLIER
+    assert not verifies(server.requests[0], before)
+    assert verifies(server.requests[0], signing_secret(store, other_key, "ann"))
 
 
 def test_processes_that_start_together_agree_on_key_and_secret(store: ArtworkStore, settings: Settings) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from depth_core.contract import ArtworkStatus, DepthParameters
@@ -203,9 +202,8 @@ def _count(connection: Connection, worker_name: str, outcome: str, seconds: Mapp
     column = db.workers.c[outcome]
     connection.execute(sa.update(db.workers).where(db.workers.c.name == worker_name).values({column: column + 1}))
     table = db.stage_seconds
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     for stage in sorted(seconds):  # sorted: see the lock order
-        added = dialect.insert(table).values(stage=stage, seconds=seconds[stage], artworks=1)
+        added = db.insert(connection, table).values(stage=stage, seconds=seconds[stage], artworks=1)
         sums = {"seconds": table.c.seconds + added.excluded.seconds, "artworks": table.c.artworks + 1}
         connection.execute(added.on_conflict_do_update(index_elements=[table.c.stage], set_=sums))
 

@@ -19,7 +19,7 @@ from depth_core.serving import database as db
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.webhooks import outbox
 from depth_core.serving.webhooks.outbox import Answer, Delivery
-from depth_core.serving.webhooks.signing_secrets import signing_secret
+from depth_core.serving.webhooks.signing_secrets import signing_secrets
 from depth_core.settings import Settings
 
 _POLL_SECONDS = 0.25
@@ -105,12 +105,13 @@ def _message(store: ArtworkStore, settings: Settings, delivery: Delivery) -> tup
         artwork = artwork.when_processing()
     body = artwork.answer(settings.public_url).model_dump_json(by_alias=True, exclude_none=True)
     message_id, at = f"msg_{delivery.id.hex}", db.now()
-    signature = Webhook(signing_secret(store, settings, delivery.api_key_id)).sign(message_id, at, body)
+    secret, earlier = signing_secrets(store, settings, delivery.api_key_id)
+    signatures = [Webhook(each).sign(message_id, at, body) for each in (secret, *(before.secret for before in earlier))]
     return body.encode(), {
         "Content-Type": "application/json",
         "webhook-id": message_id,
         "webhook-timestamp": str(int(at.timestamp())),
-        "webhook-signature": signature,
+        "webhook-signature": " ".join(signatures),
     }
 
 

@@ -11,3 +11,12 @@ def upgrade() -> None:
     op.add_column("artworks", sa.Column("webhook_events", sa.JSON))
     op.add_column("webhook_deliveries", sa.Column("event", sa.String(16), nullable=False, server_default="final"))
     op.add_column("webhook_deliveries", sa.Column("reason", sa.Text))
+    op.create_table(
+        "webhook_earlier_secrets",
+        sa.Column("id", sa.Integer, nullable=False),
+        sa.Column("api_key_id", sa.String(64), nullable=False),
+        sa.Column("encrypted", sa.LargeBinary, nullable=False),
+        sa.Column("until", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_earlier_secrets")),
+    )
+    op.create_index(op.f("ix_webhook_earlier_secrets_api_key_id"), "webhook_earlier_secrets", ["api_key_id"])
