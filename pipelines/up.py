@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import http.client
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
@@ -18,7 +20,9 @@ from filelock import FileLock, Timeout
 from depth_core import ports, settings
 from depth_core.errors import ConfigurationError
 
+API, DAGSTER = "the API", "Dagster"
 PATIENCE_SECONDS = 30.0  # what has not ended by then is killed
+ASK_SECONDS = 1.0
 
 
 def main(argv: list[str]) -> int:
@@ -30,37 +34,43 @@ def main(argv: list[str]) -> int:
         epilog="Other arguments are passed to `dagster dev`.",
     )
     parser.add_argument("--help", action="help", help="show this message and exit")
+    parser.add_argument(
+        "--version", action="version", version=f"depthline {version('depthline')}", help="show the version and exit"
+    )
     parser.add_argument("-h", "--host", default="127.0.0.1", help="address of Dagster's web server (default: %(default)s)")
-    parser.add_argument("-p", "--port", type=int, default=3000, help="its port (default: %(default)s)")
+    parser.add_argument(
+        "-p", "--port", type=_port, default=3000, help="its port; `make` takes it from UI_PORT (default: %(default)s)"
+    )
     parser.add_argument("--no-api", action="store_true", help="without the HTTP API")
     asked, more = parser.parse_known_args(argv)
     dagster = ["dev", "-w", "workspace.yaml", "-h", asked.host, "-p", str(asked.port), *more]
-    commands = {"Dagster": [sys.executable, "-m", "dagster", *dagster]}
+    commands = {DAGSTER: [sys.executable, "-m", "dagster", *dagster]}
     if not asked.no_api:
-        commands = {"the API": [sys.executable, "-m", "depth_api"]} | commands
+        commands = {API: [sys.executable, "-m", "depth_api"]} | commands
     try:
-        _check_ports(asked)
+        places = _places(asked)
+        for place in places.values():  # Dagster's daemon would run all the same, beside the one that is there
+            place.check()
         with _alone():
-            return _run(commands)
+            return _run(commands, _Ui(places[DAGSTER]))
     except ConfigurationError as error:
-        print(f"depthline: {error}", file=sys.stderr)  # noqa: T201
+        _say(str(error))
         return 1
 
 
-def _check_ports(asked: argparse.Namespace) -> None:
-    """Raises ConfigurationError when a port is taken: Dagster's daemon would run all the same, beside the one that is there."""
-    if not asked.no_api:
-        configured = settings.load()
-        if ports.is_taken(configured.api_host, configured.api_port):
-            raise ConfigurationError(
-                f"port {configured.api_port} of {configured.api_host} is taken: end what listens there (`make api`, `make up`?), "
-                "or choose another with DEPTH_API_PORT"
-            )
-    if ports.is_taken(asked.host, asked.port):
-        raise ConfigurationError(
-            f"port {asked.port} of {asked.host} is taken: end what listens there (`make ui`, `make up`?), or choose another with "
-            "UI_PORT"
-        )
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 0 to 65535")
+    return int(text)
+
+
+def _places(asked: argparse.Namespace) -> dict[str, ports.Place]:
+    """Where the programs listen. Raises ConfigurationError when a setting is wrong."""
+    dagster = {DAGSTER: ports.Place(asked.host, asked.port, "-h", "-p (`make`: UI_PORT)")}
+    if asked.no_api:
+        return dagster
+    configured = settings.load()
+    return {API: ports.Place(configured.api_host, configured.api_port, "DEPTH_API_HOST", "DEPTH_API_PORT")} | dagster
 
 
 @contextmanager
@@ -81,7 +91,7 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _run(commands: dict[str, list[str]]) -> int:
+def _run(commands: dict[str, list[str]], ui: _Ui) -> int:
     received: list[int] = []  # no exception: one raised in the middle of a start would lose what was started
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -92,26 +102,81 @@ def _run(commands: dict[str, list[str]]) -> int:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup asks to stay when the terminal closes
         signal.signal(signal.SIGHUP, note)
     programs: dict[str, subprocess.Popen[bytes]] = {}
+    wrong = ""
     try:
         for name, command in commands.items():
             # A process group each: Ctrl-C reaches this process alone, which then signals each program once.
             programs[name] = subprocess.Popen(command, process_group=0)
-        while not received:
-            for name, program in programs.items():
-                if program.poll() is not None:
-                    print(f"depthline: {name} has ended (status {program.returncode}); ending the rest", file=sys.stderr)  # noqa: T201
-                    return 1
+        while not received and not wrong:
             time.sleep(0.2)
-        return 0
+            ended = next((name for name, program in programs.items() if program.poll() is not None), None)
+            wrong = f"{ended} has ended (status {programs[ended].returncode})" if ended else ui.what_is_wrong()
+        if wrong:
+            _say(f"{wrong}; ending the rest")
     finally:
-        for program in programs.values():
+        _end(list(programs.values()))
+    return 1 if wrong else 0
+
+
+class _Ui:
+    """Dagster's web server: whether it is what answers at its port. One that finds its port taken neither serves nor ends."""
+
+    def __init__(self, place: ports.Place) -> None:
+        self._place = place
+        self._host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(place.host, place.host)
+        self._known = place.port == 0  # asked no more
+        self._silent = 0.0  # seconds for which something has listened there without an answer
+        self._next = 0.0
+
+    def what_is_wrong(self) -> str:
+        """ "" while nothing is. Asks once a second until Dagster has answered."""
+        if self._known or time.monotonic() < self._next:
+            return ""
+        connection = http.client.HTTPConnection(self._host, self._place.port, timeout=ASK_SECONDS)
+        try:
+            connection.request("GET", "/server_info")
+            self._known = b"dagster_webserver_version" in connection.getresponse().read(4096)
+            taken = not self._known
+        except http.client.HTTPException:
+            taken = True
+        except TimeoutError:
+            self._silent += ASK_SECONDS
+            taken = self._silent > PATIENCE_SECONDS
+        except OSError:  # it does not listen yet
+            taken, self._silent = False, 0.0
+        finally:
+            connection.close()
+        self._next = time.monotonic() + ASK_SECONDS
+        return self._place.explain_taken() if taken else ""
+
+
+def _say(line: str) -> None:
+    print(f"depthline: {line}", file=sys.stderr)  # noqa: T201
+
+
+def _end(programs: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ends the programs, and what those that are no more have left running."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    for program in programs:
+        if program.poll() is None:
             program.send_signal(signal.SIGINT)
-        for program in programs.values():
-            try:
-                program.wait(PATIENCE_SECONDS)
-            except subprocess.TimeoutExpired:
-                os.killpg(program.pid, signal.SIGKILL)  # with all that it has started
-                program.wait()
+    for program in programs:
+        with suppress(subprocess.TimeoutExpired):
+            program.wait(max(0.0, deadline - time.monotonic()))
+            _signal_group(program, signal.SIGTERM)
+        while time.monotonic() < deadline and _signal_group(program, 0):
+            time.sleep(0.05)
+        _signal_group(program, signal.SIGKILL)
+        program.wait()
+
+
+def _signal_group(program: subprocess.Popen[bytes], number: int) -> bool:
+    """Sends a signal to a program and all that it has started; returns whether there is anybody."""
+    try:
+        os.killpg(program.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +17,16 @@ from pipelines.materialize.runner import materialize
 from pipelines.resources import DepthlineResource
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        terminal.consoles()[0].print(f"depthline {version_of('depthline')}")
+        raise typer.Exit
+
+
 def main(
     uri: Annotated[str, typer.Argument(help="The manifest: a path, s3:// or http(s) URL.")],
     profile: Annotated[str, typer.Option(help="A parameter set of profiles.toml.")] = "preview",
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")] = False,
 ) -> None:
     """Brings a manifest up to date under a profile. Exit status: 0 done, even if rows failed; 1 not done; 2 no DAGSTER_HOME;
     130 interrupted."""

@@ -61,6 +61,7 @@ def test_the_api_starts_logs_its_requests_and_errors_by_their_ids_and_ends_when_
     broken = httpx.get(url + answer.headers["location"])
     lines = stop(process)
     assert any("loopback only" in line["event"] for line in lines)
+    assert [line["addresses"] for line in lines if line["event"] == "listening"] == [url.removeprefix("http://")]
     [posted] = [line for line in lines if line["event"] == "request" and line["method"] == "POST"]
     assert posted["artwork_id"] == answer.json()["id"]
     assert posted["request_id"] == answer.headers["x-request-id"]
@@ -80,7 +81,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str, **chan
     """The program, in this process."""
     for name in [name for name in os.environ if name.startswith("DEPTH_")]:
         monkeypatch.delenv(name)
-    for name, value in {"DEPTH_DATA": str(tmp_path), **changes}.items():
+    for name, value in {"DEPTH_DATA": str(tmp_path), "DEPTH_API_PORT": "0", **changes}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["depth_api", *arguments])
@@ -126,13 +127,14 @@ def test_a_port_that_is_taken_is_one_line_with_the_cure(
     assert capfd.readouterr() == ("", "")
 
 
-def test_help_is_said_and_nothing_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("option", "said"), [("--help", "DEPTH_API_PORT"), ("--version", "depthline 0.")])
+def test_help_and_version_are_said_and_nothing_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], option: str, said: str
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        run(tmp_path, monkeypatch, "--help")
+        run(tmp_path, monkeypatch, option)
     assert end.value.code == 0
     out, err = capfd.readouterr()
-    assert "DEPTH_API_PORT" in out
+    assert said in out
     assert err == ""
     assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from support.http_server import HttpServer
 
 from pipelines import up
 
@@ -123,7 +124,43 @@ def test_one_home_has_one_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert f"runs already with DAGSTER_HOME={tmp_path}" in capsys.readouterr().err
 
 
-def test_help_is_said_and_nothing_started(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "pipelines.up", "--help"], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "usage: python -m pipelines.up" in done.stdout
+@pytest.mark.usefixtures("nothing_may_start")
+@pytest.mark.parametrize(("option", "said"), [("--help", "usage: python -m pipelines.up"), ("--version", "depthline 0.")])
+def test_help_and_version_are_said_and_nothing_started(capsys: pytest.CaptureFixture[str], option: str, said: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        up.main([option])
+    assert end.value.code == 0
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("nothing_may_start")
+def test_a_port_that_is_none_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        up.main(["-p", "70000"])
+    assert end.value.code == 2
+    assert "'70000' is no port" in capsys.readouterr().err
+
+
+LATE = """
+import sys
+from pipelines import up
+
+up.ports.Place.check = lambda place: None  # the port is taken after it was checked
+sys.executable, up.PATIENCE_SECONDS = sys.argv[1], 0.5
+sys.exit(up.main(["--no-api", "-p", sys.argv[2]]))
+"""
+
+
+def test_a_port_that_is_taken_while_dagster_starts_ends_all(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    with HttpServer() as other:
+        port = other.url.rpartition(":")[2]
+        command = [sys.executable, "-c", LATE, str(program), port]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"depthline: port {port} of 127.0.0.1 is taken: ")
+    assert done.stderr.endswith("; ending the rest\n")
+    assert done.stderr.count("\n") == 1
