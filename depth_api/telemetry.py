@@ -19,6 +19,7 @@ from depth_api.logs import log
 from depth_core.display import shown_text
 from depth_core.serving.artworks.statistics import queue_status, statistics
 from depth_core.serving.artworks.store import ArtworkStore
+from depth_core.serving.webhooks import endpoints as webhook_endpoints
 from depth_core.serving.webhooks.outbox import backlog
 
 CLIENT_DISCONNECTED = 499  # in logs and metrics: the client did not wait for the answer; nobody is sent this status
@@ -86,6 +87,10 @@ class DatabaseMetrics(Collector):
         for state, count in backlog(self._store).items():
             webhooks.add_metric([state], count)
         yield webhooks
+        endpoints = GaugeMetricFamily("depthline_webhook_endpoints", "Webhook endpoints that fail, by state.", labels=["state"])
+        for state, count in webhook_endpoints.counts(self._store).items():
+            endpoints.add_metric([state], count)
+        yield endpoints
 
 
 class Telemetry:

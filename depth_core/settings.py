@@ -219,6 +219,9 @@ class Settings(BaseSettings):
     webhook_timeout: float = Field(15.0, gt=0, description="Seconds a receiver has to answer.")
     webhook_concurrency: int = Field(64, ge=1, description="Deliveries at once, in one process.")
     webhook_per_host: int = Field(4, ge=1, description="Deliveries at once to one host, in all processes.")
+    webhook_disable_days: int = Field(
+        5, ge=0, le=3650, description="An endpoint at which every attempt has failed for this many days is disabled. 0: never."
+    )
     secret_key: SecretStr = Field(
         SecretStr(""), description="Fernet key that encrypts webhook secrets. Default: <data>/secret.key, made when first needed."
     )

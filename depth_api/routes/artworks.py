@@ -26,6 +26,7 @@ from depth_core.serving import request_schema
 from depth_core.serving.artworks.cursor import CURSOR_PATTERN
 from depth_core.serving.artworks.store import ACCEPTED
 from depth_core.serving.artworks.types import Created, IdempotencyConflictError, NewArtwork, StoredArtwork
+from depth_core.serving.webhooks import endpoints
 from depth_core.settings import Settings
 
 _RFC3339 = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)"
@@ -34,6 +35,12 @@ _CREATED_HEADERS = (
     header("Location", "The artwork's path.", format="uri-reference")
     | header("Preference-Applied", "The wait that was granted.", always=False, pattern="^wait=[0-9]+$")
     | header("Idempotent-Replayed", "An earlier request with this key made the artwork.", always=False, enum=["true"])
+    | header(
+        "Webhook-Disabled",
+        "Since when nothing is sent to the webhook's endpoint, because it had failed for days.",
+        always=False,
+        format="date-time",
+    )
 )
 _LIST_HEADERS = header("Link", 'The next page: `<URL>; rel="next"` (RFC 8288); absent on the last one.', always=False)
 
@@ -113,6 +120,10 @@ async def _create(
     """Creates a depth map. Answers at once, or with `Prefer: wait=N` when the artwork has ended or N seconds have passed."""
     new = _validated(await body.read_json_text(request, state.settings), idempotency_key, state.settings)
     wait = long_polling.wait_seconds(request.headers.getlist("prefer"))
+    if new.webhook is not None:
+        since = await run_in_threadpool(endpoints.disabled_since, state.artworks, caller, new.webhook)
+        if since is not None:
+            response.headers["Webhook-Disabled"] = f"{since:%Y-%m-%dT%H:%M:%SZ}"
     try:
         created = await run_in_threadpool(
             state.artworks.create,

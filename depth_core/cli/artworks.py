@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
@@ -14,6 +14,7 @@ import typer
 
 from depth_core import settings as settings_module
 from depth_core.cli.common import clear_errors, console, errors
+from depth_core.display import shown_url
 from depth_core.errors import DepthlineError
 from depth_core.settings import Settings
 from depth_core.terminal import message
@@ -21,7 +22,7 @@ from depth_core.terminal import message
 if TYPE_CHECKING:
     from depth_core.serving.artworks.store import ArtworkStore
 
-webhooks_app = typer.Typer(no_args_is_help=True, help="Deliver webhooks, send one again, the secrets that sign them.")
+webhooks_app = typer.Typer(no_args_is_help=True, help="Deliver webhooks, send one again; endpoints that fail, secrets that sign.")
 
 
 def artwork(artwork_id: Annotated[UUID, typer.Argument(help="Id of the artwork.")]) -> None:
@@ -40,7 +41,7 @@ def artwork(artwork_id: Annotated[UUID, typer.Argument(help="Id of the artwork."
         for worker in store.workers.that_had(artwork_id):
             facts.append(("run", f"{worker.run_id or 'none'} ({worker.name} on {worker.host}, device {worker.device})"))
         for step in store.history(artwork_id):
-            facts.append((f"{step.at:%Y-%m-%d %H:%M:%S}Z", " ".join(filter(None, (step.status.value, step.worker, step.note)))))
+            facts.append((_time(step.at), " ".join(filter(None, (step.status.value, step.worker, step.note)))))
     for name, text in facts:
         console.print(f"{name:<22}{message(text)}", soft_wrap=True)
 
@@ -88,7 +89,34 @@ def attempts(artwork_id: Annotated[UUID, typer.Argument(help="Id of the artwork.
             console.print(f"{delivery.id} {state} {message(delivery.url)}", soft_wrap=True)
             for attempt in tried:
                 result = attempt.error or f"HTTP {attempt.status_code}"
-                console.print(f"  {attempt.at:%Y-%m-%d %H:%M:%S}Z {attempt.seconds:.2f} s {message(result)}", soft_wrap=True)
+                console.print(f"  {_time(attempt.at)} {attempt.seconds:.2f} s {message(result)}", soft_wrap=True)
+
+
+@webhooks_app.command()
+def endpoints() -> None:
+    """Lists the endpoints that fail: those that are disabled, to which nothing is sent, and those that are still tried."""
+    with clear_errors(), _artworks() as (store, _):
+        from depth_core.serving.webhooks.endpoints import failing
+
+        for each in failing(store):
+            console.print(message(f"{each.api_key_id} {shown_url(each.url)}"), soft_wrap=True)
+            state = f"disabled at {_time(each.disabled_at)}" if each.disabled_at else "still tried"
+            since = f"{each.failures:,} failed attempts since {_time(each.failing_since)}"
+            last = f"the last at {_time(each.last_failure_at)}: {message(each.last_error)}"
+            console.print(f"  {state}; {since}, {last}", soft_wrap=True)
+
+
+@webhooks_app.command()
+def enable(
+    name: Annotated[str, typer.Argument(help="Name of the API key; `local` without keys, `inbox` for inbox files.")],
+    url: Annotated[str, typer.Argument(help="The endpoint's URL, whole or as `depthline webhooks endpoints` shows it.")],
+) -> None:
+    """Enables an endpoint that was disabled because it had failed for days."""
+    with clear_errors(), _artworks() as (store, _):
+        from depth_core.serving.webhooks import endpoints
+
+        for each in endpoints.enable(store, name, url):
+            console.print(f"{message(shown_url(each.url))} is enabled", soft_wrap=True)
 
 
 @webhooks_app.command()
@@ -119,6 +147,10 @@ def rotate(
         _print_secret(store, settings, name)
 
 
+def _time(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}Z"
+
+
 def _print_secret(store: ArtworkStore, settings: Settings, name: str) -> None:
     """Prints an API key's secret alone, for scripts, and beside the output which others sign too."""
     from depth_core.serving.webhooks.signing_secrets import signing_secrets
@@ -126,7 +158,7 @@ def _print_secret(store: ArtworkStore, settings: Settings, name: str) -> None:
     secret, earlier = signing_secrets(store, settings, name)
     console.print(secret, soft_wrap=True)
     for until in sorted(each.until for each in earlier):
-        errors.print(f"an earlier secret signs too until {until:%Y-%m-%d %H:%M:%S}Z", soft_wrap=True)
+        errors.print(f"an earlier secret signs too until {_time(until)}", soft_wrap=True)
 
 
 @contextmanager

@@ -151,6 +151,7 @@ webhook_deliveries = sa.Table(
     sa.Column("next_attempt_at", UtcDateTime, nullable=False),
     sa.Column("lease_until", UtcDateTime),
     sa.Column("tries", sa.Integer, nullable=False),  # place in the retry schedule; a replay begins again
+    sa.Column("replayed", sa.Boolean, nullable=False, server_default=sa.false()),  # tried even where its endpoint is disabled
     sa.Index(None, "state", "next_attempt_at"),
 )
 
@@ -163,6 +164,19 @@ webhook_attempts = sa.Table(
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("status_code", sa.Integer),  # null: no answer came
     sa.Column("error", sa.Text),
+)
+
+webhook_endpoints = sa.Table(
+    "webhook_endpoints",
+    metadata,
+    sa.Column("api_key_id", sa.String(64), primary_key=True),
+    sa.Column("url_sha256", sa.String(64), primary_key=True),  # URLs are too long for a key
+    sa.Column("url", sa.Text, nullable=False),  # without query and fragment
+    sa.Column("failing_since", UtcDateTime, nullable=False),  # the first failure since the last success, which deletes the row
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("last_failure_at", UtcDateTime, nullable=False),
+    sa.Column("last_error", sa.Text, nullable=False),
+    sa.Column("disabled_at", UtcDateTime),
 )
 
 webhook_secrets = sa.Table(

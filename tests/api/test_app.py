@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -24,7 +25,7 @@ from depth_api import long_polling
 from depth_core.contract import ArtworkStatus
 from depth_core.errors import ConfigurationError, ErrorKind
 from depth_core.serving.artworks.store import ArtworkStore
-from depth_core.serving.webhooks import outbox
+from depth_core.serving.webhooks import endpoints, outbox
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -632,6 +633,7 @@ def test_metrics_tell_requests_artworks_queue_and_stages(own_client: httpx.Clien
     assert 'depthline_http_requests_total{method="other",route="other",status="404"} 1.0' in lines
     assert any(line.startswith("depthline_queue_age_seconds ") for line in lines)
     assert 'depthline_webhooks{state="pending"} 0.0' in lines
+    assert 'depthline_webhook_endpoints{state="disabled"} 0.0' in lines
 
 
 def test_the_openapi_document_and_its_page_are_there(client: httpx.Client) -> None:
@@ -662,7 +664,7 @@ def test_the_openapi_document_promises_what_the_reference_does(client: httpx.Cli
     assert parameters["properties"]["webhook"]["format"] == "uri"
     answers = document["paths"][NEW]["post"]["responses"]
     assert set(answers["202"]["headers"]) == set(answers["200"]["headers"])
-    assert set(answers["202"]["headers"]) == {"Location", "Preference-Applied", "Idempotent-Replayed"}
+    assert set(answers["202"]["headers"]) == {"Location", "Preference-Applied", "Idempotent-Replayed", "Webhook-Disabled"}
     assert set(answers["429"]["headers"]) == set(answers["503"]["headers"]) == {"Retry-After"}
     result = document["paths"]["/v2/artworks/{artwork_id}/results/{name}"]["get"]["responses"]
     assert "ETag" in result["200"]["headers"]
@@ -686,6 +688,21 @@ def test_the_api_delivers_webhooks_by_itself(
         client.post(f"{path}/cancel")
         tried = eventually(lambda: outbox.deliveries(artworks, UUID(path[-36:]))[0][1])
     assert tried[0].status_code == 405
+
+
+def test_an_answer_says_that_nothing_is_sent_to_its_webhook(client: httpx.Client, artworks: ArtworkStore) -> None:
+    hook = "https://hooks.example/x"
+    with artworks.database.write() as connection:
+        for day in range(1, 7):
+            at = datetime(2026, 1, day, tzinfo=UTC)
+            endpoints.failed(connection, "ann", hook, at=at, error="HTTP 500", after_days=5)
+    answer = post(client, {**BODY, "webhook": f"{hook}?id=1"})
+    assert (answer.status_code, answer.headers["webhook-disabled"]) == (202, "2026-01-06T00:00:00Z")
+    for webhook, headers in ((f"{hook}/y", {}), (None, {}), (hook, BOB)):
+        again = client.post(NEW, json={**BODY, "webhook": webhook}, headers=headers)
+        assert again.status_code == 202
+        assert "webhook-disabled" not in again.headers
+    assert 'depthline_webhook_endpoints{state="disabled"} 1.0' in client.get("/metrics").text.splitlines()
 
 
 # -- anything at all ----------------------------------------------------------------------------------------------------------

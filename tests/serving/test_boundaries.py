@@ -28,6 +28,7 @@ Ask = Callable[..., NewArtwork]
 
 FILES = (
     "serving/webhooks/delivery.py",
+    "serving/webhooks/endpoints.py",
     "serving/webhooks/outbox.py",
     "serving/webhooks/signing_secrets.py",
     "serving/inbox/watch.py",

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,7 +15,7 @@ from support.waiting import eventually
 from depth_core import settings as settings_module
 from depth_core.serving.artworks.store import ArtworkStore, open_store
 from depth_core.serving.artworks.types import NewArtwork
-from depth_core.serving.webhooks import outbox
+from depth_core.serving.webhooks import endpoints, outbox
 from depth_core.serving.webhooks.signing_secrets import signing_secret
 from depth_core.settings import Settings
 
@@ -72,6 +73,34 @@ def test_a_secret_is_replaced_and_both_commands_say_until_when_the_one_before_it
     assert at_once.stdout not in (first.stdout, rotated.stdout)
     assert at_once.stderr == ""
     assert run("rotate", "nosuchkey").exit_code == 2
+
+
+def test_endpoints_that_fail_are_listed_and_a_disabled_one_is_enabled(
+    settings: Settings, artworks: ArtworkStore, ask: Ask, receiver: Callable[..., Any]
+) -> None:
+    assert run("endpoints").stdout == ""
+    server = receiver(500, 200)
+    with artworks.database.write() as connection:
+        for day in range(1, 7):
+            at = datetime(2026, 1, day, tzinfo=UTC)
+            endpoints.failed(connection, "ann", f"{server.url}/x?token=hush", at=at, error="HTTP 500", after_days=5)
+    artwork_id = canceled(artworks, ask(webhook=f"{server.url}/x"))
+    assert run("deliver", "--once").stdout == "0 attempts\n"
+    assert "final failed (not sent: the endpoint was disabled at 2026-01-06 00:00:00Z" in run("attempts", str(artwork_id)).stdout
+    canceled(artworks, ask(webhook=f"{server.url}/y"))
+    assert run("deliver", "--once").stdout == "1 attempts\n"
+    disabled, its_state, tried, other_state = run("endpoints").stdout.splitlines()
+    assert (disabled, tried) == (f"ann {server.url}/x", f"ann {server.url}/y")
+    at, since = "2026-01-06 00:00:00Z", "2026-01-01 00:00:00Z"
+    assert its_state == f"  disabled at {at}; 6 failed attempts since {since}, the last at {at}: HTTP 500"
+    assert other_state.startswith("  still tried; 1 failed attempts since ")
+    unknown = run("enable", "bob", f"{server.url}/x")
+    assert unknown.exit_code == 2
+    assert "no endpoint of 'bob'" in unknown.output
+    assert run("enable", "ann", f"{server.url}/x").stdout == f"{server.url}/x is enabled\n"
+    assert run("replay", str(artwork_id)).exit_code == 0
+    assert run("deliver", "--once").stdout == "1 attempts\n"
+    assert run("endpoints").stdout.splitlines()[:1] == [tried]
 
 
 def test_an_artwork_is_shown_with_its_history_and_the_runs_that_had_it(

@@ -11,6 +11,7 @@ retention.py        deletes old artworks
 transitions.py      the statements that change an artwork's status; only the modules above use them
 
 Every change of status is one transaction whose UPDATE names the status it leaves, so none goes backwards and none happens twice.
-Transactions lock rows in one order, so that no two of them wait for each other: artworks, workers, stage_seconds.
+Transactions lock rows in one order, so that no two of them wait for each other: artworks, webhook_deliveries,
+webhook_endpoints, workers, stage_seconds.
 What does not belong here: running a network (engine/), sending webhooks (webhooks: only the outbox entry is written here).
 """

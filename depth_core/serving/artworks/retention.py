@@ -16,7 +16,8 @@ def prune(database: Database, *, before: datetime, limit: int = 1000) -> int:
 
     Their histories and delivered or failed webhooks go with them, and so do workers from before that time. Files in the store
     stay: bulk and other requests share them by content. What is still to be delivered stays, and so does the note of which
-    inbox files were picked up, so that a file which still lies there is no new request.
+    inbox files were picked up, so that a file which still lies there is no new request. Failures of webhook endpoints from before
+    that time are forgotten; what is disabled stays so.
     """
     table, outbox = db.artworks, db.webhook_deliveries
     undelivered = sa.exists().where(outbox.c.artwork_id == table.c.id, outbox.c.state == "pending")
@@ -25,5 +26,7 @@ def prune(database: Database, *, before: datetime, limit: int = 1000) -> int:
         ids = list(connection.scalars(old.order_by(table.c.created_at).limit(limit).with_for_update(skip_locked=True)))
         connection.execute(sa.delete(db.inbox_entries).where(db.inbox_entries.c.artwork_id.in_(ids)))
         connection.execute(sa.delete(table).where(table.c.id.in_(ids)))
+        endpoints = db.webhook_endpoints
+        connection.execute(sa.delete(endpoints).where(endpoints.c.disabled_at.is_(None), endpoints.c.last_failure_at < before))
         connection.execute(sa.delete(db.workers).where(db.workers.c.heartbeat_at < before))
     return len(ids)

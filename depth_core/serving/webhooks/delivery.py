@@ -34,14 +34,13 @@ async def deliver_once(store: ArtworkStore, settings: Settings, *, resolve: Reso
     count = 0
     async with _client(settings, resolve) as client:
         while due := await asyncio.to_thread(outbox.claim_due, store, settings, settings.webhook_concurrency):
-            await asyncio.gather(*(_attempt(client, store, settings, delivery) for delivery in due))
-            count += len(due)
+            count += sum(await asyncio.gather(*(_attempt(client, store, settings, delivery) for delivery in due)))
     return count
 
 
 async def deliver_loop(store: ArtworkStore, settings: Settings, stop: asyncio.Event, *, resolve: Resolver | None = None) -> None:
     """Delivers what comes due until `stop` is set. Several loops, in several processes, share the work."""
-    running: dict[asyncio.Task[None], Delivery] = {}
+    running: dict[asyncio.Task[bool], Delivery] = {}
     stopped = asyncio.create_task(stop.wait())
     async with _client(settings, resolve) as client:
         while not stopped.done():
@@ -76,16 +75,18 @@ def _client(settings: Settings, resolve: Resolver | None) -> httpx.AsyncClient:
     )
 
 
-async def _attempt(client: httpx.AsyncClient, store: ArtworkStore, settings: Settings, delivery: Delivery) -> None:
-    """One attempt and its note in the database."""
+async def _attempt(client: httpx.AsyncClient, store: ArtworkStore, settings: Settings, delivery: Delivery) -> bool:
+    """One attempt and its note in the database. False: none, since the endpoint is disabled."""
     at, begun = store.database.clock(), time.monotonic()
     try:
+        if await asyncio.to_thread(outbox.refuse, store, delivery):
+            return False
         body, headers = await asyncio.to_thread(_message, store, settings, delivery)
         answer = await _send(client, settings, delivery.url, body, headers)
     except SQLAlchemyError:
         raise  # no attempt: without the database there is no message, and no note of it
     except Exception as error:  # noqa: BLE001 - any error counts as an attempt, or the delivery would be retried for ever
-        answer = Answer(error=_reason(error))
+        answer = Answer(error=_reason(error), ours=True)
         named = (delivery.id, delivery.artwork_id, shown_url(delivery.url))
         log.warning("webhook %s of artwork %s could not be sent to %s: %s", *named, answer.error)
     note = asyncio.to_thread(outbox.record, store, settings, delivery, at, time.monotonic() - begun, answer)
@@ -95,6 +96,7 @@ async def _attempt(client: httpx.AsyncClient, store: ArtworkStore, settings: Set
     except asyncio.CancelledError:
         await noting  # the receiver has answered: a loop that stops now still notes it
         raise
+    return True
 
 
 def _message(store: ArtworkStore, settings: Settings, delivery: Delivery) -> tuple[bytes, dict[str, str]]:

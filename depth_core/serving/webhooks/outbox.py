@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import random
+import shlex
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
+from depth_core.display import shown_url
 from depth_core.errors import DepthlineError
 from depth_core.serving import database as db
 from depth_core.serving.artworks.store import ArtworkStore
+from depth_core.serving.webhooks import endpoints
+from depth_core.serving.webhooks.endpoints import Endpoint
 from depth_core.settings import Settings
 
 PENDING, DELIVERED, FAILED, SKIPPED = "pending", "delivered", "failed", "skipped"
@@ -39,6 +44,7 @@ class Delivery:
     created_at: datetime
     next_attempt_at: datetime
     tries: int
+    replayed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,7 @@ class Answer:
     error: str | None = None
     wait_seconds: float = 0.0
     final: bool = False  # not worth another attempt
+    ours: bool = False  # an error on this side, which says nothing of the endpoint
 
     @property
     def delivered(self) -> bool:
@@ -91,12 +98,14 @@ def backlog(store: ArtworkStore) -> dict[str, int]:
 def replay(store: ArtworkStore, id: UUID) -> int:
     """Sends a delivery again as if new, or the latest one of an artwork, whichever the id names; earlier attempts stay on record.
 
-    Returns how many deliveries that are. Raises DepthlineError when the id names none.
+    It is tried even where its endpoint is disabled; a success enables that again. Returns how many deliveries that
+    are. Raises DepthlineError when the id names none.
     """
     table = db.webhook_deliveries
     latest = sa.select(table.c.id).where(table.c.artwork_id == id).order_by(table.c.created_at.desc(), table.c.event).limit(1)
     named = (table.c.id == id) | (table.c.id == latest.scalar_subquery())
-    afresh = {"state": PENDING, "reason": None, "tries": 0, "next_attempt_at": store.database.clock(), "lease_until": None}
+    at = store.database.clock()
+    afresh = {"state": PENDING, "reason": None, "tries": 0, "next_attempt_at": at, "lease_until": None, "replayed": True}
     with store.database.write() as connection:
         count = connection.execute(sa.update(table).where(named).values(afresh)).rowcount
     if count == 0:
@@ -149,6 +158,21 @@ def _share_of_a_key(settings: Settings) -> int:
     return max(settings.webhook_concurrency // 4, settings.webhook_per_host + 1)
 
 
+def refuse(store: ArtworkStore, delivery: Delivery) -> bool:
+    """Ends a claimed delivery without an attempt when its endpoint is disabled, unless it was replayed. Whether it did."""
+    if delivery.replayed:
+        return False
+    since = endpoints.disabled_since(store, delivery.api_key_id, delivery.url)
+    if since is None:
+        return False
+    reason = f"not sent: the endpoint was disabled at {since:%Y-%m-%d %H:%M:%S}Z, after days of failures"
+    table = db.webhook_deliveries
+    unchanged = (table.c.id == delivery.id) & (table.c.state == PENDING) & (table.c.tries == delivery.tries)
+    with store.database.write() as connection:
+        connection.execute(sa.update(table).where(unchanged).values(state=FAILED, reason=reason, lease_until=None))
+    return True
+
+
 def record(store: ArtworkStore, settings: Settings, delivery: Delivery, at: datetime, seconds: float, answer: Answer) -> None:
     table = db.webhook_deliveries
     tries = delivery.tries + 1
@@ -173,6 +197,33 @@ def record(store: ArtworkStore, settings: Settings, delivery: Delivery, at: date
         open_still = (PENDING, SKIPPED) if answer.delivered else (PENDING,)
         unchanged = (table.c.id == delivery.id) & table.c.state.in_(open_still) & (table.c.tries == delivery.tries)
         connection.execute(sa.update(table).where(unchanged).values(values))
+        changed = _note_at_endpoint(connection, settings, delivery, at, answer)
+    if changed is not None:
+        _log_change(changed, enabled=answer.delivered)
+
+
+def _note_at_endpoint(
+    connection: Connection, settings: Settings, delivery: Delivery, at: datetime, answer: Answer
+) -> Endpoint | None:
+    """Notes an answer at its endpoint; returns that when it is thereby disabled, or enabled again."""
+    named = (connection, delivery.api_key_id, delivery.url)
+    if answer.delivered:
+        return endpoints.succeeded(*named)
+    if answer.ours:
+        return None
+    return endpoints.failed(*named, at=at, error=answer.error or "", after_days=settings.webhook_disable_days)
+
+
+def _log_change(endpoint: Endpoint, *, enabled: bool) -> None:
+    url, name = shown_url(endpoint.url), endpoint.api_key_id
+    if enabled:
+        log.warning("the webhook endpoint %s of %s works again, and is enabled", url, name)
+        return
+    log.warning(
+        "the webhook endpoint %s of %s is disabled: every attempt has failed since %s, %d in all, the last with: %s; "
+        "`depthline webhooks enable %s URL` enables it",
+        *(url, name, f"{endpoint.failing_since:%Y-%m-%d %H:%M:%S}Z", endpoint.failures, endpoint.last_error, shlex.quote(name)),
+    )
 
 
 def give_back(store: ArtworkStore, ids: list[UUID]) -> None:

@@ -20,3 +20,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_earlier_secrets")),
     )
     op.create_index(op.f("ix_webhook_earlier_secrets_api_key_id"), "webhook_earlier_secrets", ["api_key_id"])
+    op.add_column("webhook_deliveries", sa.Column("replayed", sa.Boolean, nullable=False, server_default=sa.false()))
+    op.create_table(
+        "webhook_endpoints",
+        sa.Column("api_key_id", sa.String(64), nullable=False),
+        sa.Column("url_sha256", sa.String(64), nullable=False),
+        sa.Column("url", sa.Text, nullable=False),
+        sa.Column("failing_since", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("failures", sa.Integer, nullable=False),
+        sa.Column("last_failure_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("last_error", sa.Text, nullable=False),
+        sa.Column("disabled_at", sa.DateTime(timezone=True)),
+        sa.PrimaryKeyConstraint("api_key_id", "url_sha256", name=op.f("pk_webhook_endpoints")),
+    )
