@@ -13,6 +13,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionError
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from depth_api.logs import log
@@ -73,9 +74,17 @@ def register(app: FastAPI) -> None:
         app.add_exception_handler(unavailable, _unavailable)
 
 
-async def _http_exception(_request: Request, error: Exception) -> Response:
+async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return error_response(error.status_code, error.detail, error.headers)
+    headers = {"Allow": ", ".join(_methods(request))} if error.status_code == 405 else error.headers
+    return error_response(error.status_code, error.detail, headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """The methods of a path, of all its routes: the framework names those of the first one alone."""
+    scopes = {method: {**request.scope, "method": method} for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")}
+    routes = request.app.routes
+    return [name for name, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:

@@ -4,6 +4,7 @@
     urls/XX/HASH.json               which content a URL had
     sources/XX/SHA256               image files as they were received
     depth/DIGEST/XX/SHA256/         depth maps: depth.png and what else was asked for, depth.json last
+    requests/DIGEST/XX/SHA256/      the same, made for single requests: goes with the last artwork that uses it
     journal/PROFILE/CHUNK/          outcomes of runs under way, and notes of what is at work
     spool/PROFILE/CHUNK/            raw predictions between the two passes over a chunk that shares one range
     outcomes/PROFILE/CHUNK.parquet  outcomes of a chunk, once a run came to its end
@@ -20,7 +21,7 @@ import hashlib
 import re
 from datetime import date
 
-DEPTH, RECORDS = "depth", "records"
+DEPTH, REQUESTS, RECORDS = "depth", "requests", "records"
 API_PROFILE = "api"  # the profile of single requests
 
 _CHUNK = re.compile(r"(?P<slug>[a-z0-9_-]+)-(?P<number>\d{5,})")
@@ -119,10 +120,19 @@ def depth_folder(sha256: str, digest: str) -> str:
     return f"{DEPTH}/{digest}/{sha256[:2]}/{sha256}"
 
 
+def request_folder(sha256: str, digest: str) -> str:
+    """As `depth_folder`, for what single requests make. Bulk runs neither write nor read it, so it can be removed."""
+    return f"{REQUESTS}/{digest}/{sha256[:2]}/{sha256}"
+
+
+def is_request_folder(folder: str) -> bool:
+    return folder.startswith(f"{REQUESTS}/")
+
+
 def digest_of_folder(folder: str) -> str:
     """The digest in the key of a depth map's folder, or of a raw prediction; "" for a key of another shape."""
     first, *rest = folder.split("/")
-    if first == DEPTH and len(rest) == 3:
+    if first in (DEPTH, REQUESTS) and len(rest) == 3:
         return rest[0]
     return rest[-2] if first == "spool" and len(rest) in (4, 5) else ""
 

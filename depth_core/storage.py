@@ -258,6 +258,17 @@ class Store:
         with self.clear_errors("delete", key), suppress(FileNotFoundError):
             self.fs.rm_file(self.path(key))
 
+    def delete_folder(self, prefix: str, *, first: str) -> None:
+        """Removes all keys below a folder, the key `first` before the others, and a local folder's empty directories."""
+        if self.exists(first):
+            self.delete(first)
+        for key in self.keys(prefix):
+            self.delete(key)
+        if self.local:
+            with suppress(OSError):  # somebody writes there
+                os.rmdir(self.path(prefix))
+                os.rmdir(os.path.dirname(self.path(prefix)))
+
     def check_writable(self) -> None:
         """Writes and removes a small key, and the folders made for it. Raises StoreError with the reason when that fails."""
         key = f".writable-{uuid.uuid4().hex[:8]}"

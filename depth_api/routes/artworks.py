@@ -20,9 +20,11 @@ from depth_api import body, errors, long_polling
 from depth_api.dependencies import Caller, OwnArtwork, State, no_such_artwork, path_of
 from depth_api.openapi import header
 from depth_api.routes.head import answer_head
+from depth_api.schemas import ErrorAnswer
 from depth_api.state import ApiState
 from depth_core.contract import ARTWORKS_PATH, Artwork, ArtworkStatus
 from depth_core.serving import request_schema
+from depth_core.serving.artworks import deletion
 from depth_core.serving.artworks.cursor import CURSOR_PATTERN
 from depth_core.serving.artworks.store import ACCEPTED
 from depth_core.serving.artworks.types import Created, IdempotencyConflictError, NewArtwork, StoredArtwork
@@ -94,6 +96,17 @@ def build(settings: Settings) -> APIRouter:
             operation_id=operation_id,
             summary=summary,
         )
+    router.add_api_route(
+        "/{artwork_id:uuid}",
+        _delete,
+        methods=["DELETE"],
+        status_code=204,
+        response_class=Response,
+        responses=errors.documented(*always, 404, 409)
+        | {204: {"description": "Deleted."}, 409: {"model": ErrorAnswer, "description": "It has not ended; cancel it first."}},
+        operation_id="deleteArtwork",
+        summary="Delete an artwork",
+    )
     return answer_head(router)
 
 
@@ -236,3 +249,14 @@ async def _cancel(artwork_id: Annotated[UUID, Path()], request: Request, state: 
     if artwork is None:
         raise no_such_artwork(artwork_id)
     return state.answer(artwork)
+
+
+async def _delete(artwork_id: Annotated[UUID, Path()], request: Request, state: State, caller: Caller) -> None:
+    """Deletes an artwork that has ended, with its history, its webhooks and the files that nothing else uses."""
+    request.state.artwork_id = str(artwork_id)
+    try:
+        deleted = await run_in_threadpool(deletion.delete, state.artworks.database, state.store, artwork_id, api_key_id=caller)
+    except deletion.NotFinalError as error:
+        raise HTTPException(409, str(error)) from None
+    if not deleted:
+        raise no_such_artwork(artwork_id)

@@ -89,6 +89,7 @@ artworks = sa.Table(
     sa.Index(None, "api_key_id", "created_at", "id"),
     sa.Index(None, "worker"),
     sa.Index(None, "finished_at"),
+    sa.Index(None, "folder"),
 )
 
 transitions = sa.Table(
@@ -111,6 +112,13 @@ idempotency_keys = sa.Table(
     sa.Column("artwork_id", sa.Uuid, nullable=False),
     sa.Column("status_code", sa.Integer),  # null until the first request was answered
     sa.Column("created_at", UtcDateTime, nullable=False, index=True),
+)
+
+removed_folders = sa.Table(
+    "removed_folders",
+    metadata,
+    sa.Column("folder", sa.Text, primary_key=True),  # of results: files may be gone that a worker has seen
+    sa.Column("removed_at", UtcDateTime, nullable=False, index=True),
 )
 
 workers = sa.Table(

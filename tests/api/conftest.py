@@ -137,7 +137,7 @@ def finish(artworks: ArtworkStore, settings: Settings) -> Callable[..., dict[str
         written = files or {"depth.png": bytes(range(256)) * 4, "depth.json": b'{"model": "tiny"}'}
         store = Store(settings.store_location)
         for claimed in artworks.queue.claim("test", limit=8, lease_seconds=60):
-            folder = f"depth/0123456789abcdef/{claimed.id.hex[:2]}/{claimed.id.hex}"
+            folder = f"requests/0123456789abcdef/{claimed.id.hex[:2]}/{claimed.id.hex}"
             for name, data in written.items():
                 store.write(f"{folder}/{name}", data)
             assert artworks.queue.finish(claimed.id, "test", folder=folder, results=list(written), seconds={"predict": 0.25})

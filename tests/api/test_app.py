@@ -532,7 +532,7 @@ def test_what_is_no_result_is_not_served(client: httpx.Client, finish: Callable[
     for name in ("depth16.png", "..%2Fdepth.json", "%2e%2e/%2e%2e/depthline.db", "", "."):
         assert client.get(f"{path}/results/{name}").status_code == 404, name
     assert client.get(f"{path}/results/depth.png").status_code == 200
-    for key in Store(settings.store_location).keys("depth"):
+    for key in Store(settings.store_location).keys("requests"):
         Store(settings.store_location).delete(key)
     assert client.get(f"{path}/results/depth.png").status_code == 404
 

@@ -43,8 +43,8 @@ def test_the_api_is_what_its_document_says(url: str, finish: Callable[..., Any],
         stop.set()
         worker.join()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 selected / 8 total" in done.stdout
-    assert "13 selected / 13 total" in done.stdout, "links between operations"
+    assert "9 selected / 9 total" in done.stdout
+    assert "18 selected / 18 total" in done.stdout, "links between operations"
     for phase in ("Coverage", "Fuzzing", "Stateful"):
         assert f"\N{WHITE HEAVY CHECK MARK} {phase}" in done.stdout
     found = client.get("/v2/artworks", params={"status": "succeeded"}).json()

@@ -35,6 +35,7 @@ from depth_core.output import formats, records
 from depth_core.output.outcomes import FAILED, SUCCEEDED, Outcome
 from depth_core.output.record_schema import COLUMNS
 from depth_core.serving import request_records
+from depth_core.serving.artworks import deletion
 from depth_core.serving.artworks.statistics import statistics
 from depth_core.serving.artworks.store import ArtworkStore, open_store
 from depth_core.serving.artworks.types import NewArtwork
@@ -292,12 +293,43 @@ def test_the_same_image_asked_for_twice_is_computed_once_and_answered_twice(artw
     assert artworks.get(first).folder == artworks.get(second).folder
 
 
-def test_an_image_that_bulk_has_made_is_not_made_again(artworks, store, settings, images) -> None:
-    ask(artworks, f"{images.url}/a.jpg")
+def test_an_image_that_a_request_or_bulk_has_made_is_not_made_again(artworks, store, settings, images) -> None:
+    first = ask(artworks, f"{images.url}/a.jpg")
     worker(artworks, store, settings).serve()
     again = ask(artworks, f"{images.url}/a.jpg")
     worker(artworks, store, settings).serve()
     assert artworks.get(again).outcome["reused"] is True
+    own = artworks.get(first).folder
+    assert own.startswith("requests/")
+    of_bulk = own.replace("requests/", "depth/", 1)
+    for name in artworks.get(first).results:
+        store.write(f"{of_bulk}/{name}", store.read(f"{own}/{name}"))
+    once_more = ask(artworks, f"{images.url}/a.jpg")
+    worker(artworks, store, settings).serve()
+    assert (artworks.get(once_more).folder, artworks.get(once_more).outcome["reused"]) == (of_bulk, True)
+
+
+def test_files_that_are_removed_while_a_worker_uses_them_are_made_again(artworks, settings, images) -> None:
+    first = ask(artworks, f"{images.url}/a.jpg")
+    deleted = []
+
+    class Watched(Store):
+        def read(self, key: str) -> bytes:
+            data = super().read(key)
+            if first_is_done and not deleted and key.startswith("requests/"):  # the worker has just found them
+                deleted.append(deletion.delete(artworks.database, self, first, api_key_id="somebody"))
+            return data
+
+    first_is_done = False
+    watched = Watched(settings.store_location)
+    worker(artworks, watched, settings).serve()
+    first_is_done = True
+    second = ask(artworks, f"{images.url}/a.jpg")
+    worker(artworks, watched, settings).serve()
+    assert deleted == [True]
+    found = artworks.get(second)
+    assert (found.status, found.attempts, found.outcome["reused"]) == (ArtworkStatus.SUCCEEDED, 1, False)
+    assert sorted(watched.keys("requests")) == sorted(f"{found.folder}/{name}" for name in found.results)
 
 
 def test_seconds_by_stage_are_those_of_this_worker_each_spent_once(artworks, store, settings, images) -> None:

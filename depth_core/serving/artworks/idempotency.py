@@ -25,26 +25,23 @@ def register(
     """
     table, same = db.idempotency_keys, _same(api_key_id, key)
     connection.execute(sa.delete(table).where(same, expired(at)))
-    try:
-        with connection.begin_nested():
-            connection.execute(
-                sa.insert(table).values(
-                    api_key_id=api_key_id,
-                    key=key,
-                    body_sha256=body_sha256,
-                    artwork_id=artwork_id,
-                    status_code=status_code,
-                    created_at=at,
-                )
-            )
-    except IntegrityError:
-        row = connection.execute(sa.select(table).where(same)).one()
+    new = sa.insert(table).values(
+        api_key_id=api_key_id, key=key, body_sha256=body_sha256, artwork_id=artwork_id, status_code=status_code, created_at=at
+    )
+    while True:
+        try:
+            with connection.begin_nested():
+                connection.execute(new)
+                return None
+        except IntegrityError:
+            row = connection.execute(sa.select(table).where(same).with_for_update()).one_or_none()
+        if row is None:
+            continue  # deleted meanwhile, together with its artwork
         if row.body_sha256 != body_sha256:
             raise IdempotencyConflictError(
                 f"Idempotency-Key {key!r} was used with another body; send the same body or another key"
-            ) from None
+            )
         return row
-    return None
 
 
 def set_status_code(connection: Connection, api_key_id: str, key: str, status_code: int) -> None:

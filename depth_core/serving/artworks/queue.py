@@ -16,9 +16,10 @@ from sqlalchemy.engine import Connection
 from depth_core.contract import ArtworkStatus, DepthParameters
 from depth_core.errors import ErrorKind
 from depth_core.serving import database as db
-from depth_core.serving.artworks import idempotency, transitions
+from depth_core.serving.artworks import deletion, idempotency, transitions
 from depth_core.serving.artworks.types import Claimed, Reconciled
 from depth_core.serving.database import Database
+from depth_core.storage import Store
 
 _STARTING, _PROCESSING = ArtworkStatus.STARTING, ArtworkStatus.PROCESSING
 
@@ -92,12 +93,16 @@ class ArtworkQueue:
         results: Sequence[str],
         seconds: Mapping[str, float],
         outcome: Mapping[str, Any] | None = None,
+        store: Store | None = None,
     ) -> bool:
         """Records success: the store's folder key, names of its files, seconds by stage, and the engine's outcome.
 
         False, and nothing changed, when this worker no longer has the artwork: cancelled, or its lease went to another.
+        Raises FolderRemovedError when files were removed meanwhile from the folder in `store`, and StoreError.
         """
         with self._database.write() as connection:
+            if store is not None:
+                deletion.check(connection, store, folder, results)
             done = transitions.conclude(
                 connection,
                 artwork_id,

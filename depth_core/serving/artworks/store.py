@@ -128,10 +128,10 @@ class ArtworkStore:
         return [Transition(ArtworkStatus(row.status), row.at, row.worker, row.note) for row in rows]
 
     def which_final(self, ids: Collection[UUID]) -> set[UUID]:
-        """Those of `ids` that have their final status."""
-        query = sa.select(db.artworks.c.id).where(db.artworks.c.id.in_(ids), db.artworks.c.status.in_(FINAL))
+        """Those of `ids` that have their final status, or are deleted."""
+        query = sa.select(db.artworks.c.id).where(db.artworks.c.id.in_(ids), db.artworks.c.status.not_in(FINAL))
         with self.database.read() as connection:
-            return set(connection.scalars(query))
+            return set(ids).difference(connection.scalars(query))
 
     def finished_between(self, start: datetime, end: datetime) -> list[StoredArtwork]:
         """Artworks whose final status came in [start, end), in that order, for the record tables."""

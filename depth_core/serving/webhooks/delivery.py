@@ -76,12 +76,15 @@ def _client(settings: Settings, resolve: Resolver | None) -> httpx.AsyncClient:
 
 
 async def _attempt(client: httpx.AsyncClient, store: ArtworkStore, settings: Settings, delivery: Delivery) -> bool:
-    """One attempt and its note in the database. False: none, since the endpoint is disabled."""
+    """One attempt and its note in the database. False: none, since the endpoint is disabled or the artwork is deleted."""
     at, begun = store.database.clock(), time.monotonic()
     try:
         if await asyncio.to_thread(outbox.refuse, store, delivery):
             return False
-        body, headers = await asyncio.to_thread(_message, store, settings, delivery)
+        message = await asyncio.to_thread(_message, store, settings, delivery)
+        if message is None:
+            return False
+        body, headers = message
         answer = await _send(client, settings, delivery.url, body, headers)
     except SQLAlchemyError:
         raise  # no attempt: without the database there is no message, and no note of it
@@ -99,10 +102,11 @@ async def _attempt(client: httpx.AsyncClient, store: ArtworkStore, settings: Set
     return True
 
 
-def _message(store: ArtworkStore, settings: Settings, delivery: Delivery) -> tuple[bytes, dict[str, str]]:
-    """The artwork as the API answers it, or did at the event, and the headers that sign it."""
+def _message(store: ArtworkStore, settings: Settings, delivery: Delivery) -> tuple[bytes, dict[str, str]] | None:
+    """The artwork as the API answers it, or did at the event, and the headers that sign it; None when it was deleted."""
     artwork = store.get(delivery.artwork_id)
-    assert artwork is not None  # deliveries go when their artwork goes
+    if artwork is None:
+        return None
     if delivery.event == WebhookEvent.PROCESSING:
         artwork = artwork.when_processing()
     body = artwork.answer(settings.public_url).model_dump_json(by_alias=True, exclude_none=True)

@@ -187,6 +187,8 @@ def record(store: ArtworkStore, settings: Settings, delivery: Delivery, at: date
         wait = max(planned, min(answer.wait_seconds, _LONGEST_WAIT_SECONDS))
         values["next_attempt_at"] = store.database.clock() + timedelta(seconds=wait)
     with store.database.write() as connection:
+        if connection.scalar(sa.select(table.c.id).where(table.c.id == delivery.id).with_for_update()) is None:
+            return  # deleted with its artwork
         connection.execute(
             sa.insert(db.webhook_attempts).values(
                 delivery_id=delivery.id, at=at, seconds=seconds, status_code=answer.status_code, error=answer.error

@@ -10,10 +10,12 @@ from uuid import UUID
 
 from depth_core.errors import ErrorKind
 from depth_core.output.outcomes import SUCCEEDED, Outcome, outcome_to_files
+from depth_core.serving.artworks.deletion import FolderRemovedError
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import Claimed
 from depth_core.serving.worker.report import Report
 from depth_core.settings import Settings
+from depth_core.storage import Store
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +23,9 @@ log = logging.getLogger(__name__)
 class Claims:
     """The claims of one worker. Its own thread changes them; `lost` is also changed by the thread of heartbeats."""
 
-    def __init__(self, artworks: ArtworkStore, settings: Settings, name: str, report: Report) -> None:
+    def __init__(self, artworks: ArtworkStore, store: Store, settings: Settings, name: str, report: Report) -> None:
         self._artworks = artworks
+        self._store = store
         self._settings = settings
         self._name = name
         self._report = report
@@ -47,16 +50,28 @@ class Claims:
         return self.waiting_alone.pop(0)
 
     def finish(self, claimed: Claimed, outcome: Outcome, fetch_seconds: float = 0.0) -> None:
-        """Writes an artwork's final status. `fetch_seconds`: of its download."""
+        """Writes an artwork's final status. `fetch_seconds`: of its download. One whose files were removed meanwhile, since
+        another artwork was deleted that had the same, goes back. Raises StoreError."""
         spent = {} if outcome.reused else dict(outcome.seconds)
         seconds = {"download": fetch_seconds, **spent} if fetch_seconds else spent
         facts = outcome_to_files(outcome)
         if fetch_seconds:
             facts["seconds"] = {"download": fetch_seconds, **outcome.seconds}
         if outcome.status == SUCCEEDED:
-            done = self._artworks.queue.finish(
-                claimed.id, self._name, folder=outcome.folder, results=outcome.results, seconds=seconds, outcome=facts
-            )
+            try:
+                done = self._artworks.queue.finish(
+                    claimed.id,
+                    self._name,
+                    folder=outcome.folder,
+                    results=outcome.results,
+                    seconds=seconds,
+                    outcome=facts,
+                    store=self._store,
+                )
+            except FolderRemovedError as error:
+                log.info("%s is made again: %s", claimed.id, error)
+                self.give_back([claimed], tried=False)
+                return
         else:
             kind = ErrorKind(outcome.error_kind or ErrorKind.INTERNAL)
             done = self._artworks.queue.fail(

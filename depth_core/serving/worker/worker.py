@@ -93,7 +93,7 @@ class Worker:
         self.on_progress = on_progress
         self.clock = clock
         self.report = Report()
-        self.claims = Claims(artworks, settings, name, self.report)
+        self.claims = Claims(artworks, store, settings, name, self.report)
         self.store_failed_at: float | None = None  # since when the store has refused everything
         self.paused_until = 0.0
         self.stopping = False
@@ -244,8 +244,8 @@ class Worker:
             if each.claimed.id in self.claims.lost:
                 self.claims.drop(each.claimed.id)
                 continue
-            folder = layout.depth_folder(each.image.sha256, digest)
-            known = self._known(each, folder)
+            of_bulk, folder = (where(each.image.sha256, digest) for where in (layout.depth_folder, layout.request_folder))
+            known = self._known(each, of_bulk) or self._known(each, folder)
             if known is not None:
                 self.claims.finish(each.claimed, known, each.seconds)
             elif folder in first:

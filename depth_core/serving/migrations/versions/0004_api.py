@@ -33,3 +33,12 @@ def upgrade() -> None:
         sa.Column("disabled_at", sa.DateTime(timezone=True)),
         sa.PrimaryKeyConstraint("api_key_id", "url_sha256", name=op.f("pk_webhook_endpoints")),
     )
+    # what a deletion may remove
+    op.create_index(op.f("ix_artworks_folder"), "artworks", ["folder"])
+    op.create_table(
+        "removed_folders",
+        sa.Column("folder", sa.Text, nullable=False),
+        sa.Column("removed_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("folder", name=op.f("pk_removed_folders")),
+    )
+    op.create_index(op.f("ix_removed_folders_removed_at"), "removed_folders", ["removed_at"])
