@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationInfo, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue, SkipJsonSchema
 from pydantic_core import CoreSchema, PydanticCustomError
@@ -25,6 +25,7 @@ from depth_core import catalog
 from depth_core.catalog import ModelSpec
 
 ARTWORKS_PATH = "/v2/artworks"
+_DEFAULT_LIMIT = 1024  # resolutionLowerLimit of the contract
 
 
 class NormalizationMode(StrEnum):
@@ -80,17 +81,23 @@ def _valid_models() -> str:
     return f"V2: {', '.join(v2[::-1])}. V3: also {', '.join(name for name in v3 if name not in v2)}."
 
 
+def _other_limits() -> str:
+    """The models that take another resolutionLowerLimit than the contract's where none is asked for, for people."""
+    own = [spec for spec in catalog.MODELS if spec.family.advised_limit != _DEFAULT_LIMIT]
+    return f"Default: {_DEFAULT_LIMIT}; " + ", ".join(f"{spec.name}: {spec.family.advised_limit}" for spec in own) + "."
+
+
 class DepthParameters(_ApiModel):
     """What makes the pixels of a depth map: the API's fields without `imageUrl` and `webhook`."""
 
     invert_depth: bool = Field(False, strict=True, description="Lighter is nearer; true flips that.")
     resolution_lower_limit: int = Field(
-        1024,
+        _DEFAULT_LIMIT,
         ge=256,
         le=2048,
         multiple_of=64,
         strict=True,
-        description="The short side the network sees is at least this many pixels.",
+        description=f"The short side the network sees is at least this many pixels. {_other_limits()}",
     )
     use_post_resize: bool = Field(
         True, strict=True, description="True: the depth map has the source's size. False: the network's size."
@@ -102,6 +109,17 @@ class DepthParameters(_ApiModel):
     normalization_mode: NormalizationMode = Field(
         NormalizationMode.STANDARD, description="V3 only: with V2 anything but Standard is refused."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _limit_of_the_model(cls, fields: Any) -> Any:
+        """Fills the limit in where it is left out and the model has its own."""
+        names = ("resolutionLowerLimit", "resolution_lower_limit")
+        if isinstance(fields, dict) and not any(name in fields for name in names):
+            for spec in catalog.MODELS:
+                if spec.family.use_version_3 is None and spec.name == fields.get("model"):
+                    return fields | {names[0]: spec.family.advised_limit}
+        return fields
 
     @field_validator("model")
     @classmethod

@@ -30,6 +30,16 @@ def test_defaults_are_the_contracts() -> None:
     }
 
 
+def test_a_model_that_has_a_limit_of_its_own_takes_it_where_none_is_given() -> None:
+    for flag in (False, True):
+        assert DepthParameters.model_validate({"model": "tiny", "useVersion3": flag}).resolution_lower_limit == 256
+    assert DepthParameters(model="tiny").resolution_lower_limit == 256
+    assert DepthParameters(model="tiny", resolution_lower_limit=1024).resolution_lower_limit == 1024
+    assert DepthParameters(model="small").resolution_lower_limit == 1024
+    assert wrong_fields({"model": ["tiny"]}) == {"model"}
+    assert "tiny: 256" in DepthParameters.model_json_schema()["properties"]["resolutionLowerLimit"]["description"]
+
+
 def test_every_fault_is_named_at_once() -> None:
     wrong = {"resolutionLowerLimit": 300, "invertDepth": "yes", "model": "huge", "normalizationMode": "Odd", "colour": 1}
     assert wrong_fields(wrong) == set(wrong)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, to_json
 
 from depth_core import catalog, url_schemes
@@ -44,11 +44,13 @@ class DepthMapRequest(DepthParameters):
         "Only with a webhook; without this it gets the final artwork.",
     )
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _null_is_absent(cls, value: Any, info: ValidationInfo) -> Any:
-        field = cls.model_fields[info.field_name or ""]
-        return field.get_default() if value is None and not field.is_required() else value
+    def _null_is_absent(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            raise PydanticCustomError("object", "must be an object with the fields of a request")
+        optional = {field.alias for field in cls.model_fields.values() if not field.is_required()}
+        return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
     @field_validator("*", mode="before")
     @classmethod

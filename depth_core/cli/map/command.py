@@ -72,7 +72,7 @@ def map_photos(
         parameters = _parameters(
             model=spec.name,
             use_version_3=bool(spec.family.use_version_3),
-            resolution_lower_limit=spec.family.advised_limit if resolution is None else resolution,
+            **({} if resolution is None else {"resolution_lower_limit": resolution}),
             invert_depth=invert,
             normalization_mode=mode,
             use_post_resize=not network_size,
