@@ -8,17 +8,19 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
 from depth_core import settings as settings_module
 from depth_core.errors import DepthlineError
+from depth_core.serving import database as db
 from depth_core.serving.artworks.retention import prune
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import NewArtwork
 from depth_core.serving.webhooks import endpoints, outbox
 from depth_core.serving.webhooks.delivery import deliver_once
-from depth_core.serving.webhooks.signing_secrets import signing_secret
+from depth_core.serving.webhooks.signing_secrets import rotate, signing_secret
 from depth_core.settings import Settings
 
 Ask = Callable[..., NewArtwork]
@@ -164,13 +166,19 @@ def test_an_error_on_this_side_is_not_held_against_the_endpoint(
     assert endpoints.failing(sqlite) == []
 
 
-def test_old_failures_are_pruned_and_what_is_disabled_stays_so(sqlite: ArtworkStore) -> None:
+def test_old_failures_and_secrets_are_pruned_and_what_is_disabled_stays_so(sqlite: ArtworkStore, settings: Settings) -> None:
+    Days(sqlite)
+    for days in (5, 9):  # until when the one before each signs
+        rotate(sqlite, settings, "ann", timedelta(days=days))
     for day in range(6):
         failed(sqlite, day)
     failed(sqlite, 6, url="https://old.example/")
     failed(sqlite, 8, url="https://new.example/")
     prune(sqlite.database, before=START + timedelta(days=7))
     assert [each.url for each in endpoints.failing(sqlite)] == [HOOK, "https://new.example/"]
+    with sqlite.database.read() as connection:
+        kept = connection.scalars(sa.select(db.webhook_earlier_secrets.c.until)).all()
+    assert kept == [START + timedelta(days=9)]
 
 
 def test_an_endpoint_is_enabled_by_its_url_or_as_it_is_shown(sqlite: ArtworkStore) -> None:

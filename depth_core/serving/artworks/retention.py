@@ -17,7 +17,7 @@ def prune(database: Database, *, before: datetime, limit: int = 1000) -> int:
     Their histories and delivered or failed webhooks go with them, and so do workers from before that time. Files in the store
     stay: bulk and other requests share them by content. What is still to be delivered stays, and so does the note of which
     inbox files were picked up, so that a file which still lies there is no new request. Failures of webhook endpoints from before
-    that time are forgotten; what is disabled stays so.
+    that time are forgotten, and secrets that had ended by then; what is disabled stays so.
     """
     table, outbox = db.artworks, db.webhook_deliveries
     undelivered = sa.exists().where(outbox.c.artwork_id == table.c.id, outbox.c.state == "pending")
@@ -28,5 +28,6 @@ def prune(database: Database, *, before: datetime, limit: int = 1000) -> int:
         connection.execute(sa.delete(table).where(table.c.id.in_(ids)))
         endpoints = db.webhook_endpoints
         connection.execute(sa.delete(endpoints).where(endpoints.c.disabled_at.is_(None), endpoints.c.last_failure_at < before))
+        connection.execute(sa.delete(db.webhook_earlier_secrets).where(db.webhook_earlier_secrets.c.until < before))
         connection.execute(sa.delete(db.workers).where(db.workers.c.heartbeat_at < before))
     return len(ids)

@@ -51,7 +51,7 @@ def conclude(
     note: str = "",
     **values: Any,
 ) -> bool:
-    """Sets the final status and adds the webhook to the outbox. Skips one of an earlier event that was not sent.
+    """Sets the final status and adds the webhook to the outbox, in place of one of an earlier event that was not sent.
 
     Returns False, and changes nothing, when the artwork is in no status of `leaving`, or another worker has it.
     """
@@ -64,7 +64,7 @@ def conclude(
         return False
     record(connection, [artwork_id], status, at, worker_name, note)
     row = connection.execute(sa.select(table).where(table.c.id == artwork_id)).one()
-    if _wants(row, WebhookEvent.PROCESSING):
+    if _wants(row, WebhookEvent.PROCESSING) and _wants(row, WebhookEvent.FINAL):
         told = db.webhook_deliveries
         late = (told.c.artwork_id == artwork_id) & (told.c.event == WebhookEvent.PROCESSING) & (told.c.state == "pending")
         skipped = {"state": "skipped", "reason": "the artwork ended before this was sent"}
