@@ -205,7 +205,7 @@ class AcceptedParameters(DepthParameters):
     webhook: _Uri | SkipJsonSchema[None] = Field(
         None, description="Is told of the artwork's events; absent where none was asked for.", json_schema_extra=absent_not_null
     )
-    webhook_events: list[Literal["processing", "final"]] | SkipJsonSchema[None] = Field(
+    webhook_events: list[WebhookEvent] | SkipJsonSchema[None] = Field(
         None, description="Of which events; absent where none were named, which is `final`.", json_schema_extra=absent_not_null
     )
 

@@ -48,12 +48,12 @@ def _a_small_network_in_the_place_of_the_bundled_one(tmp_path_factory: pytest.Te
 @pytest.fixture(scope="session", autouse=True)
 def _sqlite_that_waits_for_no_disk() -> Iterator[None]:
     """No test takes a machine's power away, and a commit that waits for the disk takes long."""
-    from depth_core.serving import database
+    from depth_core.serving import dialects
 
     with pytest.MonkeyPatch.context() as patch:
-        pragmas = tuple(each.replace("synchronous=FULL", "synchronous=OFF") for each in database.SQLITE_PRAGMAS)
-        assert pragmas != database.SQLITE_PRAGMAS
-        patch.setattr(database, "SQLITE_PRAGMAS", pragmas)
+        pragmas = tuple(each.replace("synchronous=FULL", "synchronous=OFF") for each in dialects.SQLITE_PRAGMAS)
+        assert pragmas != dialects.SQLITE_PRAGMAS
+        patch.setattr(dialects, "SQLITE_PRAGMAS", pragmas)
         yield
 
 

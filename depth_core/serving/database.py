@@ -1,13 +1,11 @@
 """The database of single requests and of leases on chunks: its tables, how it is opened, how it is brought up to date.
 
-SQLite and PostgreSQL take one code path; what differs between them is here. What does not belong here: what the rows mean
-(artworks/, inbox/, webhooks/, leases.py).
+SQLite and PostgreSQL take one code path; dialects.py connects to them. What does not belong here: what the rows mean (artworks/,
+inbox/, webhooks/, leases.py).
 """
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,17 +14,16 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Connection, Dialect, Engine
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.types import TypeDecorator
 
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import ConfigurationError
+from depth_core.serving.dialects import open_engine
 
 HEAD = "0004"  # the newest revision in migrations/versions
 _MIGRATION_LOCK = 0x6465707468  # any number, the same in every process
-_BUSY_SECONDS = 30.0
-SQLITE_PRAGMAS = ("synchronous=FULL", "foreign_keys=ON")
 
 
 def now() -> datetime:
@@ -249,7 +246,7 @@ class Database:
 
     def __init__(self, url: str, connect_args: Mapping[str, Any] | None = None) -> None:
         self.clock: Callable[[], datetime] = now
-        self.engine = _engine(url, dict(connect_args or {}))
+        self.engine = open_engine(url, dict(connect_args or {}))
         self._reader = self.engine.execution_options(depthline_reads=True)
 
     @property
@@ -347,64 +344,3 @@ def _revision(database: Database) -> str | None:
         if getattr(error.orig, "sqlstate", None) == "42P01":  # undefined_table
             return None
         raise
-
-
-def _engine(url: str, connect_args: dict[str, Any]) -> Engine:
-    try:
-        parsed = sa.make_url(url)
-        if parsed.drivername == "sqlite":
-            return _sqlite(parsed)
-        if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
-            return _postgresql(parsed, connect_args)
-    except (ArgumentError, ValueError):  # nothing is quoted: of what cannot be read, any part may be the password
-        raise ConfigurationError(
-            "DEPTH_DATABASE_URL is not a database URL (not shown here, it may contain a password); e.g. sqlite:///data/depthline.db"
-        ) from None
-    raise ConfigurationError(
-        f"DEPTH_DATABASE_URL: {parsed.drivername} is not supported; sqlite:///file or postgresql://host/name"
-    )
-
-
-def _postgresql(url: URL, connect_args: dict[str, Any]) -> Engine:
-    if "@" in f"{url.host}{url.database}":  # the rest of the password, and errors quote the host
-        raise ConfigurationError("DEPTH_DATABASE_URL has more than one @; write an @ in a password as %40")
-    address = url.set(drivername="postgresql+psycopg")
-    return sa.create_engine(address, connect_args=connect_args, pool_pre_ping=True, pool_size=10, max_overflow=20)
-
-
-def _sqlite(url: URL) -> Engine:
-    if not url.database or url.database == ":memory:":
-        raise ConfigurationError(
-            "DEPTH_DATABASE_URL: several processes share the database, so SQLite needs a file: sqlite:///file"
-        )
-    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS}, pool_size=10, max_overflow=20)
-
-    @sa.event.listens_for(engine, "connect")
-    def _configure(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # transactions begin below, not where the driver guesses
-        _to_wal(connection)
-        for pragma in SQLITE_PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}")
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        # One that reads first and writes later can find itself locked out half-way; one that takes the lock at once cannot.
-        reads = connection.get_execution_options().get("depthline_reads", False)
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-    return engine
-
-
-def _to_wal(connection: Any) -> None:
-    """Waits for others who do the same: SQLite answers that change with "locked" at once, whatever the timeout."""
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return

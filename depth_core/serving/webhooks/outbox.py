@@ -167,7 +167,7 @@ def refuse(store: ArtworkStore, delivery: Delivery) -> bool:
         return False
     reason = f"not sent: the endpoint was disabled at {since:%Y-%m-%d %H:%M:%S}Z, after days of failures"
     table = db.webhook_deliveries
-    unchanged = (table.c.id == delivery.id) & (table.c.state == PENDING) & (table.c.tries == delivery.tries)
+    unchanged = (table.c.id == delivery.id) & (table.c.state == PENDING) & sa.not_(table.c.replayed)  # meanwhile
     with store.database.write() as connection:
         connection.execute(sa.update(table).where(unchanged).values(state=FAILED, reason=reason, lease_until=None))
     return True
