@@ -16,7 +16,7 @@ from depth_api import errors, openapi
 from depth_api.auth import ApiKeys, LoopbackOnly, RateLimit, StripTrailingSlash, read_keys
 from depth_api.logs import log
 from depth_api.long_polling import LongPolling
-from depth_api.routes import artworks, operations, results
+from depth_api.routes import artworks, models, operations, results
 from depth_api.schemas import ErrorAnswer
 from depth_api.state import ApiState
 from depth_api.telemetry import DatabaseMetrics, RequestMetrics, Telemetry
@@ -56,6 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     secured = [Security(HTTPBearer(auto_error=False, description="An API key."))] if keys else []
     for module in (artworks, results):
         app.include_router(module.build(settings), tags=["artworks"], dependencies=secured)
+    app.include_router(models.build(settings), tags=["models"], dependencies=secured)
     app.include_router(operations.router, tags=["operations"])
     errors.register(app)
     if not keys:

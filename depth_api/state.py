@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from depth_api.auth import ApiKeys, RateLimit
 from depth_api.long_polling import LongPolling
 from depth_api.schemas import Check
-from depth_api.telemetry import RequestMetrics
+from depth_api.telemetry import FRESH_SECONDS, RequestMetrics
 from depth_api.wrong_keys import WrongKeys
 from depth_core.contract import Artwork
 from depth_core.display import shown_text
 from depth_core.errors import StoreError
+from depth_core.inference import availability
+from depth_core.inference.availability import ModelState
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import StoredArtwork
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
 STORE_CHECK_SECONDS = 10.0
+MODELS_SECONDS = 5.0
 
 
 @dataclass
@@ -34,9 +37,22 @@ class ApiState:
     long_polling: LongPolling
     wrong_keys: WrongKeys
     store_checked: tuple[float, Check] | None = None
+    models_known: tuple[float, dict[str, ModelState]] | None = None
 
     def answer(self, artwork: StoredArtwork) -> Artwork:
         return artwork.answer(self.settings.public_url)
+
+    def models(self) -> dict[str, ModelState]:
+        """Which models can be used: as the living workers say; without any, as the last one said or as this process sees it.
+
+        Kept for MODELS_SECONDS: a store of weights may have to be asked.
+        """
+        if self.models_known is None or time.monotonic() - self.models_known[0] > MODELS_SECONDS:
+            states, alive = self.artworks.workers.models(fresh_seconds=FRESH_SECONDS)
+            if not alive:
+                states = availability.best([states, availability.model_states(self.settings, read_pytorch=False)])
+            self.models_known = (time.monotonic(), states)
+        return self.models_known[1]
 
     def check_store(self) -> Check:
         """Whether the store can be written. Cached for STORE_CHECK_SECONDS: on s3 every check costs money."""

@@ -25,6 +25,7 @@ from depth_core import catalog
 from depth_core.catalog import ModelSpec
 
 ARTWORKS_PATH = "/v2/artworks"
+MODELS_PATH = "/v2/models"
 _DEFAULT_LIMIT = 1024  # resolutionLowerLimit of the contract
 
 

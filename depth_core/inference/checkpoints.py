@@ -138,16 +138,21 @@ def checked(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def describe_models(settings: Settings) -> list[ModelRow]:
-    """Describes every model: where its weights would come from and whether they are here. Downloads nothing."""
+def describe_models(settings: Settings, *, read_pytorch: bool = True) -> list[ModelRow]:
+    """Describes every model: where its weights would come from and whether they are here. Downloads nothing.
+
+    `read_pytorch`: False leaves files unread that only torch can read, and takes them for good.
+    """
     outage = weights_cache.find_outage(settings.checkpoints_url, settings) if settings.checkpoints_url else None
-    return [_describe(spec, settings, outage) for spec in MODELS]
+    return [_describe(spec, settings, outage, read_pytorch) for spec in MODELS]
 
 
-def _describe(spec: ModelSpec, settings: Settings, outage: Exception | None) -> ModelRow:
+def _describe(spec: ModelSpec, settings: Settings, outage: Exception | None, read_pytorch: bool) -> ModelRow:
     memory = sizing.memory_wanted(spec, sizing.network_size(spec, 1024, 1024, 1024)) / 2**30
     try:
-        checkpoint = checked(resolve(spec, settings, download=False, outage=outage))
+        checkpoint = resolve(spec, settings, download=False, outage=outage)
+        if read_pytorch or weights.inspect(weights.find(checkpoint.path)) is not None:
+            checked(checkpoint)
     except ModelUnavailableError as error:
         presence = Presence.ABSENT if isinstance(error, ModelAbsentError) else Presence.WRONG
         return ModelRow(spec, memory, str(error), presence)

@@ -81,6 +81,7 @@ artworks = sa.Table(
     sa.Column("results", sa.JSON, nullable=False),  # names of files in the folder
     sa.Column("error_kind", sa.String(32)),
     sa.Column("error_message", sa.Text),
+    sa.Column("usable_models", sa.Text),  # for people, where its model could not be used
     sa.Column("outcome", sa.JSON(none_as_null=True)),  # what the engine says of it, for the record tables
     sa.Index(None, "status", "created_at", "id"),
     sa.Index(None, "api_key_id", "created_at", "id"),
@@ -131,6 +132,7 @@ workers = sa.Table(
     sa.Column("ended_at", UtcDateTime),
     sa.Column("succeeded", sa.Integer, nullable=False),
     sa.Column("failed", sa.Integer, nullable=False),
+    sa.Column("models", sa.JSON(none_as_null=True)),  # which it can use: availability and reason by key; null: not told yet
 )
 
 stage_seconds = sa.Table(

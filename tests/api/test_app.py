@@ -644,6 +644,7 @@ def test_the_openapi_document_and_its_page_are_there(client: httpx.Client) -> No
         "/v2/artworks/{artwork_id}",
         "/v2/artworks/{artwork_id}/cancel",
         "/v2/artworks/{artwork_id}/results/{name}",
+        "/v2/models",
         "/health/live",
         "/health/ready",
         "/metrics",

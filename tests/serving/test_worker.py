@@ -283,6 +283,8 @@ def test_a_model_that_is_not_here_is_a_failed_artwork_with_the_cure(artworks, st
     worker(artworks, store, settings).serve()
     assert artworks.get(giant).error_kind == "model_unavailable"
     assert "DEPTH_CHECKPOINTS" in artworks.get(giant).error_message
+    message = artworks.get(giant).answer("https://depth.example").error.message
+    assert message == "the model giant cannot be used here; these can be used: tiny, or ask the operator for this one"
     assert status(artworks, small) == "succeeded"
 
 

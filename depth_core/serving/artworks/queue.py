@@ -127,8 +127,12 @@ class ArtworkQueue:
         *,
         seconds: Mapping[str, float] | None = None,
         outcome: Mapping[str, Any] | None = None,
+        usable_models: str | None = None,
     ) -> bool:
-        """Records failure with its reason. False as in `finish`."""
+        """Records failure with its reason. `usable_models`: for model_unavailable, those that can be used, in words.
+
+        False as in `finish`.
+        """
         with self._database.write() as connection:
             done = transitions.conclude(
                 connection,
@@ -139,6 +143,7 @@ class ArtworkQueue:
                 note=_storable(f"{kind.value}: {message}"),
                 error_kind=kind.value,
                 error_message=_storable(message),
+                usable_models=usable_models,
                 duration=sum((seconds or {}).values()),
                 outcome=None if outcome is None else dict(outcome),
             )

@@ -68,6 +68,7 @@ class StoredArtwork:
     results: tuple[str, ...]
     error_kind: str | None
     error_message: str | None
+    usable_models: str | None
     outcome: dict[str, Any] | None
 
     @classmethod
@@ -112,7 +113,8 @@ class StoredArtwork:
     def _public_message(self) -> str:
         """The error message for the owner. Why a model cannot be used names files and settings: history and records have that."""
         if self.error_kind == ErrorKind.MODEL_UNAVAILABLE:
-            return f"the model {self.parameters['model']} cannot be used here; ask for another one, or the operator for this one"
+            cure = f"these can be used: {self.usable_models}" if self.usable_models else "ask for another one"
+            return f"the model {self.parameters['model']} cannot be used here; {cure}, or ask the operator for this one"
         return self.error_message or ""
 
 
@@ -168,6 +170,7 @@ class WorkerInfo:
     ended_at: datetime | None
     succeeded: int
     failed: int
+    models: dict[str, Any] | None  # see WorkerRegistry.models
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -11,6 +12,8 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from depth_core.contract import ArtworkStatus
+from depth_core.inference import availability
+from depth_core.inference.availability import Availability, ModelState
 from depth_core.serving import database as db
 from depth_core.serving.artworks import transitions
 from depth_core.serving.artworks.types import WorkerInfo
@@ -60,6 +63,25 @@ class WorkerRegistry:
             transitions.put_back(connection, held, at=at, note="the worker ended", worker_name=name, uncounted=True)
             connection.execute(sa.update(db.workers).where(db.workers.c.name == name).values(ended_at=at, heartbeat_at=at))
         return held
+
+    def report_models(self, name: str, states: Mapping[str, ModelState]) -> None:
+        """Notes which models a worker can use."""
+        models = {key: [state.availability.value, state.reason] for key, state in states.items()}
+        with self._database.write() as connection:
+            connection.execute(sa.update(db.workers).where(db.workers.c.name == name).values(models=models))
+
+    def models(self, *, fresh_seconds: float) -> tuple[dict[str, ModelState], bool]:
+        """Which models the living workers can use, together, and True; or those of the worker that was alive last, and False.
+
+        Empty where no worker ever told.
+        """
+        table = db.workers
+        told = sa.select(table.c.models).where(table.c.models.is_not(None))
+        with self._database.read() as connection:
+            living = list(connection.scalars(told.where(*alive(self._database, fresh_seconds))))
+            found = living or list(connection.scalars(told.order_by(table.c.heartbeat_at.desc()).limit(1)))
+        states = [{key: ModelState(Availability(value), why) for key, (value, why) in models.items()} for models in found]
+        return availability.best(states), bool(living)
 
     def find(self, *, fresh_seconds: float | None = None, device: str | None = None, limit: int = 100) -> list[WorkerInfo]:
         """Workers, newest first. `fresh_seconds`: only those that have not ended and whose last heartbeat is no older."""

@@ -49,9 +49,11 @@ class Claims:
         self.alone = True
         return self.waiting_alone.pop(0)
 
-    def finish(self, claimed: Claimed, outcome: Outcome, fetch_seconds: float = 0.0) -> None:
-        """Writes an artwork's final status. `fetch_seconds`: of its download. One whose files were removed meanwhile, since
-        another artwork was deleted that had the same, goes back. Raises StoreError."""
+    def finish(self, claimed: Claimed, outcome: Outcome, fetch_seconds: float = 0.0, *, usable_models: str | None = None) -> None:
+        """Writes an artwork's final status. `fetch_seconds`: of its download. `usable_models`: see ArtworkQueue.fail.
+
+        One whose files were removed meanwhile, since another artwork was deleted that had the same, goes back. Raises StoreError.
+        """
         spent = {} if outcome.reused else dict(outcome.seconds)
         seconds = {"download": fetch_seconds, **spent} if fetch_seconds else spent
         facts = outcome_to_files(outcome)
@@ -74,8 +76,9 @@ class Claims:
                 return
         else:
             kind = ErrorKind(outcome.error_kind or ErrorKind.INTERNAL)
+            message = outcome.error_message or ""
             done = self._artworks.queue.fail(
-                claimed.id, self._name, kind, outcome.error_message or "", seconds=seconds, outcome=facts
+                claimed.id, self._name, kind, message, seconds=seconds, outcome=facts, usable_models=usable_models
             )
         self._forget([claimed.id])
         if done:

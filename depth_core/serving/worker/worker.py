@@ -36,6 +36,7 @@ from depth_core.serving.artworks.types import Claimed
 from depth_core.serving.worker.claims import Claims
 from depth_core.serving.worker.downloads import Downloads
 from depth_core.serving.worker.engines import Engines
+from depth_core.serving.worker.model_report import ModelReport
 from depth_core.serving.worker.report import Report
 from depth_core.settings import Settings
 from depth_core.storage import Store
@@ -93,6 +94,7 @@ class Worker:
         self.on_progress = on_progress
         self.clock = clock
         self.report = Report()
+        self.models = ModelReport(artworks, settings, name)
         self.claims = Claims(artworks, store, settings, name, self.report)
         self.store_failed_at: float | None = None  # since when the store has refused everything
         self.paused_until = 0.0
@@ -110,6 +112,7 @@ class Worker:
         """
         engines = Engines(self.store, self.settings, self.settings.model_memory_gib * 2**30, self.lock_device)
         self.artworks.workers.start(self.name, self.device, run_id=self.run_id)
+        self.models.refresh()
         try:
             with self.claims.heartbeats():
                 downloads = Downloads(self.settings)
@@ -119,6 +122,7 @@ class Worker:
                 finally:
                     downloads.close()
         finally:
+            self.models.close()
             self.artworks.workers.end(self.name)
             engines.close()
         return self.report
@@ -201,10 +205,14 @@ class Worker:
             if self.stopping:
                 return
             try:
+                loaded = engines.keys
                 engine = engines.get(checkpoints.resolve(parameters.spec, self.settings))
+                if parameters.spec.key not in loaded:
+                    self.models.refresh()  # its weights may have been fetched for this
             except ModelUnavailableError as error:
+                refused, usable = _refused(ErrorKind.MODEL_UNAVAILABLE, str(error)), self.models.usable()
                 for each in group:
-                    self.claims.finish(each.claimed, _refused(ErrorKind.MODEL_UNAVAILABLE, str(error)), each.seconds)
+                    self.claims.finish(each.claimed, refused, each.seconds, usable_models=usable)
                 continue
             except Exception as error:
                 if not _no_room(error):

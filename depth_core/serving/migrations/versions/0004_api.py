@@ -42,3 +42,5 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("folder", name=op.f("pk_removed_folders")),
     )
     op.create_index(op.f("ix_removed_folders_removed_at"), "removed_folders", ["removed_at"])
+    op.add_column("artworks", sa.Column("usable_models", sa.Text))
+    op.add_column("workers", sa.Column("models", sa.JSON))
