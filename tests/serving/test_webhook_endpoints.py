@@ -123,6 +123,18 @@ def test_a_replayed_delivery_is_tried_at_a_disabled_endpoint_and_its_success_ena
     assert deliver(store, settings) == 1
 
 
+def test_a_replay_that_comes_while_its_delivery_is_refused_counts(sqlite: ArtworkStore, settings: Settings, ask: Ask) -> None:
+    Days(sqlite).passed = 6.0
+    for day in range(6):
+        failed(sqlite, day)
+    artwork_id = told(sqlite, ask(webhook=HOOK))
+    [claimed] = outbox.claim_due(sqlite, settings, 1)
+    outbox.replay(sqlite, artwork_id)
+    assert outbox.refuse(sqlite, claimed)
+    [again] = outbox.claim_due(sqlite, settings, 1)
+    assert (again.id, again.state, again.reason) == (claimed.id, "pending", None)
+
+
 def test_days_and_several_attempts_without_a_success_disable_an_endpoint(store: ArtworkStore) -> None:
     assert [failed(store, day) for day in (0, 1, 2, 3, 4, 5, 6)] == [False] * 5 + [True, False]
     few = "https://few.example/x"
