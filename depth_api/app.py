@@ -69,7 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 class _Api(FastAPI):
     def openapi(self) -> dict[str, Any]:
-        return openapi.without_422(super().openapi())
+        return openapi.complete(super().openapi())
 
 
 @asynccontextmanager

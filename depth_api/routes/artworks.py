@@ -118,6 +118,7 @@ async def _create(
     idempotency_key: Annotated[
         str | None,
         Header(
+            alias="Idempotency-Key",
             description="The same key and body within 24 hours get the same artwork; another body gets 409.",
             json_schema_extra={"pattern": f"^{_IDEMPOTENCY_KEY}$"},
         ),
@@ -125,7 +126,7 @@ async def _create(
     _prefer: Annotated[  # documented here; read below, since several lines are one list
         str | None,
         Header(
-            alias="prefer",
+            alias="Prefer",
             description=f"`wait=N`: answer when it has ended, or after N seconds, at most {long_polling.LONGEST_WAIT}.",
         ),
     ] = None,

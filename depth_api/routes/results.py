@@ -14,6 +14,7 @@ from depth_api import errors
 from depth_api.dependencies import OwnArtwork, State
 from depth_api.openapi import header
 from depth_api.routes.head import answer_head
+from depth_api.schemas import ErrorAnswer
 from depth_api.state import ApiState
 from depth_core import layout
 from depth_core.contract import ARTWORKS_PATH
@@ -25,20 +26,23 @@ _NAMES = list(formats.result_names())  # an artwork says which it has
 _HEADERS = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
 _ETAG = header("ETag", "For If-None-Match and If-Range.", pattern='^"[^"]*"$')
 _FILE = _ETAG | header("Accept-Ranges", "Ranges may be requested.", enum=["bytes"])
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_CONTENT = {kind: {} if kind == formats.SIDECAR_TYPE else _BINARY for kind in formats.content_types().values()}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file.",
-        "content": {kind: {} for kind in formats.content_types().values()},
+        "content": _CONTENT,
         "headers": _FILE,
     },
-    206: {"description": "Part of the file.", "headers": _FILE},
+    206: {"description": "Part of the file.", "content": _CONTENT, "headers": _FILE},
     304: {"description": "The file is the one of If-None-Match.", "headers": _ETAG},
     307: {
         "description": "The file is at Location for a while.",
         "headers": header("Location", "A signed URL.", format="uri"),
     },
-    400: {"description": "The Range header is malformed."},
+    400: {"model": ErrorAnswer, "description": "The Range header is malformed."},
     416: {
+        "model": ErrorAnswer,
         "description": "The range lies outside the file.",
         "headers": header("Content-Range", "The file's length.", always=False),
     },

@@ -164,13 +164,9 @@ def json_schema(settings: Settings) -> dict[str, Any]:
     properties = {name: _inlined(field, definitions) for name, field in schema["properties"].items()}
     schema["properties"] = properties
     properties["imageUrl"] |= {"format": "uri", "pattern": image_url_pattern(settings)}
-    properties["webhook"] = {
-        "anyOf": [
-            {"type": "string", "format": "uri", "maxLength": MAX_URL_CHARS, "pattern": webhook_pattern(settings)},
-            {"type": "null"},
-        ],
-        "description": properties["webhook"]["description"],
-    }
+    properties["webhook"] |= {"type": "string", "format": "uri", "maxLength": MAX_URL_CHARS, "pattern": webhook_pattern(settings)}
+    properties["webhook"].pop("anyOf")
+    properties["model"]["enum"] = list(dict.fromkeys(spec.name for spec in catalog.MODELS))
     properties["webhookEvents"] = {
         "type": "array",
         "items": {"type": "string", "enum": [event.value for event in WebhookEvent]},
@@ -181,33 +177,35 @@ def json_schema(settings: Settings) -> dict[str, Any]:
     for name, field in properties.items():
         field.pop("title", None)
         if name not in schema["required"] and "type" in field:  # null is the same as leaving it out
-            field["type"] = [field["type"], "null"]
-            field |= {"enum": [*field["enum"], None]} if "enum" in field else {}
-    named = {"properties": {"webhookEvents": {"type": "array"}}, "required": ["webhookEvents"]}
-    told = {"properties": {"webhook": {"type": "string"}}, "required": ["webhook"]}
-    schema |= {"if": named, "then": told}
-    standard = {"enum": [NormalizationMode.STANDARD.value, None]}
-    # valid with either flag, and with one mode only
+            properties[name] = _or_null(name, field)
+    return schema | _what_goes_together()
+
+
+def _or_null(name: str, field: dict[str, Any]) -> dict[str, Any]:
+    """A field's schema that takes null too. An enum is an alternative with a title: generators make it a type."""
+    if "enum" not in field:
+        return field | {"type": [field["type"], "null"]}
+    values = {key: field.pop(key) for key in ("type", "enum")}
+    return field | {"anyOf": [{"title": name[0].upper() + name[1:]} | values, {"type": "null"}]}
+
+
+def _what_goes_together() -> dict[str, Any]:
+    """What the fields' own schemas cannot say: which model and mode go with `useVersion3`, and that events need a webhook."""
     either = [spec.name for spec in catalog.MODELS if spec.family.use_version_3 is None and spec.family.only_standard]
     v2 = catalog.names(use_version_3=False)
     v3 = [name for name in catalog.names(use_version_3=True) if name not in either]
-    schema["anyOf"] = [
-        {
-            "title": "Depth Anything V2",
-            "properties": {"useVersion3": {"enum": [False, None]}, "model": {"enum": [*v2, None]}, "normalizationMode": standard},
-        },
-        {
-            "title": "Depth Anything 3",
-            "properties": {"useVersion3": {"enum": [True]}, "model": {"enum": [*v3, None]}},
-            "required": ["useVersion3"],
-        },
-        {
-            "title": "Models of either version",
-            "properties": {"model": {"enum": either}, "normalizationMode": standard},
-            "required": ["model"],
-        },
-    ]
-    return schema
+    is_v3 = {"useVersion3": {"const": True}, "model": {"not": {"enum": either}}}
+    standard = {"enum": [NormalizationMode.STANDARD.value, None]}
+    models = {
+        "if": {"properties": is_v3, "required": ["useVersion3"]},
+        "then": {"properties": {"model": {"enum": [*v3, None]}}},
+        "else": {"properties": {"model": {"enum": [*v2, None]}, "normalizationMode": standard}},
+    }
+    events = {
+        "if": {"properties": {"webhookEvents": {"type": "array"}}, "required": ["webhookEvents"]},
+        "then": {"properties": {"webhook": {"type": "string"}}, "required": ["webhook"]},
+    }
+    return {"allOf": [models, events]}
 
 
 def _inlined(field: dict[str, Any], definitions: dict[str, dict[str, Any]]) -> dict[str, Any]:

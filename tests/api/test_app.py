@@ -658,7 +658,8 @@ def test_the_openapi_document_promises_what_the_reference_does(client: httpx.Cli
     required = ["id", "artworkType", "parameters", "duration", "results", "status", "createdAt"]
     assert artwork["required"] == required
     assert artwork["properties"]["error"]["$ref"].endswith("/ArtworkError")
-    parameters = artwork["properties"]["parameters"]
+    assert artwork["properties"]["parameters"] == {"$ref": "#/components/schemas/AcceptedParameters"}
+    parameters = document["components"]["schemas"]["AcceptedParameters"]
     assert set(parameters["required"]) == set(post(client).json()["parameters"])
     limit = parameters["properties"]["resolutionLowerLimit"]
     assert (limit["type"], limit["minimum"], limit["maximum"], limit["default"]) == ("integer", 256, 2048, 1024)

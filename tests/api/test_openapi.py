@@ -1,6 +1,8 @@
 """Strangers' proof: schemathesis calls the API as its OpenAPI document says, and as it does not."""
 
+import asyncio
 import json
+import re
 import subprocess
 import sysconfig
 import threading
@@ -9,17 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from support.http_server import HttpServer
+
+from depth_core.serving.artworks.store import ArtworkStore
+from depth_core.serving.webhooks.delivery import deliver_once
+from depth_core.settings import Settings
 
 
 def document(client: httpx.Client) -> dict[str, Any]:
     """The API's, in which the URLs of requests have their pattern alone: to find strings that also have the format takes
     most of a minute, and the API takes whatever has the pattern. Answers repeat those URLs, which have to have the pattern."""
     found: dict[str, Any] = client.get("/openapi.json").json()
-    asked = found["paths"]["/v2/artworks/depth-map"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
-    repeated = found["components"]["schemas"]["Artwork"]["properties"]["parameters"]["properties"]
-    for url, again in ((asked["imageUrl"], repeated["imageUrl"]), (asked["webhook"]["anyOf"][0], repeated["webhook"])):
-        assert url.pop("format") == again.pop("format") == "uri"
-        again["pattern"] = url["pattern"]
+    asked, repeated = (found["components"]["schemas"][name]["properties"] for name in ("DepthMapRequest", "AcceptedParameters"))
+    for name in ("imageUrl", "webhook"):
+        assert asked[name].pop("format") == repeated[name].pop("format") == "uri"
+        repeated[name]["pattern"] = asked[name]["pattern"]
     return found
 
 
@@ -34,7 +41,8 @@ def test_the_api_is_what_its_document_says(url: str, finish: Callable[..., Any],
     worker = threading.Thread(target=work)
     worker.start()
     program = Path(sysconfig.get_path("scripts")) / "schemathesis"
-    (tmp_path / "openapi.json").write_text(json.dumps(document(client)))
+    paths = (found := document(client))["paths"]
+    (tmp_path / "openapi.json").write_text(json.dumps(found))
     options = ["--max-examples", "3", "--generation-deterministic", "--no-color"]
     command = [program, "run", "openapi.json", "--url", url, "-H", f"Authorization: {client.headers['authorization']}", *options]
     try:
@@ -43,9 +51,35 @@ def test_the_api_is_what_its_document_says(url: str, finish: Callable[..., Any],
         stop.set()
         worker.join()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "9 selected / 9 total" in done.stdout
-    assert "18 selected / 18 total" in done.stdout, "links between operations"
+    operations, links = re.findall(r"(\d+) selected / (\d+) total", done.stdout)
+    assert operations == (str(sum(map(len, paths.values()))),) * 2
+    assert links[0] == links[1] != "0", "links between operations"
     for phase in ("Coverage", "Fuzzing", "Stateful"):
         assert f"\N{WHITE HEAVY CHECK MARK} {phase}" in done.stdout
-    found = client.get("/v2/artworks", params={"status": "succeeded"}).json()
-    assert found, "the calls made no artwork"
+    assert client.get("/v2/artworks", params={"status": "succeeded"}).json(), "the calls made no artwork"
+
+
+def test_the_document_is_openapi_and_names_what_clients_have_types_for(client: httpx.Client) -> None:
+    found = client.get("/openapi.json").json()
+    assert [error.message for error in OpenAPIV31SpecValidator(found).iter_errors()] == []
+    create = found["paths"]["/v2/artworks/depth-map"]["post"]
+    assert create["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/DepthMapRequest"}
+    assert [each["name"] for each in create["parameters"]] == ["Idempotency-Key", "Prefer"]
+    assert '"null"' not in json.dumps(
+        [operation["get"].get("parameters") for operation in found["paths"].values() if "get" in operation]
+    )
+
+
+def test_the_document_has_the_webhook_as_it_is_posted(
+    client: httpx.Client, finish: Callable[..., Any], settings: Settings, artworks: ArtworkStore
+) -> None:
+    webhook = client.get("/openapi.json").json()["webhooks"]["artwork"]["post"]
+    assert webhook["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Artwork"}
+    with HttpServer() as server:
+        body = {"imageUrl": "https://example.com/photo.jpg", "model": "tiny", "webhook": server.on("/hook", server.answer(204))}
+        client.post("/v2/artworks/depth-map", json=body).raise_for_status()
+        finish()
+        asyncio.run(deliver_once(artworks, settings))
+        [received] = server.requests
+    for parameter in webhook["parameters"]:
+        assert re.search(parameter["schema"]["pattern"], received.headers[parameter["name"]])
