@@ -6,6 +6,7 @@ configuration (dagster.yaml).
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -243,7 +244,9 @@ class Settings(BaseSettings):
         default_factory=lambda: ["auto"],
         description='JSON, one worker runs for each: ["cuda:0", "cuda:1"]; "auto" is DEPTH_DEVICE.',
     )
-    idle_timeout_seconds: float = Field(30.0, ge=0, description="A worker ends when nothing has come for this long.")
+    idle_timeout_seconds: float = Field(
+        30.0, ge=0, description="A worker without warm models ends when nothing has come for this long."
+    )
     max_worker_seconds: float = Field(1800.0, gt=0, description="A worker takes nothing new after this long; the next goes on.")
     worker_claims: int = Field(32, ge=1, description="Artworks that a worker processes at once; it downloads four times as many.")
     request_fetch_seconds: float = Field(
@@ -251,9 +254,14 @@ class Settings(BaseSettings):
     )
     model_memory_gib: float = Field(8.0, gt=0, description="Weights a worker keeps loaded; the least recently used go first.")
 
-    @field_validator("checkpoints", "hub_revisions")
+    warm_models: list[str] = Field(
+        default_factory=list,
+        description='JSON, models that a worker on each device keeps loaded, also while nothing comes: ["tiny", "v2/small"].',
+    )
+
+    @field_validator("checkpoints", "hub_revisions", "warm_models")
     @classmethod
-    def _keys_are_models(cls, value: dict[str, str]) -> dict[str, str]:
+    def _names_are_models(cls, value: dict[str, str] | list[str]) -> dict[str, str] | list[str]:
         unknown = [name for name in value if name not in catalog.BY_KEY]
         if unknown:
             raise ValueError(f"no model {', '.join(map(repr, unknown))}; there are: {', '.join(catalog.BY_KEY)}")
@@ -278,6 +286,11 @@ class Settings(BaseSettings):
     @property
     def profiles_location(self) -> str:
         return self.profiles or str(self.data / "profiles.toml")
+
+    @property
+    def worker_idle_seconds(self) -> float:
+        """After how many seconds without work a worker ends."""
+        return math.inf if self.warm_models else self.idle_timeout_seconds
 
     @property
     def manifests_may_be_private(self) -> bool:

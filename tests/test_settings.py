@@ -54,6 +54,12 @@ def test_a_model_that_nobody_knows_is_an_error_that_names_those_that_are(monkeyp
     assert set(settings.load().checkpoints | settings.load().hub_revisions) == {"v2/small", "tiny"}
 
 
+def test_a_warm_model_that_nobody_knows_is_such_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPTH_WARM_MODELS", '["tiny", "small"]')
+    with pytest.raises(ConfigurationError, match=r"^settings: DEPTH_WARM_MODELS: no model 'small'; there are: tiny, v2/small, "):
+        settings.load()
+
+
 def test_a_wrong_entry_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEPTH_CHECKPOINTS", '{"v2/small": 1}')
     with pytest.raises(ConfigurationError, match=r"DEPTH_CHECKPOINTS\[v2/small\]: "):

@@ -13,6 +13,7 @@ from rich.table import Column, Table
 
 from depth_core import profiles, terminal, url_schemes
 from depth_core import settings as settings_module
+from depth_core.catalog import BY_KEY
 from depth_core.cli import models
 from depth_core.cli.common import clear_errors, console
 from depth_core.display import shown_url
@@ -77,6 +78,8 @@ def _print_findings() -> list[str]:
         for name, profile in known.items()
         if not findings.check(f"profile {name}", functools.partial(_weights, profile, settings))
     ]
+    for key in settings.warm_models:
+        findings.check(f"warm {key}", functools.partial(_warm, key, settings))
     if settings.checkpoints_url:
         findings.check("checkpoints", lambda: _checkpoints_folder(settings))
     rows = checkpoints.describe_models(settings)
@@ -149,6 +152,12 @@ def _weights(profile: Profile, settings: Settings) -> str:
         where = f"[{profile.name}] checkpoint: " if profile.checkpoint else ""
         raise ConfigurationError(f"cannot run: {where}{error}") from None
     return f"can run: {spec.key}, {checkpoint.source}"
+
+
+def _warm(key: str, settings: Settings) -> str:
+    """What a worker keeps a model of DEPTH_WARM_MODELS loaded with. Raises ModelUnavailableError."""
+    checkpoint = checkpoints.checked(checkpoints.resolve(BY_KEY[key], settings, download=False))
+    return f"kept loaded by a worker on each of {', '.join(settings.worker_devices)}, {checkpoint.source} (DEPTH_WARM_MODELS)"
 
 
 def _checkpoints_folder(settings: Settings) -> str:

@@ -12,7 +12,6 @@ import typer
 from depth_core import settings as settings_module
 from depth_core.cli.common import clear_errors, console, errors
 from depth_core.errors import DepthlineError
-from depth_core.settings import Settings
 from depth_core.terminal import message
 
 if TYPE_CHECKING:
@@ -25,7 +24,11 @@ def worker(
         str, typer.Option(help="cpu, cuda, cuda:1, mps; auto: as DEPTH_DEVICE says. One worker for each device.")
     ] = "auto",
     idle_timeout: Annotated[
-        float | None, typer.Option(min=0, help="Seconds without work after which it ends; default: DEPTH_IDLE_TIMEOUT_SECONDS.")
+        float | None,
+        typer.Option(
+            min=0,
+            help="Seconds without work after which it ends; default: DEPTH_IDLE_TIMEOUT_SECONDS; with DEPTH_WARM_MODELS never.",
+        ),
     ] = None,
     forever: Annotated[bool, typer.Option("--forever", help="Run until a signal arrives, even when nothing waits.")] = False,
 ) -> None:
@@ -40,9 +43,15 @@ def worker(
         from depth_core.serving.worker.opening import open_worker
         from depth_core.storage import Store
 
-        settings = _configured(idle_timeout, forever=forever)
+        if forever and idle_timeout is not None:
+            raise typer.BadParameter("--forever and --idle-timeout exclude each other")
+        settings = settings_module.load()
+        if forever:
+            idle_timeout, settings = math.inf, settings.model_copy(update={"max_worker_seconds": math.inf})
         store = Store.from_settings(settings)
-        with open_worker(settings, store, device=device, warn=_warn, on_progress=_print_finished) as opened:
+        with open_worker(
+            settings, store, device=device, idle_timeout=idle_timeout, warn=_warn, on_progress=_print_finished
+        ) as opened:
             _stop_at_signals(opened)
             console.print(f"{opened.name} serves on device {message(device)}", soft_wrap=True)
             try:
@@ -50,15 +59,6 @@ def worker(
             except SQLAlchemyError as error:
                 raise DepthlineError(f"the database {opened.artworks.database.shown_url} does not answer: {error}") from None
         console.print(f"{report.successes:,} succeeded, {report.failures:,} failed, {report.dropped:,} dropped")
-
-
-def _configured(idle_timeout: float | None, *, forever: bool) -> Settings:
-    if forever and idle_timeout is not None:
-        raise typer.BadParameter("--forever and --idle-timeout exclude each other")
-    settings = settings_module.load()
-    if forever:
-        return settings.model_copy(update={"idle_timeout_seconds": math.inf, "max_worker_seconds": math.inf})
-    return settings if idle_timeout is None else settings.model_copy(update={"idle_timeout_seconds": idle_timeout})
 
 
 def _stop_at_signals(opened: Worker) -> None:

@@ -1,7 +1,9 @@
 """`inbox_sensor`: starts workers for single requests, and takes up the files of the inbox."""
 
 import json
+import math
 import time
+from datetime import timedelta
 from typing import TypedDict
 
 import dagster as dg
@@ -9,6 +11,7 @@ import dagster as dg
 from depth_core.serving.artworks.store import ArtworkStore, open_store
 from depth_core.serving.inbox.file_errors import FileErrors
 from depth_core.serving.inbox.watch import Watch
+from depth_core.settings import Settings
 from pipelines.jobs import serve_inbox
 from pipelines.resources import DepthlineResource
 
@@ -16,6 +19,7 @@ POLL_SECONDS = 0.5
 TICK_SECONDS = 4.5  # the daemon evaluates a sensor every 5 s; within a tick the sensor asks more often
 FRESH_SECONDS = 10.0  # a worker that gave no sign of life for so long does not count as one
 STARTING_SECONDS = 60.0  # how long Dagster may take to make a run of a request for one
+SUCCESSOR_SECONDS = 20.0  # before a warm worker ends
 LONGEST_PAUSE_SECONDS = 60.0  # between workers that fail one after the other
 
 _FILE_ERRORS = FileErrors()  # kept between ticks, so that each error is reported once and not at every tick
@@ -25,7 +29,8 @@ _FILE_ERRORS = FileErrors()  # kept between ticks, so that each error is reporte
     job=serve_inbox.serve_inbox,
     minimum_interval_seconds=1,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Starts a worker on each device when artworks wait and no worker there is alive; picks up inbox files.",
+    description="Starts a worker on each device when artworks wait, or DEPTH_WARM_MODELS asks for one, and none there is alive; "
+    "picks up inbox files.",
 )
 def inbox_sensor(context: dg.SensorEvaluationContext, depthline: DepthlineResource) -> dg.SensorResult | dg.SkipReason:
     settings = depthline.settings()
@@ -38,17 +43,18 @@ def inbox_sensor(context: dg.SensorEvaluationContext, depthline: DepthlineResour
                 context.log.warning(line)
             artworks.queue.reconcile(max_attempts=settings.max_attempts, dead_workers=_dead_workers(context.instance, artworks))
             waiting, _ = artworks.queue.waiting()
-            if waiting:
+            if waiting or settings.warm_models:
                 launched: dict[str, Launched] = json.loads(context.cursor) if context.cursor else {}
                 requests = [
                     request
                     for name in settings.worker_devices
-                    if (request := _launch(context.instance, artworks, name, launched)) is not None
+                    if (request := _launch(context.instance, artworks, name, launched, _ends_after(settings))) is not None
                 ]
                 if requests:
                     return dg.SensorResult(run_requests=requests, cursor=json.dumps(launched))
             if time.monotonic() > deadline:
-                return dg.SkipReason(f"{waiting} artworks wait; workers are alive or starting" if waiting else "nothing waits")
+                alive = "; workers are alive or starting" if waiting or settings.warm_models else ""
+                return dg.SkipReason((f"{waiting} artworks wait" if waiting else "nothing waits") + alive)
             time.sleep(POLL_SECONDS)
     finally:
         artworks.close()
@@ -67,8 +73,18 @@ def _run_key(device: str, number: int) -> str:
     return f"worker-{device}-{number}"
 
 
+def _ends_after(settings: Settings) -> timedelta:
+    """How old a worker of this Dagster is when its successor is asked for.
+
+    With warm models that is before it ends: the successor's process starts meanwhile, and waits for its place in the pool.
+    """
+    if not settings.warm_models or math.isinf(settings.max_worker_seconds):
+        return timedelta.max
+    return timedelta(seconds=max(settings.max_worker_seconds / 2, settings.max_worker_seconds - SUCCESSOR_SECONDS))
+
+
 def _launch(
-    instance: dg.DagsterInstance, artworks: ArtworkStore, device: str, launched: dict[str, Launched]
+    instance: dg.DagsterInstance, artworks: ArtworkStore, device: str, launched: dict[str, Launched], ends_after: timedelta
 ) -> dg.RunRequest | None:
     """A request for a worker on a device, unless one is alive there or on its way. Counts in `launched`.
 
@@ -76,7 +92,9 @@ def _launch(
     One whose worker has stopped giving signs of life is not.
     """
     alive = artworks.workers.find(fresh_seconds=FRESH_SECONDS, device=device)
-    if any(not worker.run_id or instance.has_run(worker.run_id) for worker in alive):  # not those of another machine's Dagster
+    mine = [worker for worker in alive if not worker.run_id or instance.has_run(worker.run_id)]  # not another machine's Dagster's
+    now = artworks.database.clock()
+    if any(not worker.run_id or now - worker.started_at < ends_after for worker in mine):
         return None
     last = launched.get(device) or Launched(n=0, at=0.0, failures=0)
     age = time.time() - last["at"]

@@ -522,6 +522,10 @@ def break_model_name(place) -> None:
     place.settings["DEPTH_HUB_REVISIONS"] = '{"v2/smal": "main"}'
 
 
+def break_warm_model(place) -> None:
+    place.settings["DEPTH_WARM_MODELS"] = '["tiny", "v2/giant"]'
+
+
 def break_database(place) -> None:
     place.settings["DEPTH_DATABASE_URL"] = "postgresql://ann:pass@127.0.0.1:9/depth"
 
@@ -549,6 +553,7 @@ def lose_profiles(place) -> None:
         (break_checkpoints_folder, "nothing at no-such-folder"),
         (break_checkpoint_of_profile, "[mine] checkpoint: v2/small: no weights at"),
         (break_model_name, "v2/smal"),
+        (break_warm_model, "wrong: warm v2/giant"),
     ],
 )
 def test_the_doctor_names_what_is_wrong(place, here, break_it, named: str) -> None:

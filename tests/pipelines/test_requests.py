@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 from PIL import Image
 from support.http_server import HttpServer
 from support.waiting import eventually
@@ -21,8 +23,10 @@ from support.waiting import eventually
 from depth_core.contract import DepthParameters
 from depth_core.output import records
 from depth_core.output.record_schema import COLUMNS
+from depth_core.serving import database as db
 from depth_core.serving.artworks.store import ArtworkStore, open_store
 from depth_core.serving.artworks.types import NewArtwork
+from depth_core.serving.worker.opening import open_worker
 from pipelines.jobs import serve_inbox
 from pipelines.sensors import inbox as sensor
 
@@ -70,6 +74,49 @@ def test_a_worker_that_is_alive_is_not_joined_by_another(house, artworks) -> Non
     artworks.workers.start("worker-cpu-alive", "cpu")
     ask(artworks)
     assert isinstance(tick(house), dg.SkipReason)
+
+
+def test_no_run_is_asked_for_while_a_worker_of_the_command_line_serves_the_device(house, artworks) -> None:
+    """`depthline worker --device cpu` is this worker."""
+    settings = house.depthline.settings()
+    with open_worker(settings, house.store, device="cpu", idle_timeout=math.inf, warn=pytest.fail) as worker:
+        thread = threading.Thread(target=worker.serve)
+        thread.start()
+        try:
+            eventually(lambda: artworks.workers.find(fresh_seconds=sensor.FRESH_SECONDS))
+            slow = ask(artworks)
+            assert tick(house).skip_message is not None
+            eventually(lambda: artworks.get(slow).status.final)
+        finally:
+            worker.stop()
+            thread.join(60)
+    ask(artworks)
+    assert len(tick(house).run_requests) == 1
+
+
+WARM = {"worker_devices": ["cpu"], "warm_models": ["tiny"], "max_worker_seconds": 1800.0}
+
+
+@pytest.mark.parametrize("overrides", [WARM])
+def test_with_warm_models_a_worker_is_launched_although_nothing_waits_and_its_successor_before_it_ends(house, artworks) -> None:
+    first = tick(house)
+    assert [request.run_key for request in first.run_requests] == ["worker-cpu-1"]
+    job = house.defs().resolve_job_def("serve_inbox")
+    run = house.instance.create_run_for_job(job, tags={"dagster/run_key": "worker-cpu-1"}, status=dg.DagsterRunStatus.STARTED)
+    artworks.workers.start("warm", "cpu", run_id=run.run_id)
+    ends = datetime.now(UTC) - timedelta(seconds=1800)
+
+    def began(at: datetime) -> None:
+        with artworks.database.write() as connection:
+            connection.execute(sa.update(db.workers).values(started_at=at))
+
+    began(ends + timedelta(seconds=sensor.SUCCESSOR_SECONDS + 60))
+    assert "alive" in tick(house, first.cursor).skip_message
+    began(ends + timedelta(seconds=sensor.SUCCESSOR_SECONDS - 1))
+    second = tick(house, first.cursor)
+    assert [request.run_key for request in second.run_requests] == ["worker-cpu-2"]
+    house.instance.create_run_for_job(job, tags={"dagster/run_key": "worker-cpu-2"}, status=dg.DagsterRunStatus.STARTED)
+    assert isinstance(tick(house, second.cursor), dg.SkipReason), "it waits for the place of the first"
 
 
 def test_a_worker_that_gives_no_sign_of_life_is_replaced_under_a_new_key(house, artworks) -> None:

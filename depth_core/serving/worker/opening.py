@@ -25,13 +25,15 @@ def open_worker(
     *,
     device: str = AUTO,
     run_id: str = "",
+    idle_timeout: float | None = None,
     warn: Callable[[str], None],
     every_second: Callable[[Report], None] = lambda report: None,
     on_progress: Callable[[Report], None] = lambda report: None,
 ) -> Iterator[Worker]:
     """A worker on a device ("auto", "cpu", "cuda:1"), ready to `serve`. Its database is open for as long as the block runs.
 
-    `run_id`: of the Dagster run, if it is one. `warn` is given a line for each file of the inbox that cannot be used.
+    `run_id`: of the Dagster run, if it is one. `idle_timeout`: as Worker. `warn` is given a line for each file of the inbox that
+    cannot be used, and for each model that cannot be kept warm.
     Raises ConfigurationError when the database cannot be opened.
     """
     if device != AUTO:
@@ -52,6 +54,8 @@ def open_worker(
         device=device,
         run_id=run_id,
         lock_device=partial(PriorityDeviceLock, folder=settings.lock_folder),
+        idle_timeout=idle_timeout,
+        warn=warn,
         collect=collect,
         on_progress=on_progress,
     )

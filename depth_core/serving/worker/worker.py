@@ -38,6 +38,7 @@ from depth_core.serving.worker.downloads import Downloads
 from depth_core.serving.worker.engines import Engines
 from depth_core.serving.worker.model_report import ModelReport
 from depth_core.serving.worker.report import Report
+from depth_core.serving.worker.warm import WarmModels
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -73,12 +74,16 @@ class Worker:
         device: str,
         run_id: str = "",
         lock_device: LockDevice = no_lock,
+        idle_timeout: float | None = None,
+        warn: Callable[[str], None] = log.warning,
         collect: Callable[[], object] = lambda: None,
         on_progress: Callable[[Report], None] = lambda report: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`name`: one that was never used before. `device`: for the registry of workers; the settings say which one is used.
-        `lock_device`: given a network's device, the lock to hold there. `collect`: called every second, to bring in what came
+        `lock_device`: given a network's device, the lock to hold there. `idle_timeout`: seconds without work after which it ends;
+        None: DEPTH_IDLE_TIMEOUT_SECONDS, or never with DEPTH_WARM_MODELS. `warn`: given a line about a model that cannot be kept
+        warm. `collect`: called every second, to bring in what came
         elsewhere (the inbox) and to answer there. `clock`: seconds, for its deadlines and pauses.
 
         Raises ConfigurationError when DEPTH_API_FORMATS names no output file."""
@@ -90,6 +95,8 @@ class Worker:
         self.device = device
         self.run_id = run_id
         self.lock_device = lock_device
+        self.idle_timeout = idle_timeout if idle_timeout is not None else settings.worker_idle_seconds
+        self.warn = warn
         self.collect = collect
         self.on_progress = on_progress
         self.clock = clock
@@ -105,7 +112,7 @@ class Worker:
         self.stopping = True
 
     def serve(self) -> Report:
-        """Works until nothing has come for `idle_timeout_seconds`, `max_worker_seconds` are over, or `stop` is called.
+        """Works until nothing has come for `idle_timeout`, `max_worker_seconds` are over, or `stop` is called.
 
         What it had claimed and not done goes back when it ends, also by an exception. What the store refuses waits and is tried
         again; raises StoreError when it has refused everything for STORE_PATIENCE_SECONDS.
@@ -131,6 +138,7 @@ class Worker:
 
     def _loop(self, engines: Engines, downloads: Downloads) -> None:
         settings = self.settings
+        warm = WarmModels(engines, settings, warn=self.warn, clock=self.clock)
         began = last_work = self.clock()
         collected = reconciled = -RECONCILE_SECONDS
         while not self.stopping:
@@ -158,8 +166,11 @@ class Worker:
                 self.report.new.clear()
             if ready or self.claims.held:
                 last_work = self.clock()
-            elif ending or now - max(last_work, self.paused_until) > settings.idle_timeout_seconds:
+                continue
+            idle = now - max(last_work, self.paused_until)
+            if ending or idle > self.idle_timeout:
                 return
+            warm.load_next(idle)
 
     def _claim(self, engines: Engines, downloads: Downloads) -> None:
         claims = self.claims
