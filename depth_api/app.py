@@ -13,10 +13,10 @@ from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
 from depth_api import errors, openapi
-from depth_api.auth import ApiKeys, LoopbackOnly, RateLimit, StripTrailingSlash, read_keys
+from depth_api.auth import ApiKeys, LoopbackOnly, RateLimit, StripTrailingSlash, read_keys, read_metrics_key
 from depth_api.logs import log
 from depth_api.long_polling import LongPolling
-from depth_api.routes import artworks, models, operations, results
+from depth_api.routes import artworks, documentation, models, operations, results
 from depth_api.schemas import ErrorAnswer
 from depth_api.state import ApiState
 from depth_api.telemetry import DatabaseMetrics, RequestMetrics, Telemetry
@@ -35,13 +35,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Raises ConfigurationError; the database is opened when the application starts.
     """
     settings = settings or settings_module.load()
-    keys = read_keys(settings)
+    keys, metrics_key = read_keys(settings), read_metrics_key(settings)
     formats.of_requests(settings)  # a worker would refuse them later, after requests were accepted
     metrics = RequestMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _opened(settings, keys, metrics) as app.state.api:
+        async with _opened(settings, keys, metrics_key, metrics) as app.state.api:
             yield
 
     app = _Api(
@@ -49,15 +49,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Depth maps of images.",
         version=version("depthline"),
         lifespan=lifespan,
+        openapi_url="/openapi.json" if settings.docs else None,
+        docs_url=None,  # see routes.documentation: FastAPI's own pages come from a CDN
+        redoc_url=None,
         redirect_slashes=False,  # see StripTrailingSlash; a redirect would send keys to whatever scheme a proxy left of the URL
         # Without keys there is nothing to declare: every caller is on loopback.
         responses={403: {"model": ErrorAnswer, "description": "The caller is not on loopback."}} if not keys else None,
     )
     secured = [Security(HTTPBearer(auto_error=False, description="An API key."))] if keys else []
+    metered = HTTPBearer(scheme_name="MetricsKey", auto_error=False, description="The key of DEPTH_METRICS_KEY.")
     for module in (artworks, results):
         app.include_router(module.build(settings), tags=["artworks"], dependencies=secured)
     app.include_router(models.build(settings), tags=["models"], dependencies=secured)
     app.include_router(operations.router, tags=["operations"])
+    metrics_route = operations.metrics_router(has_key=bool(metrics_key))
+    app.include_router(metrics_route, tags=["operations"], dependencies=[Security(metered)] if metrics_key else [])
+    if settings.docs:
+        documentation.add(app)
     errors.register(app)
     if not keys:
         app.add_middleware(LoopbackOnly)
@@ -73,7 +81,7 @@ class _Api(FastAPI):
 
 
 @asynccontextmanager
-async def _opened(settings: Settings, keys: ApiKeys, metrics: RequestMetrics) -> AsyncIterator[ApiState]:
+async def _opened(settings: Settings, keys: ApiKeys, metrics_key: ApiKeys, metrics: RequestMetrics) -> AsyncIterator[ApiState]:
     """The state while the application runs. Delivers webhooks meanwhile, unless the settings say that others do."""
     store = await run_in_threadpool(open_store, settings)
     database_metrics = DatabaseMetrics(store)
@@ -88,6 +96,7 @@ async def _opened(settings: Settings, keys: ApiKeys, metrics: RequestMetrics) ->
         yield ApiState(
             settings=settings,
             keys=keys,
+            metrics_key=metrics_key,
             limit=RateLimit(settings.rate_limit),
             metrics=metrics,
             artworks=store,

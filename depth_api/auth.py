@@ -19,6 +19,7 @@ from depth_core.settings import Settings
 
 LOCAL = "local"  # who owns artworks when there are no keys
 _MIN_KEY_CHARS = 16
+_MAKE_ONE = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -52,11 +53,18 @@ def read_keys(settings: Settings) -> ApiKeys:
             )
         if len(key) < _MIN_KEY_CHARS:
             raise ConfigurationError(
-                f"DEPTH_API_KEYS: the key of {name!r} is shorter than {_MIN_KEY_CHARS} characters; "
-                "make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+                f"DEPTH_API_KEYS: the key of {name!r} is shorter than {_MIN_KEY_CHARS} characters; {_MAKE_ONE}"
             )
         hashes.append((name, _hash(key)))
     return ApiKeys(tuple(hashes))
+
+
+def read_metrics_key(settings: Settings) -> ApiKeys:
+    """The key of DEPTH_METRICS_KEY, or none. Raises ConfigurationError."""
+    key = settings.metrics_key.get_secret_value()
+    if key and len(key) < _MIN_KEY_CHARS:
+        raise ConfigurationError(f"DEPTH_METRICS_KEY: it is shorter than {_MIN_KEY_CHARS} characters; {_MAKE_ONE}")
+    return ApiKeys((("metrics", _hash(key)),) if key else ())
 
 
 def check_bind(host: str, keys: ApiKeys) -> None:

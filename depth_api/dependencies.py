@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import Depends, HTTPException, Path, Request
 from starlette.concurrency import run_in_threadpool
 
-from depth_api.auth import LOCAL
+from depth_api.auth import LOCAL, ApiKeys
 from depth_api.state import ApiState
 from depth_core.serving.artworks.types import StoredArtwork
 
@@ -23,21 +23,28 @@ State = Annotated[ApiState, Depends(_state)]
 
 async def _caller(request: Request, state: State) -> str:
     """The name of the caller's API key, once its rate limit lets it through."""
-    name = _key_name(request, state) if state.keys else LOCAL
+    name = _key_name(request, state, state.keys) if state.keys else LOCAL
     request.state.api_key = name
     if wait := state.limit.take(name):
         raise HTTPException(429, "too many requests", {"Retry-After": str(wait)})
     return name
 
 
-def _key_name(request: Request, state: ApiState) -> str:
-    """The name of the API key in the Authorization header. Answers 401 when there is none, 429 after too many wrong ones."""
+async def may_read_metrics(request: Request, state: State) -> None:
+    """Lets everyone through where there is no DEPTH_METRICS_KEY, else those who have it."""
+    if state.metrics_key:
+        _key_name(request, state, state.metrics_key)
+
+
+def _key_name(request: Request, state: ApiState, keys: ApiKeys) -> str:
+    """The name that the key in the Authorization header has in `keys`. Answers 401 when it has none, 429 after too many wrong
+    ones."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     key = key.strip() if scheme.lower() == "bearer" else ""
     address = request.client.host if request.client else ""
     if key and (wait := state.wrong_keys.wait(address, key)):
         raise HTTPException(429, "too many wrong API keys from this address", {"Retry-After": str(wait)})
-    name = state.keys.owner(key)
+    name = keys.owner(key)
     if name is None:
         if key:
             state.wrong_keys.wrong(address)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from depth_core.contract import ARTWORKS_PATH, DepthParameters
+
 
 def header(name: str, description: str, *, always: bool = True, **schema: Any) -> dict[str, Any]:
     """A header of an answer. `schema`: what its value looks like, beyond that it is a string."""
@@ -21,6 +23,8 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
             content["schema"] = _named(content["schema"], schemas)
     answered = schemas["Artwork"]["properties"]
     answered["parameters"] = _named(answered["parameters"], schemas)
+    for name, example in _ANSWERS.items():
+        schemas[name]["examples"] = [example]
     document["webhooks"] = {"artwork": {"post": _WEBHOOK}}
     return document
 
@@ -72,5 +76,32 @@ _WEBHOOK = {
     "responses": {
         "2XX": {"description": "Received. Anything else is tried again."},
         "410": {"description": "Gone: this message is not sent again."},
+    },
+}
+
+_PARAMETERS = DepthParameters.model_validate({"model": "tiny"}).as_api() | {"imageUrl": "https://example.com/photo.jpg"}
+_ID = "0b0d3c1e-6f0e-4d53-9a83-2f7a4f6f2f10"
+# What answers look like: `/docs` would show what a generator makes of their schemas.
+_ANSWERS = {
+    "Artwork": {
+        "id": _ID,
+        "artworkType": "depth_map",
+        "parameters": _PARAMETERS,
+        "duration": 0.42,
+        "results": [f"https://depth.example{ARTWORKS_PATH}/{_ID}/results/{name}" for name in ("depth.png", "depth.json")],
+        "status": "succeeded",
+        "createdAt": "2026-01-31T12:00:00Z",
+    },
+    "ErrorAnswer": {
+        "statusCode": 400,
+        "message": "resolutionLowerLimit: Input should be a multiple of 64",
+        "error": "Bad Request",
+        "detail": [
+            {
+                "loc": ["body", "resolutionLowerLimit"],
+                "msg": "Input should be a multiple of 64",
+                "type": "multiple_of",
+            }
+        ],
     },
 }

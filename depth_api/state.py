@@ -30,6 +30,7 @@ class ApiState:
 
     settings: Settings
     keys: ApiKeys
+    metrics_key: ApiKeys  # empty: /metrics is open
     limit: RateLimit
     metrics: RequestMetrics
     artworks: ArtworkStore

@@ -201,6 +201,10 @@ class Settings(BaseSettings):
     wrong_keys: int = Field(
         10, ge=0, description="Wrong API keys a minute from one address (IPv6: /64) before it has to wait; 0: any number."
     )
+    metrics_key: SecretStr = Field(
+        SecretStr(""), description="Key that /metrics asks for, as `Authorization: Bearer KEY`. Default: none, /metrics is open."
+    )
+    docs: bool = Field(True, description="The API shows /docs and /openapi.json; false: both are a 404.")
     trusted_proxies: str = Field(
         "127.0.0.1,::1", description="Addresses and networks, by comma, whose X-Forwarded-For and X-Forwarded-Proto count."
     )

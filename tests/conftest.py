@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -83,3 +84,12 @@ def postgresql() -> Iterator[sa.URL]:
 
     with postgresql_server() as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One tab of Chromium: a `support.browser.Browser`."""
+    from support.browser import chromium
+
+    with chromium(tmp_path_factory.mktemp("browser")) as browser:
+        yield browser

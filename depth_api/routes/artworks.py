@@ -66,7 +66,9 @@ def build(settings: Settings) -> APIRouter:
         openapi_extra={
             "requestBody": {
                 "required": True,
-                "content": {"application/json": {"schema": request_schema.json_schema(settings)}},
+                "content": {
+                    "application/json": {"schema": request_schema.json_schema(settings), "examples": request_schema.EXAMPLES}
+                },
             }
         },
         operation_id="createDepthMap",

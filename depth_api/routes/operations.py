@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.concurrency import run_in_threadpool
 
-from depth_api.dependencies import State
+from depth_api import errors
+from depth_api.dependencies import State, may_read_metrics
 from depth_api.errors import DATABASE_ERRORS, error_body
 from depth_api.routes.head import answer_head
 from depth_api.schemas import Check, NotReady, Readiness
@@ -54,10 +55,23 @@ async def _ready(state: State) -> Any:
     return JSONResponse(error_body(503, f"{failed} does not answer") | answer.model_dump(by_alias=True), 503)
 
 
-@router.get("/metrics", operation_id="metrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
+answer_head(router)
+
+
+def metrics_router(*, has_key: bool) -> APIRouter:
+    """The router of `/metrics`, which may have a key of its own."""
+    metrics = APIRouter(dependencies=[Depends(may_read_metrics)])
+    metrics.add_api_route(
+        "/metrics",
+        _metrics,
+        operation_id="metrics",
+        summary="Figures for Prometheus",
+        response_class=PlainTextResponse,
+        responses=errors.documented(401, 429) if has_key else None,
+    )
+    return answer_head(metrics)
+
+
 async def _metrics(state: State) -> Response:
     text = await run_in_threadpool(generate_latest, state.metrics.registry)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
-
-
-answer_head(router)

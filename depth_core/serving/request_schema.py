@@ -157,6 +157,19 @@ def _http(settings: Settings) -> str:
     return f"[Hh][Tt][Tt][Pp][Ss]?://{_HOST}(:{ports})?{_REST}"
 
 
+# For documents; the first is what `/docs` offers to send. They run as they stand, with the model that is bundled.
+EXAMPLES = {
+    "bundled": {
+        "summary": "The bundled model",
+        "value": {"imageUrl": "https://example.com/photo.jpg", "model": "tiny"},
+    },
+    "inverted": {
+        "summary": "Darker is nearer, at the size that the network sees",
+        "value": {"imageUrl": "https://example.com/photo.jpg", "model": "tiny", "invertDepth": True, "usePostResize": False},
+    },
+}
+
+
 def json_schema(settings: Settings) -> dict[str, Any]:
     """The body's schema, which model and mode go with `useVersion3` included."""
     schema = DepthMapRequest.model_json_schema() | {"description": "A request for the depth map of one image."}

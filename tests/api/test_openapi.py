@@ -6,11 +6,12 @@ import re
 import subprocess
 import sysconfig
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from support.http_server import HttpServer
 
@@ -83,3 +84,29 @@ def test_the_document_has_the_webhook_as_it_is_posted(
         [received] = server.requests
     for parameter in webhook["parameters"]:
         assert re.search(parameter["schema"]["pattern"], received.headers[parameter["name"]])
+
+
+def examples(document: dict[str, Any], part: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Every example below a part of the document, and before it the schema that it is one of."""
+    if isinstance(part, list):
+        for each in part:
+            yield from examples(document, each)
+    elif isinstance(part, dict):
+        found = part.get("examples", ())
+        for example in found.values() if isinstance(found, dict) else found:
+            yield (part["schema"], example["value"]) if isinstance(found, dict) else (part, example)
+        for name in part.keys() - {"examples", "example", "properties"}:
+            yield from examples(document, part[name])
+        yield from examples(document, list(part.get("properties", {}).values()))
+
+
+def test_every_example_of_the_document_is_what_its_schema_says_and_requests_run_as_they_stand(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    found = list(examples(document, document))
+    assert len(found) >= 4
+    for schema, example in found:
+        root = {**schema, "components": document["components"]}
+        Draft202012Validator(root, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(example)
+    requests = document["paths"]["/v2/artworks/depth-map"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    for example in requests.values():
+        assert client.post("/v2/artworks/depth-map", json=example["value"]).status_code == 202

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import json
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pandas as pd
 import pytest
-import websocket
 from PIL import Image
 from support import photos
+from support.browser import Browser
 from support.http_server import HttpServer
-from support.waiting import eventually
 
 from depth_core import layout
 from depth_core.output import depth_folder, formats, gallery, records
@@ -87,60 +81,6 @@ def make_gallery(make_rows: Any, make_sources: Any, make_sidecar: Any, profile: 
 
 
 # -- the browser --------------------------------------------------------------------------------------------------------------
-
-
-class Browser:
-    """One tab of a headless Chromium, spoken to by its DevTools protocol."""
-
-    def __init__(self, program: str, folder: Path) -> None:
-        command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-port=0"]
-        self._process = subprocess.Popen(
-            [*command, f"--user-data-dir={folder}", "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        port_file = folder / "DevToolsActivePort"
-        eventually(lambda: port_file.exists() and len(port_file.read_text().split()) == 2)
-        port = port_file.read_text().split()[0]
-        tab = next(tab for tab in httpx.get(f"http://127.0.0.1:{port}/json").json() if tab["type"] == "page")
-        self._socket = websocket.create_connection(tab["webSocketDebuggerUrl"], timeout=30, suppress_origin=True)
-        self._numbers = itertools.count(1)
-
-    def _ask(self, method: str, **parameters: Any) -> Any:
-        number = next(self._numbers)
-        self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
-        while (answer := json.loads(self._socket.recv())).get("id") != number:
-            pass
-        assert "error" not in answer, answer
-        return answer["result"]
-
-    def open(self, url: str) -> None:
-        self._ask("Page.navigate", url=url)
-        eventually(lambda: self.run("location.href") == url and self.run("document.readyState") == "complete")
-
-    def run(self, script: str) -> Any:
-        answer = self._ask("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def press(self, key: str) -> None:
-        number = {"Escape": 27, "ArrowRight": 39, "ArrowDown": 40}[key]
-        for kind in ("keyDown", "keyUp"):
-            self._ask("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=number)
-
-    def close(self) -> None:
-        self._socket.close()
-        self._process.terminate()
-        self._process.wait(20)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        missing = "needs Chromium on the PATH"
-        pytest.fail(missing) if os.environ.get("DEPTHLINE_TEST_BROWSER") else pytest.skip(missing)
-    browser = Browser(program, tmp_path_factory.mktemp("browser"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture
