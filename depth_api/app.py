@@ -12,10 +12,11 @@ from fastapi import FastAPI, Security
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
-from depth_api import errors, openapi
+from depth_api import cross_origin, errors, openapi
 from depth_api.auth import ApiKeys, LoopbackOnly, RateLimit, StripTrailingSlash, read_keys, read_metrics_key
 from depth_api.logs import log
 from depth_api.long_polling import LongPolling
+from depth_api.path_prefix import PathPrefix
 from depth_api.routes import artworks, documentation, models, operations, results
 from depth_api.schemas import ErrorAnswer
 from depth_api.state import ApiState
@@ -70,8 +71,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if not keys:
         app.add_middleware(LoopbackOnly)
     app.add_middleware(errors.JsonErrors)
+    app.add_middleware(PathPrefix, prefix=settings.root_path)
     app.add_middleware(StripTrailingSlash)
     app.add_middleware(Telemetry, metrics=metrics)
+    cross_origin.allow(app, settings.cors_origins, has_keys=bool(keys))
     return app
 
 

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from depth_api.errors import error_body, error_response
 from depth_api.logs import log
+from depth_api.path_prefix import ForwardedHeaders
 from depth_core.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def _last_answer(status: int, message: str) -> bytes:
 
 
 def configured(app: ASGIApp, settings: Settings, **more: Any) -> uvicorn.Config:
-    """The server's configuration. X-Forwarded-For and -Proto count from DEPTH_TRUSTED_PROXIES alone."""
+    """The server's configuration. X-Forwarded-For, -Proto and -Prefix count from DEPTH_TRUSTED_PROXIES alone."""
     options: dict[str, Any] = {
         "host": settings.api_host,
         "port": settings.api_port,
@@ -46,9 +47,10 @@ def configured(app: ASGIApp, settings: Settings, **more: Any) -> uvicorn.Config:
         "timeout_graceful_shutdown": 20,
         "http": arriving_within(settings.request_seconds, connections=settings.api_connections),
         "ws": "none",
-        "forwarded_allow_ips": settings.trusted_proxies,
+        "proxy_headers": False,  # these and one more are read below
     }
-    return uvicorn.Config(app, **options | more)
+    behind = ForwardedHeaders(cast(Any, app), settings.trusted_proxies)
+    return uvicorn.Config(cast(Any, behind), **options | more)
 
 
 def arriving_within(seconds: float, *, connections: int) -> type[asyncio.Protocol]:

@@ -20,6 +20,10 @@ from depth_core.errors import ConfigurationError
 
 MEBI = 1024 * 1024
 
+_PREFIX = r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+"
+_OWN_PATHS = ("v2", "docs", "openapi.json", "health", "metrics")
+_ORIGIN = r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
+
 
 class Settings(BaseSettings):
     """Every setting, its default and what it means. docs/operations.md carries the same table."""
@@ -206,7 +210,14 @@ class Settings(BaseSettings):
     )
     docs: bool = Field(True, description="The API shows /docs and /openapi.json; false: both are a 404.")
     trusted_proxies: str = Field(
-        "127.0.0.1,::1", description="Addresses and networks, by comma, whose X-Forwarded-For and X-Forwarded-Proto count."
+        "127.0.0.1,::1", description="Addresses and networks, by comma, whose X-Forwarded-For, -Proto and -Prefix count."
+    )
+    root_path: str = Field(
+        "", description="Path under which a proxy has the API, such as /depth; X-Forwarded-Prefix of a trusted proxy goes before."
+    )
+    cors_origins: list[str] = Field(
+        default_factory=list,
+        description='JSON, origins whose pages may call the API in a browser: ["https://app.example"], or ["*"]. Default: none.',
     )
     request_seconds: float = Field(
         30.0, gt=0, description="Seconds that a request's headers, and then its body, have to arrive; else 408."
@@ -263,6 +274,21 @@ class Settings(BaseSettings):
         description='JSON, models that a worker on each device keeps loaded, also while nothing comes: ["tiny", "v2/small"].',
     )
 
+    @field_validator("root_path")
+    @classmethod
+    def _is_path_prefix(cls, value: str) -> str:
+        return path_prefix(value)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: list[str]) -> list[str]:
+        wrong = [origin for origin in value if origin != "*" and not re.fullmatch(_ORIGIN, origin)]
+        if wrong:
+            raise ValueError(
+                f"{wrong[0]!r} is no origin; write scheme and host in lower case, without a path: https://app.example"
+            )
+        return value
+
     @field_validator("checkpoints", "hub_revisions", "warm_models")
     @classmethod
     def _names_are_models(cls, value: dict[str, str] | list[str]) -> dict[str, str] | list[str]:
@@ -299,6 +325,16 @@ class Settings(BaseSettings):
     @property
     def manifests_may_be_private(self) -> bool:
         return self.allow_private_hosts if self.manifest_private_hosts is None else self.manifest_private_hosts
+
+
+def path_prefix(text: str) -> str:
+    """A path before all paths of the API, without a slash at its end; empty for none. Raises ValueError for what is no path."""
+    prefix = text.removesuffix("/")
+    if prefix and not re.fullmatch(_PREFIX, prefix):
+        raise ValueError(f"must be a path such as /depth, of letters, digits and . _ ~ - only, not {prefix!r}")
+    if prefix.split("/")[1:2] in [[name] for name in _OWN_PATHS]:
+        raise ValueError(f"must not begin as the API's own paths do, with /{', /'.join(_OWN_PATHS)}")
+    return prefix
 
 
 def load(**overrides: Any) -> Settings:
