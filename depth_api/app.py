@@ -13,7 +13,7 @@ from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
 from depth_api import cross_origin, errors, openapi
-from depth_api.auth import ApiKeys, LoopbackOnly, RateLimit, StripTrailingSlash, read_keys, read_metrics_key
+from depth_api.auth import ApiKeys, LoopbackOnly, StripTrailingSlash, read_keys, read_metrics_key
 from depth_api.logs import log
 from depth_api.long_polling import LongPolling
 from depth_api.path_prefix import PathPrefix
@@ -25,6 +25,7 @@ from depth_api.wrong_keys import WrongKeys
 from depth_core import settings as settings_module
 from depth_core.output import formats
 from depth_core.serving.artworks.store import open_store
+from depth_core.serving.rate_limits import RateLimits
 from depth_core.serving.webhooks.delivery import deliver_loop
 from depth_core.settings import Settings
 from depth_core.storage import Store
@@ -87,6 +88,7 @@ class _Api(FastAPI):
 async def _opened(settings: Settings, keys: ApiKeys, metrics_key: ApiKeys, metrics: RequestMetrics) -> AsyncIterator[ApiState]:
     """The state while the application runs. Delivers webhooks meanwhile, unless the settings say that others do."""
     store = await run_in_threadpool(open_store, settings)
+    limits = RateLimits(settings.database_location, settings.rate_limit)
     database_metrics = DatabaseMetrics(store)
     metrics.registry.register(database_metrics)
     if not keys:
@@ -100,7 +102,7 @@ async def _opened(settings: Settings, keys: ApiKeys, metrics_key: ApiKeys, metri
             settings=settings,
             keys=keys,
             metrics_key=metrics_key,
-            limit=RateLimit(settings.rate_limit),
+            limits=limits,
             metrics=metrics,
             artworks=store,
             store=Store.from_settings(settings),
@@ -112,6 +114,7 @@ async def _opened(settings: Settings, keys: ApiKeys, metrics_key: ApiKeys, metri
         if delivery is not None:
             await delivery
         metrics.registry.unregister(database_metrics)
+        limits.close()
         store.close()
 
 

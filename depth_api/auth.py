@@ -1,13 +1,10 @@
-"""Who may call: API keys, the loopback rule without keys, and the rate limit of each key."""
+"""Who may call: API keys, and the loopback rule without keys."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import ipaddress
-import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -124,26 +121,3 @@ class StripTrailingSlash:
         if scope["type"] == "http" and len(scope["path"]) > 1:
             scope["path"] = scope["path"].removesuffix("/")
         await self.app(scope, receive, send)
-
-
-class RateLimit:
-    """A token bucket per API key, in this process: `per_second` refills it, four seconds' worth fit in."""
-
-    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate = per_second
-        self._size = max(1.0, per_second * 4)
-        self._clock = clock
-        self._buckets: dict[str, tuple[float, float]] = {}  # who -> tokens, at what time; as many as there are keys
-
-    def take(self, who: str) -> int:
-        """0 when the call may go on, else the whole seconds after which it may come again."""
-        if self._rate == 0:
-            return 0
-        now = self._clock()
-        tokens, since = self._buckets.get(who, (self._size, now))
-        tokens = min(self._size, tokens + (now - since) * self._rate)
-        if tokens >= 1:
-            self._buckets[who] = (tokens - 1, now)
-            return 0
-        self._buckets[who] = (tokens, now)
-        return math.ceil((1 - tokens) / self._rate)

@@ -25,7 +25,7 @@ async def _caller(request: Request, state: State) -> str:
     """The name of the caller's API key, once its rate limit lets it through."""
     name = _key_name(request, state, state.keys) if state.keys else LOCAL
     request.state.api_key = name
-    if wait := state.limit.take(name):
+    if state.limits and (wait := await run_in_threadpool(state.limits.take, name)):
         raise HTTPException(429, "too many requests", {"Retry-After": str(wait)})
     return name
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from depth_api.auth import ApiKeys, RateLimit
+from depth_api.auth import ApiKeys
 from depth_api.long_polling import LongPolling
 from depth_api.schemas import Check
 from depth_api.telemetry import FRESH_SECONDS, RequestMetrics
@@ -17,6 +17,7 @@ from depth_core.inference import availability
 from depth_core.inference.availability import ModelState
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import StoredArtwork
+from depth_core.serving.rate_limits import RateLimits
 from depth_core.settings import Settings
 from depth_core.storage import Store
 
@@ -31,7 +32,7 @@ class ApiState:
     settings: Settings
     keys: ApiKeys
     metrics_key: ApiKeys  # empty: /metrics is open
-    limit: RateLimit
+    limits: RateLimits
     metrics: RequestMetrics
     artworks: ArtworkStore
     store: Store

@@ -201,7 +201,9 @@ class Settings(BaseSettings):
     api_host: str = Field("127.0.0.1", description="Address the API listens on; without api_keys only loopback is allowed.")
     api_port: int = Field(8000, ge=0, le=65535, description="Port the API listens on.")
     api_keys: SecretStr = Field(SecretStr(""), description="name:key pairs, by comma. One name may have several keys (rotation).")
-    rate_limit: float = Field(50.0, ge=0, description="Requests a second per API key, bursts of four seconds' worth; 0: any.")
+    rate_limit: float = Field(
+        50.0, ge=0, description="Requests a second per API key, in all API processes, bursts of four seconds' worth; 0: any."
+    )
     wrong_keys: int = Field(
         10, ge=0, description="Wrong API keys a minute from one address (IPv6: /64) before it has to wait; 0: any number."
     )

@@ -234,6 +234,13 @@ leases = sa.Table(
     sa.Index(None, "holder"),
 )
 
+rate_limits = sa.Table(
+    "rate_limits",
+    metadata,
+    sa.Column("api_key_id", sa.String(64), primary_key=True),
+    sa.Column("full_at", sa.Float, nullable=False),  # seconds since 1970: when its bucket of tokens is full again
+)
+
 
 def insert(connection: Connection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
     """An INSERT that can be told what to do `on_conflict`."""

@@ -44,3 +44,9 @@ def upgrade() -> None:
     op.create_index(op.f("ix_removed_folders_removed_at"), "removed_folders", ["removed_at"])
     op.add_column("artworks", sa.Column("usable_models", sa.Text))
     op.add_column("workers", sa.Column("models", sa.JSON))
+    op.create_table(
+        "rate_limits",
+        sa.Column("api_key_id", sa.String(64), nullable=False),
+        sa.Column("full_at", sa.Float, nullable=False),
+        sa.PrimaryKeyConstraint("api_key_id", name=op.f("pk_rate_limits")),
+    )
