@@ -27,6 +27,7 @@ from pipelines.schedules import requests as request_schedules
 from pipelines.schedules import retries
 from pipelines.sensors import arrivals, inbox, manifests, nightly
 from pipelines.sensors import profiles as profile_sensors
+from pipelines.sensors import requests as request_sensors
 
 OF_CHUNKS = (manifest_index, image_manifest, source_images, profiles, depth_maps, artwork_records, depth_gallery)
 
@@ -49,6 +50,7 @@ SENSORS = [
     arrivals.arrival_sensor,
     profile_sensors.profile_sensor,
     inbox.inbox_sensor,
+    request_sensors.request_records_sensor,
 ]
 SCHEDULES = [
     retries.retry_failed_rows_schedule,

@@ -6,7 +6,8 @@ What other code reads from an event is in event_facts.py.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import dagster as dg
@@ -35,6 +36,24 @@ def preview(frame: pd.DataFrame, columns: Sequence[str], rows: int = PREVIEW_ROW
 def picture(name: str, png: bytes) -> dg.MetadataValue:
     """A PNG inside the metadata itself, as Dagster's UI shows it."""
     return dg.MetadataValue.md(f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> dg.MetadataValue:
+    """A table in Markdown, which unlike Dagster's own may hold pictures. Cells: as `markdown_text` and `thumbnail` give them."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return dg.MetadataValue.md("\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
+def markdown_text(value: Any) -> str:
+    """A value as Markdown that shows it and means nothing else: what strangers wrote is no link, picture or cell."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(str(_cell(value)).split()))
+
+
+def thumbnail(webp: bytes | None, most_bytes: int) -> str:
+    """A picture as Markdown; nothing where there is none, or a larger one."""
+    if webp is None or len(webp) > most_bytes:
+        return ""
+    return f"![](data:image/webp;base64,{base64.b64encode(webp).decode()})"
 
 
 def place(url: str) -> dg.MetadataValue:

@@ -1,4 +1,4 @@
-"""How the work is cut: manifests, chunks of their rows, and chunk x profile. Nothing about what is done with them."""
+"""How the work is cut: manifests, chunks of their rows, chunk x profile, days of single requests. Not: what is done with them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import dagster as dg
 MANIFEST = "manifest"
 CHUNK = "chunk"
 PROFILE = "profile"
+REQUEST_DAY = "request_day"
+
+REQUEST_DAYS = dg.DynamicPartitionsDefinition(name=REQUEST_DAY)  # "2026-01-31", UTC; only days on which requests ended
 
 
 @dataclass(frozen=True)

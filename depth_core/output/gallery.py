@@ -219,6 +219,26 @@ def strip(keys: Iterable[str], store: Store, *, side: int = 160) -> bytes | None
     return file.getvalue()
 
 
+# -- thumbnails inside other pages --------------------------------------------------------------------------------------------
+
+
+def thumbnails(keys: Iterable[str], store: Store, *, side: int = 96) -> list[bytes | None]:
+    """A small WebP, no side longer than `side`, for each of these keys: a few kilobytes; None where nothing can be shown.
+
+    Raises StoreError.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(lambda key: _webp(_picture(store, key, side), quality=60), keys))
+
+
+def _webp(picture: Image.Image | None, quality: int) -> bytes | None:
+    if picture is None:
+        return None
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=quality, method=2)
+    return file.getvalue()
+
+
 # -- the page -----------------------------------------------------------------------------------------------------------------
 
 
@@ -265,12 +285,10 @@ def _thumbnail_keys(shown: pd.DataFrame, folder: str) -> dict[str, str]:
 
 
 def _write_thumbnail(store: Store, key: str, of: str) -> str | None:
-    picture = _picture(store, of, THUMBNAIL_SIDE)
-    if picture is None:
+    webp = _webp(_picture(store, of, THUMBNAIL_SIDE), quality=82)
+    if webp is None:
         return None
-    file = io.BytesIO()
-    picture.save(file, "WEBP", quality=82, method=2)
-    store.write(key, file.getvalue(), content_type="image/webp")
+    store.write(key, webp, content_type="image/webp")
     return key
 
 

@@ -7,5 +7,5 @@ from pipelines import names
 record_requests = dg.define_asset_job(
     "record_requests",
     dg.AssetSelection.assets(names.REQUEST_RECORDS),
-    description="Yesterday's single requests as a table.",
+    description="The single requests of a day as a table.",
 )

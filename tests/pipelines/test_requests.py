@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -27,8 +28,12 @@ from depth_core.serving import database as db
 from depth_core.serving.artworks.store import ArtworkStore, open_store
 from depth_core.serving.artworks.types import NewArtwork
 from depth_core.serving.worker.opening import open_worker
+from pipelines import names
 from pipelines.jobs import serve_inbox
+from pipelines.partitions import REQUEST_DAY
+from pipelines.schedules.requests import record_requests_daily
 from pipelines.sensors import inbox as sensor
+from pipelines.sensors import requests as request_sensor
 
 
 @pytest.fixture
@@ -303,17 +308,121 @@ def test_a_worker_run_shows_its_last_depth_maps(house, artworks) -> None:
         assert picture.size == (160, 120)
 
 
-def test_the_days_requests_become_a_table_with_the_columns_of_the_records(house, artworks) -> None:
-    yesterday = datetime.now(UTC) - timedelta(days=1)
-    artworks.database.clock = lambda: yesterday
+def record_tick(house, cursor: str | None = None) -> dg.SensorResult | dg.SkipReason:
+    """A tick of the sensor of tables, and what Dagster's daemon does with it, but for the runs."""
+    context = dg.build_sensor_context(instance=house.instance, cursor=cursor, resources={"depthline": house.depthline})
+    result = request_sensor.request_records_sensor(context)
+    for each in getattr(result, "dynamic_partitions_requests", None) or []:
+        house.instance.add_dynamic_partitions(each.partitions_def_name, each.partition_keys)
+    return result
+
+
+def end_one(house, artworks, at: datetime) -> None:
+    """An artwork that ended at a time."""
+    artworks.database.clock = lambda: at
     artworks.cancel(ask(artworks))
-    day = yesterday.date().isoformat()
-    job = dg.define_asset_job("day", "request_records")
-    defs = dg.Definitions.merge(house.defs(), dg.Definitions(jobs=[job]))
-    assert defs.resolve_job_def("day").execute_in_process(instance=house.instance, partition_key=day).success
+    artworks.database.clock = lambda: datetime.now(UTC)
+
+
+def days(result: dg.SensorResult | dg.SkipReason) -> list[str]:
+    return [request.partition_key for request in getattr(result, "run_requests", None) or []]
+
+
+def test_a_day_is_a_partition_once_requests_have_ended_on_it_and_its_table_follows_them(house, artworks) -> None:
+    assert "no request has ended" in record_tick(house).skip_message
+    assert house.instance.get_dynamic_partitions(REQUEST_DAY) == []
+    now = datetime.now(UTC)
+    today = str(now.date())
+    end_one(house, artworks, now)
+    first = record_tick(house)
+    assert days(first) == house.instance.get_dynamic_partitions(REQUEST_DAY) == [today]
+    assert house.run("record_requests", today).success
+    assert records.read(house.store, profile="api")["status"].tolist() == ["canceled"]
+
+    assert "no request has ended" in record_tick(house, first.cursor).skip_message
+    end_one(house, artworks, now + timedelta(seconds=1))
+    second = record_tick(house, first.cursor)
+    assert days(second) == [today]
+    assert house.run("record_requests", today).success
     frame = records.read(house.store, profile="api")
-    assert frame["status"].tolist() == ["canceled"]
+    assert frame["status"].tolist() == ["canceled"] * 2
     assert list(frame.columns) == [column.name for column in COLUMNS]
+
+
+def test_a_table_that_is_being_written_is_waited_for(house, artworks) -> None:
+    now = datetime.now(UTC)
+    end_one(house, artworks, now)
+    first = record_tick(house)
+    job = house.defs().resolve_job_def("record_requests")
+    run = house.instance.create_run_for_job(job, tags={"dagster/partition": str(now.date())}, status=dg.DagsterRunStatus.STARTED)
+    end_one(house, artworks, now + timedelta(seconds=1))
+    assert "is being written" in record_tick(house, first.cursor).skip_message
+    house.instance.delete_run(run.run_id)
+    assert days(record_tick(house, first.cursor)) == [str(now.date())]
+
+
+def test_days_of_an_earlier_version_stay_and_those_that_were_missed_are_made_up_for(house, artworks) -> None:
+    now = datetime.now(UTC)
+    made, missed, pruned = (str((now - timedelta(days=n)).date()) for n in (4, 3, 120))
+    house.instance.report_runless_asset_event(dg.AssetMaterialization(names.REQUEST_RECORDS, partition=made))
+    for n in (4, 3, 120):
+        end_one(house, artworks, now - timedelta(days=n))
+    result = record_tick(house)
+    assert days(result) == [missed]
+    assert house.instance.get_dynamic_partitions(REQUEST_DAY) == [made, missed]
+    assert pruned not in house.instance.get_dynamic_partitions(REQUEST_DAY)
+
+
+def test_many_days_are_asked_for_some_at_a_tick(house, artworks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_sensor, "RUNS_PER_TICK", 2)
+    now = datetime.now(UTC)
+    for n in range(3):
+        end_one(house, artworks, now - timedelta(days=n))
+    first = record_tick(house)
+    second = record_tick(house, first.cursor)
+    assert days(first) + days(second) == [str((now - timedelta(days=n)).date()) for n in (2, 1, 0)]
+    assert isinstance(record_tick(house, second.cursor), dg.SkipReason)
+
+
+def test_every_night_yesterdays_table_is_written_once_more_if_requests_ended(
+    house, artworks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Dagster gives schedules under test only instances that are on disk
+    monkeypatch.setattr(dg.ScheduleEvaluationContext, "instance", house.instance)
+    night = datetime(2026, 3, 1, 0, 30, tzinfo=UTC)
+
+    def evaluate() -> dg.RunRequest | dg.SkipReason:
+        context = dg.build_schedule_context(
+            instance=house.instance, scheduled_execution_time=night, resources={"depthline": house.depthline}
+        )
+        return record_requests_daily(context)
+
+    end_one(house, artworks, night)  # today's
+    assert isinstance(evaluate(), dg.SkipReason)
+    end_one(house, artworks, night.replace(hour=0, minute=0) - timedelta(microseconds=1))
+    assert evaluate().partition_key == "2026-02-28"
+    assert house.instance.get_dynamic_partitions(REQUEST_DAY) == ["2026-02-28"]
+
+
+def test_a_days_table_is_shown_with_pictures_and_what_strangers_wrote_means_nothing(house, artworks, metadata) -> None:
+    house.photo("a.png", size=(320, 240))
+    today = str(datetime.now(UTC).date())
+    house.instance.add_dynamic_partitions(REQUEST_DAY, [today])
+    with HttpServer() as server:
+        server.on_others(server.files(house.folder / "photos"))
+        ask(artworks, f"{server.url}/a.png")
+        house.run("serve_inbox", None, {"ops": {"run_worker": {"config": {"device": "cpu"}}}})
+    artworks.cancel(ask(artworks, "https://example.com/x.jpg?a=|![](https://tracker.example/b.png)<img>"))
+    found = metadata(house.run("record_requests", today), names.REQUEST_RECORDS)
+    header, _, newest, first = found["last requests"].splitlines()
+    assert len(re.findall(r"(?<!\\)\|", newest)) == len(re.findall(r"\|", header)), "no cell is split"
+    assert r"\!\[\]\(https\:\/\/tracker" in newest
+    [picture] = re.findall(r"!\[\]\(data:image/webp;base64,([^)]+)\)", first)
+    with Image.open(BytesIO(base64.b64decode(picture))) as image:
+        assert image.size == (96, 72)
+    assert "succeeded" in first
+    assert found["dagster/partition_row_count"] == 2
+    assert len(found["last requests"]) < 20_000
 
 
 def test_old_artworks_are_forgotten_and_the_table_of_their_day_stands(house, artworks) -> None:
@@ -328,12 +437,9 @@ def test_old_artworks_are_forgotten_and_the_table_of_their_day_stands(house, art
     assert artworks.get(old) is None
     assert artworks.get(new) is not None
 
-    job = dg.define_asset_job("day", "request_records")
-    defs = dg.Definitions.merge(house.defs(), dg.Definitions(jobs=[job]))
-    again = defs.resolve_job_def("day").execute_in_process(
-        instance=house.instance, partition_key=long_ago.date().isoformat(), raise_on_error=False
-    )
-    assert not again.success
+    house.instance.add_dynamic_partitions(REQUEST_DAY, [str(long_ago.date()), "yesterday"])
+    for day in (str(long_ago.date()), "yesterday"):
+        assert not house.run("record_requests", day, raise_on_error=False).success
 
 
 @pytest.mark.parametrize("overrides", [{"keep_artworks_days": 0}])

@@ -1,6 +1,8 @@
-"""Figures of the queue and of all artworks, for health checks and metrics."""
+"""Figures of the queue and of all artworks, for health checks, metrics and the tables of days."""
 
 from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta
 
 import sqlalchemy as sa
 
@@ -32,3 +34,20 @@ def statistics(database: Database) -> Statistics:
         by_status={each: counts.get(each, 0) for each in ArtworkStatus},
         stage_seconds={row.stage: (row.seconds, row.artworks) for row in stages},
     )
+
+
+def days_with_ends(database: Database, *, after: datetime | None = None) -> tuple[list[date], datetime | None]:
+    """The days (UTC) on which artworks ended after a time, or at all, oldest first; and when the last of them ended.
+
+    Costs a look at an index for each of these days, however many artworks there are.
+    """
+    ended = db.artworks.c.finished_at
+    first, last = (function(ended, type_=db.UtcDateTime) for function in (sa.func.min, sa.func.max))
+    days: list[date] = []
+    with database.read() as connection:
+        latest = connection.scalar(sa.select(last) if after is None else sa.select(last).where(ended > after))
+        since = ended.is_not(None) if after is None else ended > after
+        while found := connection.scalar(sa.select(first).where(since)):
+            days.append(found.date())
+            since = ended >= datetime.combine(found.date() + timedelta(days=1), time(), UTC)
+    return days, latest
