@@ -17,7 +17,7 @@ from depth_api.auth import ApiKeys, LoopbackOnly, StripTrailingSlash, read_keys,
 from depth_api.logs import log
 from depth_api.long_polling import LongPolling
 from depth_api.path_prefix import PathPrefix
-from depth_api.routes import artworks, documentation, models, operations, results
+from depth_api.routes import artworks, documentation, models, operations, page, results
 from depth_api.schemas import ErrorAnswer
 from depth_api.state import ApiState
 from depth_api.telemetry import DatabaseMetrics, RequestMetrics, Telemetry
@@ -68,6 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(metrics_route, tags=["operations"], dependencies=[Security(metered)] if metrics_key else [])
     if settings.docs:
         documentation.add(app)
+    app.include_router(page.router)
     errors.register(app)
     if not keys:
         app.add_middleware(LoopbackOnly)

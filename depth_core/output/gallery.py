@@ -316,6 +316,7 @@ def _card(record: Mapping[str, Any], folder: str, there: set[str], link: Callabl
         "full_photo": link(layout.source_key(record["source_sha256"])),
         "full_depth": link(_depth_key(record["folder"])),
         "files": [(name, link(layout.file_key(record["folder"], name))) for name in names],
+        "flipped": bool(json.loads(record["parameters"])["invertDepth"]),  # darker is nearer
         "size": (record["source_width"], record["source_height"]),
         "output": (record["output_width"], record["output_height"]),
         "range": (record["depth_min"], record["depth_max"]),

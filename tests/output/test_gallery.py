@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 from support import photos
-from support.browser import Browser
+from support.browser import SHOWN_BY_RELIEF, Browser
 from support.http_server import HttpServer
+from support.waiting import eventually
 
 from depth_core import layout
 from depth_core.output import depth_folder, formats, gallery, records
@@ -151,11 +152,31 @@ def test_photo_and_depth_map_are_compared_at_full_size_by_keyboard(
     assert browser.run(size) == [[800, 600], [800, 600]]
     browser.press("ArrowRight")
     assert browser.run("document.querySelector('#cut').value") == "51"
+    browser.run("{ const list = find('#colours'); list.value = 'Turbo'; list.dispatchEvent(new Event('change')) }")
+    assert "colours-Turbo" in browser.run("getComputedStyle(over).filter")
     browser.press("ArrowDown")
     assert browser.run(size) == [[500, 700], [500, 700]]
     assert browser.run("document.querySelector('.bar b').textContent") == "id-1"
     browser.press("Escape")
     assert browser.run("document.querySelector('dialog').open") is False
+
+
+def test_a_depth_map_is_turned_as_a_relief_where_the_page_may_read_it(
+    local_store: Store, make_gallery: Any, browser: Browser, web_server: str
+) -> None:
+    gallery.write_gallery(local_store, make_gallery(local_store, [photo("JPEG")]), profile="preview", chunk=CHUNK)
+    browser.open(f"{web_server}/{PAGE}")
+    browser.run("find('.pair').click(), find('#solid').click()")
+    eventually(lambda: browser.run("find('#solid').getAttribute('aria-pressed')") == "true")
+    before = browser.run(SHOWN_BY_RELIEF)
+    assert len(set(before)) > 10
+    browser.press("ArrowRight")
+    assert browser.run(SHOWN_BY_RELIEF) != before
+    browser.open(f"file://{local_store.path(PAGE)}")
+    browser.run("window.alert = (text) => { document.title = text }")
+    browser.run("find('.pair').click(), find('#solid').click()")
+    eventually(lambda: "Open it through a web server" in browser.run("document.title"))
+    assert browser.run("relief.hidden")
 
 
 def test_nothing_a_stranger_wrote_runs_in_the_page(local_store: Store, make_gallery: Any, browser: Browser) -> None:
@@ -229,7 +250,7 @@ def test_the_page_refers_to_nothing_outside_the_store(store: Store, make_gallery
             found.add(link.rpartition(".")[2])
     assert found >= {"png", "webp", "json"}
     assert "http:" not in page
-    assert re.findall(r"url\(|@import|<link", page) == []
+    assert re.findall(r"url\((?!\"#colours-)|@import|<link", page) == []
 
 
 def test_files_on_s3_have_the_types_that_browsers_need(s3_store: Store, make_gallery: Any) -> None:

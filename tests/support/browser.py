@@ -18,6 +18,7 @@ import websocket
 
 from support.waiting import eventually
 
+SHOWN_BY_RELIEF = "[...pixels(relief, 40, 30)]"  # of a gallery or the API's page: 40 x 30 pixels, RGBA
 ONLY_HERE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
 
@@ -29,7 +30,7 @@ class Browser:
             program,
             "--headless",
             "--no-sandbox",
-            "--disable-gpu",
+            "--enable-unsafe-swiftshader",  # WebGL without a GPU
             "--no-first-run",
             "--remote-debugging-port=0",
             ONLY_HERE,
@@ -65,6 +66,9 @@ class Browser:
         answer = self._ask("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def resize(self, width: int, height: int) -> None:
+        self._ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
 
     def press(self, key: str) -> None:
         number = {"Escape": 27, "ArrowRight": 39, "ArrowDown": 40}[key]
