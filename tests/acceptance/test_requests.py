@@ -26,7 +26,7 @@ import httpx
 import pytest
 from PIL import Image
 from standardwebhooks import Webhook
-from support import artwork_stores
+from support import artwork_stores, programs
 from support.http_server import Handler, HttpServer, Request
 from support.photos import photo
 from support.ports import free_port
@@ -41,22 +41,38 @@ TOKEN = "a-key-of-sixteen-and-more"
 IDLE_TIMEOUT = 4
 BACKFILLS_SECONDS = 1  # between two looks of Dagster's daemon at its backfills, which are half a minute apart otherwise
 SOONER = f"""
-import sys
+import multiprocessing, sys
 from importlib.machinery import PathFinder
+
+def look_at_backfills_sooner(controller):
+    assert controller.DEFAULT_DAEMON_INTERVAL_SECONDS == 30
+    controller.DEFAULT_DAEMON_INTERVAL_SECONDS = {BACKFILLS_SECONDS}
+
+def fork_runs(server):
+    start = server.DagsterApiServer.__init__
+
+    def start_and_set(self, *args, **options):
+        start(self, *args, **options)
+        assert self._mp_ctx.get_start_method() == "spawn"
+        self._mp_ctx = multiprocessing.get_context("forkserver")
+        self._mp_ctx.set_forkserver_preload({[*programs.IMPORTED, "dagster._grpc.impl"]!r})
+
+    server.DagsterApiServer.__init__ = start_and_set
+
+CHANGES = {{"dagster._daemon.controller": look_at_backfills_sooner, "dagster._grpc.server": fork_runs}}
 
 class Sooner:
     def find_spec(self, name, path=None, target=None):
-        if name != "dagster._daemon.controller":
+        if name not in CHANGES:
             return None
         spec = PathFinder.find_spec(name, path)
         execute = spec.loader.exec_module
 
-        def execute_and_set(module):
+        def execute_and_change(module):
             execute(module)
-            assert module.DEFAULT_DAEMON_INTERVAL_SECONDS == 30
-            module.DEFAULT_DAEMON_INTERVAL_SECONDS = {BACKFILLS_SECONDS}
+            CHANGES[name](module)
 
-        spec.loader.exec_module = execute_and_set
+        spec.loader.exec_module = execute_and_change
         return spec
 
 sys.meta_path.insert(0, Sooner())

@@ -19,7 +19,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from unittest.mock import patch
 
-_IMPORTED = [
+IMPORTED = [  # what runs and commands need
     "torch",
     "depth_core.cli.commands",
     "depth_core.inference.predictor",
@@ -47,7 +47,7 @@ class Program:
 
     def __init__(self, arguments: list[str], *, cwd: Path, env: Mapping[str, str], output: Path) -> None:
         """`arguments`: Python's own, ["-m", MODULE, ...] or ["-c", CODE, ...]."""
-        _context.set_forkserver_preload(_IMPORTED)
+        _context.set_forkserver_preload(IMPORTED)
         with patch.dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"):  # read when torch and NumPy are imported
             forkserver.ensure_running()
         self._output = output
