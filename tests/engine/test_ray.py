@@ -254,9 +254,9 @@ def alone(engine: Any, on_ray: Settings) -> Settings:
 
 
 def test_a_closed_run_leaves_no_work_and_a_closed_engine_no_actor(
-    alone: Settings, shared: Store, on_ray: Settings, checkpoint: checkpoints.Checkpoint, plan: Plan
+    alone: Settings, shared: Store, checkpoint: checkpoints.Checkpoint, plan: Plan
 ) -> None:
-    with choose.open_engine(checkpoint, store=shared, settings=on_ray) as other:
+    with choose.open_engine(checkpoint, store=shared, settings=alone) as other:
         run = other.run(items_of(shared, range(40), "depth/closed"), plan)
         next(run)
         processes = [member.loaded.process for member in other.pool.ready]

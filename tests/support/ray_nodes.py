@@ -18,8 +18,13 @@ from depth_core.engine import stages
 from depth_core.engine.stages import Item, Plan, Prepared
 
 TESTS = Path(__file__).parents[1]
-NODE = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 << 20}
-
+NODE = {
+    "num_cpus": 1,
+    "include_dashboard": False,
+    "include_log_monitor": False,  # nobody reads what actors print
+    "no_monitor": True,  # of what the cluster could be enlarged by
+    "object_store_memory": 80 << 20,
+}
 NOTICES_SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
 
 
@@ -31,14 +36,16 @@ def ray_cluster(nodes: int) -> Iterator[Any]:
         patch.setenv("RAY_DISABLE_IMPORT_WARNING", "1")
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]))  # `support`
+        folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # sockets have short paths
+        patch.setenv("RAY_TMPDIR", folder)  # else the cluster's address goes to /tmp/ray, which may not be there or be somebody's
+        os.mkdir(f"{folder}/ray")
         import ray
         from ray.cluster_utils import Cluster
 
         before = {child.pid for child in psutil.Process().children(recursive=True)}
-        folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # sockets have short paths
         cluster = None
         try:
-            head = NODE | {"temp_dir": folder, "_system_config": NOTICES_SOON}
+            head = NODE | {"temp_dir": f"{folder}/ray", "_system_config": NOTICES_SOON}
             cluster = Cluster(initialize_head=True, shutdown_at_exit=True, head_node_args=head)
             for _ in range(nodes - 1):
                 cluster.add_node(**NODE)
