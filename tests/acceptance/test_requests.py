@@ -41,6 +41,7 @@ TOKEN = "a-key-of-sixteen-and-more"
 IDLE_TIMEOUT = 4
 BACKFILLS_SECONDS = 1  # between two looks of Dagster's daemon at its backfills, which are half a minute apart otherwise
 SOONER = f"""
+{(Path(programs.__file__).parent / "startup" / "sitecustomize.py").read_text()}
 import multiprocessing, sys
 from importlib.machinery import PathFinder
 

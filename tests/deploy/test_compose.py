@@ -73,7 +73,7 @@ class Services:
         service = {key: self.here(value) for key, value in self.file["services"][name]["environment"].items()}
         tests = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "support" / "startup"), str(ROOT)]),
             "HOME": str(self.home),
             "DEPTH_ALLOW_PRIVATE_HOSTS": "true",  # its images are on this machine
             "DEPTH_CHECKPOINTS": os.environ["DEPTH_CHECKPOINTS"],
