@@ -230,8 +230,8 @@ def test_a_node_that_joins_takes_part_and_one_that_is_lost_costs_no_image(
 ) -> None:
     third = cluster.add_node(**ray_nodes.NODE)
     eventually(lambda: engine.pool.ended(0.1) or len(engine.pool.ready) == 3)
-    items = items_of(shared, range(40), "depth/lost")
-    run = engine.run(iter(items), plan)
+    items = items_of(shared, range(40), "depth/lost", dict.fromkeys(range(40), third.node_id))
+    run = engine.run(iter(items), plan, steps=Steps(prepare=ray_nodes.wait_at))  # or its blocks might end before it is lost
     ended = [next(run)]
     while not any(member.blocks and member.loaded.node_id == third.node_id for member in engine.pool.ready):
         ended.append(next(run))

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -68,6 +69,15 @@ def kill_at(item: Item, *args: Any) -> Prepared:
     """In the place of stages.prepare: an image called "deadly" ends its process."""
     if item.name == "deadly":
         os.kill(os.getpid(), signal.SIGKILL)
+    return stages.prepare(item, *args)
+
+
+def wait_at(item: Item, *args: Any) -> Prepared:
+    """In the place of stages.prepare: an image that is called as a node is comes to no end there."""
+    import ray
+
+    while ray.get_runtime_context().get_node_id() == item.name:
+        time.sleep(0.02)
     return stages.prepare(item, *args)
 
 
