@@ -14,10 +14,11 @@ from starlette.concurrency import run_in_threadpool
 
 from depth_api import cross_origin, errors, openapi
 from depth_api.auth import ApiKeys, LoopbackOnly, StripTrailingSlash, read_keys, read_metrics_key
+from depth_api.housekeeping import tidy_loop
 from depth_api.logs import log
 from depth_api.long_polling import LongPolling
 from depth_api.path_prefix import PathPrefix
-from depth_api.routes import artworks, documentation, models, operations, page, results
+from depth_api.routes import artworks, documentation, models, operations, page, results, uploads
 from depth_api.schemas import ErrorAnswer
 from depth_api.state import ApiState
 from depth_api.telemetry import DatabaseMetrics, RequestMetrics, Telemetry
@@ -63,6 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for module in (artworks, results):
         app.include_router(module.build(settings), tags=["artworks"], dependencies=secured)
     app.include_router(models.build(settings), tags=["models"], dependencies=secured)
+    app.include_router(uploads.build(settings), tags=["uploads"], dependencies=secured)
     app.include_router(operations.router, tags=["operations"])
     metrics_route = operations.metrics_router(has_key=bool(metrics_key))
     app.include_router(metrics_route, tags=["operations"], dependencies=[Security(metered)] if metrics_key else [])
@@ -88,6 +90,7 @@ class _Api(FastAPI):
 @asynccontextmanager
 async def _opened(settings: Settings, keys: ApiKeys, metrics_key: ApiKeys, metrics: RequestMetrics) -> AsyncIterator[ApiState]:
     """The state while the application runs. Delivers webhooks meanwhile, unless the settings say that others do."""
+    files = Store.from_settings(settings)
     store = await run_in_threadpool(open_store, settings)
     limits = RateLimits(settings.database_location, settings.rate_limit)
     database_metrics = DatabaseMetrics(store)
@@ -98,6 +101,7 @@ async def _opened(settings: Settings, keys: ApiKeys, metrics_key: ApiKeys, metri
     delivery = asyncio.create_task(deliver_loop(store, settings, stop)) if settings.webhooks_in_api else None
     if delivery is not None:
         delivery.add_done_callback(_log_failure)
+    tidying = asyncio.create_task(tidy_loop(store.database, files, stop))
     try:
         yield ApiState(
             settings=settings,
@@ -106,12 +110,13 @@ async def _opened(settings: Settings, keys: ApiKeys, metrics_key: ApiKeys, metri
             limits=limits,
             metrics=metrics,
             artworks=store,
-            store=Store.from_settings(settings),
+            store=files,
             long_polling=LongPolling(store),
             wrong_keys=WrongKeys(settings.wrong_keys),
         )
     finally:
         stop.set()
+        await tidying
         if delivery is not None:
             await delivery
         metrics.registry.unregister(database_metrics)

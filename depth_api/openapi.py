@@ -47,8 +47,8 @@ def _without_422(document: dict[str, Any]) -> None:
 
 
 def _named(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
-    """A reference to the schema, which goes under its title where clients have a type for it."""
-    if "$ref" in schema:
+    """A reference to the schema, which goes under its title where clients have a type for it. One without a title stays."""
+    if "$ref" in schema or "title" not in schema:
         return schema
     schemas[schema["title"]] = schema
     return {"$ref": f"#/components/schemas/{schema['title']}"}

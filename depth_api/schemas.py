@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -50,6 +52,20 @@ class Model(BaseModel):
     on_demand: bool = Field(description="Whether its weights are fetched when it is first asked for.")
     reason: str | None = Field(description="Why it cannot be used now.")
     resolution_lower_limit: ResolutionLimits
+
+
+class Upload(BaseModel):
+    """An image that was sent here."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    id: UUID
+    image_url: str = Field(
+        description="Name it as `imageUrl` in requests of the same API key.", json_schema_extra={"format": "uri"}
+    )
+    bytes: int
+    sha256: str = Field(description="Of its bytes, in hex.")
+    expires_at: datetime = Field(description="Until then requests may name it.")
 
 
 class Check(BaseModel):

@@ -26,6 +26,7 @@ from depth_core.catalog import ModelSpec
 
 ARTWORKS_PATH = "/v2/artworks"
 MODELS_PATH = "/v2/models"
+UPLOADS_PATH = "/v2/uploads"
 _DEFAULT_LIMIT = 1024  # resolutionLowerLimit of the contract
 
 

@@ -5,6 +5,7 @@
     sources/XX/SHA256               image files as they were received
     depth/DIGEST/XX/SHA256/         depth maps: depth.png and what else was asked for, depth.json last
     requests/DIGEST/XX/SHA256/      the same, made for single requests: goes with the last artwork that uses it
+    uploads/XX/ID                   images that clients sent to the API, for a day
     journal/PROFILE/CHUNK/          outcomes of runs under way, and notes of what is at work
     spool/PROFILE/CHUNK/            raw predictions between the two passes over a chunk that shares one range
     outcomes/PROFILE/CHUNK.parquet  outcomes of a chunk, once a run came to its end
@@ -20,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import date
+from uuid import UUID
 
 DEPTH, REQUESTS, RECORDS = "depth", "requests", "records"
 API_PROFILE = "api"  # the profile of single requests
@@ -127,6 +129,11 @@ def request_folder(sha256: str, digest: str) -> str:
 
 def is_request_folder(folder: str) -> bool:
     return folder.startswith(f"{REQUESTS}/")
+
+
+def upload_key(upload_id: UUID) -> str:
+    """The bytes of an upload."""
+    return f"uploads/{upload_id.hex[:2]}/{upload_id}"
 
 
 def digest_of_folder(folder: str) -> str:

@@ -225,7 +225,11 @@ class Settings(BaseSettings):
         30.0, gt=0, description="Seconds that a request's headers, and then its body, have to arrive; else 408."
     )
     api_connections: int = Field(1000, ge=1, description="Connections at once; those beyond are answered with 503.")
-    max_body_bytes: int = Field(65_536, ge=1024, description="A larger POST body is refused with 413.")
+    max_body_bytes: int = Field(
+        1_572_864, ge=1024, description="A larger JSON body is refused with 413. It holds a data: URI, in base64 a third larger."
+    )
+    max_data_uri_bytes: int = Field(MEBI, ge=0, description="A request's data: URI may have so many bytes of data; 0: none.")
+    upload_seconds: float = Field(600.0, gt=0, description="Seconds that an upload's body has to arrive; else 408.")
     presigned_seconds: int = Field(3600, ge=1, description="How long a presigned result URL is valid (s3 stores).")
 
     # webhooks

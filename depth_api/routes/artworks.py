@@ -23,11 +23,13 @@ from depth_api.routes.head import answer_head
 from depth_api.schemas import ErrorAnswer
 from depth_api.state import ApiState
 from depth_core.contract import ARTWORKS_PATH, Artwork, ArtworkStatus
-from depth_core.serving import request_schema
+from depth_core.errors import ErrorKind
+from depth_core.serving import request_schema, uploads
 from depth_core.serving.artworks import deletion
 from depth_core.serving.artworks.cursor import CURSOR_PATTERN
 from depth_core.serving.artworks.store import ACCEPTED
 from depth_core.serving.artworks.types import Created, IdempotencyConflictError, NewArtwork, StoredArtwork
+from depth_core.serving.request_schema import OwnUploads
 from depth_core.serving.webhooks import endpoints
 from depth_core.settings import Settings
 
@@ -134,7 +136,11 @@ async def _create(
     ] = None,
 ) -> Any:
     """Creates a depth map. Answers at once, or with `Prefer: wait=N` when the artwork has ended or N seconds have passed."""
-    new = _validated(await body.read_json_text(request, state.settings), idempotency_key, state.settings)
+    own = OwnUploads(caller, lambda upload_id: uploads.find(state.artworks.database, upload_id, api_key_id=caller) is not None)
+    text = await body.read_json_text(request, state.settings)
+    new = await run_in_threadpool(_validated, text, idempotency_key, state.settings, own)
+    if new.inline is not None:
+        await run_in_threadpool(uploads.keep_inline, state.artworks.database, state.store, new.inline, api_key_id=caller)
     wait = long_polling.wait_seconds(request.headers.getlist("prefer"))
     if new.webhook is not None:
         since = await run_in_threadpool(endpoints.disabled_since, state.artworks, caller, new.webhook)
@@ -150,6 +156,10 @@ async def _create(
         )
     except IdempotencyConflictError as error:
         raise HTTPException(409, str(error)) from None
+    except uploads.UploadGoneError as error:  # it expired just now
+        raise RequestValidationError(
+            [{"loc": ["body", "imageUrl"], "msg": str(error), "type": ErrorKind.BAD_URL.value}]
+        ) from None
     artwork, status_code = created.artwork, created.status_code
     request.state.artwork_id = str(artwork.id)
     if status_code is None:
@@ -163,14 +173,14 @@ async def _create(
     return state.answer(artwork)
 
 
-def _validated(text: bytes, idempotency_key: str | None, settings: Settings) -> NewArtwork:
+def _validated(text: bytes, idempotency_key: str | None, settings: Settings, own_uploads: OwnUploads) -> NewArtwork:
     """The request of a body. Raises RequestValidationError with everything that is wrong, in headers and body."""
     found: list[dict[str, Any]] = []
     if idempotency_key is not None and not re.fullmatch(_IDEMPOTENCY_KEY, idempotency_key):
         message = "must be 1 to 255 printable ASCII characters"
         found.append({"loc": ["header", "Idempotency-Key"], "msg": message, "type": "idempotency_key"})
     try:
-        new = request_schema.parse(text, settings)
+        new = request_schema.parse(text, settings, own_uploads)
     except ValidationError as error:
         raise RequestValidationError(found + request_schema.field_errors(error)) from None
     if found:

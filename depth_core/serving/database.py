@@ -87,7 +87,22 @@ artworks = sa.Table(
     sa.Index(None, "api_key_id", "created_at", "id"),
     sa.Index(None, "worker"),
     sa.Index(None, "finished_at"),
+    sa.Column("upload_id", sa.Uuid),  # where the image URL is of an upload
     sa.Index(None, "folder"),
+    sa.Index(None, "upload_id"),
+)
+
+uploads = sa.Table(
+    "uploads",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("api_key_id", sa.String(64), nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("media_type", sa.String(64), nullable=False),
+    sa.Column("stored", sa.Boolean, nullable=False),  # its bytes are in the store
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("expires_at", UtcDateTime, nullable=False, index=True),
 )
 
 transitions = sa.Table(

@@ -5,21 +5,26 @@ What does not belong here: headers, files, and what happens to a request afterwa
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
+from uuid import UUID
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, to_json
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, PydanticKnownError, to_json
 
 from depth_core import catalog, url_schemes
-from depth_core.contract import DepthParameters, NormalizationMode, WebhookEvent
-from depth_core.errors import ImageError
+from depth_core.contract import UPLOADS_PATH, DepthParameters, NormalizationMode, WebhookEvent
+from depth_core.errors import ErrorKind, ImageError
 from depth_core.ingest.fetch import ssrf_guard
+from depth_core.serving import data_uri, uploads
 from depth_core.serving.artworks.types import NewArtwork
+from depth_core.serving.data_uri import InlineImage
 from depth_core.settings import Settings
 
 MAX_URL_CHARS = 8192
@@ -29,11 +34,30 @@ _ANY_PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[
 _REST = r"([/?#][!-~]*)?"  # printable ASCII: the rest is percent-encoded, as RFC 3986 has it
 
 
+@dataclass(frozen=True)
+class OwnUploads:
+    """The uploads that a request may name: those of its owner."""
+
+    api_key_id: str
+    is_there: Callable[[UUID], bool]  # whether the owner has such an upload, and it has not expired
+
+
+@dataclass
+class _Context:
+    """What `DepthMapRequest` is validated with, and what its image URL turns out to be."""
+
+    settings: Settings
+    own_uploads: OwnUploads | None
+    upload_id: UUID | None = None
+    inline: InlineImage | None = None
+
+
 class DepthMapRequest(DepthParameters):
-    """A request for the depth map of one image. Validated by `parse`, whose context is the settings."""
+    """A request for the depth map of one image. Validated by `parse`."""
 
     image_url: str = Field(
-        max_length=MAX_URL_CHARS, description="URL of the image: http, https, or s3 where a bucket is allowed."
+        description="URL of the image: http, https, or s3 where a bucket is allowed; the `imageUrl` of an upload; or a `data:` "
+        "URI, which is kept as an upload."
     )
     webhook: str | None = Field(
         None, max_length=MAX_URL_CHARS, description="Gets the artwork by signed POST, once it is succeeded, failed or canceled."
@@ -64,7 +88,12 @@ class DepthMapRequest(DepthParameters):
     def _may_be_called(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is None:
             return None
-        settings = cast(Settings, info.context)
+        context = cast(_Context, info.context)
+        settings = context.settings
+        if info.field_name == "image_url" and (own := _own_upload(url, context)) is not None:
+            return own
+        if len(url) > MAX_URL_CHARS:  # data: URIs have a limit of their own
+            raise PydanticKnownError("string_too_long", {"max_length": MAX_URL_CHARS})
         pattern = image_url_pattern(settings) if info.field_name == "image_url" else webhook_pattern(settings)
         if url_schemes.bucket_of(url) and re.fullmatch(pattern, url):
             return url
@@ -93,22 +122,62 @@ class DepthMapRequest(DepthParameters):
         return events
 
 
-def parse(body: bytes | object, settings: Settings) -> NewArtwork:
+def _own_upload(url: str, context: _Context) -> str | None:
+    """The URL of the upload that an image URL names or becomes; None for any other URL."""
+    settings, own = context.settings, context.own_uploads
+    if data_uri.is_data_uri(url):
+        if own is None:
+            raise _bad_url("data: URIs are taken over HTTP only; give a URL that can be fetched")
+        context.inline = _inline(url, settings.max_data_uri_bytes)
+        sha256 = hashlib.sha256(context.inline.data).hexdigest()
+        context.upload_id = uploads.id_of(own.api_key_id, sha256)
+        return uploads.url(settings.public_url, context.upload_id)
+    is_upload, upload_id = uploads.named_by(url, settings.public_url)
+    if not is_upload:
+        return None
+    if own is None:
+        raise _bad_url("uploads belong to callers of the HTTP API; give a URL that can be fetched")
+    if upload_id is None or not own.is_there(upload_id):
+        raise _bad_url(f"there is no such upload of yours, or it has expired; send the image to {UPLOADS_PATH} again")
+    context.upload_id = upload_id
+    return uploads.url(settings.public_url, upload_id)
+
+
+def _inline(url: str, limit: int) -> InlineImage:
+    if not limit:
+        raise _bad_url(f"data: URIs are not taken here; send the image to {UPLOADS_PATH}")
+    try:
+        return data_uri.parse(url, limit)
+    except data_uri.TooLargeError:
+        message = f"a data: URI may have {limit:,} bytes of data (DEPTH_MAX_DATA_URI_BYTES); send the image to {UPLOADS_PATH}"
+        raise PydanticCustomError(ErrorKind.TOO_MANY_BYTES.value, "{message}", {"message": message}) from None
+    except ValueError as error:
+        raise _bad_url(str(error)) from None
+
+
+def _bad_url(message: str) -> PydanticCustomError:
+    return PydanticCustomError(ErrorKind.BAD_URL.value, "{message}", {"message": message})
+
+
+def parse(body: bytes | object, settings: Settings, own_uploads: OwnUploads | None = None) -> NewArtwork:
     """A request from its JSON text, a byte order mark before it or not, or from the parsed object.
 
-    Raises pydantic's ValidationError with every error at once.
+    `own_uploads`: those that it may name; without them it may have no `data:` URI either. Raises pydantic's ValidationError with
+    every error at once.
     """
     text = body.removeprefix(BOM_UTF8) if isinstance(body, bytes) else to_json(body)
     repeated = _repeated(text)
+    context = _Context(settings, own_uploads)
     try:
-        request = DepthMapRequest.model_validate_json(text, context=settings, by_alias=True, by_name=False)
+        request = DepthMapRequest.model_validate_json(text, context=context, by_alias=True, by_name=False)
     except ValidationError as error:
         raise (_also_repeated(error.errors(), repeated) if repeated else error) from None
     if repeated:
         raise _also_repeated([], repeated)
     of_no_pixels = {"image_url", "webhook", "webhook_events"}
     parameters = DepthParameters.model_validate(request.model_dump(by_alias=True, exclude=of_no_pixels))
-    return NewArtwork(request.image_url, parameters, request.webhook, request.webhook_events)
+    image = (context.upload_id, context.inline)
+    return NewArtwork(request.image_url, parameters, request.webhook, request.webhook_events, *image)
 
 
 def _repeated(text: bytes) -> list[str]:
@@ -144,12 +213,23 @@ def field_errors(error: ValidationError, loc: Sequence[str | int] = ("body",)) -
 
 def image_url_pattern(settings: Settings) -> str:
     """What an `imageUrl` looks like. Names that resolve to private addresses are refused beyond that, when they are called."""
-    buckets = "|".join(map(re.escape, url_schemes.bucket_prefixes(settings.image_buckets)))
-    return f"^({_http(settings)}|({buckets})/[!-~]+)$" if buckets else f"^{_http(settings)}$"
+    buckets = "|".join(map(_literal, url_schemes.bucket_prefixes(settings.image_buckets)))
+    kinds = [_http(settings), *([f"({buckets})/[!-~]+"] if buckets else [])]
+    if settings.max_data_uri_bytes:
+        kinds.append(data_uri.PATTERN)
+    any_upload = uploads.url(settings.public_url, UUID(int=0))
+    if not re.fullmatch(kinds[0], any_upload):  # this API has a port that requests may not call
+        kinds.append(_literal(any_upload.removesuffix(str(UUID(int=0)))) + uploads.ID_PATTERN)
+    return f"^({'|'.join(kinds)})$" if len(kinds) > 1 else f"^{kinds[0]}$"
 
 
 def webhook_pattern(settings: Settings) -> str:
     return f"^{_http(settings)}$"
+
+
+def _literal(text: str) -> str:
+    """A pattern of this very text that is one in JavaScript, too."""
+    return re.sub(r"[\\^$.*+?()[\]{}|]", r"\\\g<0>", text)
 
 
 def _http(settings: Settings) -> str:

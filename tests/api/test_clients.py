@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,12 @@ def test_the_python_client_makes_an_artwork_and_reads_what_became_of_it(
     body.normalization_mode = models.DepthMapRequestNormalizationMode.RAW
     refused = create.sync(client=caller, body=body)
     assert (refused.status_code, refused.error) == (400, "Bad Request")
+    upload = importlib.import_module(f"{generated}.api.uploads.create_upload")
+    file = importlib.import_module(f"{generated}.types").File(payload=BytesIO(b"a photo"), file_name="photo.jpg")
+    sent = upload.sync(client=caller, body=models.UploadForm(file=file))
+    assert (
+        create.sync(client=caller, body=models.DepthMapRequest(image_url=sent.image_url)).status is models.ArtworkStatus.STARTING
+    )
 
 
 @pytest.fixture

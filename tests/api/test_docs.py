@@ -19,8 +19,8 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "api.md").read_text("utf-8")
 
 
 def example(language: str) -> str:
-    [text] = re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
-    return text
+    """All examples in a language, one after the other."""
+    return "".join(re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL))
 
 
 @pytest.fixture
@@ -43,6 +43,7 @@ def working(finish: Callable[..., Any]) -> Iterator[None]:
 def test_the_examples_run(command: list[str], working: None, client: httpx.Client, tmp_path: Path) -> None:
     text = example("python" if command[0] == sys.executable else "sh")
     key = client.headers["authorization"].removeprefix("Bearer ")
+    (tmp_path / "photo.jpg").write_bytes(b"a photo")
     environment = {**os.environ, "DEPTH": str(client.base_url).rstrip("/"), "KEY": key}
     subprocess.run([*command, text], cwd=tmp_path, env=environment, check=True, timeout=60, capture_output=True)
     assert (tmp_path / "depth.png").read_bytes() == bytes(range(256)) * 4
@@ -59,7 +60,7 @@ def test_every_call_and_status_code_of_the_api_is_listed(client: httpx.Client) -
     document = client.get("/openapi.json").json()
     assert len(document["paths"]) > 5
     for path, operations in document["paths"].items():
-        short = path.replace("{artwork_id}", "{id}")
+        short = re.sub("{[a-z]+_id}", "{id}", path)
         for method, operation in operations.items():
             assert re.search(rf"\| `{method.upper()} {re.escape(short)}[`?]", DOCUMENT), (method, path)
             for code in operation["responses"]:

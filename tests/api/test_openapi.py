@@ -40,10 +40,10 @@ def test_the_api_is_what_its_document_says(url: str, finish: Callable[..., Any],
             finish()
 
     worker = threading.Thread(target=work)
-    worker.start()
     program = Path(sysconfig.get_path("scripts")) / "schemathesis"
     paths = (found := document(client))["paths"]
     (tmp_path / "openapi.json").write_text(json.dumps(found))
+    worker.start()
     options = ["--max-examples", "3", "--generation-deterministic", "--no-color"]
     command = [program, "run", "openapi.json", "--url", url, "-H", f"Authorization: {client.headers['authorization']}", *options]
     try:

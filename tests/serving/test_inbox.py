@@ -11,11 +11,13 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from support.servers import bucket, date_later
 
 from depth_core import settings as settings_module
+from depth_core.serving import uploads
 from depth_core.serving.artworks.retention import prune
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.inbox import files
@@ -150,6 +152,14 @@ def test_every_error_of_a_file_is_in_its_reason(sqlite: ArtworkStore, local: Set
     (dropbox / "bad.json").write_text(json.dumps({"imageUrl": "x", "invertDepth": 1, "colour": "red"}))
     reason = Watch(sqlite, local).check().quarantined["bad.json"]
     assert all(name in reason for name in ("imageUrl", "invertDepth", "colour"))
+
+
+def test_uploads_and_data_uris_are_for_callers_of_the_api(sqlite: ArtworkStore, local: Settings, dropbox: Path) -> None:
+    urls = (uploads.url(local.public_url, uuid4()), "data:image/png;base64,AAAA")
+    (dropbox / "bad.json").write_text(json.dumps([{"imageUrl": url} for url in urls]))
+    reason = Watch(sqlite, local).check().quarantined["bad.json"]
+    assert "0.imageUrl: uploads belong to callers of the HTTP API" in reason
+    assert "1.imageUrl: data: URIs are taken over HTTP only" in reason
 
 
 def test_a_half_written_file_is_waited_for(store: ArtworkStore, folder: Store, settings: Settings, drop: Drop) -> None:

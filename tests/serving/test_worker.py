@@ -34,7 +34,7 @@ from depth_core.errors import ConfigurationError, StoreError
 from depth_core.output import formats, records
 from depth_core.output.outcomes import FAILED, SUCCEEDED, Outcome
 from depth_core.output.record_schema import COLUMNS
-from depth_core.serving import request_records
+from depth_core.serving import request_records, uploads
 from depth_core.serving.artworks import deletion
 from depth_core.serving.artworks.statistics import statistics
 from depth_core.serving.artworks.store import ArtworkStore, open_store
@@ -309,6 +309,20 @@ def test_an_image_that_a_request_or_bulk_has_made_is_not_made_again(artworks, st
     once_more = ask(artworks, f"{images.url}/a.jpg")
     worker(artworks, store, settings).serve()
     assert (artworks.get(once_more).folder, artworks.get(once_more).outcome["reused"]) == (of_bulk, True)
+
+
+def test_an_upload_is_read_from_the_store_and_not_called(artworks, store, settings, images) -> None:
+    settings = settings.model_copy(update={"allow_private_hosts": False})
+    ids = []
+    for data in (images.photo("/a.jpg"), b"<html>"):
+        facts = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "media_type": "image/jpeg"}
+        upload = uploads.keep(artworks.database, store, BytesIO(data), api_key_id="somebody", **facts)
+        new = NewArtwork(f"{images.url}/v2/uploads/{upload.id}", TINY, upload_id=upload.id)
+        ids.append(artworks.create(new, api_key_id="somebody").artwork.id)
+    worker(artworks, store, settings).serve()
+    assert [status(artworks, each) for each in ids] == ["succeeded", "failed"]
+    assert artworks.get(ids[1]).error_kind == "not_an_image"
+    assert images.requests == []
 
 
 def test_files_that_are_removed_while_a_worker_uses_them_are_made_again(artworks, settings, images) -> None:

@@ -82,7 +82,7 @@ class ArtworkQueue:
             rows = connection.execute(sa.select(table).where(table.c.id.in_(ids)).order_by(table.c.created_at, table.c.id)).all()
             transitions.tell_processing(connection, rows, at)
         parameters = DepthParameters.model_validate(rows[0].parameters)
-        return [Claimed(row.id, row.image_url, parameters, row.attempts, row.created_at) for row in rows]
+        return [Claimed(row.id, row.image_url, parameters, row.attempts, row.created_at, row.upload_id) for row in rows]
 
     def finish(
         self,

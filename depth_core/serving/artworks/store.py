@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from depth_core.contract import ArtworkStatus
 from depth_core.serving import database as db
+from depth_core.serving import uploads
 from depth_core.serving.artworks import cursor as cursors
 from depth_core.serving.artworks import idempotency, transitions
 from depth_core.serving.artworks.queue import ArtworkQueue
@@ -54,7 +55,8 @@ class ArtworkStore:
         """Adds an artwork, or finds the one that the same owner's same Idempotency-Key made in the last 24 hours.
 
         `status_code`: what the request will be answered with, None when that is not known yet (see `answered`).
-        Raises IdempotencyConflictError when the key came before with another body.
+        Raises IdempotencyConflictError when the key came before with another body, UploadGoneError when the image is an upload
+        that is not there (any more).
         """
         at = self.database.clock()
         artwork_id = uuid4()
@@ -64,6 +66,8 @@ class ArtworkStore:
                 if earlier is not None:
                     artwork = _get(connection, earlier.artwork_id)
                     return Created(artwork, replayed=True, status_code=earlier.status_code)
+            if new.upload_id is not None:
+                uploads.hold(connection, new.upload_id, api_key_id=api_key_id, at=at)
             transitions.insert(connection, artwork_id, new, api_key_id=api_key_id, source=source, at=at)
             return Created(_get(connection, artwork_id), replayed=False, status_code=status_code)
 

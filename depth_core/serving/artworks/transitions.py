@@ -24,6 +24,7 @@ def insert(connection: Connection, artwork_id: UUID, new: NewArtwork, *, api_key
             api_key_id=api_key_id,
             source=source,
             image_url=new.image_url,
+            upload_id=new.upload_id,
             webhook=new.webhook,
             webhook_events=new.webhook_events,
             parameters=new.parameters.as_api(),

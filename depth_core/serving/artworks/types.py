@@ -13,6 +13,7 @@ from uuid import UUID
 from depth_core.contract import ARTWORKS_PATH, Artwork, ArtworkError, ArtworkStatus, DepthParameters, WebhookEvent
 from depth_core.display import shown_text, shown_url
 from depth_core.errors import DepthlineError, ErrorKind
+from depth_core.serving.data_uri import InlineImage
 
 FINAL = [status for status in ArtworkStatus if status.final]
 
@@ -33,6 +34,8 @@ class NewArtwork:
     parameters: DepthParameters
     webhook: str | None = None
     webhook_events: tuple[WebhookEvent, ...] | None = None  # None: not given, which is `final`
+    upload_id: UUID | None = None  # of the owner's upload that the image URL names
+    inline: InlineImage | None = None  # what the body had in a `data:` URI, to be kept as that upload
 
     def as_api(self) -> dict[str, Any]:
         """The artwork's `parameters`: as accepted, defaults filled in."""
@@ -146,6 +149,7 @@ class Claimed:
     parameters: DepthParameters
     attempt: int  # 1: never tried before
     created_at: datetime
+    upload_id: UUID | None = None  # the image is this upload, and the URL is not called
 
 
 @dataclass(frozen=True, slots=True)

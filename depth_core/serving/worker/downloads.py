@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from functools import partial
 
 from depth_core.errors import ErrorKind, ImageError, url_failure
 from depth_core.ingest.fetch.download import Downloader, Fetched
+from depth_core.serving import uploads
 from depth_core.serving.artworks.types import Claimed
 from depth_core.settings import Settings
+from depth_core.storage import Store
 
 
 class Downloads:
     """Images of claimed artworks, many at once. `done` has each with its image, or with what went wrong."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, store: Store) -> None:
+        """`store`: has the uploads."""
+        self._store = store
         # An ImageError is the artwork's own; other errors concern all artworks.
         self.done: queue.SimpleQueue[tuple[Claimed, Fetched | Exception]] = queue.SimpleQueue()
         self._downloader = Downloader(settings, allow_private=settings.allow_private_hosts, only_web=not settings.image_buckets)
@@ -54,7 +59,11 @@ class Downloads:
     async def _fetch(self, claimed: Claimed) -> None:
         try:
             async with asyncio.timeout(self._seconds):
-                fetched = await self._downloader.fetch(claimed.image_url, session=self._session)
+                if claimed.upload_id is None:
+                    fetched = await self._downloader.fetch(claimed.image_url, session=self._session)
+                else:
+                    read = partial(uploads.fetch, self._store, claimed.upload_id, claimed.image_url)
+                    fetched = await self._loop.run_in_executor(self._session.threads, read)
             self.done.put((claimed, fetched))
         except TimeoutError:
             message = f"did not arrive within {self._seconds:g} s, all attempts together (DEPTH_REQUEST_FETCH_SECONDS)"

@@ -122,7 +122,7 @@ class Worker:
         self.models.refresh()
         try:
             with self.claims.heartbeats():
-                downloads = Downloads(self.settings)
+                downloads = Downloads(self.settings, self.store)
                 try:
                     self._loop(engines, downloads)
                     self.collect()

@@ -33,6 +33,21 @@ def upgrade() -> None:
         sa.Column("disabled_at", sa.DateTime(timezone=True)),
         sa.PrimaryKeyConstraint("api_key_id", "url_sha256", name=op.f("pk_webhook_endpoints")),
     )
+    op.add_column("artworks", sa.Column("upload_id", sa.Uuid))
+    op.create_index(op.f("ix_artworks_upload_id"), "artworks", ["upload_id"])
+    op.create_table(
+        "uploads",
+        sa.Column("id", sa.Uuid, nullable=False),
+        sa.Column("api_key_id", sa.String(64), nullable=False),
+        sa.Column("sha256", sa.String(64), nullable=False),
+        sa.Column("bytes", sa.BigInteger, nullable=False),
+        sa.Column("media_type", sa.String(64), nullable=False),
+        sa.Column("stored", sa.Boolean, nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_uploads")),
+    )
+    op.create_index(op.f("ix_uploads_expires_at"), "uploads", ["expires_at"])
     # what a deletion may remove
     op.create_index(op.f("ix_artworks_folder"), "artworks", ["folder"])
     op.create_table(
