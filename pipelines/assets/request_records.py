@@ -22,7 +22,7 @@ from pipelines.partitions import REQUEST_DAYS
 from pipelines.resources import DepthlineResource
 from pipelines.step_failures import fails_in_one_line
 
-SHOWN = 12  # requests with a picture, the last that ended
+SHOWN = 24  # requests with a picture, the last that ended
 LISTED = 50
 THUMBNAIL_BYTES = 6_000  # a larger one is left out: the event log keeps each
 

@@ -153,6 +153,12 @@ def test_what_dg_scaffolds_works_as_it_is_and_dg_lists_it(run_dg: Callable[..., 
     }
 
 
+@pytest.mark.usefixtures("attributes")
+def test_dg_offers_it_among_the_components_that_are_installed(run_dg: Callable[..., str]) -> None:
+    offered = json.loads(run_dg("list", "components", "--json"))["items"]
+    assert TYPE in {each["key"] for each in offered}
+
+
 def test_the_lines_that_the_docs_give_are_attributes_of_it() -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/component.md").read_text("utf-8"), re.DOTALL)
     shown = yaml.safe_load(block)
