@@ -99,6 +99,7 @@ addEventListener("paste", (event) => {
   else if (/^https?:/.test(text) && event.target !== find("#url")) { event.preventDefault(); choose(null); find("#url").value = text; showCode() }
 });
 for (const kind of ["dragover", "dragleave", "drop"]) addEventListener(kind, (event) => {
+  if (!event.dataTransfer.types.includes("Files")) return;
   event.preventDefault();
   find("#drop").classList.toggle("over", kind === "dragover");
   if (kind === "drop" && event.dataTransfer.files.length) choose(event.dataTransfer.files[0]);
