@@ -69,7 +69,10 @@ def build(settings: Settings) -> APIRouter:
             "requestBody": {
                 "required": True,
                 "content": {
-                    "application/json": {"schema": request_schema.json_schema(settings), "examples": request_schema.EXAMPLES}
+                    "application/json": {
+                        "schema": request_schema.json_schema(settings),
+                        "examples": request_schema.examples(settings),
+                    }
                 },
             }
         },

@@ -237,17 +237,24 @@ def _http(settings: Settings) -> str:
     return f"[Hh][Tt][Tt][Pp][Ss]?://{_HOST}(:{ports})?{_REST}"
 
 
-# For documents; the first is what `/docs` offers to send. They run as they stand, with the model that is bundled.
-EXAMPLES = {
-    "bundled": {
-        "summary": "The bundled model",
-        "value": {"imageUrl": "https://example.com/photo.jpg", "model": "tiny"},
-    },
-    "inverted": {
-        "summary": "Darker is nearer, at the size that the network sees",
-        "value": {"imageUrl": "https://example.com/photo.jpg", "model": "tiny", "invertDepth": True, "usePostResize": False},
-    },
-}
+# A drawing of 64 x 48 pixels, so that the examples need nothing from elsewhere.
+_PICTURE = (
+    "data:image/webp;base64,UklGRrYAAABXRUJQVlA4IKoAAABwBgCdASpAADAAPwlysVArpySisrbbMXAhCWgApLmu155h0M+f+ByXF3HQQ+UmIZQQz+3A0yBJ"
+    "NaKF6AAA/uZnRYd9kM0uzcDu3mTeU5Y75HvNQlir81t1F5+NfXXWaRkjZsz//iAxQJM5BiBR2mX0qxguzHdVGvyJrDqaQL/9cGHFa+P5IsBLES7uO1dZjM2TFCba"
+    "09UKES2guVbWIUXTDqt1uTTQdgAAAA=="
+)
+
+
+def examples(settings: Settings) -> dict[str, Any]:
+    """Bodies for documents, that run as they stand: the model is the bundled one. The first is what `/docs` offers to send."""
+    url = _PICTURE if settings.max_data_uri_bytes else "https://example.com/photo.jpg"
+    return {
+        "bundled": {"summary": "The bundled model", "value": {"imageUrl": url, "model": "tiny"}},
+        "inverted": {
+            "summary": "Darker is nearer, at the size that the network sees",
+            "value": {"imageUrl": url, "model": "tiny", "invertDepth": True, "usePostResize": False},
+        },
+    }
 
 
 def json_schema(settings: Settings) -> dict[str, Any]:

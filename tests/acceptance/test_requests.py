@@ -274,6 +274,15 @@ def test_a_client_that_waits_gets_the_finished_artwork(ask) -> None:
     assert answer.headers["Preference-Applied"] == "wait=60"
 
 
+def test_the_examples_of_the_document_run_as_they_stand(running: httpx.Client) -> None:
+    operation = running.get("/openapi.json").json()["paths"]["/v2/artworks/depth-map"]["post"]
+    examples = operation["requestBody"]["content"]["application/json"]["examples"].values()
+    assert len(examples) > 1
+    for example in examples:
+        answer = running.post("/v2/artworks/depth-map", json=example["value"], headers={"Prefer": "wait=60"})
+        assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
+
+
 def test_a_file_in_the_inbox_is_answered_beside_it_and_a_bad_one_is_put_aside(running, world, shared_place) -> None:
     inbox = shared_place.folder / "inbox"
     inbox.mkdir(exist_ok=True)
