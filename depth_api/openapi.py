@@ -62,7 +62,8 @@ _WEBHOOK = {
     "tags": ["webhooks"],
     "operationId": "artwork",
     "summary": "An artwork, posted to the `webhook` of its request",
-    "description": "Signed as Standard Webhooks 1.0 says. It may come more than once: ignore a `webhook-id` that you have seen.",
+    "description": "It comes when the artwork has ended, or at the events that `webhookEvents` of the request names. It is "
+    "signed as Standard Webhooks 1.0 says, and may come more than once: ignore a `webhook-id` that you have seen.",
     "security": [],
     "parameters": [
         _webhook_header("webhook-id", "The id of this message, the same at every attempt.", pattern="^msg_[0-9a-f]{32}$"),
