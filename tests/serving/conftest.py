@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from support import artwork_stores
+from support import artwork_stores, servers
 from support.http_server import Handler, HttpServer
 from support.photos import photo
 from support.servers import empty_tables, execute, postgresql_database
@@ -19,6 +19,7 @@ from depth_core.contract import DepthParameters, WebhookEvent
 from depth_core.serving import database as db
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import NewArtwork
+from depth_core.storage import Store
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -142,3 +143,13 @@ class Images(HttpServer):
 def images() -> Iterator[Images]:
     with Images() as images:
         yield images
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """The store of files: a folder, or a bucket."""
+    if request.param == "folder":
+        return Store(tmp_path / "store")
+    endpoint = request.getfixturevalue("s3_endpoint")
+    options = {"key": "any", "secret": "any", "client_kwargs": {"endpoint_url": endpoint, "region_name": "us-east-1"}}
+    return Store(f"s3://{servers.bucket(endpoint)}/prefix", options)

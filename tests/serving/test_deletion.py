@@ -127,7 +127,8 @@ def test_a_worker_that_uses_files_while_they_are_removed_is_told_so(store: Artwo
     assert found.status is ArtworkStatus.PROCESSING, "the worker still has it"
 
 
-def test_what_a_removal_left_half_does_not_count_until_it_is_made_again(sqlite: ArtworkStore, ask: Ask, files: Store) -> None:
+def test_what_a_removal_left_half_does_not_count_until_it_is_made_again(sqlite: ArtworkStore, ask: Ask, any_store: Store) -> None:
+    files = any_store
     first = add(sqlite, ask())
     write(files, OWN)
     succeed(sqlite, files, OWN, first)

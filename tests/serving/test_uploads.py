@@ -10,7 +10,6 @@ from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
-from support import servers
 
 from depth_core import layout
 from depth_core.errors import ErrorKind, ImageError
@@ -23,15 +22,6 @@ from depth_core.storage import Store
 
 Ask = Callable[..., NewArtwork]
 DATA = b"\xff\xd8 a photo"
-
-
-@pytest.fixture(params=["folder", "bucket"])
-def files(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    if request.param == "folder":
-        return Store(tmp_path / "store")
-    endpoint = request.getfixturevalue("s3_endpoint")
-    options = {"key": "any", "secret": "any", "client_kwargs": {"endpoint_url": endpoint, "region_name": "us-east-1"}}
-    return Store(f"s3://{servers.bucket(endpoint)}/prefix", options)
 
 
 @pytest.fixture
@@ -78,7 +68,8 @@ def test_an_upload_is_kept_for_a_day_and_for_the_artwork_that_waits(store: Artwo
         uploads.fetch(folder, used.id, "")
 
 
-def test_the_same_bytes_of_an_owner_are_one_upload_with_another_day(sqlite: ArtworkStore, files: Store) -> None:
+def test_the_same_bytes_of_an_owner_are_one_upload_with_another_day(sqlite: ArtworkStore, any_store: Store) -> None:
+    files = any_store
     first = keep(sqlite, files)
     later(sqlite, timedelta(hours=23))
     again = keep(sqlite, files)

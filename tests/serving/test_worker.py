@@ -325,6 +325,20 @@ def test_an_upload_is_read_from_the_store_and_not_called(artworks, store, settin
     assert images.requests == []
 
 
+def test_nothing_stays_of_an_artwork_that_is_cancelled_while_its_files_are_written(artworks, settings, images) -> None:
+    class Watched(Store):
+        def write(self, key: str, *args: Any, **options: Any) -> None:
+            super().write(key, *args, **options)
+            if key.endswith("depth.png"):
+                artworks.cancel(cancelled)
+
+    watched = Watched(settings.store_location)
+    cancelled = ask(artworks, f"{images.url}/a.jpg")
+    worker(artworks, watched, settings).serve()
+    assert status(artworks, cancelled) == "canceled"
+    assert list(watched.keys("requests")) == []
+
+
 def test_files_that_are_removed_while_a_worker_uses_them_are_made_again(artworks, settings, images) -> None:
     first = ask(artworks, f"{images.url}/a.jpg")
     deleted = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -49,9 +49,8 @@ def delete(database: Database, store: Store, artwork_id: UUID, *, api_key_id: st
     if not ArtworkStatus(row.status).final:
         raise NotFinalError(f"artwork {artwork_id} is {row.status}: cancel it first")
     removable = layout.is_request_folder(row.folder)
-    if removable:  # noted before anything is removed, and whether or not the removal comes to its end
-        with database.write() as connection:
-            _note(connection, row.folder, database.clock())
+    if removable:
+        _note(database, row.folder)
     with database.write() as connection:
         if removable:
             lock(connection, row.folder)
@@ -60,10 +59,30 @@ def delete(database: Database, store: Store, artwork_id: UUID, *, api_key_id: st
         connection.execute(sa.delete(db.inbox_entries).where(db.inbox_entries.c.artwork_id == artwork_id))
         connection.execute(sa.delete(db.idempotency_keys).where(db.idempotency_keys.c.artwork_id == artwork_id))
         connection.execute(sa.delete(table).where(mine))
-        used = sa.select(table.c.id).where(table.c.folder == row.folder).limit(1)
-        if removable and connection.scalar(used) is None:
-            store.delete_folder(row.folder, first=_sidecar(row.folder))
+        if removable:
+            _remove_unused(connection, store, row.folder)
     return True
+
+
+def remove_abandoned(database: Database, store: Store, artwork_id: UUID, folder: str) -> None:
+    """Removes what a worker made of an artwork that was cancelled or deleted meanwhile, unless another artwork uses it.
+
+    Raises StoreError.
+    """
+    with database.read() as connection:
+        status = connection.scalar(sa.select(db.artworks.c.status).where(db.artworks.c.id == artwork_id))
+    if status not in (None, ArtworkStatus.CANCELED) or not layout.is_request_folder(folder):
+        return
+    _note(database, folder)
+    with database.write() as connection:
+        lock(connection, folder)
+        _remove_unused(connection, store, folder)
+
+
+def _remove_unused(connection: Connection, store: Store, folder: str) -> None:
+    """Removes a folder that no artwork uses. The caller has noted it, and holds its lock."""
+    if connection.scalar(sa.select(db.artworks.c.id).where(db.artworks.c.folder == folder).limit(1)) is None:
+        store.delete_folder(folder, first=_sidecar(folder))
 
 
 def lock(connection: Connection, folder: str) -> None:
@@ -99,10 +118,12 @@ def forget_removed(database: Database) -> int:
         return connection.execute(sa.delete(db.removed_folders).where(old)).rowcount
 
 
-def _note(connection: Connection, folder: str, at: datetime) -> None:
-    added = db.insert(connection, db.removed_folders).values(folder=folder, removed_at=at)
-    again = added.on_conflict_do_update(index_elements=[db.removed_folders.c.folder], set_={"removed_at": at})
-    connection.execute(again)
+def _note(database: Database, folder: str) -> None:
+    """Notes a folder before anything of it is removed, whether or not the removal comes to its end."""
+    at = {"removed_at": database.clock()}
+    with database.write() as connection:
+        added = db.insert(connection, db.removed_folders).values(folder=folder, **at)
+        connection.execute(added.on_conflict_do_update(index_elements=[db.removed_folders.c.folder], set_=at))
 
 
 def _sidecar(folder: str) -> str:

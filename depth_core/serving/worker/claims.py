@@ -10,6 +10,7 @@ from uuid import UUID
 
 from depth_core.errors import ErrorKind
 from depth_core.output.outcomes import SUCCEEDED, Outcome, outcome_to_files
+from depth_core.serving.artworks import deletion
 from depth_core.serving.artworks.deletion import FolderRemovedError
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import Claimed
@@ -85,6 +86,8 @@ class Claims:
             self._report.add(claimed.id, outcome, seconds)
         else:
             self._report.dropped += 1
+            if outcome.status == SUCCEEDED and not outcome.reused:
+                deletion.remove_abandoned(self._artworks.database, self._store, claimed.id, outcome.folder)
 
     def give_back(self, claims: Sequence[Claimed], *, tried: bool) -> list[UUID]:
         """Gives back those of `claims` that are still held; returns them. `tried`: the attempt counts."""
