@@ -232,7 +232,7 @@ def made(services: Services, store: Store) -> Any:
         frame = records.read(store, manifest="shots")
         return frame if len(frame) == ROWS else None
 
-    return wait_until(lambda: there() is not None, services.said) and there()
+    return wait_until(lambda: there() is not None, services.said, every=1) and there()
 
 
 def test_a_request_is_computed_by_the_worker(services: Services, artwork: dict[str, Any]) -> None:
