@@ -70,7 +70,10 @@ class Runtime:
 def _converted(network: nn.Module, example: Sequence[int], shape: Sequence[int]) -> openvino.Model:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that sizes become constants in the trace, and that tracing is deprecated
-        return openvino.convert_model(network, example_input=torch.zeros(tuple(example)), input=[tuple(shape)])
+        zeros = torch.zeros(tuple(example))
+        # Traced here, since OpenVINO would have torch trace again and compare. Our networks take the same way for every image.
+        traced = torch.jit.trace(network, zeros, strict=False, check_trace=False)  # type: ignore[no-untyped-call]
+        return openvino.convert_model(traced, example_input=zeros, input=[tuple(shape)])
 
 
 @functools.cache
