@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from datetime import timedelta
 from typing import TypedDict
 
 import dagster as dg
@@ -73,18 +72,18 @@ def _run_key(device: str, number: int) -> str:
     return f"worker-{device}-{number}"
 
 
-def _ends_after(settings: Settings) -> timedelta:
-    """How old a worker of this Dagster is when its successor is asked for.
+def _ends_after(settings: Settings) -> float:
+    """How many seconds old a worker of this Dagster is when its successor is asked for.
 
-    With warm models that is before it ends: the successor's process starts meanwhile, and waits for its place in the pool.
+    With warm models that is before it ends: the successor's run waits in Dagster's queue for the place in the pool.
     """
-    if not settings.warm_models or math.isinf(settings.max_worker_seconds):
-        return timedelta.max
-    return timedelta(seconds=max(settings.max_worker_seconds / 2, settings.max_worker_seconds - SUCCESSOR_SECONDS))
+    if not settings.warm_models:
+        return math.inf
+    return max(settings.max_worker_seconds / 2, settings.max_worker_seconds - SUCCESSOR_SECONDS)
 
 
 def _launch(
-    instance: dg.DagsterInstance, artworks: ArtworkStore, device: str, launched: dict[str, Launched], ends_after: timedelta
+    instance: dg.DagsterInstance, artworks: ArtworkStore, device: str, launched: dict[str, Launched], ends_after: float
 ) -> dg.RunRequest | None:
     """A request for a worker on a device, unless one is alive there or on its way. Counts in `launched`.
 
@@ -94,7 +93,7 @@ def _launch(
     alive = artworks.workers.find(fresh_seconds=FRESH_SECONDS, device=device)
     mine = [worker for worker in alive if not worker.run_id or instance.has_run(worker.run_id)]  # not another machine's Dagster's
     now = artworks.database.clock()
-    if any(not worker.run_id or now - worker.started_at < ends_after for worker in mine):
+    if any(not worker.run_id or (now - worker.started_at).total_seconds() < ends_after for worker in mine):
         return None
     last = launched.get(device) or Launched(n=0, at=0.0, failures=0)
     age = time.time() - last["at"]
