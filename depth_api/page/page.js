@@ -99,7 +99,7 @@ addEventListener("paste", (event) => {
   else if (/^https?:/.test(text) && event.target !== find("#url")) { event.preventDefault(); choose(null); find("#url").value = text; showCode() }
 });
 for (const kind of ["dragover", "dragleave", "drop"]) addEventListener(kind, (event) => {
-  if (!event.dataTransfer.types.includes("Files")) return;
+  if (find("main").hidden || !event.dataTransfer.types.includes("Files")) return;
   event.preventDefault();
   find("#drop").classList.toggle("over", kind === "dragover");
   if (kind === "drop" && event.dataTransfer.files.length) choose(event.dataTransfer.files[0]);
@@ -158,6 +158,7 @@ async function watch(artwork, photo = null) {
     if (artwork.status === "succeeded") {
       await showResult(artwork, photo);
       say("Succeeded");
+      find(".view").scrollIntoView({block: "nearest"});  // on a phone it is below the form
     } else if (artwork.status === "canceled") say("Cancelled");
     else sayFailed(`Failed: ${artwork.error.message}`, `${artwork.error.kind}. ${TEMPORARY.includes(artwork.error.kind) ? "Another try may help." : "Another try gives the same."}`);
     await showRecent();
@@ -179,7 +180,6 @@ async function openArtwork(artwork) {
   make.disabled = true;
   try { await watch(artwork) } catch (failure) { sayFailed(failure.message) }
   make.disabled = false;
-  find(".view").scrollIntoView({block: "nearest"});
 }
 
 // -- the code

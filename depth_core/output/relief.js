@@ -113,9 +113,12 @@ class Relief {
 
   listen() {
     const {canvas} = this;
-    canvas.addEventListener("pointerdown", (event) => canvas.setPointerCapture(event.pointerId));
+    let last = null;
+    canvas.addEventListener("pointerdown", (event) => { last = event; canvas.setPointerCapture(event.pointerId) });
     canvas.addEventListener("pointermove", (event) => {
-      if (canvas.hasPointerCapture(event.pointerId)) this.move(event.movementX / 200, event.movementY / 200);
+      if (!canvas.hasPointerCapture(event.pointerId)) return;
+      this.move((event.clientX - last.clientX) / 200, (event.clientY - last.clientY) / 200);
+      last = event;
     });
     canvas.addEventListener("keydown", (event) => {
       const step = {ArrowLeft: [-0.1, 0], ArrowRight: [0.1, 0], ArrowUp: [0, -0.1], ArrowDown: [0, 0.1], "+": [0, 0, 1.15], "-": [0, 0, 1 / 1.15]}[event.key];
