@@ -1,6 +1,7 @@
 """`make up`'s programs, started once, with all that comes to them: requests, files in the inbox, a manifest in the folder.
 
-The client, the image server and the webhook receiver are real too.
+The client, the image server and the webhook receiver are real too. Dagster's runs are forked from a process that has imported
+what they need; deploy/test_compose.py has runs that start as they always do.
 """
 
 from __future__ import annotations
