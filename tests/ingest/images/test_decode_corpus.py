@@ -27,7 +27,14 @@ from depth_core.ingest.images.exif import TURNS
 from depth_core.settings import Settings
 
 WIDTH, HEIGHT = 61, 47
-MAGICK = next((found for found in map(shutil.which, ("magick", "convert")) if found), None)
+
+
+def _is_image_magick(program: str) -> bool:
+    """Some systems have another program under one of its names."""
+    return "ImageMagick" in subprocess.run([program, "-version"], capture_output=True, text=True).stdout
+
+
+MAGICK = next((found for found in map(shutil.which, ("magick", "convert")) if found and _is_image_magick(found)), None)
 
 Array = np.ndarray[Any, Any]
 
