@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -12,7 +13,7 @@ from support.waiting import eventually
 from depth_core import layout
 from depth_core.contract import ArtworkStatus
 from depth_core.serving import database as db
-from depth_core.serving.artworks import deletion
+from depth_core.serving.artworks import deletion, transitions
 from depth_core.serving.artworks.deletion import FolderRemovedError, NotFinalError
 from depth_core.serving.artworks.store import ArtworkStore
 from depth_core.serving.artworks.types import NewArtwork
@@ -163,3 +164,29 @@ def test_a_delivery_that_is_under_way_when_its_artwork_is_deleted_is_forgotten(
     outbox.record(sqlite, settings, due, db.now(), 0.1, Answer(500))
     assert rows(sqlite, db.webhook_deliveries, db.webhook_attempts) == [0, 0]
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_cancellation_that_meets_the_deletion_is_answered(
+    store: ArtworkStore, ask: Ask, files: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = add(store, ask())
+    store.cancel(first)
+    deletion_beside = threading.Thread(target=delete, args=(store, files, first))
+    conclude = transitions.conclude
+
+    def waits() -> bool:
+        with store.database.read() as connection:
+            return bool(connection.scalar(sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+
+    def meets(*args: Any, **options: Any) -> bool:
+        deletion_beside.start()
+        eventually(lambda: waits() or not deletion_beside.is_alive())
+        return conclude(*args, **options)
+
+    monkeypatch.setattr(transitions, "conclude", meets)
+    canceled = store.cancel(first)
+    deletion_beside.join()
+    assert canceled is not None
+    assert canceled.status is ArtworkStatus.CANCELED
+    assert store.cancel(first) is None

@@ -14,10 +14,12 @@ from support.waiting import eventually
 
 from depth_core import catalog
 from depth_core.contract import DepthParameters
-from depth_core.inference import checkpoints
+from depth_core.inference import availability, checkpoints
+from depth_core.inference.availability import Availability, ModelState
 from depth_core.serving.artworks.store import ArtworkStore, open_store
 from depth_core.serving.artworks.types import NewArtwork
 from depth_core.serving.worker.engines import Engines
+from depth_core.serving.worker.model_report import ModelReport
 from depth_core.serving.worker.warm import RETRY_SECONDS, WarmModels
 from depth_core.serving.worker.worker import Worker
 from depth_core.settings import Settings
@@ -96,6 +98,32 @@ def test_a_worker_with_warm_models_ends_at_its_deadline_as_others_do(artworks, s
     thread.join(60)
     assert not thread.is_alive()
     assert artworks.workers.find()[0].ended_at is not None
+
+
+def test_a_model_that_was_fetched_to_be_kept_warm_can_be_used_at_once(
+    artworks, store, settings, opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, refresh = [], ModelReport.refresh
+
+    def noted(self: ModelReport) -> None:
+        refresh(self)
+        asked.append(self)
+
+    def states(_: Settings) -> dict[str, ModelState]:
+        found = Availability.NOW if opened else Availability.ON_DEMAND
+        eventually(lambda: len(asked) > 1)  # a report that looked too early is still under way when the next is asked for
+        return {"tiny": ModelState(found)}
+
+    monkeypatch.setattr(ModelReport, "refresh", noted)
+    monkeypatch.setattr(availability, "model_states", states)
+    worker = Worker(artworks, store, settings, name="warm", device="cpu")
+    thread = threading.Thread(target=worker.serve)
+    thread.start()
+    try:
+        eventually(lambda: artworks.workers.models(fresh_seconds=60)[0] == {"tiny": ModelState(Availability.NOW)})
+    finally:
+        worker.stop()
+        thread.join(60)
 
 
 def heavy(settings: Settings, name: str, million: float) -> checkpoints.Checkpoint:

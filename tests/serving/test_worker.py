@@ -111,6 +111,20 @@ def test_what_waits_is_served_and_the_worker_ends(artworks, store, settings, ima
     assert artworks.workers.find()[0].ended_at is not None
 
 
+def test_a_worker_that_ends_while_it_looks_for_weights_has_left_its_work_to_others(
+    artworks, store, settings, monkeypatch
+) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr("depth_core.inference.availability.model_states", lambda _: answers.wait(60) and {})
+    thread = threading.Thread(target=worker(artworks, store, settings).serve)
+    thread.start()
+    try:
+        eventually(lambda: [each for each in artworks.workers.find() if each.ended_at])
+    finally:
+        answers.set()
+        thread.join(60)
+
+
 def test_files_that_the_settings_name_are_made_too_and_others_stay_where_they_are(artworks, store, settings, images) -> None:
     url = f"{images.url}/a.jpg"
     plain = ask(artworks, url)

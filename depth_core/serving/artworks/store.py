@@ -118,7 +118,7 @@ class ArtworkStore:
         """
         with self.database.write() as connection:
             mine = sa.select(db.artworks.c.id).where(db.artworks.c.id == artwork_id, *_owned(api_key_id))
-            if connection.scalar(mine) is None:
+            if connection.scalar(mine.with_for_update()) is None:
                 return None
             open_still = (ArtworkStatus.STARTING, ArtworkStatus.PROCESSING)
             transitions.conclude(connection, artwork_id, ArtworkStatus.CANCELED, at=self.database.clock(), leaving=open_still)

@@ -22,12 +22,18 @@ class ModelReport:
         self._worker_name = worker_name
         self._states: dict[str, ModelState] = {}
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._asked = self._busy = False
 
     def refresh(self) -> None:
-        """Makes the report anew, unless that is under way. Never raises."""
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._make, name="model report", daemon=True)
-            self._thread.start()
+        """Makes the report anew, once more after one that is under way: that may have looked too early. Never raises."""
+        with self._lock:
+            self._asked = True
+            if self._busy:
+                return
+            self._busy = True
+        self._thread = threading.Thread(target=self._make_all, name="model report", daemon=True)
+        self._thread.start()
 
     def usable(self) -> str:
         """The models that can be used now, for people; "" when none can, or the report is not made yet."""
@@ -39,6 +45,15 @@ class ModelReport:
         """Waits for the report that is under way, so that it does not write to a database that is closed."""
         if self._thread is not None:
             self._thread.join()
+
+    def _make_all(self) -> None:
+        while True:
+            with self._lock:
+                self._busy = self._asked
+                self._asked = False
+                if not self._busy:
+                    return
+            self._make()
 
     def _make(self) -> None:
         try:

@@ -129,9 +129,9 @@ class Worker:
                 finally:
                     downloads.close()
         finally:
-            self.models.close()
-            self.artworks.workers.end(self.name)
+            self.artworks.workers.end(self.name)  # first of all: what it had claimed goes back
             engines.close()
+            self.models.close()
         return self.report
 
     # -- the loop -------------------------------------------------------------------------------------------------------------
@@ -170,7 +170,10 @@ class Worker:
             idle = now - max(last_work, self.paused_until)
             if ending or idle > self.idle_timeout:
                 return
+            loaded = engines.keys
             warm.load_next(idle)
+            if engines.keys != loaded:
+                self.models.refresh()  # its weights may have been fetched for this
 
     def _claim(self, engines: Engines, downloads: Downloads) -> None:
         claims = self.claims
