@@ -142,8 +142,10 @@ def delete_expired(database: Database, store: Store) -> int:
     deleted = 0
     while True:
         with database.read() as connection:  # asked for often, and most often for nothing
-            if connection.execute(due).first() is None:
-                return deleted
+            first = connection.scalar(due)
+        if first is None:
+            return deleted
+        store.exists(layout.upload_key(first))  # raises where the store does not answer, before others wait for the write lock
         with database.write() as connection:
             ids = list(connection.scalars(due.with_for_update(skip_locked=True, of=table)))
             for each in ids:  # one that is sent again meanwhile waits for the row, and then writes its bytes

@@ -12,6 +12,7 @@ from support.waiting import eventually
 
 from depth_core import layout
 from depth_core.contract import ArtworkStatus
+from depth_core.errors import StoreError
 from depth_core.serving import database as db
 from depth_core.serving.artworks import deletion, transitions
 from depth_core.serving.artworks.deletion import FolderRemovedError, NotFinalError
@@ -190,3 +191,20 @@ def test_a_cancellation_that_meets_the_deletion_is_answered(
     assert canceled is not None
     assert canceled.status is ArtworkStatus.CANCELED
     assert store.cancel(first) is None
+
+
+def test_a_store_that_does_not_answer_keeps_nobody_from_the_database(sqlite: ArtworkStore, ask: Ask, tmp_path: Path) -> None:
+    class Gone(Store):
+        def size(self, key: str) -> int | None:
+            beside.append(add(sqlite, ask()))  # while the store is waited for
+            raise StoreError("the store does not answer")
+
+    files, beside = Store(tmp_path / "store"), []
+    first = add(sqlite, ask())
+    write(files, OWN)
+    succeed(sqlite, files, OWN, first)
+    with pytest.raises(StoreError):
+        delete(sqlite, Gone(tmp_path / "store"), first)
+    assert len(beside) == 1
+    assert sqlite.get(first) is not None
+    assert delete(sqlite, files, first)

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from depth_core import layout
-from depth_core.errors import ErrorKind, ImageError
+from depth_core.errors import ErrorKind, ImageError, StoreError
 from depth_core.serving import database as db
 from depth_core.serving import uploads
 from depth_core.serving.artworks.store import ArtworkStore
@@ -84,6 +84,21 @@ def test_the_same_bytes_of_an_owner_are_one_upload_with_another_day(sqlite: Artw
     files.delete(layout.upload_key(first.id))
     keep(sqlite, files)
     assert files.exists(layout.upload_key(first.id)), "bytes that were lost are written again"
+
+
+def test_a_store_that_does_not_answer_keeps_nobody_from_the_database(sqlite: ArtworkStore, ask: Ask, tmp_path: Path) -> None:
+    class Gone(Store):
+        def size(self, key: str) -> int | None:
+            beside.append(sqlite.create(ask(), api_key_id="ann"))  # while the store is waited for
+            raise StoreError("the store does not answer")
+
+    beside: list[object] = []
+    keep(sqlite, Store(tmp_path / "store"))
+    later(sqlite)
+    with pytest.raises(StoreError):
+        uploads.delete_expired(sqlite.database, Gone(tmp_path / "store"))
+    assert len(beside) == 1
+    assert uploads.delete_expired(sqlite.database, Store(tmp_path / "store")) == 1
 
 
 def test_what_is_no_picture_to_a_browser_has_no_type(sqlite: ArtworkStore, folder: Store) -> None:

@@ -50,7 +50,7 @@ def delete(database: Database, store: Store, artwork_id: UUID, *, api_key_id: st
         raise NotFinalError(f"artwork {artwork_id} is {row.status}: cancel it first")
     removable = layout.is_request_folder(row.folder)
     if removable:
-        _note(database, row.folder)
+        _announce(database, store, row.folder)
     with database.write() as connection:
         if removable:
             lock(connection, row.folder)
@@ -73,7 +73,7 @@ def remove_abandoned(database: Database, store: Store, artwork_id: UUID, folder:
         status = connection.scalar(sa.select(db.artworks.c.status).where(db.artworks.c.id == artwork_id))
     if status not in (None, ArtworkStatus.CANCELED) or not layout.is_request_folder(folder):
         return
-    _note(database, folder)
+    _announce(database, store, folder)
     with database.write() as connection:
         lock(connection, folder)
         _remove_unused(connection, store, folder)
@@ -118,8 +118,12 @@ def forget_removed(database: Database) -> int:
         return connection.execute(sa.delete(db.removed_folders).where(old)).rowcount
 
 
-def _note(database: Database, folder: str) -> None:
-    """Notes a folder before anything of it is removed, whether or not the removal comes to its end."""
+def _announce(database: Database, store: Store, folder: str) -> None:
+    """Notes a folder before anything of it is removed, whether or not the removal comes to its end.
+
+    Raises StoreError when the store does not answer: found out here, where on SQLite nobody waits for the write lock meanwhile.
+    """
+    store.exists(_sidecar(folder))
     at = {"removed_at": database.clock()}
     with database.write() as connection:
         added = db.insert(connection, db.removed_folders).values(folder=folder, **at)
