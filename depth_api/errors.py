@@ -84,7 +84,8 @@ def _methods(request: Request) -> list[str]:
     """The methods of a path, of all its routes: the framework names those of the first one alone."""
     scopes = {method: {**request.scope, "method": method} for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")}
     routes = request.app.routes
-    return [name for name, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)]
+    found = [name for name, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)]
+    return found or ["GET", "HEAD"]  # a file of a folder that is mounted
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:

@@ -6,13 +6,14 @@ What does not belong here: what a request may say (serving.request_schema), the 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, Header, HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import AwareDatetime, BeforeValidator, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ValidationError
 from pydantic_core import PydanticCustomError
 from starlette.concurrency import run_in_threadpool
 
@@ -214,7 +215,14 @@ def _as_rfc3339(text: Any) -> Any:
     return text
 
 
-_Time = Annotated[AwareDatetime, BeforeValidator(_as_rfc3339)]
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise PydanticCustomError("datetime", "must lie within the years 1 to 9999 in UTC") from None
+
+
+_Time = Annotated[AwareDatetime, BeforeValidator(_as_rfc3339), AfterValidator(_in_utc)]
 
 
 async def _list(

@@ -15,13 +15,15 @@ from depth_core.serving.database import Database
 
 _BURST_SECONDS = 4.0
 _ROUNDING = 0.01  # of a token: sums of times in floating point are a little off
+_SKEW_SECONDS = 60.0  # by which the clocks of several machines may differ
 
 
 class RateLimits:
     """A bucket of tokens for each key: `per_second` refills it, four seconds' worth fit in, and at least one. 0: no limit.
 
-    A row says when its bucket would be full again. It is not worth waiting for a disk: what a machine that loses its power
-    forgets are some calls of the last moment. Safe to use from many threads.
+    A row says when its bucket would be full again. One that says a time further ahead than an empty bucket needs is of a clock
+    that was set back since, or of a lower limit: it begins anew. A row is not worth waiting for a disk: what a machine that loses
+    its power forgets are some calls of the last moment. Safe to use from many threads.
     """
 
     def __init__(self, url: str, per_second: float) -> None:
@@ -44,11 +46,11 @@ class RateLimits:
         slack = (self._size - 1 + _ROUNDING) * cost  # a bucket that is full no later than that from now has a token
         with self.database.write() as connection:
             now = self.database.clock().timestamp()  # not when it began to wait for other writers
-            later = sa.case((table.c.full_at > now, table.c.full_at), else_=now) + cost
+            astray = table.c.full_at > now + self._size * cost + _SKEW_SECONDS
+            later = sa.case((sa.or_(table.c.full_at <= now, astray), now), else_=table.c.full_at) + cost
+            may_go_on = sa.or_(table.c.full_at <= now + slack, astray)
             new = db.insert(connection, table).values(api_key_id=who, full_at=now + cost)
-            taken = new.on_conflict_do_update(
-                index_elements=[table.c.api_key_id], set_={"full_at": later}, where=table.c.full_at <= now + slack
-            )
+            taken = new.on_conflict_do_update(index_elements=[table.c.api_key_id], set_={"full_at": later}, where=may_go_on)
             if connection.scalar(taken.returning(table.c.full_at)) is not None:
                 return 0
             full_at: float | None = connection.scalar(sa.select(table.c.full_at).where(table.c.api_key_id == who))

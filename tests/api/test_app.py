@@ -444,6 +444,8 @@ def test_a_list_may_be_filtered_and_so_are_its_next_pages(client: httpx.Client) 
         {"createdAfter": "17"},
         {"createdBefore": "2026-01-31T12:00:00"},
         {"createdBefore": "2026-02-31T12:00:00Z"},
+        {"createdAfter": "0001-01-01T00:00:00+14:00"},
+        {"createdBefore": "9999-12-31T23:59:59-14:00"},
     ],
 )
 def test_a_wrong_query_is_a_400_that_names_it(client: httpx.Client, query: dict[str, Any]) -> None:
@@ -461,6 +463,7 @@ def test_an_artwork_of_another_key_is_not_there(client: httpx.Client, finish: Ca
     assert client.get(f"/v2/artworks/{uuid4()}").status_code == 404
     assert client.get("/v2/artworks/none").status_code == 404
     assert client.get(NEW).status_code == 405
+    assert client.post("/docs/assets/swagger-ui.css").headers["allow"] == "GET, HEAD"
 
 
 def test_cancelling_ends_what_waits_and_leaves_what_is_done(client: httpx.Client, finish: Callable[..., Any]) -> None:

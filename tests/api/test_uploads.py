@@ -123,6 +123,7 @@ def test_a_form_of_another_site_is_refused_where_there_are_no_keys(
         form: dict[str, Any] = {"url": f"{url}{UPLOADS}", "files": {"file": ("a.jpg", PHOTO)}}
         assert httpx.post(**form, headers={"Origin": "https://other.example"}).status_code == 403
         assert httpx.post(**form, headers={"Origin": "null"}).status_code == 403
+        assert httpx.post(**form, headers={"Origin": "http://["}).status_code == 403
         assert httpx.post(**form, headers={"Origin": url}).status_code == 201
         assert httpx.post(**form, headers={"Origin": "https://friend.example"}).status_code == 201
         assert httpx.post(**form).status_code == 201

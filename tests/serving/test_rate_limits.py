@@ -54,6 +54,16 @@ def test_a_slow_limit_says_how_long_to_wait(opened: Opened, elapsed: list[float]
     assert limits.take("ann") == 1
 
 
+def test_a_clock_that_is_set_back_or_a_lower_limit_of_before_locks_nobody_out(opened: Opened, elapsed: list[float]) -> None:
+    limits, lower = opened(2.0), opened(0.001)
+    elapsed[0] = 3600
+    assert limits.take("ann") == 0
+    elapsed[0] = 0
+    assert [limits.take("ann") for _ in range(9)] == [0] * 8 + [1]
+    assert lower.take("bob") == 0
+    assert limits.take("bob") == 0
+
+
 def test_processes_share_a_bucket_and_none_gets_a_token_twice(opened: Opened) -> None:
     processes, granted = [opened(5.0) for _ in range(2)], []
 
