@@ -4,7 +4,7 @@
     urls/XX/HASH.json               which content a URL had
     sources/XX/SHA256               image files as they were received
     depth/DIGEST/XX/SHA256/         depth maps: depth.png and what else was asked for, depth.json last
-    requests/DIGEST/XX/SHA256/      the same, made for single requests: goes with the last artwork that uses it
+    requests/DIGEST/XX/SHA256/      the same, made for single requests: DELETE of the last artwork that uses it removes it
     uploads/XX/ID                   images that clients sent to the API, for a day
     journal/PROFILE/CHUNK/          outcomes of runs under way, and notes of what is at work
     spool/PROFILE/CHUNK/            raw predictions between the two passes over a chunk that shares one range

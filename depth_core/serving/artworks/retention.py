@@ -15,7 +15,7 @@ def prune(database: Database, *, before: datetime, limit: int = 1000) -> int:
     """Deletes up to `limit` final artworks that were created before a time; returns how many.
 
     Their histories and delivered or failed webhooks go with them, and so do workers from before that time. Files in the store
-    stay: bulk and other requests share them by content. What is still to be delivered stays, and so does the note of which
+    stay, since the record tables of requests name them. What is still to be delivered stays, and so does the note of which
     inbox files were picked up, so that a file which still lies there is no new request. Failures of webhook endpoints from before
     that time are forgotten, and secrets that had ended by then; what is disabled stays so.
     """
