@@ -54,7 +54,7 @@ def error_response(
 
 def _phrase(status: int) -> str:
     """The reason phrase of RFC 9110. Python's own differ from version to version."""
-    return {413: "Content Too Large"}.get(status) or HTTPStatus(status).phrase
+    return {413: "Content Too Large", 416: "Range Not Satisfiable"}.get(status) or HTTPStatus(status).phrase
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -228,6 +228,7 @@ def test_every_error_has_the_shape_of_the_page(client: httpx.Client, finish: Any
     assert errors[400][0].json()["error"] == "Bad Request"
     assert len(errors[400][0].json()["detail"]) == 2
     assert errors[416][0].headers["content-range"] == "bytes */1024"
+    assert errors[416][0].json()["error"] == "Range Not Satisfiable"
     assert "allow" in errors[405][0].headers
     said = re.search(r"Faults: ([\d, ]+) with", CALLS["every call"][0])
     assert said is not None
