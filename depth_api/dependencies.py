@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
+from anyio import to_thread
 from fastapi import Depends, HTTPException, Path, Request
 from starlette.concurrency import run_in_threadpool
 
@@ -25,7 +26,7 @@ async def _caller(request: Request, state: State) -> str:
     """The name of the caller's API key, once its rate limit lets it through."""
     name = _key_name(request, state, state.keys) if state.keys else LOCAL
     request.state.api_key = name
-    if state.limits and (wait := await run_in_threadpool(state.limits.take, name)):
+    if state.limits and (wait := await to_thread.run_sync(state.limits.take, name, limiter=state.limits_at_once)):
         raise HTTPException(429, "too many requests", {"Retry-After": str(wait)})
     return name
 

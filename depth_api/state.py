@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from anyio import CapacityLimiter
 
 from depth_api.auth import ApiKeys
 from depth_api.long_polling import LongPolling
@@ -38,6 +40,8 @@ class ApiState:
     store: Store
     long_polling: LongPolling
     wrong_keys: WrongKeys
+    # Threads of their own: limits wait for other writers of the database, and what only reads must not wait with them.
+    limits_at_once: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(8))
     store_checked: tuple[float, Check] | None = None
     models_known: tuple[float, dict[str, ModelState]] | None = None
 
