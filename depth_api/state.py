@@ -40,7 +40,7 @@ class ApiState:
     store: Store
     long_polling: LongPolling
     wrong_keys: WrongKeys
-    # Threads of their own: limits wait for other writers of the database, and what only reads must not wait with them.
+    # Threads of their own: limits wait for other writers of the database, and /health/ready, say, must not wait with them.
     limits_at_once: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(8))
     store_checked: tuple[float, Check] | None = None
     models_known: tuple[float, dict[str, ModelState]] | None = None
