@@ -74,11 +74,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.register(app)
     if not keys:
         app.add_middleware(LoopbackOnly)
-    app.add_middleware(errors.JsonErrors)
     app.add_middleware(PathPrefix, prefix=settings.root_path)
     app.add_middleware(StripTrailingSlash)
     app.add_middleware(Telemetry, metrics=metrics)
     cross_origin.allow(app, settings.cors_origins, has_keys=bool(keys))
+    app.add_middleware(errors.JsonErrors)  # the outermost: preflights are refused with text, too
     return app
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from depth_api.errors import JsonErrors
 from depth_core.errors import ConfigurationError
 
 _SENT = ("Authorization", "Content-Type", "Idempotency-Key", "Prefer", "Range", "If-Range", "If-None-Match")
@@ -27,7 +26,7 @@ _READ = (
 
 
 def allow(app: FastAPI, origins: Sequence[str], *, has_keys: bool) -> None:
-    """Lets pages of these origins call the API; error answers are theirs to read too. Add it last, as the outermost middleware.
+    """Lets pages of these origins call the API; error answers are theirs to read too. Add it outside of what answers.
 
     Keys are sent in a header by the page itself: cookies are not allowed. Raises ConfigurationError for `*` without keys.
     """
@@ -45,4 +44,3 @@ def allow(app: FastAPI, origins: Sequence[str], *, has_keys: bool) -> None:
         allow_headers=_SENT,
         expose_headers=_READ,
     )
-    app.add_middleware(JsonErrors)  # preflights are refused with text

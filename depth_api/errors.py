@@ -21,6 +21,7 @@ from depth_api.openapi import header
 from depth_api.schemas import ErrorAnswer
 from depth_core.display import shown_text
 from depth_core.errors import StoreError
+from depth_core.settings import Settings
 
 DATABASE_ERRORS = (DBAPIError, NoConnectionError)
 
@@ -64,6 +65,12 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         | ({"headers": _HEADERS[status]} if status in _HEADERS else {})
         for status in (400, *statuses, 500)
     }
+
+
+def documented_for_callers(settings: Settings, *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The same of an operation that asks who calls: these, and those that every such operation has."""
+    no_key = (401,) if settings.api_keys.get_secret_value() else ()
+    return documented(*no_key, 429, 503, *statuses)
 
 
 def register(app: FastAPI) -> None:

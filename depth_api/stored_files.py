@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi.responses import FileResponse, RedirectResponse
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
 from depth_api.openapi import header
@@ -17,7 +18,7 @@ from depth_api.state import ApiState
 
 HEADERS = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
 _ETAG = header("ETag", "For If-None-Match and If-Range.", pattern='^"[^"]*"$')
-_FILE = _ETAG | header("Accept-Ranges", "Ranges may be requested.", enum=["bytes"])
+_FILE = _ETAG | header("Accept-Ranges", "Ranges may be requested.", always=False, enum=["bytes"])
 
 
 def responses(content: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
@@ -54,13 +55,27 @@ async def answer(
         return None
     headers = HEADERS | dict(more or {})
     response = FileResponse(state.store.path(key), headers=headers, media_type=media_type, stat_result=status)
-    known = request.headers.get("if-none-match", "")
-    if known.strip() == "*" or response.headers["etag"] in re.findall(r'"[^"]*"', known):
+    if _is_known(request, response.headers["etag"]):
         return Response(status_code=304, headers=headers | {"ETag": response.headers["etag"]})
     unit = request.headers.get("range", "").partition("=")[0].strip().lower()
     if request.method == "HEAD" or unit != "bytes":  # ranges are of GET and bytes; others are ignored, as RFC 9110 has it
         request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
     return response
+
+
+def answer_json(request: Request, content: Any) -> Response:
+    """JSON in the place of a file, or 304; always whole."""
+    response = JSONResponse(content)
+    headers = HEADERS | {"ETag": f'"{hashlib.sha256(response.body).hexdigest()[:32]}"'}
+    if _is_known(request, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
+    return response
+
+
+def _is_known(request: Request, etag: str) -> bool:
+    known = request.headers.get("if-none-match", "")
+    return known.strip() == "*" or etag in re.findall(r'"[^"]*"', known)
 
 
 async def _redirect(request: Request, state: ApiState, key: str) -> Response:

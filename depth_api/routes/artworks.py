@@ -1,4 +1,4 @@
-"""Routes of artworks: create, list, get, cancel. A request is validated, written and answered.
+"""Routes of artworks: create, list, get, cancel, delete. A request is validated, written and answered.
 
 What does not belong here: what a request may say (serving.request_schema), the life of an artwork (serving.artworks), any model.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 from uuid import UUID
@@ -52,41 +53,16 @@ _LIST_HEADERS = header("Link", 'The next page: `<URL>; rel="next"` (RFC 8288); a
 
 def build(settings: Settings) -> APIRouter:
     """The router. What a body may say depends on the settings, and so does its schema."""
-    always = (401, 429, 503) if settings.api_keys.get_secret_value() else (429, 503)
     router = APIRouter(prefix=ARTWORKS_PATH)
-    router.add_api_route(
-        "/depth-map",
-        _create,
-        methods=["POST"],
-        status_code=ACCEPTED,
-        response_model=Artwork,
-        response_model_exclude_none=True,
-        responses=errors.documented(*always, 408, 409, 413, 415)
-        | {
-            200: {"model": Artwork, "description": "It ended within `Prefer: wait`.", "headers": _CREATED_HEADERS},
-            202: {"description": "Accepted; `GET` the Location for its status.", "headers": _CREATED_HEADERS},
-        },
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {
-                    "application/json": {
-                        "schema": request_schema.json_schema(settings),
-                        "examples": request_schema.examples(settings),
-                    }
-                },
-            }
-        },
-        operation_id="createDepthMap",
-        summary="Create a depth map",
-    )
+    _add_creation(router, settings)
+    documented = partial(errors.documented_for_callers, settings)
     router.add_api_route(
         "",
         _list,
         methods=["GET"],
         response_model=list[Artwork],
         response_model_exclude_none=True,
-        responses=errors.documented(*always) | {200: {"description": "Newest first.", "headers": _LIST_HEADERS}},
+        responses=documented() | {200: {"description": "Newest first.", "headers": _LIST_HEADERS}},
         operation_id="listArtworks",
         summary="List artworks",
     )
@@ -100,7 +76,7 @@ def build(settings: Settings) -> APIRouter:
             methods=[method],
             response_model=Artwork,
             response_model_exclude_none=True,
-            responses=errors.documented(*always, 404),
+            responses=documented(404),
             operation_id=operation_id,
             summary=summary,
         )
@@ -110,12 +86,33 @@ def build(settings: Settings) -> APIRouter:
         methods=["DELETE"],
         status_code=204,
         response_class=Response,
-        responses=errors.documented(*always, 404, 409)
+        responses=documented(404, 409)
         | {204: {"description": "Deleted."}, 409: {"model": ErrorAnswer, "description": "It has not ended; cancel it first."}},
         operation_id="deleteArtwork",
         summary="Delete an artwork",
     )
     return answer_head(router)
+
+
+def _add_creation(router: APIRouter, settings: Settings) -> None:
+    schema, examples = request_schema.json_schema(settings), request_schema.examples(settings)
+    content = {"application/json": {"schema": schema, "examples": examples}}
+    router.add_api_route(
+        "/depth-map",
+        _create,
+        methods=["POST"],
+        status_code=ACCEPTED,
+        response_model=Artwork,
+        response_model_exclude_none=True,
+        responses=errors.documented_for_callers(settings, 408, 409, 413, 415)
+        | {
+            200: {"model": Artwork, "description": "It ended within `Prefer: wait`.", "headers": _CREATED_HEADERS},
+            202: {"description": "Accepted; `GET` the Location for its status.", "headers": _CREATED_HEADERS},
+        },
+        openapi_extra={"requestBody": {"required": True, "content": content}},
+        operation_id="createDepthMap",
+        summary="Create a depth map",
+    )
 
 
 async def _create(

@@ -22,14 +22,13 @@ UNKNOWN = ModelState(Availability.NO, "no worker has told of it")  # a worker of
 
 
 def build(settings: Settings) -> APIRouter:
-    always = (401, 429, 503) if settings.api_keys.get_secret_value() else (429, 503)
     router = APIRouter()
     router.add_api_route(
         MODELS_PATH,
         _models,
         methods=["GET"],
         response_model=list[Model],
-        responses=errors.documented(*always),
+        responses=errors.documented_for_callers(settings),
         operation_id="listModels",
         summary="List models",
     )

@@ -51,8 +51,8 @@ async def _ready(state: State) -> Any:
     )
     if ready:
         return answer
-    failed = " and ".join(name for name, check in (("the database", database), ("the store", store)) if not check.ok)
-    return JSONResponse(error_body(503, f"{failed} does not answer") | answer.model_dump(by_alias=True), 503)
+    failed = " or ".join(name for name, check in (("the database", database), ("the store", store)) if not check.ok)
+    return JSONResponse(error_body(503, f"no answer from {failed}") | answer.model_dump(by_alias=True), 503)
 
 
 answer_head(router)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Path, Request, Response
-from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from depth_api import errors, stored_files
@@ -23,14 +22,13 @@ _CONTENT = {kind: {} if kind == formats.SIDECAR_TYPE else _BINARY for kind in fo
 
 
 def build(settings: Settings) -> APIRouter:
-    always = (401, 429, 503) if settings.api_keys.get_secret_value() else (429, 503)
     router = APIRouter(prefix=ARTWORKS_PATH)
     router.add_api_route(
         "/{artwork_id:uuid}/results/{name}",
         _result,
         methods=["GET"],
         response_class=Response,
-        responses=errors.documented(*always, 404) | stored_files.responses(_CONTENT),
+        responses=errors.documented_for_callers(settings, 404) | stored_files.responses(_CONTENT),
         operation_id="getResult",
         summary="Get a result file",
     )
@@ -56,7 +54,7 @@ async def _result(
     if name == formats.SIDECAR:
         facts = await run_in_threadpool(_facts_without_source_name, state.store, artwork.folder)
         if facts is not None:
-            return JSONResponse(facts, headers=stored_files.HEADERS)
+            return stored_files.answer_json(request, facts)
     answer = await stored_files.answer(request, state, key)
     if answer is None:
         raise HTTPException(404, f"result {name!r} of artwork {artwork.id} is no longer in the store")

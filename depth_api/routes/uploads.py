@@ -36,7 +36,6 @@ _BODIES = {body.FORM: _FORM}
 
 
 def build(settings: Settings) -> APIRouter:
-    always = (401, 429, 503) if settings.api_keys.get_secret_value() else (429, 503)
     router = APIRouter(prefix=UPLOADS_PATH)
     router.add_api_route(
         "",
@@ -44,7 +43,7 @@ def build(settings: Settings) -> APIRouter:
         methods=["POST"],
         status_code=201,
         response_model=Upload,
-        responses=errors.documented(*always, 408, 413, 415)
+        responses=errors.documented_for_callers(settings, 408, 413, 415)
         | {201: {"description": "Kept.", "headers": header("Location", "The upload's path.", format="uri-reference")}},
         openapi_extra={"requestBody": {"required": True, "content": _BODIES}},
         operation_id="createUpload",
@@ -55,7 +54,7 @@ def build(settings: Settings) -> APIRouter:
         _get,
         methods=["GET"],
         response_class=Response,
-        responses=errors.documented(*always, 404)
+        responses=errors.documented_for_callers(settings, 404)
         | stored_files.responses(dict.fromkeys([*sorted(uploads.IMAGE_TYPES), uploads.UNKNOWN_TYPE], _BYTES)),
         operation_id="getUpload",
         summary="Get an upload",

@@ -526,6 +526,7 @@ def test_the_name_of_the_file_that_a_bulk_run_read_is_not_told_to_a_client_who_s
     assert answer.json() == {"model": "tiny", "sourceName": ""}
     assert answer.headers["content-type"] == "application/json"
     assert client.head(f"{path}/results/depth.json").headers["content-length"] == str(len(answer.content))
+    assert client.get(f"{path}/results/depth.json", headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
 
 
 def test_what_is_no_result_is_not_served(client: httpx.Client, finish: Callable[..., Any], settings: Settings) -> None:
@@ -601,7 +602,7 @@ def test_a_store_that_cannot_be_written_is_not_ready(
         response = httpx.get(f"{url}/health/ready")
     assert response.status_code == 503
     assert response.json()["status"] == "not ready"
-    assert response.json()["message"] == "the store does not answer"
+    assert response.json()["message"] == "no answer from the store"
     assert response.json()["database"]["ok"] is True
     assert "cannot write" in response.json()["store"]["detail"]
 

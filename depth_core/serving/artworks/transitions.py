@@ -64,7 +64,8 @@ def conclude(
     if changed.rowcount == 0:
         return False
     record(connection, [artwork_id], status, at, worker_name, note)
-    row = connection.execute(sa.select(table).where(table.c.id == artwork_id)).one()
+    columns = (table.c.id, table.c.api_key_id, table.c.webhook, table.c.webhook_events)
+    row = connection.execute(sa.select(*columns).where(table.c.id == artwork_id)).one()
     if _wants(row, WebhookEvent.PROCESSING) and _wants(row, WebhookEvent.FINAL):
         told = db.webhook_deliveries
         late = (told.c.artwork_id == artwork_id) & (told.c.event == WebhookEvent.PROCESSING) & (told.c.state == "pending")
