@@ -9,7 +9,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -18,6 +17,7 @@ from depth_core.engine import passes
 from depth_core.engine.base import Engine
 from depth_core.engine.chunk_context import Progress
 from depth_core.engine.chunk_work import ChunkResult, ChunkWork, Task
+from depth_core.engine.pools import Pool
 from depth_core.engine.read_ahead import AHEAD, Hold, ReadAhead
 from depth_core.engine.shared_range import run_shared_range
 from depth_core.engine.stages import Item
@@ -68,7 +68,7 @@ class ChunkStream:
         self._pass_over = False
         self._suspended = False  # the caller is busy with a result
         self._crash: BaseException | None = None
-        self._recorder = ThreadPoolExecutor(1, thread_name_prefix="record")
+        self._recorder = Pool(1, "record")
         self._ahead = ReadAhead(
             chunks,
             hold=hold,

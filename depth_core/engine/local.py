@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from depth_core.engine.base import Load, LockDevice, Steps
 from depth_core.engine.batching import Batch, Batcher, UnexplainedFailure, UnexplainedFailures, picture_bytes
 from depth_core.engine.device import NO_DEVICE_LOCK, DeviceLock
 from depth_core.engine.item_reader import ItemReader, Read
+from depth_core.engine.pools import Pool
 from depth_core.engine.stages import Item, Plan, Prepared
 from depth_core.errors import ErrorKind, ImageError, is_installation_error, row_failure
 from depth_core.inference.checkpoints import Checkpoint
@@ -82,9 +83,9 @@ class LocalEngine:
         memory = _PictureMemory(memory_budget.of(self.settings))
         try:
             with (
-                ThreadPoolExecutor(decoders, thread_name_prefix="decode") as decode_pool,
-                ThreadPoolExecutor(self.predictor.streams, thread_name_prefix="predict") as predict_pool,
-                ThreadPoolExecutor(encoders, thread_name_prefix="encode") as encode_pool,
+                Pool(decoders, "decode") as decode_pool,
+                Pool(self.predictor.streams, "predict") as predict_pool,
+                Pool(encoders, "encode") as encode_pool,
             ):
                 pools = _Pools(decode_pool, predict_pool, encode_pool, decoders, most_writing=2 * encoders + 2)
                 run = _Run(self, items, plan, steps or Steps(), pools, memory, alone=alone)
@@ -133,9 +134,9 @@ class _PictureMemory:
 
 @dataclass(frozen=True, slots=True)
 class _Pools:
-    decode: ThreadPoolExecutor
-    predict: ThreadPoolExecutor
-    encode: ThreadPoolExecutor
+    decode: Pool
+    predict: Pool
+    encode: Pool
     decoders: int
     most_writing: int  # images, where batches are small
 
@@ -231,7 +232,7 @@ class _Run:
             case _Written():
                 return self._written(event)
 
-    def _submit(self, pool: ThreadPoolExecutor, event: Callable[[Future[Result]], _Event], task: Callable[[], Result]) -> None:
+    def _submit(self, pool: Pool, event: Callable[[Future[Result]], _Event], task: Callable[[], Result]) -> None:
         """Runs a task in a pool's thread, and puts its event into the queue when it is done."""
         pool.submit(task).add_done_callback(lambda done: self.events.put(event(done)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -160,6 +161,28 @@ def test_a_store_that_goes_away_ends_the_run_and_what_was_written_stays_valid(
     for n in complete:
         Image.open(BytesIO(store.read(f"depth/{n}/depth.png"))).verify()
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("decode", "predict", "encode"))]
+
+
+def test_an_interrupt_that_comes_as_a_thread_starts_leaves_no_thread_behind(
+    tiny: Predictor, plan: Plan, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, start = threading.Event(), threading.Thread.start
+
+    def write(*arguments: Any) -> Outcome:
+        begun.set()
+        time.sleep(0.3)  # far longer than a run that does not wait for this goes on
+        return stages.write(*arguments)
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name.startswith("encode"):
+            assert begun.wait(60)
+            raise KeyboardInterrupt  # as a signal's handler does, before the pool has noted its thread
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(LocalEngine(tiny, store, settings).run(items_of(photo()), plan, steps=Steps(write=write)))
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("encode")]
 
 
 def test_nothing_runs_far_ahead_of_the_device(tiny: Predictor, plan: Plan, store: Store, settings: Settings) -> None:
