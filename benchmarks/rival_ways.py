@@ -236,7 +236,7 @@ def export(model: str, folder: Path, size: Size, kind: str) -> None:
     if kind == "onnx":
         import onnx  # noqa: F401 - the exporter needs it at its end
 
-        # the exporter and operations that ONNX Runtime computes fastest: V2 by the older one takes two thirds of the newer one's time
+        # of both exporters the one whose graph ONNX Runtime computes faster; V3's by the older one gives other numbers
         options = {"dynamo": not of_v2, "opset_version": 17 if of_v2 else 23}
         names = {"input_names": ["pixels"], "output_names": ["depth"]}
         write = lambda file: torch.onnx.export(network, (example,), file, external_data=False, **options, **names)  # noqa: E731
