@@ -22,7 +22,7 @@ from depth_core.errors import ManifestError
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.ingest import manifest, sources
 from depth_core.output import records
-from depth_core.output.outcomes import read_outcomes
+from depth_core.output.outcome_files import read_outcomes
 from depth_core.output.record_schema import SCHEMA
 from depth_core.profiles import Profile
 from depth_core.settings import Settings

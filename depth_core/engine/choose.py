@@ -10,6 +10,7 @@ import importlib
 from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, cast
 
+from depth_core import startup
 from depth_core.engine.base import Engine, Load, LockDevice, OpenEngine, no_lock
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.settings import Settings
@@ -30,8 +31,9 @@ def open_engine(
     opened = cast(OpenEngine, module.open_engine)
 
     def load_here(checkpoint: Checkpoint) -> AbstractContextManager[Predictor]:
-        from depth_core.inference import predictor
+        with startup.without_collecting():
+            from depth_core.inference import predictor
 
-        return closing(predictor.load(checkpoint, settings))
+            return closing(predictor.load(checkpoint, settings))
 
     return opened(checkpoint, store=store, settings=settings, load=load or load_here, lock_device=lock_device)

@@ -16,7 +16,8 @@ from depth_core.engine.stages import Plan
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.output import depth_folder
 from depth_core.output.journal import read_journal
-from depth_core.output.outcomes import Outcome, read_outcomes
+from depth_core.output.outcome_files import read_outcomes
+from depth_core.output.outcomes import Outcome
 from depth_core.profiles import Profile
 from depth_core.storage import Store
 

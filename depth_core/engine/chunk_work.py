@@ -20,7 +20,8 @@ from depth_core.errors import StoreError
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.output import interrupted
 from depth_core.output.journal import Journal, clear_journal
-from depth_core.output.outcomes import FAILED, SUCCEEDED, Outcome, write_outcomes
+from depth_core.output.outcome_files import write_outcomes
+from depth_core.output.outcomes import FAILED, SUCCEEDED, Outcome
 from depth_core.profiles import Profile
 from depth_core.storage import Store
 

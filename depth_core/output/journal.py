@@ -1,6 +1,6 @@
 """The journal of a chunk: outcomes of runs that have not ended, so that a run killed at any moment is continued and not repeated.
 
-What does not belong here: outcomes of a whole chunk (outcomes.py), and which images were at work (interrupted.py).
+What does not belong here: outcomes of a whole chunk (outcome_files.py), and which images were at work (interrupted.py).
 """
 
 from __future__ import annotations

@@ -1,37 +1,46 @@
-"""An outcome: what became of one image under one profile. And the file that has all outcomes of a chunk.
+"""An outcome: what became of one image under one profile.
 
-`Outcome` declares each fact once: its type in files, and whether records have it as a column (record_schema.py). What does not
-belong here: how an outcome comes about (depth_core.engine), and outcomes of runs that have not ended (journal.py).
+`Outcome` declares each fact once: its type in files, and whether records have it as a column (record_schema.py). Imports no table
+library: a map of one photo needs none. What does not belong here: the file that has all outcomes of a chunk (outcome_files.py),
+how an outcome comes about (depth_core.engine), and outcomes of runs that have not ended (journal.py).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any
 
-import pyarrow as pa
-
-from depth_core import layout, parquet
-from depth_core.contract import ArtworkStatus, DepthParameters
-from depth_core.storage import Store
+from depth_core.contract import ArtworkStatus
 
 STAGES = ("read", "decode", "predict", "encode", "write")  # in `seconds`
 SUCCEEDED, FAILED = ArtworkStatus.SUCCEEDED.value, ArtworkStatus.FAILED.value
 
-_TEXT, _INTEGER, _NUMBER = pa.string(), pa.int32(), pa.float64()
+
+class Kind(Enum):
+    """The type of a fact in files."""
+
+    TEXT = "text"
+    INTEGER = "integer"  # of 32 bits
+    NUMBER = "number"  # of 64 bits
+    FLAG = "flag"
+    TEXTS = "list of text"
+    NUMBERS = "list of numbers"
+    NUMBER_BY_NAME = "text to number"
+
+
+_TEXT, _INTEGER, _NUMBER = Kind.TEXT, Kind.INTEGER, Kind.NUMBER
 _UNKNOWN = {_TEXT: "", _INTEGER: 0}  # what stands for "not known" beside None, by type
-_PARAMETERS = b"parameters"  # where the file's metadata have them
 
 
-def _stored(kind: pa.DataType, name: str = "") -> dict[str, Any]:
+def _stored(kind: Kind, name: str = "") -> dict[str, Any]:
     """Of a field that the files of outcomes have. `name`: there, where it is not the field's own."""
     return {"type": kind, "name": name}
 
 
-def _column(kind: pa.DataType, description: str) -> dict[str, Any]:
+def _column(kind: Kind, description: str) -> dict[str, Any]:
     """Of a field that records have as a column, too: of succeeded rows and of failed ones, as far as it is known."""
     return _stored(kind) | {"description": description}
 
@@ -46,7 +55,7 @@ class Outcome:
     source_sha256: str = field(metadata=_stored(_TEXT))
     status: str = field(metadata=_stored(_TEXT))  # "succeeded" | "failed"
     folder: str = field(default="", metadata=_stored(_TEXT))  # key of the folder that holds the files, "" when failed
-    results: tuple[str, ...] = field(default=(), metadata=_stored(pa.list_(_TEXT)))  # names of the files, depth.png first
+    results: tuple[str, ...] = field(default=(), metadata=_stored(Kind.TEXTS))  # names of the files, depth.png first
     source_width: int = field(default=0, metadata=_column(_INTEGER, "Pixels, EXIF orientation applied"))
     source_height: int = field(default=0, metadata=_column(_INTEGER, "Pixels, EXIF orientation applied"))
     network_width: int = field(default=0, metadata=_column(_INTEGER, "Pixels of what the network saw"))
@@ -60,22 +69,22 @@ class Outcome:
     model: str = field(default="", metadata=_column(_TEXT, "The model, family/name"))
     checkpoint_revision: str = field(default="", metadata=_column(_TEXT, "Revision of its weights"))
     licence: str = field(default="", metadata=_column(_TEXT, "Licence of its weights"))
-    seconds: Mapping[str, float] = field(default_factory=dict, metadata=_stored(pa.map_(_TEXT, _NUMBER)))  # by stage
+    seconds: Mapping[str, float] = field(default_factory=dict, metadata=_stored(Kind.NUMBER_BY_NAME))  # by stage
     attempts: int = field(default=1, metadata=_stored(_INTEGER))
     error_kind: str | None = field(default=None, metadata=_stored(_TEXT))
     error_message: str | None = field(default=None, metadata=_stored(_TEXT))
     finished_at: str = field(default="", metadata=_stored(_TEXT))  # RFC 3339, UTC
-    reused: bool = field(default=False, metadata=_stored(pa.bool_()))  # was there already
+    reused: bool = field(default=False, metadata=_stored(Kind.FLAG))  # was there already
     # What the gray scale would span for this image by itself, in the network's numbers (NaN: nothing); known where a chunk shares
     # one range.
-    depth_range: tuple[float, float] | None = field(default=None, metadata=_stored(pa.list_(_NUMBER), name="ends"))
+    depth_range: tuple[float, float] | None = field(default=None, metadata=_stored(Kind.NUMBERS, name="ends"))
     # Of an outcome of this run, on a cluster: the node that made it, for people. Files do not have it.
     node: str = field(default="", compare=False)
 
 
 _KEPT = [f for f in fields(Outcome) if f.metadata]
 _IN_FILES = {f.name: str(f.metadata["name"] or f.name) for f in _KEPT}
-_SCHEMA = pa.schema([(_IN_FILES[f.name], f.metadata["type"]) for f in _KEPT])
+KIND_IN_FILES: Mapping[str, Kind] = {_IN_FILES[f.name]: f.metadata["type"] for f in _KEPT}  # by the name there, in their order
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ class ImageColumn:
     """A fact of an image that records have as a column of the same name."""
 
     name: str
-    type: pa.DataType
+    type: Kind
     description: str
 
     @property
@@ -148,37 +157,3 @@ def outcome_from_files(values: Mapping[str, Any]) -> Outcome:
     depth_range = known.get("depth_range")
     tuples = {"results": tuple(known.get("results", ())), "depth_range": None if depth_range is None else tuple(depth_range)}
     return Outcome(**known | tuples)
-
-
-# -- the file of a chunk's outcomes -------------------------------------------------------------------------------------------
-
-
-def write_outcomes(store: Store, profile: str, chunk: str, outcomes: Iterable[Outcome], *, parameters: DepthParameters) -> str:
-    """Writes all outcomes of a chunk, and the parameters that they were made with, as one file, and returns its key.
-
-    Raises StoreError; the old file then stays.
-    """
-    rows = [outcome_to_files(outcome) | {"seconds": list(outcome.seconds.items())} for outcome in outcomes]
-    metadata = {_PARAMETERS: json.dumps(parameters.as_api()).encode()}
-    key = layout.outcomes_key(profile, chunk)
-    parquet.write_table(store, key, pa.Table.from_pylist(rows, schema=_SCHEMA), metadata)
-    return key
-
-
-def read_outcomes(store: Store, profile: str, chunk: str) -> dict[str, Outcome]:
-    """The outcomes of a chunk by source sha256; empty when it never came to its end. Raises StoreError."""
-    try:
-        rows = parquet.read_table(store, layout.outcomes_key(profile, chunk)).to_pylist()
-    except FileNotFoundError:
-        return {}
-    outcomes = (outcome_from_files({**row, "seconds": dict(row["seconds"])}) for row in rows)
-    return {outcome.source_sha256: outcome for outcome in outcomes}
-
-
-def read_parameters(store: Store, profile: str, chunk: str) -> dict[str, Any] | None:
-    """What the outcomes of a chunk were made with, in the API's spelling, whatever the profile says by now.
-
-    None when the chunk never came to its end. Raises StoreError.
-    """
-    metadata = parquet.read_metadata(store, layout.outcomes_key(profile, chunk)) or {}
-    return dict(json.loads(metadata[_PARAMETERS])) if _PARAMETERS in metadata else None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from depth_core.layout import EXTRA_COLUMNS
+from depth_core.output.outcome_files import ARROW_TYPE
 from depth_core.output.outcomes import IMAGE_COLUMNS, STAGES
 
 
@@ -46,7 +47,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("profile", _TEXT, "The named parameter set"),
     Column("source_sha256", _TEXT, "Hash of the image file; null when it was never fetched"),
     Column("source_bytes", pa.int64(), "Size of the image file"),
-    *(Column(fact.name, fact.type, fact.description) for fact in IMAGE_COLUMNS),
+    *(Column(fact.name, ARROW_TYPE[fact.type], fact.description) for fact in IMAGE_COLUMNS),
     Column("seconds_download", pa.float64(), "Seconds to fetch the source; all rows and profiles of one URL share them"),
     *(Column(f"seconds_{stage}", pa.float64(), f"Seconds of stage {stage}; rows of one image share them") for stage in STAGES),
     Column("attempts", pa.int32(), "Attempts at the depth map, or at the download when that failed; 0: never tried"),

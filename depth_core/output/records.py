@@ -1,6 +1,6 @@
 """The table: exactly one record per manifest row, succeeded or failed. Records join rows, sources and outcomes.
 
-What does not belong here: the columns (record_schema.py), outcomes (outcomes.py, journal.py) and rows (ingest/).
+What does not belong here: the columns (record_schema.py), outcomes (outcomes.py, outcome_files.py) and rows (ingest/).
 """
 
 from __future__ import annotations

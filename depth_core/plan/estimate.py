@@ -13,7 +13,8 @@ from depth_core.inference.checkpoints import Checkpoint
 from depth_core.ingest import manifest
 from depth_core.ingest.fetch.sizes import sizes
 from depth_core.output import depth_folder, formats
-from depth_core.output.outcomes import SUCCEEDED, read_outcomes
+from depth_core.output.outcome_files import read_outcomes
+from depth_core.output.outcomes import SUCCEEDED
 from depth_core.plan import images, requests, trial
 from depth_core.plan.images import Images
 from depth_core.plan.trial import Trial

@@ -19,7 +19,8 @@ from depth_core.errors import ErrorKind
 from depth_core.ingest import manifest, sources
 from depth_core.ingest.manifest import ManifestRows
 from depth_core.output import depth_folder
-from depth_core.output.outcomes import SUCCEEDED, Outcome, read_outcomes
+from depth_core.output.outcome_files import read_outcomes
+from depth_core.output.outcomes import SUCCEEDED, Outcome
 from depth_core.settings import Settings
 from depth_core.storage import Store
 

@@ -10,7 +10,8 @@ from depth_core.errors import ErrorKind
 from depth_core.ingest import manifest, sources
 from depth_core.output import records
 from depth_core.output.depth_folder import OUTPUT_VERSION
-from depth_core.output.outcomes import FAILED, SUCCEEDED, read_outcomes, read_parameters
+from depth_core.output.outcome_files import read_outcomes, read_parameters
+from depth_core.output.outcomes import FAILED, SUCCEEDED
 from depth_core.storage import Store
 from pipelines import automation_conditions, names, ranges
 from pipelines.assets.depth_gallery import make as draw_gallery

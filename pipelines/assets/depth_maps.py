@@ -20,7 +20,8 @@ from depth_core.errors import DepthlineError
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.ingest import sources
 from depth_core.output.depth_folder import OUTPUT_VERSION
-from depth_core.output.outcomes import FAILED, SUCCEEDED, Outcome, read_outcomes
+from depth_core.output.outcome_files import read_outcomes
+from depth_core.output.outcomes import FAILED, SUCCEEDED, Outcome
 from depth_core.profiles import Profile
 from depth_core.serving.leases import Leases, one_by_one, open_leases
 from depth_core.settings import Settings

@@ -363,6 +363,29 @@ def test_an_interrupt_is_one_line_and_what_is_made_stays(place, number: signal.S
     assert not (out / ".parts").exists()
 
 
+def test_a_map_of_one_photo_loads_nothing_that_it_does_not_need(place) -> None:
+    code = """
+import sys
+from depth_core import settings
+from depth_core.catalog import BY_KEY
+from depth_core.cli import commands
+from depth_core.inference import checkpoints, predictor, preprocessing, sizing, weights
+from depth_core.output import normalization
+
+configured = settings.load()
+checkpoints.resolve(BY_KEY["tiny"], configured)
+checkpoints.describe_models(configured)
+assert "torch" not in sys.modules
+commands.app(["map", *sys.argv[1:]], standalone_mode=False)
+assert "torch" in sys.modules
+print(sorted({"transformers", "pandas", "pyarrow", "sqlalchemy", "jinja2", "httpx", "s3fs", "dagster"} & set(sys.modules)))
+"""
+    (photo,) = place.photos(1)
+    done = place.run(sys.executable, "-c", code, photo, "--out", "out")
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+    assert (place.folder / "out" / f"{photo.stem}.depth.png").is_file()
+
+
 def test_version_and_help_are_said_and_that_is_all(place) -> None:
     version = place.run("depthline", "--version")
     assert (version.returncode, version.stdout) == (0, f"depthline {importlib.metadata.version('depthline')}\n")

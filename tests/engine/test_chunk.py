@@ -26,7 +26,7 @@ from depth_core.inference import checkpoints
 from depth_core.inference.predictor import Predictor
 from depth_core.output import depth_folder, formats
 from depth_core.output.journal import Journal
-from depth_core.output.outcomes import read_outcomes, write_outcomes
+from depth_core.output.outcome_files import read_outcomes, write_outcomes
 from depth_core.profiles import Profile
 from depth_core.settings import Settings
 from depth_core.storage import Store

@@ -36,7 +36,8 @@ from depth_core.errors import ModelUnavailableError, StoreError
 from depth_core.inference import checkpoints
 from depth_core.inference.predictor import Predictor
 from depth_core.output.journal import read_journal
-from depth_core.output.outcomes import Outcome, read_outcomes
+from depth_core.output.outcome_files import read_outcomes
+from depth_core.output.outcomes import Outcome
 from depth_core.profiles import Profile
 from depth_core.settings import Settings
 from depth_core.storage import Store

@@ -26,7 +26,8 @@ from depth_core.inference import checkpoints
 from depth_core.inference.predictor import Predictor
 from depth_core.output import interrupted
 from depth_core.output.journal import read_journal
-from depth_core.output.outcomes import FAILED, read_outcomes
+from depth_core.output.outcome_files import read_outcomes
+from depth_core.output.outcomes import FAILED
 from depth_core.profiles import Profile
 from depth_core.settings import Settings
 from depth_core.storage import Store

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -394,21 +392,3 @@ def test_auto_is_the_cpu_in_float32_where_there_is_no_gpu(configured: Configured
     settings = configured(device="auto")
     assert predictor.choose_device(settings) == "cpu"
     assert predictor.choose_precision(settings, "cpu") == "fp32"
-
-
-def test_none_of_it_loads_torch_before_a_network_is_loaded_and_the_bundled_one_needs_no_transformers() -> None:
-    code = """
-import sys
-from depth_core import settings
-from depth_core.catalog import BY_KEY
-from depth_core.inference import checkpoints, predictor, preprocessing, sizing, weights
-from depth_core.output import normalization
-configured = settings.load(device="cpu")
-checkpoint = checkpoints.resolve(BY_KEY["tiny"], configured)
-checkpoints.describe_models(configured)
-assert not {"torch", "transformers"} & set(sys.modules)
-predictor.load(checkpoint, configured)
-assert "torch" in sys.modules
-assert "transformers" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

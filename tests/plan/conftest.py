@@ -18,7 +18,8 @@ from depth_core import settings as settings_module
 from depth_core.inference import checkpoints
 from depth_core.ingest import manifest, sources
 from depth_core.output import depth_folder
-from depth_core.output.outcomes import Outcome, write_outcomes
+from depth_core.output.outcome_files import write_outcomes
+from depth_core.output.outcomes import Outcome
 from depth_core.settings import Settings
 from depth_core.storage import Store
 

@@ -6,13 +6,13 @@ What does not belong here: which files are meant (photos.py), and what their res
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
-from depth_core import catalog, terminal
+from depth_core import catalog, startup, terminal
 from depth_core import settings as settings_module
 from depth_core.cli.common import clear_errors, console, model_named
 from depth_core.contract import DepthParameters, NormalizationMode
@@ -122,7 +122,10 @@ def _run(todo: Sequence[Item], checkpoint: Checkpoint, plan: Plan, store: Store,
     failures = 0
     with terminal.meter(console, "photos") as meter:
         meter.start(f"loading {checkpoint.spec.key}", len(todo))
-        with choose.open_engine(checkpoint, store=store, settings=settings) as engine, closing(engine.run(todo, plan)) as run:
+        with ExitStack() as stack:
+            with startup.without_collecting(for_good=True):
+                engine = stack.enter_context(choose.open_engine(checkpoint, store=store, settings=settings))
+            run = stack.enter_context(closing(engine.run(todo, plan)))
             meter.start(f"{checkpoint.spec.key} on {engine.place}", len(todo))
             for done, (item, outcome) in enumerate(run, 1):
                 if outcome.status == FAILED:
