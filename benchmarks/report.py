@@ -22,7 +22,7 @@ class Figure:
     value: float | None = None  # None: not measured, `note` says why
     unit: str = ""
     ratio: float | None = None
-    over: str = ""  # what the ratio is against
+    over: str = ""  # what the ratio is against, as it reads after "1.2 ×": "simplejpeg's speed", "the memory at 200 images"
     at_least: float | None = None
     at_most: float | None = None
     note: str = ""
@@ -49,7 +49,7 @@ def figure(
 ) -> None:
     """Hands one figure to the table of `make bench`: medians, in `unit`, and what was wanted of the ratio, else of the value.
 
-    `figure("engine to files", 1.7, "images/s", ratio=1.02, over="network alone", at_least=0.95)`. What could not be measured has
+    `figure("engine to files", 1.7, "images/s", ratio=1.02, over="the speed of the network alone", at_least=0.95)`. What could not be measured has
     the value None and a `note` that says why and what to install.
     """
     if path := os.environ.get(FILE):

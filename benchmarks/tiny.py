@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.engine import run_engine
 from benchmarks.photos import make_photos
+from benchmarks.report import figure
 from depth_core import catalog, settings
 from depth_core.contract import DepthParameters
 from depth_core.engine.stages import Plan
@@ -46,6 +47,10 @@ def main() -> None:
             )
     for what, each in seconds.items():
         print(f"{what:<40} {statistics.median(each):.3f} s a photo (best {min(each):.3f})")
+    engine = statistics.median(seconds["openvino, engine"])
+    figure("tiny, 256 px, files to files, openvino", engine, "s a photo", at_most=0.25)
+    gain = statistics.median(seconds["torch, engine"]) / engine
+    figure("the same", engine, "s a photo", ratio=gain, over="torch's speed")
 
 
 def load(runtime: str) -> tuple[predictor.Predictor, settings.Settings]:
