@@ -49,8 +49,8 @@ def figure(
 ) -> None:
     """Hands one figure to the table of `make bench`: medians, in `unit`, and what was wanted of the ratio, else of the value.
 
-    `figure("engine to files", 1.7, "images/s", ratio=1.02, over="the speed of the network alone", at_least=0.95)`. What could not be measured has
-    the value None and a `note` that says why and what to install.
+    `figure("engine", 1.7, "images/s", ratio=1.02, over="the network's speed", at_least=0.95)`. What could not be measured has the
+    value None and a `note` that says why and what to install.
     """
     if path := os.environ.get(FILE):
         row = Figure(name, value, unit, ratio, over, at_least, at_most, note)
