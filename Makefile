@@ -21,6 +21,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing (once; a few minutes with a cold cache)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") torch
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --only-binary openvino openvino || \
+		echo "note: there is no OpenVINO for this Python; torch computes instead, more slowly on a CPU"
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

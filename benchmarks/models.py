@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from depth_core import catalog
-from depth_core.inference.networks import depth_anything_2, depth_anything_3, kernels
+from depth_core.inference.networks import depth_anything_2, depth_anything_3
 
 REPEATS = 5
 Forward = Callable[[torch.Tensor], torch.Tensor]
@@ -146,12 +146,9 @@ def network(key: str, device: str, *, pair: bool = False) -> Any:
 
 def ready(net: Any, device: str) -> Any:
     """As the predictor has it in float32."""
-    if isinstance(net, depth_anything_3.Net):
-        if device == "cpu":
-            kernels.pack(net)
-    else:
-        depth_anything_2.make_ready(net, device=device, autocast=False)
-    return net.to(device)
+    return (
+        net.to(device) if isinstance(net, depth_anything_3.Net) else depth_anything_2.make_ready(net.to(device), autocast=False)
+    )
 
 
 def v2(name: str) -> Any:

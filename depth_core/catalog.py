@@ -52,7 +52,6 @@ class Family:
     only_standard: bool  # no normalization mode but Standard
     align_corners: bool = False  # how its maps are resized to the output (output/normalization.py)
     bfloat16: bool = True  # whether its backbone may run in bfloat16
-    openvino: bool = False  # whether OpenVINO may run it on a CPU; its class then has run_by_openvino()
     key_prefix: str = ""  # of the weights' names in its files; a model may have another
     patch_embeddings: tuple[str, ...] = ()  # names of the patch embedding after the prefix; its width identifies the model
     config_files: tuple[str, ...] = ()  # what its checkpoint's folder must have beside the weights
@@ -110,7 +109,6 @@ TINY = Family(  # the bundled offline model, or a checkpoint folder in its place
     resize=Resize.IMAGE_PROCESSOR,
     only_standard=True,
     bfloat16=False,  # float32 costs so small a network nothing
-    openvino=True,
     config_files=("config.json", "preprocessor_config.json"),
     advised_limit=256,
     useful_limits=(256,),

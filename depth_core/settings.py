@@ -121,10 +121,13 @@ class Settings(BaseSettings):
     )
 
     # the network
-    device: str = Field("auto", description="auto (cuda, then mps, then cpu), or cpu, cuda, cuda:1, mps.")
+    device: str = Field(
+        "auto", description="auto (cuda, then mps, then cpu), or cpu, cuda, cuda:1, mps, or openvino:GPU, openvino:NPU."
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it, fp32 elsewhere.")
     runtime: Literal["auto", "torch", "openvino"] = Field(
-        "auto", description="What computes `tiny` on a CPU; auto: OpenVINO where it is installed. Other models: torch."
+        "auto",
+        description="What computes on a CPU; auto: OpenVINO where it is installed and, as a trial of a second says, faster.",
     )
     compile: bool = Field(
         False,

@@ -21,9 +21,17 @@ if TYPE_CHECKING:
 
 
 def open_engine(
-    checkpoint: Checkpoint, *, store: Store, settings: Settings, load: Load | None = None, lock_device: LockDevice = no_lock
+    checkpoint: Checkpoint,
+    *,
+    store: Store,
+    settings: Settings,
+    load: Load | None = None,
+    lock_device: LockDevice = no_lock,
+    may_try: bool = True,
 ) -> AbstractContextManager[Engine]:
     """An engine with a model, until the context is left. `load`: other than onto the device of the settings.
+
+    `may_try`: whether there is a second for a trial of what computes faster (inference/runtimes.py).
 
     Raises as base.OpenEngine does.
     """
@@ -34,6 +42,6 @@ def open_engine(
         with startup.without_collecting():
             from depth_core.inference import predictor
 
-            return closing(predictor.load(checkpoint, settings))
+            return closing(predictor.load(checkpoint, settings, may_try=may_try))
 
     return opened(checkpoint, store=store, settings=settings, load=load or load_here, lock_device=lock_device)

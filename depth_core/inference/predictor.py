@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import importlib.util
 import logging
 import os
 import threading
@@ -18,8 +17,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from depth_core.catalog import ModelSpec
-from depth_core.errors import ConfigurationError
-from depth_core.inference import preprocessor, sizing
+from depth_core.errors import ConfigurationError, ModelUnavailableError
+from depth_core.inference import preprocessor, runtimes, sizing
 from depth_core.inference.checkpoints import Checkpoint
 from depth_core.inference.prediction import Network, Prediction
 from depth_core.inference.preprocessor import ForGpu, Preprocessor
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MOST_STREAMS = 4
 _FEW_PARAMETERS = 10  # million; to free so few is not worth the second that looking through all objects takes
 
 
@@ -50,8 +50,8 @@ class Predictor:
     ) -> None:
         self.checkpoint = checkpoint
         self.preprocessor = preprocessor  # its finish() gives what predict() takes; its prepare() needs no device
-        self.device = device
-        self.runtime = runtime  # "torch" or "openvino"
+        self.device = device  # torch's, where its tensors are
+        self.runtime = runtime  # "torch", "openvino", or "openvino:GPU" and the like: on that device of OpenVINO's
         self.precision = precision  # "fp32", or "bf16": the backbone in bfloat16, the head in float32
         self._network: Network | None = network
         self._settings = settings
@@ -76,7 +76,7 @@ class Predictor:
         A CPU's cores are better used by several images than by several threads on one image: threads that share an image wait for
         each other after every layer, and for whatever else runs on their core.
         """
-        return min(4, threads_at_start()) if self.device == "cpu" else 1
+        return min(MOST_STREAMS, threads_at_start()) if self.device == "cpu" and ":" not in self.runtime else 1
 
     @contextmanager
     def stream(self, busy: int) -> Iterator[None]:
@@ -150,16 +150,16 @@ class Predictor:
         return min(sizing.MAX_BATCH_PIXELS, int(0.7 * free / self.spec.bytes_per_pixel))
 
 
-def load(checkpoint: Checkpoint, settings: Settings) -> Predictor:
-    """Loads a model's weights onto the device that the settings choose.
+def load(checkpoint: Checkpoint, settings: Settings, *, may_try: bool = True) -> Predictor:
+    """Loads a model onto the device that the settings choose.
 
-    Raises ModelUnavailableError when the weights cannot be used, ConfigurationError when the device or precision is not there.
+    `may_try`: whether there is a second for a trial of runtimes, where this processor had none yet (runtimes.py). Raises
+    ModelUnavailableError when the weights cannot be used, ConfigurationError when the device, runtime or precision is not there.
     """
     device = choose_device(settings)
-    precision = choose_precision(settings, device)
-    if not checkpoint.spec.family.bfloat16:
-        precision = "fp32"
     threads_at_start()
+    runtime = runtimes.choose_runtime(settings, device, may_try=may_try)
+    precision = choose_precision(settings, device, runtime) if checkpoint.spec.family.bfloat16 else "fp32"
     images = preprocessor.load(checkpoint, settings)
     if device.startswith("cuda"):
         import torch
@@ -167,18 +167,26 @@ def load(checkpoint: Checkpoint, settings: Settings) -> Predictor:
         images = ForGpu.of(images)
         # float32 means float32; beside a bfloat16 backbone the head's convolutions may round to TF32, as the official code's do
         torch.backends.cudnn.allow_tf32 = precision == "bf16"
+    network = _by_openvino(checkpoint, settings, device, precision) if runtime == "openvino" else None
+    if network is not None:
+        name = "openvino" if device == "cpu" else device
+        return Predictor(checkpoint, network, images, settings, device="cpu", precision=precision, runtime=name)
     network = _network_class(checkpoint.spec)(checkpoint, device=device, autocast=precision == "bf16")
-    runtime = choose_runtime(settings, checkpoint.spec, device)
-    if runtime == "openvino" and not _run_by_openvino(network, checkpoint, settings):
-        runtime = "torch"
     if settings.compile and device.startswith("cuda") and hasattr(network, "compile"):
         _compile(network, checkpoint, settings, device)
-    return Predictor(checkpoint, network, images, settings, device=device, precision=precision, runtime=runtime)
+    return Predictor(checkpoint, network, images, settings, device=device, precision=precision)
 
 
 def choose_device(settings: Settings) -> str:
-    """Returns the device as torch names it; "auto" is cuda, else mps, else cpu. Raises ConfigurationError where it is missing."""
+    """Returns the device as torch names it, or "openvino:NAME" for one of OpenVINO's; "auto" is cuda, else mps, else cpu.
+
+    Raises ConfigurationError where it is missing.
+    """
     import torch
+
+    if settings.device.startswith("openvino:"):
+        runtimes.check_openvino_device(settings.device)
+        return settings.device
 
     if settings.device == "auto":
         if torch.cuda.is_available():
@@ -187,7 +195,9 @@ def choose_device(settings: Settings) -> str:
     try:
         device = torch.device(settings.device)
     except RuntimeError:
-        raise ConfigurationError(f"DEPTH_DEVICE={settings.device} is not a device: use auto, cpu, cuda, cuda:N or mps") from None
+        raise ConfigurationError(
+            f"DEPTH_DEVICE={settings.device} is not a device: use auto, cpu, cuda, cuda:N, mps or openvino:NAME"
+        ) from None
     there = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
@@ -214,11 +224,19 @@ def devices(settings: Settings) -> list[str]:
     return [chosen]
 
 
-def choose_precision(settings: Settings, device: str) -> str:
-    """Returns "fp32" or "bf16". Raises ConfigurationError when bf16 is asked of a GPU without it (a CPU emulates it, slowly)."""
-    import torch
+def choose_precision(settings: Settings, device: str, runtime: str = "torch") -> str:
+    """Returns "fp32" or "bf16". Raises ConfigurationError when bf16 is asked of a device without it (torch emulates it on a CPU,
+    slowly)."""
+    if runtime == "openvino":
+        if settings.precision != "bf16":
+            return "fp32"
+        from depth_core.inference.networks.openvino_compiled import has_bfloat16
 
-    has_bf16 = device == "cpu" or (device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False))
+        has_bf16 = has_bfloat16(runtimes.openvino_device(device))
+    else:
+        import torch
+
+        has_bf16 = device == "cpu" or (device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False))
     if settings.precision == "auto":
         return "bf16" if has_bf16 and device != "cpu" else "fp32"
     if settings.precision == "bf16" and not has_bf16:
@@ -226,37 +244,26 @@ def choose_precision(settings: Settings, device: str) -> str:
     return settings.precision
 
 
-def choose_runtime(settings: Settings, spec: ModelSpec, device: str) -> str:
-    """Returns "torch" or "openvino", which computes some families on a CPU and nothing else.
+def _by_openvino(checkpoint: Checkpoint, settings: Settings, device: str, precision: str) -> Network | None:
+    """The network computed by OpenVINO. Where that fails, logs a warning and returns None: torch computes the same numbers.
 
-    Raises ConfigurationError when OpenVINO is asked for and not installed.
+    Raises ModelUnavailableError as `load` does, and ConfigurationError when the settings ask for OpenVINO.
     """
-    if settings.runtime == "torch" or not spec.family.openvino or device != "cpu":
-        return "torch"
-    if importlib.util.find_spec("openvino") is not None:
-        return "openvino"
-    if settings.runtime == "openvino":
-        raise ConfigurationError("DEPTH_RUNTIME=openvino: it is not installed: `pip install 'depthline[openvino]'`, or use auto")
-    return "torch"
-
-
-def _run_by_openvino(network: Any, checkpoint: Checkpoint, settings: Settings) -> bool:
-    """Returns whether OpenVINO computes the network. Where it cannot, logs a warning: torch computes the same numbers.
-
-    Raises ConfigurationError when DEPTH_RUNTIME asks for OpenVINO.
-    """
-    from depth_core.inference.networks.openvino_runtime import Runtime
-
     try:
-        runtime = Runtime(settings.checkpoint_cache.expanduser() / "openvino", threads=threads_at_start())
-        network.run_by_openvino(runtime, checkpoint.revision)
+        from depth_core.inference.networks.openvino_compiled import How
+        from depth_core.inference.networks.openvino_runtime import Runtime
+
+        folder, threads = settings.checkpoint_cache.expanduser() / "openvino", threads_at_start()
+        how = How(threads, min(MOST_STREAMS, threads), runtimes.openvino_device(device), bfloat16=precision == "bf16")
+        return _network_class(checkpoint.spec)(checkpoint, device="cpu", autocast=False, runtime=Runtime(folder, how))
+    except ModelUnavailableError:
+        raise
     except Exception as error:
         why = f"OpenVINO cannot run {checkpoint.spec.key} ({type(error).__name__}: {error})"
-        if settings.runtime == "openvino":
-            raise ConfigurationError(f"{why}: use DEPTH_RUNTIME=auto") from error
+        if settings.runtime == "openvino" or device != "cpu":
+            raise ConfigurationError(f"{why}: use DEPTH_RUNTIME=auto and DEPTH_DEVICE=auto") from error
         log.warning("%s: torch does", why)
-        return False
-    return True
+        return None
 
 
 def _compile(network: Any, checkpoint: Checkpoint, settings: Settings, device: str) -> None:

@@ -5,6 +5,7 @@ The rule that weights and images follow is in oracle.py, the tests over the file
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import warnings
@@ -12,15 +13,18 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import oracle
 import torch
 
-from depth_core.inference.networks import depth_anything_2, depth_anything_3, kernels
+from depth_core.inference.networks import depth_anything_2, depth_anything_3
 from depth_core.inference.networks.depth_anything_3 import Fields
 from depth_core.inference.networks.vision_transformer import resized_positions
+
+if TYPE_CHECKING:
+    from depth_core.inference.networks.openvino_runtime import Runtime
 
 PATCH = 14
 V2_SIZES = {"vits": "small", "vitb": "base", "vitl": "large", "vitg": "giant"}
@@ -219,17 +223,10 @@ def network(model: str, salt: str, mode: str, *, device: str = "cpu") -> Any:
         _last.clear()  # first, so that one is in memory at a time
         _last[recipe] = _built(*recipe)
         for net in _last[recipe] if isinstance(_last[recipe], tuple) else (_last[recipe],):
-            _make_ready(net, device)  # as it predicts there
-            net.to(device)
+            if not isinstance(net.to(device), depth_anything_3.Net):
+                depth_anything_2.make_ready(net, autocast=False)  # as it predicts
         torch.backends.cudnn.allow_tf32 = False  # float32 is meant, as predictor.load has it
     return _last[recipe]
-
-
-def _make_ready(net: Any, device: str) -> None:
-    if not isinstance(net, depth_anything_3.Net):
-        depth_anything_2.make_ready(net, device=device, autocast=False)
-    elif device == "cpu":
-        kernels.pack(net)
 
 
 def _built(model: str, salt: str, mode: str) -> Any:
@@ -327,27 +324,39 @@ class Comparison:
             warnings.warn(f"not compared: {', '.join(left)}", stacklevel=2)
 
 
-def compare(case: Case, net: Any) -> None:
-    """Raises AssertionError where the network's answer is not the fixture's."""
+def compare(case: Case, net: Any, runtime: Runtime | None = None) -> None:
+    """Raises AssertionError where the network's answer is not the fixture's; with a `runtime`, that by OpenVINO."""
     comparison = Comparison(case.arrays)
+    computed = _in_torch if runtime is None else functools.partial(_by_openvino, runtime, case)
     batch = case.network_input().to(next((net[0] if isinstance(net, tuple) else net).parameters()).device)
     with torch.inference_mode():
         if case.intermediate:
             _check_inside(net, case, batch, comparison)
         elif case.max_depth is not None:
             net.head.max_depth = case.max_depth
-            assert comparison.maps("depth", depth_anything_2.disparity(net, batch))  # metres, for once
+            assert comparison.maps("depth", computed(net)(batch))  # metres, for once
         elif case.model in V2_SIZES:
             # a ReLU ends this network: near its zeros only the absolute difference means anything; relative to 0.1, float32's
             # noise in the giant would be three quarters of what is allowed
-            assert comparison.maps("depth", depth_anything_2.disparity(net, batch), floor=0.25)
+            assert comparison.maps("depth", computed(net)(batch), floor=0.25)
         elif isinstance(net, tuple):
-            check_nested(net[0](batch), net[1](batch), comparison)
+            check_nested(computed(net[0])(batch), computed(net[1])(batch), comparison)
         elif net.variant.main:
-            check_main(net(batch), comparison)
+            check_main(computed(net)(batch), comparison)
         else:
-            check_mono(net(batch), comparison)
+            check_mono(computed(net)(batch), comparison)
     comparison.finish()
+
+
+def _in_torch(net: Any) -> Callable[[torch.Tensor], Any]:
+    return net if isinstance(net, depth_anything_3.Net) else functools.partial(depth_anything_2.disparity, net)
+
+
+def _by_openvino(runtime: Runtime, case: Case, net: Any) -> Callable[[torch.Tensor], Any]:
+    if isinstance(net, depth_anything_3.Net):
+        name = f"{case.recipe} {'main' if net.variant.main else 'mono'}"
+        return depth_anything_3.by_openvino(runtime, name, net.variant, lambda: net)
+    return depth_anything_2.by_openvino(runtime, f"{case.recipe} {case.max_depth}", lambda: net)
 
 
 def check_main(fields: Fields, comparison: Comparison) -> None:

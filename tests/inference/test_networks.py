@@ -1,39 +1,13 @@
-"""Parts of the networks that the reference fixtures cannot show: kernels, positions, sky and scale of odd images."""
+"""Parts of the networks that the reference fixtures cannot show: rounded weights, positions, sky and scale of odd images."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
 
 from depth_core.inference.networks import depth_anything_3, kernels, vision_transformer
 from depth_core.inference.networks.depth_anything_3 import Fields, aligned, sky_filled
 from depth_core.inference.quantiles import ordered
-
-
-@pytest.mark.parametrize("scores_at_once", [0, 1 << 18, 1 << 20, None])
-@pytest.mark.parametrize("length", [10, 1001, 1500])
-def test_our_attention_is_torchs_attention(monkeypatch: pytest.MonkeyPatch, length: int, scores_at_once: int | None) -> None:
-    if scores_at_once is not None:  # else as the trial on this processor turns out
-        monkeypatch.setattr(kernels, "_best_block", lambda length: scores_at_once)
-    torch.manual_seed(0)
-    q, k, v = torch.randn(3, 2, length, 3, 64).transpose(2, 3)
-    expected = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-    torch.testing.assert_close(kernels.attention(q, k, v), expected, atol=2e-5, rtol=1e-4)
-    with torch.inference_mode():
-        torch.testing.assert_close(kernels.attention(q, k, v), expected, atol=2e-5, rtol=1e-4)
-
-
-def test_a_packed_network_computes_what_it_did_before() -> None:
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Linear(48, 80), torch.nn.GELU(), torch.nn.Linear(80, 16, bias=False))
-    x = torch.randn(2, 7, 96)[..., ::2]
-    expected = network(x).detach()
-    kernels.pack(network)
-    assert network[0].weight.is_mkldnn == kernels._has_product()
-    with torch.inference_mode():
-        torch.testing.assert_close(network(x), expected, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(network(x[0, 0]), expected[0, 0], atol=1e-5, rtol=1e-5)
 
 
 def test_weights_rounded_once_give_what_autocast_gives_that_rounds_them_at_every_batch() -> None:

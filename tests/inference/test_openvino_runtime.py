@@ -19,19 +19,22 @@ from support.photos import noise
 
 from depth_core.catalog import BY_KEY
 from depth_core.errors import ConfigurationError
-from depth_core.inference import checkpoints, predictor
+from depth_core.inference import checkpoints, predictor, runtimes, weights
 from depth_core.inference.predictor import Predictor
+from depth_core.inference.threads import intra_op_threads
 from depth_core.settings import Settings, load
 
 openvino_runtime = pytest.importorskip(
     "depth_core.inference.networks.openvino_runtime", reason="the extra openvino is not installed"
 )
+from depth_core.inference.networks import openvino_compiled  # noqa: E402
+from depth_core.inference.networks.openvino_compiled import How  # noqa: E402
 
 Configured = Callable[..., Settings]
 
 
-def loaded(settings: Settings, path: Path | str = "") -> Predictor:
-    return predictor.load(checkpoints.resolve(BY_KEY["tiny"], settings, str(path)), settings)
+def loaded(settings: Settings, path: Path | str = "", key: str = "tiny") -> Predictor:
+    return predictor.load(checkpoints.resolve(BY_KEY[key], settings, str(path)), settings)
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +95,105 @@ def test_what_was_converted_is_kept_for_the_next_start_and_other_weights_are_con
 
 def test_auto_takes_it_where_it_is_installed(configured: Configured, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded(configured(runtime="auto", checkpoint_cache=small.cache), small.folder).runtime == "openvino"
-    monkeypatch.setattr(predictor.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(runtimes, "is_installed", lambda: False)
     assert loaded(configured(runtime="auto"), small.folder).runtime == "torch"
     with pytest.raises(ConfigurationError, match=r"pip install 'depthline\[openvino\]'"):
         loaded(configured(runtime="openvino"), small.folder)
 
 
-@pytest.mark.parametrize("runtime", ["auto", "openvino"])
-def test_other_models_and_devices_are_torchs_whatever_computes_tiny_on_a_cpu(configured: Configured, runtime: str) -> None:
-    for model, device in (("tiny", "cuda"), ("v2/small", "cpu")):
-        assert predictor.choose_runtime(configured(runtime=runtime), BY_KEY[model], device) == "torch"
+@pytest.mark.parametrize("key", ["v2/small", "v3/small"])
+def test_vision_transformers_are_converted_once_and_then_need_no_weights(
+    key: str, configured: Configured, v2_file: Path, v3_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = {"v2/small": v2_file, "v3/small": v3_file}[key]
+    torchs = loaded(configured(runtime="torch"), file, key)
+    settings = configured(runtime="openvino")
+    mine = loaded(settings, file, key)
+    for count, size in ((1, (84, 56)), (2, (70, 126)), (1, (518, 14))):
+        batch = torch.stack([mine.preprocessor.prepare(noise(*size, seed), size[::-1]) for seed in range(count)])
+        theirs, ours = torchs.predict(batch).depth, mine.predict(batch).depth
+        torch.testing.assert_close(ours, theirs, atol=1e-4 * float(theirs.abs().max()), rtol=0)
+        with intra_op_threads(1), ThreadPoolExecutor(2) as pool:  # one image on each core
+            for again in pool.map(lambda batch: mine.predict(batch).depth, [batch, batch]):
+                torch.testing.assert_close(again, ours, atol=1e-5 * float(theirs.abs().max()), rtol=0)
+    monkeypatch.setattr(weights, "read", lambda path: pytest.fail("the weights are in what is kept"))
+    kept = loaded(settings, file, key)
+    assert torch.equal(kept.predict(batch).depth, mine.predict(batch).depth)
+
+
+def test_bfloat16_is_computed_where_the_processor_does_and_else_is_an_error(
+    configured: Configured, v3_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = configured(runtime="openvino", precision="bf16")
+    if openvino_compiled.has_bfloat16("CPU"):
+        rough, exact = loaded(settings, v3_file, "v3/small"), loaded(configured(runtime="torch"), v3_file, "v3/small")
+        batch = rough.preprocessor.prepare(noise(84, 56, 1), (56, 84))[None]
+        theirs, ours = exact.predict(batch).depth, rough.predict(batch).depth
+        assert rough.precision == "bf16"
+        assert 0 < (theirs - ours).abs().mean() / theirs.abs().mean() < 0.02
+    monkeypatch.setattr(openvino_compiled, "has_bfloat16", lambda device: False)
+    with pytest.raises(ConfigurationError, match="DEPTH_PRECISION=bf16: cpu has no bfloat16"):
+        loaded(settings, v3_file, "v3/small")
+    assert loaded(settings, key="tiny").precision == "fp32"
+
+
+class Doubled(torch.nn.Module):
+    """(1, 1, H, W) to (1, 1, H, W)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.interpolate(x, x.shape[-2:], mode="nearest") * 2 + x.mean()
+
+
+class Fixed(torch.nn.Module):
+    """Whatever its input's size, its output has the size at which it was traced."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.interpolate(x, [int(side) for side in x.shape[-2:]], mode="nearest")
+
+
+def source(network: torch.nn.Module) -> openvino_runtime.Source:
+    return openvino_runtime.Source(network, (torch.rand(1, 1, 8, 12),), (torch.rand(1, 1, 10, 16),))
+
+
+def test_a_size_that_is_used_often_gets_a_form_of_its_own_and_the_one_not_used_for_longest_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_compiled, "_MOST_SIZES", 2)
+    compiled = openvino_runtime.Runtime(tmp_path, How(threads=1)).compiled("doubled", lambda: source(Doubled()))
+    for height in (5, 6, 7):
+        image = torch.rand(1, 1, height, 9)
+        for _ in range(openvino_compiled._OFTEN + 1):
+            torch.testing.assert_close(compiled(image)[0], Doubled()(image))
+    assert [shape[2] for _, shape in compiled._own] == [6, 7]
+    assert compiled(torch.rand(1, 1, 5, 9))[0].shape == (1, 1, 5, 9)
+    assert [shape[2] for _, shape in compiled._own] == [6, 7], "it starts again from nothing"
+
+
+def test_a_network_whose_size_became_a_constant_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"output 0 of the converted network is not torch's"):
+        openvino_runtime.Runtime(tmp_path, How(threads=1)).compiled("fixed", lambda: source(Fixed()))
+    assert not list(tmp_path.rglob("network.xml"))
+
+
+def test_what_another_version_kept_goes_after_a_month_without_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = openvino_runtime.Runtime(tmp_path, How(threads=1))
+    for version in (-1, -2, -3):
+        monkeypatch.setattr(openvino_runtime, "_FORMAT", version)
+        runtime.compiled("doubled", lambda: source(Doubled()))
+        if version == -1:
+            (kept,) = tmp_path.glob("*/*")
+            os.utime(kept, (0, 0))
+    assert len(list(tmp_path.glob("*/*"))) == 2
+    assert not kept.exists()
+
+
+def test_its_devices_have_names_and_one_that_is_missing_is_an_error(configured: Configured, small: Small) -> None:
+    model = loaded(configured(device="openvino:CPU", checkpoint_cache=small.cache), small.folder)
+    assert (model.device, model.runtime, model.streams) == ("cpu", "openvino:CPU", 1)
+    batch = model.preprocessor.prepare(noise(64, 64, 1), (64, 64))[None]
+    torch.testing.assert_close(model.predict(batch).depth, small.model.predict(batch).depth, atol=1e-5, rtol=0)
+    with pytest.raises(ConfigurationError, match=r"openvino:NONE is not on this machine \(OpenVINO finds openvino:CPU.*use auto"):
+        loaded(configured(device="openvino:NONE"), small.folder)
 
 
 def test_where_it_fails_torch_computes_and_a_warning_says_so_unless_it_was_asked_for(
@@ -114,7 +206,7 @@ def test_where_it_fails_torch_computes_and_a_warning_says_so_unless_it_was_asked
     with caplog.at_level(logging.WARNING):
         model = loaded(configured(runtime="auto"), small.folder)
     assert model.runtime == "torch"
-    assert caplog.messages == ["OpenVINO cannot run tiny (RuntimeError: no such operation): torch does"]
+    assert caplog.messages[-1:] == ["OpenVINO cannot run tiny (RuntimeError: no such operation): torch does"]
     assert model.predict(model.preprocessor.prepare(noise(64, 64, 1), (64, 64))[None]).depth.shape == (1, 64, 64)
     with pytest.raises(ConfigurationError, match=r"no such operation.*use DEPTH_RUNTIME=auto"):
         loaded(configured(runtime="openvino"), small.folder)

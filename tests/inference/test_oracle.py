@@ -11,6 +11,7 @@ import functools
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import oracle
@@ -44,6 +45,9 @@ _TOLD_BY = {
 }
 
 
+_BY_OPENVINO = (("vits", "", ""), ("da3-small", "", ""))  # one network of each family is enough, unless --oracle asks for more
+
+
 def files(config: pytest.Config, pattern: str) -> list[Path]:
     """By name, the first folder's where several have one."""
     found: dict[str, Path] = {}
@@ -65,6 +69,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             "network_file",
             [pytest.param(file, id=file.stem, marks=_marks(case)) for file, case in cases],
         )
+    if "openvino_file" in metafunc.fixturenames:
+        several = metafunc.config.getoption("--oracle")
+        cases = [(file, _case(file)) for file in files(metafunc.config, "da*.npz")]
+        shown = [(file, case) for file, case in cases if case and not case.intermediate]
+        some = [pytest.param(file, id=file.stem) for file, case in shown if several or case.recipe in _BY_OPENVINO]
+        metafunc.parametrize("openvino_file", some)
     for name, pattern in (
         ("norm_file", "norm_field_*.npz"),
         ("logic_file", "logic_sky_nested*.npz"),
@@ -106,6 +116,20 @@ def wanted(network_file: Path, request: pytest.FixtureRequest) -> reference.Case
 @pytest.mark.timeout(1800)
 def test_a_network_computes_what_the_official_code_computes(wanted: reference.Case, request: pytest.FixtureRequest) -> None:
     reference.compare(wanted, reference.network(*wanted.recipe, device=request.config.getoption("--device")))
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    module = pytest.importorskip("depth_core.inference.networks.openvino_runtime", reason="the extra openvino is not installed")
+    from depth_core.inference.networks.openvino_compiled import How
+
+    return module.Runtime(tmp_path_factory.mktemp("openvino"), How(torch.get_num_threads()))
+
+
+@pytest.mark.timeout(1800)
+def test_openvino_computes_it_too(openvino_file: Path, runtime: Any) -> None:
+    case = _recognise(openvino_file)
+    reference.compare(case, reference.network(*case.recipe), runtime)
 
 
 # -- the rule by which the fixtures were made ---------------------------------------------------------------------------

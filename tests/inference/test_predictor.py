@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import oracle
@@ -23,7 +22,7 @@ from depth_core.catalog import BY_KEY
 from depth_core.errors import ConfigurationError, ModelUnavailableError
 from depth_core.inference import checkpoints, predictor, weights
 from depth_core.inference.checkpoints import Checkpoint
-from depth_core.inference.networks import depth_anything_2, depth_anything_3, kernels
+from depth_core.inference.networks import depth_anything_2, depth_anything_3
 from depth_core.inference.prediction import Prediction
 from depth_core.inference.predictor import Predictor
 from depth_core.settings import Settings, load
@@ -49,24 +48,13 @@ def model(
     made.close()
 
 
-def test_a_batch_gives_each_image_what_it_gets_alone(model: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_blocks, lengths = kernels._in_blocks, set()
-
-    def watched(q: torch.Tensor, *rest: Any) -> None:
-        lengths.add(len(q))
-        in_blocks(q, *rest)
-
-    monkeypatch.setattr(kernels, "_in_blocks", watched)
-    monkeypatch.setattr(kernels, "_SHORTEST", 200)  # 257 tokens come in blocks, as those of large images do
-    monkeypatch.setattr(kernels, "_best_block", lambda length: 1 << 14)
+def test_a_batch_gives_each_image_what_it_gets_alone(model: Predictor) -> None:
     batch = torch.stack([model.preprocessor.prepare(noise(seed=seed), (224, 224)) for seed in range(2)])
     together = model.predict(batch).depth
     assert together.dtype is torch.float32
     assert together.shape == (2, 224, 224)
     for index in range(2):
         torch.testing.assert_close(together[index], model.predict(batch[index : index + 1]).depth[0], atol=1e-5, rtol=1e-4)
-    if model.spec.key != "tiny" and kernels._has_product():
-        assert lengths == {257}
 
 
 def test_preparing_in_many_threads_gives_what_one_gives_and_leaves_their_settings_alone(model: Predictor) -> None:

@@ -28,17 +28,10 @@ if TYPE_CHECKING:
 class CheckpointFolder:
     """A loaded network. Its numbers are taken to mean what the catalogue says of the model."""
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str, autocast: bool) -> None:
-        self._depth: Callable[[torch.Tensor], torch.Tensor] = _network(checkpoint.path, checkpoint.spec.key, device)
-
-    def run_by_openvino(self, runtime: Runtime, name: str) -> None:
-        """Lets OpenVINO compute the network. `name` identifies the weights. Raises what OpenVINO raises."""
-        if isinstance(self._depth, tiny_network.Tiny):
-            self._depth.run_by_openvino(runtime, name)
-        elif isinstance(self._depth, glpn.Glpn):
-            self._depth = glpn.run_by_openvino(self._depth, runtime, name)
-        else:
-            raise TypeError("this network is transformers' own")
+    def __init__(self, checkpoint: Checkpoint, *, device: str, autocast: bool, runtime: Runtime | None = None) -> None:
+        folder, model = checkpoint.path, checkpoint.spec.key
+        name = f"{model} {checkpoint.revision}"
+        self._depth = _network(folder, model, device) if runtime is None else _by_openvino(folder, model, runtime, name)
 
     def predict(self, batch: torch.Tensor) -> Prediction:
         depth = self._depth(batch)
@@ -50,15 +43,28 @@ class CheckpointFolder:
 def _network(folder: Path, model: str, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """(N, 3, H, W) to (N, h, w). Raises ModelUnavailableError."""
     file = weights.find(folder)
-    tensors = weights.read(file)
     config = _config(folder / "config.json")
     if config.get("model_type") == tiny_network.MODEL_TYPE:
-        return tiny_network.build(_of_tiny(config, folder), tensors, origin=str(file), model=model).to(device)
+        return tiny_network.build(_of_tiny(config, folder), weights.read(file), origin=str(file), model=model).to(device)
     if (sizes := glpn.sizes(config)) is not None:
-        return glpn.build(sizes, tensors, origin=str(file), model=model).to(device)
+        return glpn.build(sizes, weights.read(file), origin=str(file), model=model).to(device)
     from depth_core.inference.networks import transformers_checkpoint
 
-    return transformers_checkpoint.build(folder, tensors, origin=str(file), model=model, device=device)
+    return transformers_checkpoint.build(folder, weights.read(file), origin=str(file), model=model, device=device)
+
+
+def _by_openvino(folder: Path, model: str, runtime: Runtime, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The same. Raises what OpenVINO raises, and TypeError where transformers would compute."""
+    config = _config(folder / "config.json")
+
+    def torchs() -> Any:
+        return _network(folder, model, "cpu")
+
+    if config.get("model_type") == tiny_network.MODEL_TYPE:
+        return tiny_network.by_openvino(_of_tiny(config, folder), runtime, name, torchs)
+    if glpn.sizes(config) is not None:
+        return glpn.by_openvino(runtime, name, torchs)
+    raise TypeError("this network is transformers' own")
 
 
 def _config(file: Path) -> dict[str, Any]:

@@ -6,20 +6,25 @@ torch: load it inside functions only.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 
 from depth_core.errors import ModelUnavailableError
 from depth_core.inference import weights
 from depth_core.inference.checkpoints import Checkpoint
-from depth_core.inference.networks.kernels import attention, compile_parts, pack, round_weights
-from depth_core.inference.networks.vision_transformer import resized_positions
+from depth_core.inference.networks.kernels import compile_parts, round_weights
+from depth_core.inference.networks.vision_transformer import PATCH, resized_positions
 from depth_core.inference.prediction import Prediction
+
+if TYPE_CHECKING:
+    from depth_core.inference.networks.openvino_runtime import Runtime
 
 # name: hidden size, layers, heads, taps (1-based), channels of the four levels, channels of the fusion
 SIZES: dict[str, tuple[int, int, int, list[int], list[int], int]] = {
@@ -36,14 +41,22 @@ _UNUSED = re.compile(r"mask_token$|fusion_stage\.layers\.0\.residual_layer1\.")
 
 
 class DepthAnything2:
-    """A loaded network."""
+    """A loaded network; with a `runtime` OpenVINO computes it, and torch does not load it once it is converted."""
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str, autocast: bool) -> None:
-        file = weights.find(checkpoint.path)
-        _check_config(checkpoint.spec.name, file.with_name("config.json"))
-        self._model = build(checkpoint.spec.name, weights.read(file), origin=str(file)).to(device)
-        self._autocast = autocast
-        make_ready(self._model, device=device, autocast=autocast)
+    def __init__(self, checkpoint: Checkpoint, *, device: str, autocast: bool, runtime: Runtime | None = None) -> None:
+        file, spec = weights.find(checkpoint.path), checkpoint.spec
+        _check_config(spec.name, file.with_name("config.json"))
+
+        def ready() -> Any:
+            return make_ready(build(spec.name, weights.read(file), origin=str(file)).to(device), autocast=autocast)
+
+        self._model: Any = None
+        self._disparity: Callable[[torch.Tensor], torch.Tensor]
+        if runtime is None:
+            self._model = ready()
+            self._disparity = functools.partial(disparity, self._model, autocast=autocast)
+        else:
+            self._disparity = by_openvino(runtime, f"{spec.key} {checkpoint.revision}", ready)
 
     def compile(self) -> None:
         encoder = self._model.backbone.encoder
@@ -51,28 +64,80 @@ class DepthAnything2:
         compile_parts([*blocks, *self._model.neck.fusion_stage.layers, self._model.head])
 
     def predict(self, batch: torch.Tensor) -> Prediction:
-        return Prediction(disparity(self._model, batch, autocast=self._autocast))
+        return Prediction(self._disparity(batch))
 
 
 def disparity(model: Any, batch: torch.Tensor, *, autocast: bool = False) -> torch.Tensor:
     """(N, 3, H, W) normalised to (N, H, W). `autocast`: the backbone in bfloat16; the head is always float32."""
-    rows, columns = (side // model.config.patch_size for side in batch.shape[-2:])
+    rows, columns = (side // PATCH for side in batch.shape[-2:])
     with torch.autocast(batch.device.type, torch.bfloat16, enabled=autocast):
         features = model.backbone.forward_with_filtered_kwargs(batch).feature_maps
     out: torch.Tensor = model.head(model.neck([feature.float() for feature in features], rows, columns), rows, columns)
     return out
 
 
-def make_ready(model: Any, *, device: str, autocast: bool) -> None:
-    """Rearranges a model that from now on only predicts, on `device`, so that the same takes less time."""
+def make_ready(model: Any, *, autocast: bool) -> Any:
+    """Rearranges a model that from now on only predicts, on its device, so that the same takes less time."""
     for layer in model.neck.fusion_stage.layers:
         # a 1x1 convolution and a bilinear resize commute: the convolution is cheaper before
         layer.residual_layer2 = torch.nn.Sequential(layer.residual_layer2, layer.projection)
         layer.projection = torch.nn.Identity()
     if autocast:
         round_weights(model.backbone)
-    elif device == "cpu":
-        pack(model)
+    return model
+
+
+def by_openvino(runtime: Runtime, name: str, build: Callable[[], Any]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What `disparity` computes of a model that is ready. `name` identifies the weights; `build` is called where they are not
+    converted yet."""
+    from depth_core.inference.networks.openvino_parts import InTwoParts, Parts, Tables
+
+    model = functools.cache(build)
+    table = runtime.table(name, lambda: model().backbone.embeddings.position_embeddings.detach())
+
+    def parts() -> Parts:
+        return Parts(_Backbone(model()), _Head(model()))
+
+    compute = InTwoParts(
+        runtime, name, parts, lambda height, width: Tables((resized_positions(table, height // PATCH, width // PATCH),))
+    )
+    return lambda batch: torch.cat([compute(image[None])[0] for image in batch])
+
+
+class _Backbone(torch.nn.Module):
+    """An image (1, 3, H, W) and its positions to four (1, C, h, w)."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.backbone = model.backbone
+
+    def forward(self, image: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        embeddings = self.backbone.embeddings
+        usual, embeddings.interpolate_pos_encoding = embeddings.interpolate_pos_encoding, lambda *_: positions
+        try:
+            features = self.backbone.forward_with_filtered_kwargs(image).feature_maps
+        finally:
+            embeddings.interpolate_pos_encoding = usual
+        rows, columns = (side // PATCH for side in image.shape[-2:])
+        return tuple(feature[:, 1:].transpose(1, 2).unflatten(2, (rows, columns)) for feature in features)
+
+
+class _Head(torch.nn.Module):
+    """What _Backbone returns to disparity (1, H, W): the model's neck and head, which by themselves would fix the size."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.neck, self.head = model.neck, model.head
+
+    def forward(self, *features: torch.Tensor) -> torch.Tensor:
+        size = tuple(PATCH * side for side in features[0].shape[-2:])
+        levels = zip(features, self.neck.reassemble_stage.layers, self.neck.convs, strict=True)
+        fused = self.neck.fusion_stage([convolution(layer(feature)) for feature, layer, convolution in levels])
+        head = self.head
+        x = F.interpolate(head.conv1(fused[head.head_in_index]), size, mode="bilinear", align_corners=True)
+        x = head.conv3(head.activation1(head.conv2(x)))
+        depth: torch.Tensor = (head.activation2(x) * head.max_depth).squeeze(dim=1)
+        return depth
 
 
 def config(name: str) -> Any:
@@ -133,8 +198,8 @@ def build(name: str, tensors: Mapping[str, torch.Tensor], *, origin: str) -> Any
 def _attention(
     module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
 ) -> tuple[torch.Tensor, None]:
-    """The attention in the form that transformers calls."""
-    return attention(query, key, value), None
+    """torch's attention in the form that transformers calls, without what that does for masks."""
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2), None
 
 
 def _check_config(name: str, file: Path) -> None:

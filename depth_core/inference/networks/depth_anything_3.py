@@ -5,8 +5,10 @@ Only what a depth map needs is built: no auxiliary head, camera encoder or Gauss
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -14,15 +16,19 @@ from torch import nn
 from depth_core.catalog import FOCAL_OF_METRIC
 from depth_core.inference import weights
 from depth_core.inference.checkpoints import Checkpoint
-from depth_core.inference.networks.dpt_head import DptHead
-from depth_core.inference.networks.kernels import compile_parts, pack, round_weights
-from depth_core.inference.networks.vision_transformer import Block, Transformer, VisionTransformer
+from depth_core.inference.networks.dpt_head import DptHead, coordinate_tables
+from depth_core.inference.networks.kernels import compile_parts, round_weights
+from depth_core.inference.networks.vision_transformer import PATCH, Block, Transformer, VisionTransformer, grid_tables
 from depth_core.inference.prediction import SKY_THRESHOLD, Prediction
 from depth_core.inference.quantiles import ordered
 
 SKY_PERCENTILE = 99  # of the depth that is not sky: how far away sky is put
 FARTHEST_SKY = 200.0  # metres, nested_giant_large
 FEWEST = 10  # pixels; a class that has no more is not counted as there
+
+
+if TYPE_CHECKING:
+    from depth_core.inference.networks.openvino_runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -91,39 +97,48 @@ class Net(nn.Module):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
             features, token = self.backbone["pretrained"](images)
         depth, other = self.head([feature.float() for feature in features], *images.shape[-2:])
-        if not self.variant.main:
-            return Fields(depth, sky=other)
-        return Fields(depth, confidence=other, pose=None if self.cam_dec is None else self.cam_dec(token.float()))
+        return _named(self.variant, depth, other, None if self.cam_dec is None else self.cam_dec(token.float()))
+
+
+def _named(variant: Variant, depth: torch.Tensor, other: torch.Tensor, pose: torch.Tensor | None = None) -> Fields:
+    return Fields(depth, confidence=other, pose=pose) if variant.main else Fields(depth, sky=other)
 
 
 class DepthAnything3:
-    """A loaded network."""
+    """A loaded network; with a `runtime` OpenVINO computes it, and torch does not load it once it is converted."""
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str, autocast: bool) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, device: str, autocast: bool, runtime: Runtime | None = None) -> None:
         file = weights.find(checkpoint.path)
-        tensors, spec = weights.read(file), checkpoint.spec
+        spec = checkpoint.spec
         main, metric = NESTED.get(spec.name, (spec.name, ""))
-        self._autocast = autocast
-        self._net = build(main, tensors, prefix=spec.key_prefix, camera=bool(metric), file=str(file), model=spec.key).to(device)
-        self._metric: Net | None = None
-        if metric:
-            self._metric = build(metric, tensors, prefix=METRIC_PREFIX, file=str(file), model=spec.key).to(device)
-        for net in filter(None, (self._net, self._metric)):
+        tensors = functools.cache(lambda: weights.read(file))
+
+        def net(name: str, prefix: str, *, camera: bool = False) -> Callable[[torch.Tensor], Fields]:
+            def built() -> Net:
+                return build(name, tensors(), prefix=prefix, camera=camera, file=str(file), model=spec.key)
+
+            if runtime is not None:
+                return by_openvino(runtime, f"{spec.key} {checkpoint.revision} {name}", VARIANTS[name], built)
+            loaded = built().to(device)
             if autocast:
-                round_weights(net.backbone)
-            elif device == "cpu":
-                pack(net)
+                round_weights(loaded.backbone)
+            self._torchs.append(loaded)
+            return functools.partial(loaded, autocast=autocast)
+
+        self._torchs: list[Net] = []
+        self._net = net(main, spec.key_prefix, camera=bool(metric))
+        self._metric = net(metric, METRIC_PREFIX) if metric else None
 
     def compile(self) -> None:
-        for net in filter(None, (self._net, self._metric)):
+        for net in self._torchs:
             scratch = net.head.scratch
             compile_parts(part for part in net.backbone.modules() if isinstance(part, Block))
             compile_parts((scratch.refinenet1, scratch.refinenet2, scratch.refinenet3, scratch.refinenet4))
 
     def predict(self, batch: torch.Tensor) -> Prediction:
-        fields = self._net(batch, autocast=self._autocast)
+        fields = self._net(batch)
         if self._metric is not None:
-            metric = self._metric(batch, autocast=self._autocast)
+            metric = self._metric(batch)
             assert metric.sky is not None
             depth, _, _ = aligned(fields, metres(fields, metric), metric.sky)
             return Prediction(depth, metric.sky)
@@ -145,6 +160,55 @@ def build(
     used = weights.check_against(tensors, wanted, origin=file, model=model)
     net.load_state_dict({key.removeprefix(prefix): tensor for key, tensor in used.items()}, assign=True)
     return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+# -- by OpenVINO --------------------------------------------------------------------------------------------------------
+
+
+def by_openvino(runtime: Runtime, name: str, variant: Variant, build: Callable[[], Net]) -> Callable[[torch.Tensor], Fields]:
+    """What Net.forward computes. `name` identifies the weights; `build` is called where they are not converted yet."""
+    from depth_core.inference.networks.openvino_parts import InTwoParts, Parts, Tables, joined
+
+    net = functools.cache(build)
+    table = runtime.table(name, lambda: net().state_dict()["backbone.pretrained.pos_embed"])
+    coordinates = (*variant.levels, variant.features // 2) if variant.main else ()
+
+    def tables(height: int, width: int) -> Tables:
+        rows, columns = height // PATCH, width // PATCH
+        waves = coordinate_tables(coordinates, rows, columns, height, width, table.device)
+        return Tables(grid_tables(variant.backbone, table, rows, columns), waves)
+
+    def parts() -> Parts:
+        return Parts(_Backbone(net()), _Head(net()))
+
+    compute = InTwoParts(runtime, name, parts, tables)
+    return lambda batch: _named(variant, *joined([compute(image[None]) for image in batch]))
+
+
+class _Backbone(nn.Module):
+    """An image (1, 3, H, W) and its tables to four (1, h, w, C) and the last tap's token 0, (1, C)."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.backbone = net.backbone["pretrained"]
+
+    def forward(self, image: torch.Tensor, *tables: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        features, token = self.backbone(image, tables)
+        return (*features, token)
+
+
+class _Head(nn.Module):
+    """What _Backbone returns and its tables to depth, confidence or sky (1, H, W) and, with a camera decoder, the pose (1, 9)."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.head, self.camera = net.head, net.cam_dec
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        features, token, tables = inputs[:4], inputs[4], inputs[5:]
+        rows, columns = features[0].shape[1:3]
+        maps = self.head(features, PATCH * rows, PATCH * columns, tables)
+        return maps if self.camera is None else (*maps, self.camera(token))
 
 
 # -- after the networks, per image --------------------------------------------------------------------------------------

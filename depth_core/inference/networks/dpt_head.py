@@ -7,7 +7,7 @@ before and coordinates added) and the monocular one (depth and sky).
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
@@ -69,6 +69,7 @@ class DptHead(nn.Module):
     def __init__(self, width: int, levels: Sequence[int], features: int, *, main: bool) -> None:
         super().__init__()
         self.main = main
+        self.coordinates = (*levels, features // 2) if main else ()  # channels of the maps to which coordinates are added
         if main:
             self.norm = nn.LayerNorm(width, eps=1e-5)
         self.projects = nn.ModuleList(nn.Conv2d(width, channels, 1) for channels in levels)
@@ -82,12 +83,19 @@ class DptHead(nn.Module):
         )
         self.scratch = Scratch(levels, features, depth_channels=2 if main else 1, sky=not main)
 
-    def forward(self, features: Sequence[torch.Tensor], height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Four (N, h, w, C) to two (N, height, width): depth, and confidence (main) or sky."""
+    def forward(
+        self, features: Sequence[torch.Tensor], height: int, width: int, tables: Sequence[torch.Tensor] = ()
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Four (N, h, w, C) to two (N, height, width): depth, and confidence (main) or sky.
+
+        `tables`: what `coordinate_tables` returns for this size; by default computed here.
+        """
+        rows, columns = features[0].shape[1:3]
+        waves = iter(tables or coordinate_tables(self.coordinates, rows, columns, height, width, features[0].device))
         levels = []
         for tokens, project, resize in zip(features, self.projects, self.resize_layers, strict=True):
             level = project((self.norm(tokens) if self.main else tokens).permute(0, 3, 1, 2))
-            levels.append(resize(self._located(level, width / height)))
+            levels.append(resize(self._located(level, waves)))
         net = self.scratch
         level1, level2, level3, level4 = (
             layer(level)
@@ -97,31 +105,47 @@ class DptHead(nn.Module):
         x = net.refinenet3(x, level3, tuple(level2.shape[-2:]))
         x = net.refinenet2(x, level2, tuple(level1.shape[-2:]))
         x = net.refinenet1(x, level1, tuple(2 * side for side in level1.shape[-2:]))
-        x = self._located(enlarge(net.output_conv1(x), (height, width)), width / height)
+        x = self._located(enlarge(net.output_conv1(x), (height, width)), waves)
         if self.main:
             logits = net.output_conv2(x)
             return logits[:, 0].exp(), logits[:, 1].exp() + 1
         return net.output_conv2(x)[:, 0].exp(), F.relu(net.sky_output_conv2(x)[:, 0])
 
-    def _located(self, x: torch.Tensor, aspect: float) -> torch.Tensor:
-        return add_coordinates(x, aspect) if self.main else x
+    def _located(self, x: torch.Tensor, waves: Iterator[torch.Tensor]) -> torch.Tensor:
+        return add_coordinates(x, next(waves), next(waves)) if self.main else x
 
 
 def enlarge(x: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
-def add_coordinates(x: torch.Tensor, aspect: float) -> torch.Tensor:
-    """Adds, in place, where each pixel is: a quarter of the channels each sin x, cos x, sin y, cos y, of growing wavelength.
-
-    x: (N, C, h, w). `aspect`: width / height of the network's input; coordinates span a rectangle of diagonal 2 with that aspect.
-    """
-    _, channels, rows, columns = x.shape
-    diagonal = (aspect**2 + 1) ** 0.5
-    half = channels // 2
-    x[:, :half] += _waves(aspect / diagonal, columns, half, x.device)[:, None, :]
-    x[:, half:] += _waves(1 / diagonal, rows, half, x.device)[:, :, None]
+def add_coordinates(x: torch.Tensor, across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    """Adds, in place, where each pixel is: (N, C, h, w) with (C / 2, w) and (C / 2, h)."""
+    half = len(across)
+    x[:, :half] += across[:, None, :]
+    x[:, half:] += down[:, :, None]
     return x
+
+
+def coordinate_tables(
+    channels: Sequence[int], rows: int, columns: int, height: int, width: int, device: torch.device
+) -> tuple[torch.Tensor, ...]:
+    """What is added to maps of so many channels, in pairs as add_coordinates takes them: all have the grid's size, the last the
+    image's.
+
+    A quarter of the channels each sin x, cos x, sin y, cos y, of growing wavelength; coordinates span a rectangle of diagonal 2
+    with the image's aspect.
+    """
+    if not channels:
+        return ()
+    aspect = width / height
+    diagonal = (aspect**2 + 1) ** 0.5
+    sizes = [(rows, columns)] * (len(channels) - 1) + [(height, width)]
+    tables = []
+    for count, (down, across) in zip(channels, sizes, strict=True):
+        tables.append(_waves(aspect / diagonal, across, count // 2, device))
+        tables.append(_waves(1 / diagonal, down, count // 2, device))
+    return tuple(tables)
 
 
 @functools.lru_cache(maxsize=128)  # ten for each size of input; a copy to a GPU at every batch would wait for the batch before

@@ -7,7 +7,7 @@ load it inside functions only. What does not belong here: preprocessing, other n
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Self, cast
 
 import torch
@@ -62,9 +62,12 @@ def build(sizes: Sizes, tensors: Mapping[str, Tensor], *, origin: str, model: st
     return network.eval().requires_grad_(False)
 
 
-def run_by_openvino(network: nn.Module, runtime: Runtime, name: str) -> nn.Module:
-    """Returns a Glpn that OpenVINO computes, at any size. `name` identifies the weights."""
-    return runtime.compiled(network, f"{name} glpn", example=(1, 3, 64, 96), shape=(1, 3, -1, -1))
+def by_openvino(runtime: Runtime, name: str, build: Callable[[], nn.Module]) -> nn.Module:
+    """What a Glpn computes, at any size. `name` identifies the weights; `build` is called where they are not converted yet."""
+    from depth_core.inference.networks.openvino_parts import Batched, example
+    from depth_core.inference.networks.openvino_runtime import Source
+
+    return Batched(runtime.compiled(f"{name} glpn", lambda: Source(build(), (example(64, 96),), (example(96, 128),))))
 
 
 class Glpn(nn.Module):

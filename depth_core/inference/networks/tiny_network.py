@@ -8,7 +8,8 @@ here: preprocessing (image_processor.py), the coarse network (glpn.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import torch
@@ -78,6 +79,22 @@ def build(config: Config, tensors: Mapping[str, Tensor], *, origin: str, model: 
     return network.eval().requires_grad_(False)
 
 
+def by_openvino(config: Config, runtime: Runtime, name: str, build: Callable[[], Tiny]) -> Tiny:
+    """The network with both branches computed by OpenVINO. `name` identifies the weights; `build` is called where they are not
+    converted yet."""
+    from depth_core.inference.networks.openvino_parts import Batched, example
+    from depth_core.inference.networks.openvino_runtime import Source
+
+    torchs = functools.cache(build)
+    with torch.device("meta"):
+        network = Tiny(config)
+    square = example(network.square, network.square)
+    network.coarse = glpn.by_openvino(runtime, name, lambda: torchs().coarse)
+    silhouette = runtime.compiled(f"{name} silhouette", lambda: Source(torchs().silhouette, (square,), (square,)))
+    network.silhouette = Batched(silhouette)
+    return network.eval()
+
+
 class Branches(NamedTuple):
     """(N, H, W) each, 0..1."""
 
@@ -95,12 +112,6 @@ class Tiny(nn.Module):
         self.square = config.silhouette.square
         self.input = config.input
         self.fusion = config.fusion
-
-    def run_by_openvino(self, runtime: Runtime, name: str) -> None:
-        """Lets OpenVINO compute both branches. `name` identifies the weights."""
-        seen = (1, 3, self.square, self.square)
-        silhouette = runtime.compiled(self.silhouette, f"{name} silhouette", example=seen, shape=seen)
-        self.coarse, self.silhouette = glpn.run_by_openvino(self.coarse, runtime, name), silhouette
 
     def forward(self, batch: Tensor) -> Tensor:
         return fuse(*self.branches(batch), self.brightness(batch), self.fusion)

@@ -6,13 +6,12 @@ Names of parameters are those of the official files. What does not belong here: 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
-
-from depth_core.inference.networks.kernels import attention
 
 PATCH = 14
 TABLE_SIDE = 37  # of the position table: 518 / 14
@@ -46,7 +45,7 @@ class Attention(nn.Module):
         if self.rotary:
             assert rotation is not None
             q, k = rotate(self.q_norm(q), rotation).to(v.dtype), rotate(self.k_norm(k), rotation).to(v.dtype)
-        out: torch.Tensor = self.proj(attention(q, k, v).reshape(n, length, dim))
+        out: torch.Tensor = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, length, dim))
         return out
 
 
@@ -90,7 +89,7 @@ class Block(nn.Module):
         self.mlp = SwiGlu(dim) if swiglu else Mlp(dim)
         self.ls2 = Scale(dim)
 
-    def forward(self, x: torch.Tensor, rotation: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, rotation: torch.Tensor | None = None) -> torch.Tensor:
         x = torch.addcmul(x, self.attn(self.norm1(x), rotation), self.ls1.gamma)
         return torch.addcmul(x, self.mlp(self.norm2(x)), self.ls2.gamma)
 
@@ -116,28 +115,35 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(size.dim, rotary=i >= first, swiglu=size.swiglu) for i in range(size.layers))
         self.norm = nn.LayerNorm(size.dim, eps=1e-5)
 
-    def forward(self, images: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def forward(self, images: torch.Tensor, tables: Sequence[torch.Tensor] = ()) -> tuple[list[torch.Tensor], torch.Tensor]:
         """(N, 3, H, W) to one (N, h, w, C) per tap, and the last tap's token 0, (N, C). h = H / 14, w = W / 14.
 
         C is dim; with alternating blocks 2 dim: the local block before the tap, as it is, and the normed tap (token 0: neither).
+        `tables`: what `grid_tables` returns for h and w; by default computed here.
         """
         patches = self.patch_embed.proj(images)  # (N, dim, h, w)
         rows, columns = patches.shape[-2:]
+        positions, *rotations = tables or grid_tables(self.size, self.pos_embed, rows, columns)
         x = torch.cat((self.cls_token.expand(len(images), -1, -1), patches.flatten(2).transpose(1, 2)), dim=1)
-        x = x + resized_positions(self.pos_embed, rows, columns)
+        x = x + positions
         alternate_from = self.size.alternate_from
-        rotations = (None, None) if alternate_from is None else rotation_tables(rows, columns, x.device)
         local, features = x, []
         for index, block in enumerate(self.blocks):
             if index == alternate_from:
                 x = torch.cat((self.camera_token[:, :1].expand(len(images), -1, -1), x[:, 1:]), dim=1)
-            x = block(x, rotations[index % 2])
+            x = block(x, rotations[index % 2] if rotations else None)
             if index % 2 == 0:
                 local = x
             if index in self.size.taps:
                 tokens = self.norm(x) if alternate_from is None else torch.cat((local.to(x.dtype), self.norm(x)), dim=-1)
                 features.append(tokens[:, 1:].unflatten(1, (rows, columns)))
         return features, torch.cat((local[:, 0], x[:, 0]), dim=-1)
+
+
+def grid_tables(size: Transformer, table: torch.Tensor, rows: int, columns: int) -> tuple[torch.Tensor, ...]:
+    """What depends on the grid of patches alone: the resized position `table` and, for alternating blocks, both rotations."""
+    positions = resized_positions(table, rows, columns)
+    return (positions,) if size.alternate_from is None else (positions, *rotation_tables(rows, columns, table.device))
 
 
 def resized_positions(table: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
