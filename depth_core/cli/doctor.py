@@ -18,7 +18,7 @@ from depth_core.cli import models
 from depth_core.cli.common import clear_errors, console
 from depth_core.display import shown_url
 from depth_core.errors import ConfigurationError, DepthlineError, ModelAbsentError, ModelUnavailableError
-from depth_core.inference import checkpoints, devices
+from depth_core.inference import checkpoints, devices, runtimes
 from depth_core.inference.checkpoints import Presence
 from depth_core.output import depth_folder
 from depth_core.profiles import Profile
@@ -114,7 +114,8 @@ def _device(settings: Settings) -> str:
         from depth_core.inference import predictor
 
         device = predictor.choose_device(settings)
-    return f"{device} (DEPTH_DEVICE={settings.device})"
+    by = f", computed by {runtimes.described(settings)}" if device == "cpu" else ""
+    return f"{device} (DEPTH_DEVICE={settings.device}){by}"
 
 
 def _store(settings: Settings) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from depth_core.inference.checkpoints import Checkpoint
     from depth_core.storage import Store
 
+_MANY = 20  # photos, for which a trial of what computes faster is worth its second
 LISTED = 10  # photos that get another name, and are named
 
 
@@ -53,7 +54,9 @@ def map_photos(
         list[str] | None,
         typer.Option(help=f"Another file to write, one of: {', '.join(formats.by_name())}. May be given again."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", show_default="as DEPTH_DEVICE says")] = "",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, openvino:GPU.", show_default="as DEPTH_DEVICE says")
+    ] = "",
     force: Annotated[bool, typer.Option("--force", help="Make again what is there already.")] = False,
     overwrite: Annotated[
         bool,
@@ -124,7 +127,8 @@ def _run(todo: Sequence[Item], checkpoint: Checkpoint, plan: Plan, store: Store,
         meter.start(f"loading {checkpoint.spec.key}", len(todo))
         with ExitStack() as stack:
             with startup.without_collecting(for_good=True):
-                engine = stack.enter_context(choose.open_engine(checkpoint, store=store, settings=settings))
+                may_try = len(todo) >= _MANY
+                engine = stack.enter_context(choose.open_engine(checkpoint, store=store, settings=settings, may_try=may_try))
             run = stack.enter_context(closing(engine.run(todo, plan)))
             meter.start(f"{checkpoint.spec.key} on {engine.place}", len(todo))
             for done, (item, outcome) in enumerate(run, 1):
