@@ -67,7 +67,7 @@ class Torch:
 
     def __init__(self, model: str, folder: Path) -> None:
         self.network = plain_network(model, folder)
-        self.note = "transformers" if model == "V2 small" else "torch's own operations"
+        self.note = "transformers" if model.startswith("V2") else "torch's own operations"
 
     def prepare(self, size: Size, streams: bool) -> Run:
         import torch
@@ -169,22 +169,22 @@ def make_weights(model: str, folder: Path) -> None:
     from safetensors.torch import save_file
 
     from benchmarks.models import random_like
-    from benchmarks.photos import make_v2_small
-    from depth_core.inference.networks import depth_anything_3
+    from depth_core import catalog
+    from depth_core.inference.networks import depth_anything_2, depth_anything_3
 
-    weights = weights_of(model, folder)
+    spec, weights = catalog.BY_KEY[catalog_key(model)], weights_of(model, folder)
     torch.manual_seed(0)
-    if model == "V2 small":
+    if spec.family is catalog.V2:
         import transformers
 
-        network = transformers.AutoModelForDepthEstimation.from_pretrained(make_v2_small(weights))
+        network = transformers.DepthAnythingForDepthEstimation(depth_anything_2.config(spec.name))
         network.load_state_dict(random_like(network.state_dict()))
         network.backbone.embeddings.position_embeddings.data.zero_()
         network.save_pretrained(weights)
         return
     with torch.device("meta"):
-        state = depth_anything_3.Net(depth_anything_3.VARIANTS[model.split()[1]]).state_dict()
-    tensors = random_like({f"model.{key}": value for key, value in state.items()})
+        state = depth_anything_3.Net(depth_anything_3.VARIANTS[spec.name]).state_dict()
+    tensors = random_like({f"{spec.key_prefix}{key}": value for key, value in state.items()})
     weights.mkdir(parents=True, exist_ok=True)
     save_file(tensors, weights / "model.safetensors")
 
@@ -195,15 +195,17 @@ def plain_network(model: str, folder: Path) -> Any:
     from safetensors.torch import load_file
 
     file = weights_of(model, folder) / "model.safetensors"
-    if model == "V2 small":
+    if model.startswith("V2"):
         import transformers
 
         transformers.utils.logging.disable_progress_bar()
         stock = transformers.AutoModelForDepthEstimation.from_pretrained(file.parent).eval()
         return as_module(lambda pixels: stock(pixel_values=pixels).predicted_depth, stock)
+    from depth_core import catalog
     from depth_core.inference.networks import depth_anything_3
 
-    net = depth_anything_3.build(model.split()[1], load_file(file), file=str(file), model=model)
+    spec = catalog.BY_KEY[catalog_key(model)]
+    net = depth_anything_3.build(spec.name, load_file(file), prefix=spec.key_prefix, file=str(file), model=model)
     net = net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return as_module(lambda pixels: net(pixels).depth, net)
 
@@ -232,7 +234,7 @@ def export(model: str, folder: Path, size: Size, kind: str) -> None:
 
     warnings.simplefilter("ignore")  # what is traced becomes constant, as it should for one size
     network, example = plain_network(model, folder), torch.zeros(1, 3, *size)
-    of_v2 = model == "V2 small"
+    of_v2 = model.startswith("V2")
     if kind == "onnx":
         import onnx  # noqa: F401 - the exporter needs it at its end
 
