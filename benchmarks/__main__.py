@@ -25,8 +25,12 @@ from benchmarks.report import Figure
 
 PATIENCE_SECONDS = 900.0  # for one part
 
+_WAYS = ["--ways", "ours", "ours, first images", "torch as it comes", "ONNX Runtime", "OpenVINO by hand"]
 PARTS: dict[str, list[list[str]]] = {
-    "rivals": [["rivals", "--sizes", "518", "770", "--rounds", "3"], ["rivals", "--sizes", "1036", "--rounds", "1"]],
+    "rivals": [
+        ["rivals", "--sizes", "518", "518x686", "770", "--rounds", "3", *_WAYS],
+        ["rivals", "--sizes", "1036", "--rounds", "1", *_WAYS],
+    ],
     "engine": [["engine", "--only", "speed", "--images", "21", "--rounds", "3"]],
     "tiny": [["tiny", "--photos", "30", "--rounds", "3"]],
     "chunks": [["chunks", "--images", "120", "--chunks", "6", "--without-calls"]],

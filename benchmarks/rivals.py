@@ -5,8 +5,8 @@
 
 Every way is a process of its own (benchmarks/rival_ways.py). They take turns, one at work at a time: "one" is one image by all
 cores, "streams" as many images at once as there are cores, in the way that suits the library best. Seconds an image, median and
-best; the ratio is the fastest rival's median through ours, as the product chooses (DEPTH_RUNTIME=auto). The difference is the
-largest one to torch's depth, as a share of its mean.
+best; the ratio is the fastest rival's median through ours, as the product chooses (DEPTH_RUNTIME=auto) and is after some images
+of a size ("first images": before that). The difference is the largest one to torch's depth, as a share of its mean.
 
 Wants onnx, onnxruntime, onnxscript and openvino: `pip install 'depthline[bench]'`. What is missing is said; the rest is measured.
 """
