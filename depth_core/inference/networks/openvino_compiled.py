@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-from collections import Counter, OrderedDict
+import time
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +20,8 @@ from torch import Tensor
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # or it reports every import to its makers
 import openvino as openvino  # noqa: E402 (other modules import it from here)
 
-_OFTEN = 16  # images of one size, from which on it pays to compile the network for that size alone
-_MOST_SIZES = 8  # that are compiled by themselves
+_WORTHWHILE = 8  # times as long as compiling takes, images of one size took: then it pays to compile for that size alone
+_MOST_SIZES = 4  # that are compiled by themselves
 _MOST_BYTES = 1_000_000_000  # of weights, which each of them copies
 _FEW_BYTES = 500_000_000  # of weights: so small a network is compiled twice, for one image and for several at once
 
@@ -84,28 +85,37 @@ class _Form:
 class Compiled:
     """A kept network, for one image at a time, float32 on the host. Safe in many threads.
 
-    One form of it takes any size. A size that is often used gets a form of its own, a twentieth faster, with a copy of the
-    weights. Where several images are at work, each on its share of the cores, forms for several take their place: how many cores
-    are the calling thread's, its number of torch's threads says.
+    One form of it takes any size. With `own_forms`, a size that is often used gets a form of its own, some percent faster, with a
+    copy of the weights. Where several images are at work, each on its share of the cores, forms for several take their place: how
+    many cores are the calling thread's, its number of torch's threads says.
     """
 
-    def __init__(self, file: Path, how: How) -> None:
+    def __init__(self, file: Path, how: How, *, own_forms: bool) -> None:
         self._file, self._how = file, how
         self._bytes = file.with_suffix(".bin").stat().st_size
         varies = any(port.partial_shape.is_dynamic for port in self._read().inputs)
-        self._sizes = min(_MOST_SIZES, _MOST_BYTES // max(1, self._bytes)) if varies else 0
+        self._sizes = min(_MOST_SIZES, _MOST_BYTES // max(1, self._bytes)) if own_forms and varies else 0
         self._lock = threading.Lock()
         self._any: dict[int, _Form] = {}  # by how many images are at work at once
         self._own: OrderedDict[tuple[int, Shape], _Form] = OrderedDict()  # the size used last at the end
-        self._uses: Counter[tuple[int, Shape]] = Counter()
+        self._seconds: defaultdict[tuple[int, Shape], float] = defaultdict(float)  # that images of a size took
+        started = time.perf_counter()
         if self._takes_any_size:
             self._for_any(self._streams())  # now, so that it is known whether it can be compiled
+        self._compile_seconds = time.perf_counter() - started
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """The inputs of one image to all outputs."""
+        shapes = [tuple(tensor.shape) for tensor in inputs]
+        key = self._streams(), shapes[0]  # the other inputs follow from the first
         with self._lock:
-            form = self._best([tuple(tensor.shape) for tensor in inputs])
-        return form.infer(inputs)
+            form = self._best(key, shapes)
+        started = time.perf_counter()
+        outputs = form.infer(inputs)
+        if self._sizes:
+            with self._lock:
+                self._seconds[key] += time.perf_counter() - started
+        return outputs
 
     @property
     def _takes_any_size(self) -> bool:
@@ -116,29 +126,24 @@ class Compiled:
             return 1
         return min(self._how.streams, max(1, self._how.threads // torch.get_num_threads()))
 
-    def _best(self, shapes: Sequence[Shape]) -> _Form:
-        streams = self._streams()
-        key = streams, shapes[0]  # the other inputs follow from the first
-        self._uses[key] += 1
+    def _best(self, key: tuple[int, Shape], shapes: Sequence[Shape]) -> _Form:
         if key in self._own:
             self._own.move_to_end(key)
             return self._own[key]
-        if self._takes_any_size and (self._uses[key] < _OFTEN or not self._sizes):
-            return self._for_any(streams)
-        self._own[key] = self._for_size(streams, shapes)
+        worthwhile = self._sizes and self._seconds[key] >= _WORTHWHILE * self._compile_seconds
+        if self._takes_any_size and not worthwhile:
+            return self._for_any(key[0])
+        model = self._read()
+        model.reshape({index: list(shape) for index, shape in enumerate(shapes)})
+        self._own[key] = _Form(model, self._how, key[0])
         while len(self._own) > max(1, self._sizes):
-            del self._uses[self._own.popitem(last=False)[0]]
+            del self._seconds[self._own.popitem(last=False)[0]]
         return self._own[key]
 
     def _for_any(self, streams: int) -> _Form:
         if streams not in self._any:
             self._any[streams] = _Form(self._read(), self._how, streams)
         return self._any[streams]
-
-    def _for_size(self, streams: int, shapes: Sequence[Shape]) -> _Form:
-        model = self._read()
-        model.reshape({index: list(shape) for index, shape in enumerate(shapes)})
-        return _Form(model, self._how, streams)
 
     def _read(self) -> openvino.Model:
         return _core().read_model(str(self._file))

@@ -56,7 +56,8 @@ class InTwoParts:
             return Source(parts().head, *inputs)
 
         self._backbone: Compiled = runtime.compiled(f"{name} backbone", backbone, bfloat16=True)
-        self._head: Compiled = runtime.compiled(f"{name} head", head)
+        # the head gains a hundredth by forms of its own, which would take most of the memory
+        self._head: Compiled = runtime.compiled(f"{name} head", head, own_forms=False)
 
     def __call__(self, image: Tensor) -> list[Tensor]:
         tables = self._tables(*image.shape[-2:])

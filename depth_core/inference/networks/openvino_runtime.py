@@ -43,10 +43,11 @@ class Runtime:
     def __init__(self, folder: Path, how: How) -> None:
         self._folder, self._how = folder, how
 
-    def compiled(self, name: str, make: Callable[[], Source], *, bfloat16: bool = False) -> Compiled:
+    def compiled(self, name: str, make: Callable[[], Source], *, bfloat16: bool = False, own_forms: bool = True) -> Compiled:
         """The network that `name` identifies, its weights included; `make` is called where it is not kept yet.
 
-        `bfloat16`: it may compute in bfloat16, where the runtime does. Raises what OpenVINO raises for a network that it cannot
+        `bfloat16`: it may compute in bfloat16, where the runtime does. `own_forms`: as Compiled takes it. Raises what
+        OpenVINO raises for a network that it cannot
         convert, and ValueError where the converted one does not compute torch's numbers.
         """
         versions = [_FORMAT, *(importlib.metadata.version(package) for package in ("depthline", "openvino", "torch"))]
@@ -55,7 +56,7 @@ class Runtime:
             self._keep(_converted(make()), kept)
             _remove_unused(kept)
         os.utime(kept)
-        return Compiled(kept / _FILE, self._how if bfloat16 else self._how._replace(bfloat16=False))
+        return Compiled(kept / _FILE, self._how if bfloat16 else self._how._replace(bfloat16=False), own_forms=own_forms)
 
     def table(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         """A tensor that `name` identifies, kept like the networks."""
