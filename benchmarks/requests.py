@@ -55,10 +55,7 @@ class World:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                coarse = np.random.default_rng(int(self.path.strip("/"))).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-                file = BytesIO()
-                Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC).save(file, "JPEG")
-                self.answer(200, file.getvalue())
+                self.answer(200, world.image(int(self.path.strip("/"))))
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -84,6 +81,12 @@ class World:
         self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def image(self, number: int) -> bytes:
+        coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        file = BytesIO()
+        Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC).save(file, "JPEG")
+        return file.getvalue()
 
 
 def free_port() -> int:

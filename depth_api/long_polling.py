@@ -30,6 +30,7 @@ class LongPolling:
         self._store = store
         self._waiters: defaultdict[UUID, set[asyncio.Event]] = defaultdict(set)
         self._poller: asyncio.Task[None] | None = None
+        self._not_yet: tuple[int | None, frozenset[UUID]] = (None, frozenset())  # those not final at a stamp of the database
 
     async def until_final(self, artwork_id: UUID, seconds: float) -> None:
         """Returns when the artwork has its final status, or after `seconds`."""
@@ -49,7 +50,7 @@ class LongPolling:
     async def _poll(self) -> None:
         while self._waiters:
             try:
-                final = await run_in_threadpool(self._store.which_final, list(self._waiters))
+                final = await run_in_threadpool(self._which_final, frozenset(self._waiters))
             except SQLAlchemyError:
                 log.exception("the database does not answer; requests keep waiting")
                 await asyncio.sleep(RETRY_SECONDS)
@@ -58,6 +59,15 @@ class LongPolling:
                 for event in self._waiters.get(artwork_id, ()):
                     event.set()
             await asyncio.sleep(POLL_SECONDS)
+
+    def _which_final(self, ids: frozenset[UUID]) -> set[UUID]:
+        """Those of `ids` that became final. The database is asked only where somebody has written since, or others wait."""
+        stamp = self._store.database.stamp()
+        if stamp is not None and (stamp, ids) == self._not_yet:
+            return set()
+        final = self._store.which_final(ids)
+        self._not_yet = (stamp, ids - final)
+        return final
 
 
 def wait_seconds(prefer: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import PoolProxiedConnection
 
 from depth_core.errors import ConfigurationError
 
@@ -77,3 +79,33 @@ def _to_wal(connection: Any) -> None:
             time.sleep(0.01)
         else:
             return
+
+
+class SqliteWatcher:
+    """Notices that a SQLite file was written, by any process, without a transaction of the engine. Safe to use from many threads.
+
+    Its connection is opened when it is first asked, and writes nothing: so every write is another connection's.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection: PoolProxiedConnection | None = None
+        self._lock = threading.Lock()
+
+    def stamp(self) -> int | None:
+        """A number that is another one once somebody has written; None where the file cannot be read, as a query will tell."""
+        with self._lock:
+            if self._connection is None:
+                self._connection = self._engine.raw_connection()
+                self._connection.detach()  # the pool's places are for transactions
+            try:
+                ((number,),) = self._connection.cursor().execute("PRAGMA data_version").fetchall()
+            except sqlite3.Error:
+                return None
+            return int(number)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None

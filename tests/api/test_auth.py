@@ -1,6 +1,5 @@
 """Who may call, and how often."""
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,6 @@ from starlette.testclient import TestClient
 
 from depth_api.app import create_app
 from depth_api.auth import check_bind, read_keys
-from depth_api.long_polling import LongPolling
 from depth_core.errors import ConfigurationError
 from depth_core.settings import Settings
 
@@ -84,20 +82,3 @@ def test_too_many_calls_of_one_key_are_a_429_and_others_go_on(configure: Configu
         assert httpx.get(f"{url}/health/live").status_code == 200
         with serving(configure(rate_limit=0.5)) as other:
             assert httpx.get(f"{other}/v2/artworks", headers={"Authorization": f"Bearer {ANN}"}).status_code == 429
-
-
-def test_many_who_wait_share_one_question_to_the_database() -> None:
-    class Counting:
-        asked = 0
-
-        def which_final(self, ids: list[Any]) -> set[Any]:
-            self.asked += 1
-            return set(ids) if self.asked == 3 else set()
-
-    async def wait_together() -> int:
-        store = Counting()
-        polling = LongPolling(store)  # type: ignore[arg-type]
-        await asyncio.gather(*(polling.until_final(uuid4(), 30) for _ in range(50)))
-        return store.asked
-
-    assert asyncio.run(wait_together()) == 3

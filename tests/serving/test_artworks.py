@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from support import artwork_stores
 from support.programs import piped
 from support.waiting import eventually
 
@@ -212,6 +213,22 @@ def test_a_claim_takes_the_oldest_of_equal_parameters(store: ArtworkStore, ask: 
     assert store.queue.claim("w1", limit=8, lease_seconds=LEASE) == []
     artwork = store.get(ids["b"])
     assert (artwork.status, artwork.worker) == (ArtworkStatus.PROCESSING, "w2")
+
+
+def test_an_idle_worker_asks_the_database_nothing_until_somebody_has_written(
+    sqlite: ArtworkStore, sqlite_url: str, ask: Ask
+) -> None:
+    statements: list[str] = []
+    sa.event.listen(sqlite.database.engine, "before_cursor_execute", lambda *told: statements.append(told[2]))
+    assert sqlite.queue.claim("w1", limit=8, lease_seconds=LEASE) == []
+    assert (asked := len(statements)) > 0
+    assert sqlite.queue.claim("w1", limit=8, lease_seconds=LEASE) == []
+    assert len(statements) == asked
+    with artwork_stores.opened(sqlite_url) as elsewhere:
+        first = add(elsewhere, ask())
+    assert [claimed.id for claimed in sqlite.queue.claim("w1", limit=8, lease_seconds=LEASE)] == [first]
+    second = add(sqlite, ask())
+    assert [claimed.id for claimed in sqlite.queue.claim("w1", limit=8, lease_seconds=LEASE)] == [second]
 
 
 def test_loaded_models_go_first_until_something_has_waited_too_long(store: ArtworkStore, ask: Ask, clock: Clock) -> None:

@@ -95,3 +95,18 @@ def test_a_change_that_fails_leaves_nothing(empty_database_url: str) -> None:
     with database.read() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(db.stage_seconds)) == 0
     database.close()
+
+
+def test_a_stamp_is_another_one_after_every_write_of_sqlite_and_postgresql_has_none(database_url: str) -> None:
+    database, other = db.open_database(database_url), db.open_database(database_url)
+    stamps = [database.stamp(), database.stamp()]
+    for written_by in (database, other):
+        with written_by.write() as connection:
+            connection.execute(sa.insert(db.stage_seconds).values(stage=str(len(stamps)), seconds=1.0, artworks=1))
+        stamps.append(database.stamp())
+    first, again, after_own, after_other = stamps
+    assert first == again
+    assert len({first, after_own, after_other}) == (3 if database.engine.dialect.name == "sqlite" else 1)
+    assert (first is None) == (database.engine.dialect.name == "postgresql")
+    database.close()
+    other.close()

@@ -22,6 +22,7 @@ from depth_core.serving.database import Database
 from depth_core.storage import Store
 
 _STARTING, _PROCESSING = ArtworkStatus.STARTING, ArtworkStatus.PROCESSING
+_ANY_WAITING = sa.select(sa.exists().where(db.artworks.c.status == _STARTING))
 
 
 class ArtworkQueue:
@@ -29,6 +30,7 @@ class ArtworkQueue:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._nothing_at: int | None = None  # the database's stamp when nothing waited
 
     def waiting(self) -> tuple[int, float]:
         """How many artworks wait, and for how many seconds the oldest has."""
@@ -49,6 +51,8 @@ class ArtworkQueue:
         `loaded`: keys of models that are in memory. They go first, but not before what has waited for `patience_seconds`.
         What was tried before comes alone, so that an image that kills its process does not use up its neighbours' attempts.
         """
+        if not self._any_waiting():
+            return []
         table, at = db.artworks, self._database.clock()
         waits = table.c.status == _STARTING
         order: list[Any] = [table.c.created_at, table.c.id]
@@ -56,9 +60,6 @@ class ArtworkQueue:
             impatient = table.c.created_at <= at - timedelta(seconds=patience_seconds)
             order.insert(0, sa.case((table.c.model.in_(loaded) | impatient, 0), else_=1))
         first = sa.select(table.c.id, table.c.batch_key, table.c.attempts).where(waits).order_by(*order).limit(1)
-        with self._database.read() as connection:  # most often nothing waits, and no lock is taken
-            if connection.execute(first).one_or_none() is None:
-                return []
         with self._database.write() as connection:
             head = connection.execute(first.with_for_update(skip_locked=True)).one_or_none()
             if head is None:
@@ -83,6 +84,16 @@ class ArtworkQueue:
             transitions.tell_processing(connection, rows, at)
         parameters = DepthParameters.model_validate(rows[0].parameters)
         return [Claimed(row.id, row.image_url, parameters, row.attempts, row.created_at, row.upload_id) for row in rows]
+
+    def _any_waiting(self) -> bool:
+        """Most often nothing waits: then no lock is taken, and where nothing was written since, no query is made."""
+        stamp = self._database.stamp()
+        if stamp is not None and stamp == self._nothing_at:
+            return False
+        with self._database.read() as connection:
+            waits = bool(connection.scalar(_ANY_WAITING))
+        self._nothing_at = None if waits else stamp
+        return waits
 
     def finish(
         self,
