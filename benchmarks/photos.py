@@ -12,8 +12,10 @@ PHOTOS = Path(__file__).parent.parent / "data" / "photos"
 SIZES = ((1600, 1200), (1200, 1600), (1280, 960), (1500, 1000), (1000, 1500), (1920, 1080), (1200, 1200))
 
 
-def make_photos(folder: Path, count: int, *, seed: int = 0, sizes: tuple[tuple[int, int], ...] = SIZES) -> list[Path]:
-    """`count` JPEGs (quality 90) in `folder`: crops of the sample photos, scaled to `sizes` in turn, each file different."""
+def make_photos(
+    folder: Path, count: int, *, seed: int = 0, sizes: tuple[tuple[int, int], ...] = SIZES, quality: int = 90
+) -> list[Path]:
+    """`count` JPEGs in `folder`: crops of the sample photos, scaled to `sizes` in turn, each file different."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(seed)
     originals = []
@@ -28,7 +30,7 @@ def make_photos(folder: Path, count: int, *, seed: int = 0, sizes: tuple[tuple[i
         width, height = original.size
         box = (int(width * margin * draw.random()), int(height * margin * draw.random()), int(width * (1 - margin / 2)), height)
         file = folder / f"{number:05d}.jpg"
-        original.crop(box).resize(size, Image.Resampling.BICUBIC).save(file, quality=90)
+        original.crop(box).resize(size, Image.Resampling.BICUBIC).save(file, quality=quality)
         files.append(file)
     return files
 

@@ -19,10 +19,8 @@ from depth_core.settings import Settings
 
 def client(settings: Settings, *, allow_private: bool, resolve: Resolver | None = None) -> httpx.AsyncClient:
     """Pooled connections with the settings' timeouts, for `request`."""
-    # No limit on connections: callers count their requests, and waiting for a connection must not use up a timeout.
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=settings.download_concurrency)
     return httpx.AsyncClient(
-        transport=ssrf_guard.async_transport(allow_private, limits=limits, resolve=resolve),
+        transport=ssrf_guard.async_transport(allow_private, kept=settings.download_concurrency, resolve=resolve),
         headers={"User-Agent": settings.user_agent, "Accept": "image/*, */*;q=0.5", "Accept-Encoding": "identity"},
         timeout=httpx.Timeout(settings.read_timeout, connect=settings.connect_timeout, pool=None),
         follow_redirects=False,

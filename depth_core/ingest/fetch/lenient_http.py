@@ -25,17 +25,21 @@ _LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+:[^\x00\r\n\v\f]*\r?\n")
 
 
 class LenientStream(httpcore.AsyncNetworkStream):
-    """A connection whose responses have only valid header lines. Bodies come as they are sent."""
+    """A connection whose responses have only valid header lines. Bodies come as they are sent.
 
-    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+    `most`: bytes of a body that are read at once, where the reader asks for fewer.
+    """
+
+    def __init__(self, inner: httpcore.AsyncNetworkStream, most: int = 0) -> None:
         self._inner = inner
+        self._most = most
         self._in_head = True  # the next bytes begin a response
         self._rest = b""  # bytes behind an interim response
         self._interim = 0  # interim responses since the last request
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         if not self._in_head:
-            return await self._inner.read(max_bytes, timeout)
+            return await self._inner.read(max(max_bytes, self._most), timeout)
         received, self._rest = bytearray(self._rest), b""
         looked = taken = 0
         while (end := _END.search(received := _without_blank_lines(received), looked)) is None:

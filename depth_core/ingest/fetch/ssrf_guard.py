@@ -23,6 +23,8 @@ import httpx
 from depth_core import url_schemes
 from depth_core.display import printable, shown_text, shown_url
 from depth_core.errors import ErrorKind, ImageError, is_installation_error
+from depth_core.ingest.fetch.body import PIECE
+from depth_core.ingest.fetch.connections import KeptConnections
 from depth_core.ingest.fetch.lenient_http import LenientStream
 from depth_core.url_schemes import WebScheme
 
@@ -178,17 +180,17 @@ def host_header(url: httpx.URL) -> dict[str, str]:
     return {"Host": url.netloc.decode("ascii")} if url.raw_host.startswith(b"xn--") else {}
 
 
-def async_transport(
-    allow_private: bool, *, limits: httpx.Limits | None = None, resolve: Resolver | None = None
-) -> httpx.AsyncBaseTransport:
+def async_transport(allow_private: bool, *, kept: int = 32, resolve: Resolver | None = None) -> httpx.AsyncBaseTransport:
     """The transport for asynchronous clients. With `allow_private` any host and port may be called.
+
+    At most `kept` connections stay open while nobody uses them; how many are open has no limit.
 
     The client must not follow redirects on its own with unbounded bodies; every hop that comes through here is checked again.
     Proxies of the environment are not used, since a proxy would resolve the name a second time. Cookies are taken off the
     addresses, so a client keeps none and sends none (`take_cookies` puts them into a jar for one file). Raises ImageError
     (BLOCKED_ADDRESS, BAD_URL) from within the request, httpx's own errors otherwise.
     """
-    return _AsyncTransport(allow_private, limits or httpx.Limits(), resolve or _system_resolver)
+    return _AsyncTransport(allow_private, kept, resolve or _system_resolver)
 
 
 @cache
@@ -198,11 +200,11 @@ def _tls() -> ssl.SSLContext:
 
 
 class _AsyncTransport(httpx.AsyncHTTPTransport):
-    def __init__(self, allow_private: bool, limits: httpx.Limits, resolve: Resolver) -> None:
-        super().__init__(verify=_tls(), limits=limits)
+    def __init__(self, allow_private: bool, kept: int, resolve: Resolver) -> None:
+        super().__init__(verify=_tls())
         self._allow_private = allow_private
-        # httpx has no parameter for httpcore's network backend.
-        self._pool._network_backend = _AsyncBackend(allow_private, resolve)
+        # httpx has no parameter for httpcore's pool.
+        self._pool = KeptConnections(kept, _tls(), _AsyncBackend(allow_private, resolve))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         check_url(request.url, allow_private=self._allow_private)
@@ -257,7 +259,7 @@ class _AsyncBackend(httpcore.AsyncNetworkBackend):
                 for address in _checked(host, addresses, self._allow_private):
                     try:
                         stream = await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
-                        return LenientStream(stream)
+                        return LenientStream(stream, PIECE)
                     except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                         failure = error
         except TimeoutError:

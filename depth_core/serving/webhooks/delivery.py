@@ -65,9 +65,8 @@ async def deliver_loop(store: ArtworkStore, settings: Settings, stop: asyncio.Ev
 
 
 def _client(settings: Settings, resolve: Resolver | None) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=settings.webhook_concurrency)
     return httpx.AsyncClient(
-        transport=async_transport(settings.allow_private_hosts, limits=limits, resolve=resolve),
+        transport=async_transport(settings.allow_private_hosts, kept=settings.webhook_concurrency, resolve=resolve),
         follow_redirects=False,
         event_hooks={"response": [ssrf_guard.hold_redirect]},
         timeout=settings.webhook_timeout,
