@@ -21,7 +21,6 @@ from pathlib import Path
 
 from benchmarks.photos import make_photos, make_v2_small
 from benchmarks.report import figure
-from benchmarks.steady import compile_for_each_size_at_once
 from depth_core import catalog, settings
 from depth_core.contract import DepthParameters
 from depth_core.engine import stages, transfer
@@ -95,7 +94,6 @@ def speed(count: int, rounds: int, device: str, runtime: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = make_photos(Path(folder) / "photos", count)
         weights = make_v2_small(Path(folder) / "v2-small")
-        compile_for_each_size_at_once()
         configured = settings.load(checkpoints={"v2/small": str(weights)}, device=device, runtime=runtime)
         network = predictor.load(checkpoints.resolve(catalog.BY_KEY["v2/small"], configured), configured)
         pipe = pipeline("depth-estimation", model=str(weights), device=network.device)
