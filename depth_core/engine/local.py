@@ -78,8 +78,11 @@ class LocalEngine:
         self, items: Iterable[Item], plan: Plan, *, steps: Steps | None = None, alone: bool = False
     ) -> Generator[tuple[Item, Outcome], None, None]:
         """As base.Engine. What is raised is raised after the threads have stopped."""
-        decoders = self.settings.decode_threads or max(2, min(8, (os.cpu_count() or 2) // 2))
-        encoders = self.settings.encode_threads or max(2, min(8, (os.cpu_count() or 2) // 2))
+        cores = os.cpu_count() or 2
+        half = max(2, min(8, cores // 2))
+        decoders = self.settings.decode_threads or half
+        # encoding takes longer than decoding, and beside a GPU nothing else needs the cores
+        encoders = self.settings.encode_threads or (half if self.predictor.device == "cpu" else max(2, min(16, cores)))
         memory = _PictureMemory(memory_budget.of(self.settings))
         try:
             with (
@@ -301,11 +304,11 @@ class _Run:
             if self.predicting:
                 return
             self.release_device()
-        # of two batches that a GPU has been handed, one is computed while the other is written
+        # of the batches that a GPU has been handed, one is computed and one waits while others are written
         while (
             self.batches.ready
             and self.predicting < self.predictor.streams
-            and self.writing < max(self.pools.most_writing, 2 * self.largest)
+            and self.writing < self.pools.most_writing + 2 * self.largest
         ):
             if not self.locked:
                 self.device_lock.acquire()

@@ -192,25 +192,35 @@ def render(
         value_range=plan.value_range,
     )
     needed = {each.picture for each in plan.formats}
-    rendered = []
-    for n, image in enumerate(batch):
-        size = image.source_size if parameters.use_post_resize else image.size
-        shade = normalization.resize(pictures[n], size, align_corners=spec.family.align_corners)
+    resize = partial(normalization.resize, align_corners=spec.family.align_corners)
+    rendered: dict[int, Rendered] = {}
+    # images of one size together: a GPU takes longer to be told of a small picture than to make it
+    for numbers in transfer.alike([image.source_size for image in batch], lambda n: _pixels(batch[n].source_size), _AT_ONCE):
+        images = [batch[n] for n in numbers]
+        size = images[0].source_size if parameters.use_post_resize else images[0].size
+        shade = resize(torch.stack([pictures[n] for n in numbers]), size)  # memory of its own, to write into
         arrived: dict[Picture, npt.NDArray[Any]] = {}
         if Picture.GRAY16 in needed:
             arrived[Picture.GRAY16] = transfer.to_host((shade * 65535).round_().to(torch.uint16))
-        shade = shade.mul_(255) if size != image.size else shade * 255  # in place where it is memory of its own
-        arrived[Picture.GRAY8] = transfer.to_host(shade.round_().to(torch.uint8))
+        arrived[Picture.GRAY8] = transfer.to_host(shade.mul_(255).round_().to(torch.uint8))
         del shade
         if Picture.FLOATS in needed:
-            metres = metres_per_number(predictor.spec, image.focal_px, image.source_size, image.size)
-            numbers = normalization.numbers(
-                depth[n : n + 1] * (metres or 1.0), mode=parameters.normalization_mode, invert=parameters.invert_depth
-            )[0]
-            floats = normalization.resize(numbers, size, align_corners=spec.family.align_corners)
-            arrived[Picture.FLOATS] = transfer.to_host(floats)
-        rendered.append(Rendered(image, arrived, finite_ranges[n], timer.stop()))
-    return rendered
+            metres = [metres_per_number(spec, image.focal_px, image.source_size, image.size) or 1.0 for image in images]
+            scaled = torch.stack([depth[n] * each for n, each in zip(numbers, metres, strict=True)])
+            floats = normalization.numbers(scaled, mode=parameters.normalization_mode, invert=parameters.invert_depth)
+            arrived[Picture.FLOATS] = transfer.to_host(resize(floats, size))
+        timing = timer.stop()
+        for place, n in enumerate(numbers):
+            own = {picture: arrays[place] for picture, arrays in arrived.items()}
+            rendered[n] = Rendered(batch[n], own, finite_ranges[n], timing)
+    return [rendered[n] for n in range(len(batch))]
+
+
+_AT_ONCE = 32_000_000  # pixels of pictures that are made together: on a device 4 bytes each, several times
+
+
+def _pixels(size: tuple[int, int]) -> int:
+    return size[0] * size[1]
 
 
 def write(rendered: Rendered, predictor: Predictor, plan: Plan, store: Store, settings: Settings) -> Outcome:

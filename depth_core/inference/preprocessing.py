@@ -7,6 +7,7 @@ that needs no further library, and does it on a GPU as well. What does not belon
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -24,8 +25,8 @@ _CUBIC_A = -0.75  # cv2's and torch's
 
 
 def cubic(rgb: np.ndarray | torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """uint8 (H, W, 3) to float32 (3, h, w) in about 0..255 (it may overshoot), `size` = (w, h): cubic without antialiasing.
-    A tensor stays on its device.
+    """uint8 (..., H, W, 3) to float32 (..., 3, h, w) in about 0..255 (it may overshoot), `size` = (w, h): cubic without
+    antialiasing. A tensor stays on its device.
 
     As V2's official code resizes: cv2.INTER_CUBIC on floating point, enlarging or not.
     """
@@ -35,22 +36,22 @@ def cubic(rgb: np.ndarray | torch.Tensor, size: tuple[int, int]) -> torch.Tensor
 
 
 def area_or_cubic(rgb: np.ndarray | torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """uint8 (H, W, 3) to float32 (3, h, w), whole numbers 0..255, `size` = (w, h). A tensor stays on its device.
+    """uint8 (..., H, W, 3) to float32 (..., 3, h, w), whole numbers 0..255, `size` = (w, h). A tensor stays on its device.
 
     As V3's official code resizes: the whole image with its aspect ratio until the short side fits, then the long side to the
     patch multiple; each time cv2.INTER_CUBIC if enlarging, else cv2.INTER_AREA, rounded to uint8 (within one grey level of cv2).
     """
     import torch
 
-    height, width = rgb.shape[:2]
+    height, width = rgb.shape[-3:-1]
     scale = min(size) / min(width, height)
     first = (max(1, round(width * scale)), max(1, round(height * scale)))
     image = torch.as_tensor(rgb)
     for (w, h), grows in ((first, scale > 1), (size, size[0] > first[0] or size[1] > first[1])):
-        if (w, h) != (image.shape[1], image.shape[0]):
+        if (w, h) != (image.shape[-2], image.shape[-3]):
             planes = _resample(image, (w, h), "cubic" if grows else "area").round_().clamp_(0, 255)
-            image = planes.permute(1, 2, 0)
-    return image.permute(2, 0, 1).float()
+            image = planes.movedim(-3, -1)
+    return image.movedim(-1, -3).float()
 
 
 def normalised(
@@ -87,17 +88,18 @@ _ROWS_AT_ONCE = 64  # of the output: what they are made of stays in a core's cac
 
 
 def _resample(image: torch.Tensor, size: tuple[int, int], method: Method) -> torch.Tensor:
-    """(H, W, 3) of any dtype to float32 (3, h, w), on its device."""
-    height, width, _ = image.shape
-    rows = image.reshape(height, width * 3)
+    """(..., H, W, 3) of any dtype to float32 (..., 3, h, w), on its device."""
+    *several, height, width, _ = image.shape
+    count = math.prod(several)
+    rows = image.reshape(count, height, width * 3).transpose(0, 1).reshape(height, count * width * 3)
     if height != size[1]:
         taps, weights = _taps_on(image.device, height, size[1], method)
         rows = _mixed_in_parts(rows, taps, weights) if image.device.type == "cpu" else _mixed(rows.float(), taps, weights)
-    columns = rows.float().view(size[1], width, 3).permute(1, 2, 0)
+    columns = rows.float().view(size[1], count, width, 3).permute(2, 1, 3, 0)
     if width != size[0]:
         taps, weights = _taps_on(image.device, width, size[0], method)
-        columns = _mixed(columns.reshape(width, 3 * size[1]), taps, weights).view(size[0], 3, size[1])
-    return columns.permute(1, 2, 0).contiguous()
+        columns = _mixed(columns.reshape(width, count * 3 * size[1]), taps, weights).view(size[0], count, 3, size[1])
+    return columns.permute(1, 2, 3, 0).reshape(*several, 3, size[1], size[0])
 
 
 def _mixed(rows: torch.Tensor, taps: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -46,9 +46,10 @@ class Preprocessor:
             return preprocessing.normalised(_RESIZES[self.spec.family.resize](rgb, size))
 
     def finish(self, pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """What `prepare` gives, from what another's `prepare` gave, on the device where that is: float32 (3, height, width).
+        """What `prepare` gives, from what another's `prepare` gave, on the device where that is: float32 (..., 3, height, width).
 
-        `pixels`: uint8 (H, W, 3), an image; uint8 (3, height, width), resized; or float32, finished. `size` = (width, height).
+        `pixels`: uint8 (..., H, W, 3), images; uint8 (..., 3, height, width), resized; or float32, finished. `size` = (width,
+        height).
         """
         import torch
 
@@ -83,8 +84,8 @@ class Resizing(Preprocessor):
 
 
 class ForGpu(Resizing):
-    """Leaves to a GPU, by `finish`, what it does in a hundredth of the time: resizing, where an image waits in little memory, and
-    normalising."""
+    """Leaves to this process's GPU, by `finish`, what it does in a hundredth of the time: resizing, where an image waits in
+    little memory, and normalising."""
 
     def prepare(self, rgb: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
         """Returns uint8 (H, W, 3) as it is, on the host, or what `Resizing.prepare` does."""
@@ -92,8 +93,11 @@ class ForGpu(Resizing):
 
         finished = 4 * 3 * size[0] * size[1]  # bytes of the network's input
         if rgb.size <= max(finished, min(_LITTLE, _TIMES * finished)) and self.image_processor is None:
-            return torch.from_numpy(rgb)
-        return super().prepare(rgb, size)
+            pixels = torch.from_numpy(rgb)
+        else:
+            pixels = super().prepare(rgb, size)
+        # pinned here, where many threads are: the thread that runs the network has nothing to copy
+        return pixels.pin_memory() if torch.cuda.is_available() else pixels
 
 
 _LITTLE = 12_000_000  # bytes: four megapixels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -134,3 +135,20 @@ def test_a_jpeg_for_an_official_network_is_resized_from_all_its_pixels(known: Kn
         for data in (file.getvalue(), png(decoded))
     ]
     assert torch.equal(*inputs)
+
+
+def test_pictures_of_a_batch_are_those_of_each_image_alone_whatever_sizes_their_photos_have(
+    known: Known, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, plan = known("small"), Plan(v3(normalizationMode="Raw"), extra_files=("depth16.png",))
+    sizes = [(40, 30), (80, 60), (40, 30), (40, 30), (20, 15)]
+    files = [png(photos.noise(height, width, seed=n)) for n, (width, height) in enumerate(sizes)]
+    items = [Item(f"{n}", partial(bytes, file), f"{n}") for n, file in enumerate(files)]
+    batch = [stages.prepare(item, predictor.preprocessor, "cpu", plan, settings) for item in items]
+    monkeypatch.setattr(stages, "_AT_ONCE", 2 * 40 * 30)
+    together = stages.predict(batch, predictor, plan)
+    for image, one in zip(batch, together, strict=True):
+        (alone,) = stages.predict([image], predictor, plan)
+        assert one.prepared is image
+        assert one.pictures.keys() == alone.pictures.keys()
+        assert all(np.array_equal(one.pictures[each], alone.pictures[each]) for each in alone.pictures)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from itertools import count
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ class Event:
 
     streams: ClassVar[list[object]] = []
 
-    def __init__(self, *, enable_timing: bool) -> None:
+    def __init__(self, *, enable_timing: bool, blocking: bool) -> None:
         assert enable_timing
+        assert blocking
 
     def record(self, stream: object = "the current device's") -> None:
         self.streams.append(stream)
@@ -28,13 +31,24 @@ class Event:
         return 500.0
 
 
-def test_an_image_waits_for_the_gpu_that_computes_it_not_for_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch.cuda's streams on a machine without a GPU, by names."""
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    numbers = count(1)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda index: f"copies of {index}, {next(numbers)}")
     monkeypatch.setattr(Event, "streams", [])
+    transfer._streams_of.cache_clear()
+    yield
+    transfer._streams_of.cache_clear()
+
+
+@pytest.mark.usefixtures("streams")
+def test_an_image_waits_for_the_gpu_that_computes_it_and_for_the_copy_from_there() -> None:
     timing = transfer.DeviceTimer.start("cuda:1", images=2).stop()
     assert timing.seconds() == 0.25
-    assert Event.streams == ["stream of cuda:1"] * 2
+    assert Event.streams == ["stream of cuda:1", "copies of 1, 2"]
 
 
 def test_on_a_cpu_the_images_of_a_batch_share_its_time() -> None:
@@ -59,36 +73,23 @@ def test_images_are_stacked_in_their_order(device: str) -> None:
     assert transfer.to_device(images, device)[:, 0, 0, 0].tolist() == [0.0, 1.0, 2.0]
 
 
-def test_images_of_any_shape_and_dtype_travel_together_and_arrive_as_they_were() -> None:
-    images = [torch.arange(5, dtype=torch.uint8), torch.rand(3, 2, 2), torch.rand(7, 3).to(torch.bfloat16)]
-    arrived = transfer._together(images, "cpu")
-    assert all(torch.equal(there, here) for there, here in zip(arrived, images, strict=True))
-    assert len({each.untyped_storage().data_ptr() for each in arrived}) == 1, "one copy"
+def test_images_of_one_shape_and_dtype_are_finished_together_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "_AT_ONCE", 4 * 16)
+    together = []
+
+    def finish(images: torch.Tensor) -> torch.Tensor:
+        together.append(images.shape)
+        return images.flatten(1)[:, :1].float()
+
+    wide, high = torch.zeros(4, 2, dtype=torch.uint8), torch.zeros(2, 4, dtype=torch.uint8)
+    images = [wide + 1, high + 2, wide + 3, torch.full((4, 2), 4.0), *(high + n for n in range(5, 15))]
+    finished = transfer.to_device(images, "cpu", finish)
+    assert finished.flatten().tolist() == list(range(1, 15)), "in their order"
+    assert together == [(2, 4, 2), (8, 2, 4), (3, 2, 4), (1, 4, 2)]
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:0"])  # a device of another name takes the way of a GPU
 def test_each_image_is_finished_where_it_arrives_and_they_are_one_batch(device: str) -> None:
     images = [torch.full((2, n), n, dtype=torch.uint8) for n in (1, 2, 3)]
-    batch = transfer.to_device(images, device, lambda image: image.float().mean(dim=1))
+    batch = transfer.to_device(images, device, lambda images: images.float().mean(dim=2))
     assert batch.tolist() == [[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]
-
-
-@pytest.mark.parametrize(("device", "waits"), [("cuda", False), ("mps", True)])
-def test_a_copy_that_nobody_waits_for_is_of_memory_that_torch_keeps_until_it_is_done(
-    device: str, waits: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copies = []
-    empty = torch.empty
-
-    def made(*size: Any, pin_memory: bool, **options: Any) -> torch.Tensor:
-        copies.append(pin_memory)
-        return empty(*size, **options)
-
-    def sent(tensor: torch.Tensor, device: str, *, non_blocking: bool) -> torch.Tensor:
-        copies.append(non_blocking)
-        return tensor
-
-    monkeypatch.setattr(torch, "empty", made)
-    monkeypatch.setattr(torch.Tensor, "to", sent)
-    transfer.to_device([torch.ones(3, 2, 2)], device)
-    assert copies == [not waits, not waits], "pinned, and not waited for"

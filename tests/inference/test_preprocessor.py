@@ -102,6 +102,14 @@ def test_what_is_left_to_a_gpu_is_finished_there_to_the_same_numbers(key: str) -
     assert torch.equal(here.finish(left, size), here.prepare(rgb, size))
 
 
+@pytest.mark.parametrize("key", ["tiny", "v2/small", "v3/small"])
+@pytest.mark.parametrize("size", [(70, 56), (140, 112)])
+def test_images_of_one_size_are_finished_together_as_each_alone(key: str, size: tuple[int, int]) -> None:
+    here = preparing(key)
+    left = torch.stack([ForGpu.of(here).prepare(noise(90, 120, seed=n), size) for n in range(3)])
+    assert torch.equal(here.finish(left, size), torch.stack([here.finish(image, size) for image in left]))
+
+
 @pytest.mark.parametrize("key", ["v2/small", "v3/small"])
 def test_an_image_that_would_wait_in_much_memory_is_resized_on_the_host(key: str) -> None:
     here, size = preparing(key), (518, 518)
