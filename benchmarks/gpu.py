@@ -7,14 +7,18 @@ fixtures   the reference fixtures in tests/data/oracle (and FOLDER) on the devic
 networks   every variant at 518, 770 and 1036 px: images a second, TFLOP/s, memory a pixel beside the catalogue's
 batches    images a second by batch size
 compile    DEPTH_COMPILE=true against not, and one image by itself
-engine     from JPEGs in memory to PNGs, the network alone on the same batches, and transformers' pipeline in a loop
+graphs     single images and batches by CUDA graphs against not, and whether the numbers are the same
+trials     what DEPTH_COMPILE=auto and DEPTH_CUDA_GRAPHS=auto find on this card, and keep
+engine     from JPEGs to PNGs, the network alone on the same batches, and transformers' pipeline in a loop
 
-Weights are random: they do not change the speed of a network. Rates are medians; times end when the device has ended.
+Weights are random: they do not change the speed of a network. Rates are medians; times end when the device has ended. Random
+weights draw noise, which takes a PNG several times as long as depth: the engine writes blurred photos, which take little more.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import statistics
 import sys
@@ -22,12 +26,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import models
@@ -39,7 +45,9 @@ from depth_core.contract import DepthParameters
 from depth_core.engine.stages import Plan
 from depth_core.inference import predictor, preprocessing, weights
 from depth_core.inference.checkpoints import Checkpoint
+from depth_core.inference.networks import compiled as compiled_networks
 from depth_core.inference.networks import depth_anything_2, depth_anything_3
+from depth_core.inference.prediction import Prediction
 from depth_core.inference.predictor import Predictor
 
 TESTS = Path(__file__).parent.parent / "tests"
@@ -54,6 +62,7 @@ class Bench:
         self.quick: bool = asked.quick
         self.peak: float = asked.peak * 1e12
         self.oracle: Path | None = asked.oracle
+        self.pipeline: bool = asked.pipeline
         self.seconds = 0.05 if self.quick else 0.5  # that each rate is measured for
         self.until = time.perf_counter() + asked.seconds
 
@@ -80,7 +89,9 @@ class Bench:
     @contextmanager
     def network(self, key: str, **changed: Any) -> Iterator[Predictor]:
         """A predictor as the product loads it, with random weights that are made where it computes."""
-        configured = settings.Settings(device=self.device, runtime="torch", **changed)
+        torch.manual_seed(0)
+        plainly = {"compile": False, "cuda_graphs": False}
+        configured = settings.Settings(device=self.device, runtime="torch", **plainly | changed)
         spec = catalog.BY_KEY[key]
         checkpoint = Checkpoint(spec, "random", Path("random.safetensors"), "random", spec.licence)
         tensors = random_weights(spec, self.device)
@@ -243,29 +254,88 @@ def rate(bench: Bench, network: Predictor, size: int, images: int) -> float:
     return images / bench.time(lambda: network.predict(batch))
 
 
+def graphs(bench: Bench) -> None:
+    cases = ((140, 1),) if bench.quick else ((518, 1), (1036, 1), (518, 32))
+    for key in ("v2/small",) if bench.quick else ("v2/small", "v3/small", "v2/large", "v3/large", "v3/nested_giant_large"):
+        if bench.left < 30:
+            print(f"{key}: no time left")
+            continue
+        with bench.network(key, cuda_graphs=True) as network:
+            plain = getattr(network._network, "network", network)  # on a CPU there is nothing to record
+            for size, images in cases:
+                batch = bench.batch(images, size)
+                for _ in range(4):
+                    network.predict(torch.randn_like(batch))
+                with torch.inference_mode():
+                    same = torch.equal(network.predict(batch).depth, plain.predict(batch).depth)
+                    before = images / bench.time(lambda: plain.predict(batch))  # noqa: B023
+                after = rate(bench, network, size, images)
+                line = f"{before:8.1f}, by graphs {after:8.1f} images/s, x{after / before:.2f}"
+                print(f"{key} {size} px, {images:>2} at once: {line}, numbers {'equal' if same else 'DIFFER'}", flush=True)
+
+
+def trials(bench: Bench) -> None:
+    key, size, images = ("v2/small", 140, 2) if bench.quick else ("v2/small", 518, 32)
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(compiled_networks, "ENOUGH", 5 * images):
+        for start in ("first", "second"):
+            with bench.network(key, compile="auto", cuda_graphs="auto", checkpoint_cache=Path(folder)) as network:
+                began = time.perf_counter()
+                for _ in range(8):
+                    network.predict(bench.batch(1, size))
+                for _ in range(12):
+                    network.predict(bench.batch(images, size))
+                bench.synchronize()
+                spent = time.perf_counter() - began
+                rates = f"{rate(bench, network, size, images):.1f} in batches, {rate(bench, network, size, 1):.1f} one by one"
+                print(f"{key}, {start} start: {spent:.1f} s for 8 images and 12 batches; then images/s: {rates}", flush=True)
+        for file in (Path(folder) / "trials").glob("*.json"):
+            print(f"   {' '.join(file.read_text().split())}")
+
+
 def engine(bench: Bench) -> None:
-    plans = (("v2/small", 512, 1536), ("v2/large", 1024, 160), ("v3/large", 512, 512))
-    for key, limit, count in (("v2/small", 256, 4),) if bench.quick else plans:
+    plans = (
+        ("v2/small", 512, 1536, {}),
+        ("v2/small", 512, 1536, {"png_level": 0}),  # pictures as they are: what is left when encoding takes next to nothing
+        ("v2/large", 1024, 160, {}),
+        ("v3/large", 512, 512, {}),
+    )
+    for key, limit, count, changed in (("v2/small", 256, 4, {}),) if bench.quick else plans:
         if bench.left < 40:
             print(f"engine, {key} {limit} px: no time left")
             continue
         parameters = DepthParameters(model=key.split("/")[1], use_version_3=key.startswith("v3"), resolution_lower_limit=limit)
-        with tempfile.TemporaryDirectory() as folder, bench.network(key) as network:
+        with tempfile.TemporaryDirectory() as folder, bench.network(key, cuda_graphs="auto") as network:
             photos = make_photos(Path(folder), min(count, 16), sizes=PHOTO_SIZES)
             files = [link(photo, n) for n in range(-(-count // len(photos))) for photo in photos][:count]
-            plan, configured = Plan(parameters), settings.Settings(device=bench.device)
+            plan, configured = Plan(parameters), settings.Settings(device=bench.device, **changed)
             ready = batches_of(files[: min(count, 64)], network, plan, configured)
-            run_network(ready, network), run_engine(files[:16], network, plan, configured)
+            network.predict = draws_depth(network.predict)  # type: ignore[method-assign]
+            for _ in range(1 if bench.quick else 4):  # until batches of these sizes are recorded
+                run_network(ready, network)
+            run_engine(files[: min(count, 128)], network, plan, configured)
             for _ in range(1 if bench.quick else 2):
                 alone = min(count, 64) / run_network(ready, network)
+                cores = time.process_time()
                 whole = count / run_engine(files, network, plan, configured)
-                print(
-                    f"{key} {limit} px, {count} photos: network alone {alone:.1f}, engine {whole:.1f} images/s, "
-                    f"engine/network {whole / alone:.3f}",
-                    flush=True,
-                )
-            if key.startswith("v2") and not bench.quick:
+                cores = (time.process_time() - cores) / count
+                print(f"{key} {limit} px, {count} photos {changed or ''}: network alone {alone:.1f}, engine {whole:.1f} images/s")
+                most = f"{os.cpu_count()} cores make at most {(os.cpu_count() or 1) / cores:.0f} images/s"
+                print(f"   engine/network {whole / alone:.3f}; {1000 * cores:.1f} ms of a core an image: {most}", flush=True)
+            if key.startswith("v2") and not bench.quick and not changed and bench.pipeline:
                 pipeline(bench, key.split("/")[1], limit, photos, whole)
+
+
+def draws_depth(predict: Callable[[torch.Tensor], Prediction]) -> Callable[[torch.Tensor], Prediction]:
+    """The network as it is, but what it answers is the photo, blurred."""
+
+    def blurred(batch: torch.Tensor) -> Prediction:
+        answer = predict(batch)
+        with torch.inference_mode():
+            gray = batch.to(answer.depth.device).mean(dim=1, keepdim=True)
+            smooth = F.interpolate(F.avg_pool2d(gray, 28), gray.shape[-2:], mode="bilinear")[:, 0]
+        return replace(answer, depth=smooth - smooth.amin() + 1)
+
+    return blurred
 
 
 def link(photo: Path, number: int) -> Path:
@@ -300,6 +370,8 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "fixtures": fixtures,
     "engine": engine,
     "compile": compiled,
+    "graphs": graphs,
+    "trials": trials,
     "networks": networks,
     "batches": batches,
 }
@@ -312,6 +384,7 @@ def main() -> None:
     parser.add_argument("--oracle", type=Path)
     parser.add_argument("--peak", type=float, default=989.0, help="TFLOP/s in bfloat16 by the data sheet; an H100's")
     parser.add_argument("--seconds", type=float, default=540.0, help="for all; what does not fit is left out, and said so")
+    parser.add_argument("--no-pipeline", dest="pipeline", action="store_false", help="leave transformers' pipeline out")
     parser.add_argument("--quick", action="store_true", help="little of everything, to see that it runs")
     bench = Bench(parser.parse_args())
     if bench.device.startswith("cuda"):

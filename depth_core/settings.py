@@ -129,9 +129,15 @@ class Settings(BaseSettings):
         "auto",
         description="What computes on a CPU; auto: OpenVINO where it is installed and, as a trial of a second says, faster.",
     )
-    compile: bool = Field(
-        False,
-        description="Compile V2 and V3 for an NVIDIA GPU (torch.compile): more images a second, after a start that takes longer.",
+    compile: bool | Literal["auto"] = Field(
+        "auto",
+        description="Compile V2 and V3 for an NVIDIA GPU (torch.compile). auto: once a run has made 2,000 images, where a "
+        "trial on that card pays; true: when they are loaded, which takes up to a minute.",
+    )
+    cuda_graphs: bool | Literal["auto"] = Field(
+        "auto",
+        description="Record the work on batches of one size for an NVIDIA GPU, and replay it (CUDA graphs). auto: from the third "
+        "batch of a size, where a trial on that card pays.",
     )
     batch_pixels: int = Field(0, ge=0, description="Network pixels of a batch; 0: chosen from the device.")
     max_network_pixels: int = Field(13_000_000, ge=65_536, description="Thin panoramas that need more are failed records.")

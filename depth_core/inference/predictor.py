@@ -14,6 +14,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from depth_core.catalog import ModelSpec
@@ -23,6 +25,7 @@ from depth_core.inference.checkpoints import Checkpoint
 from depth_core.inference.prediction import Network, Prediction
 from depth_core.inference.preprocessor import ForGpu, Preprocessor
 from depth_core.inference.threads import intra_op_threads, threads_at_start
+from depth_core.inference.trials import Trials
 from depth_core.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_STREAMS = 4
+_RECORDED = 8  # a recording may take this part of a GPU's memory
 _FEW_PARAMETERS = 10  # million; to free so few is not worth the second that looking through all objects takes
 
 
@@ -111,6 +115,9 @@ class Predictor:
 
     def free_memory(self) -> None:
         """Releases cached device memory, after an out-of-memory error."""
+        forget = getattr(self._network, "forget", None)  # of recordings
+        if forget is not None:
+            forget()
         gc.collect()
         self._empty_cache()
 
@@ -172,8 +179,8 @@ def load(checkpoint: Checkpoint, settings: Settings, *, may_try: bool = True) ->
         name = "openvino" if device == "cpu" else device
         return Predictor(checkpoint, network, images, settings, device="cpu", precision=precision, runtime=name)
     network = _network_class(checkpoint.spec)(checkpoint, device=device, autocast=precision == "bf16")
-    if settings.compile and device.startswith("cuda") and hasattr(network, "compile"):
-        _compile(network, checkpoint, settings, device)
+    if device.startswith("cuda"):
+        network = _for_gpu(network, checkpoint, settings, device, precision)
     return Predictor(checkpoint, network, images, settings, device=device, precision=precision)
 
 
@@ -284,8 +291,39 @@ def _compile(network: Any, checkpoint: Checkpoint, settings: Settings, device: s
         reason = str(error).strip().partition("\n")[0]
         raise ConfigurationError(
             f"DEPTH_COMPILE: torch cannot compile {checkpoint.spec.key} here ({type(error).__name__}: {reason}): it needs Triton "
-            "and a C compiler; or leave it out"
+            "and a C compiler; or set it to false"
         ) from error
+
+
+def _for_gpu(network: Network, checkpoint: Checkpoint, settings: Settings, device: str, precision: str) -> Network:
+    """The network, compiled and recorded as the settings ask for, or as trials on this card say that it pays.
+
+    Raises ConfigurationError when DEPTH_COMPILE asks for what torch cannot.
+    """
+    import torch
+
+    from depth_core.inference.networks.compiled import CompiledWherePaying, NotCompiled
+    from depth_core.inference.networks.cuda_graphs import Graphs
+
+    spec, card = checkpoint.spec, torch.cuda.get_device_properties(device)
+    trials = Trials(settings.checkpoint_cache, card.name, torch.__version__, version("depthline"), spec.key, precision)
+
+    def fits(shape: tuple[int, ...]) -> bool:
+        return shape[0] * shape[-2] * shape[-1] * spec.bytes_per_pixel <= card.total_memory // _RECORDED
+
+    def recorded(way: Network, trials: Trials | None = trials) -> Network:
+        if settings.cuda_graphs is False:
+            return way
+        return Graphs(way, device=device, fits=fits, trials=trials if settings.cuda_graphs == "auto" else None)
+
+    can = hasattr(network, "compile")
+    if settings.compile is True and can:
+        _compile(network, checkpoint, settings, device)
+    if settings.compile != "auto" or not can:
+        return recorded(network)
+    fast = Trials(settings.checkpoint_cache, card.name, torch.__version__, version("depthline"), spec.key, precision, "compiled")
+    compile_now = partial(_compile, network, checkpoint, settings, device)
+    return CompiledWherePaying(recorded(NotCompiled(network)), recorded(network, fast), compile_now, trials)
 
 
 def _network_class(spec: ModelSpec) -> Callable[..., Network]:

@@ -6,12 +6,13 @@ before and coordinates added) and the monocular one (depth and sky).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
+
+from depth_core.inference.networks.kept_tables import kept
 
 COORDINATE_BASE = 100.0
 COORDINATE_WEIGHT = 0.1
@@ -148,7 +149,7 @@ def coordinate_tables(
     return tuple(tables)
 
 
-@functools.lru_cache(maxsize=128)  # ten for each size of input; a copy to a GPU at every batch would wait for the batch before
+@kept(128)  # ten for each size of input
 def _waves(span: float, count: int, channels: int, device: torch.device) -> torch.Tensor:
     """(channels, count): sines, then cosines, of the pixel centres within -span..span."""
     end = span * (count - 1) / count

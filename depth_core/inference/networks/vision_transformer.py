@@ -5,13 +5,14 @@ Names of parameters are those of the official files. What does not belong here: 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
+
+from depth_core.inference.networks.kept_tables import kept
 
 PATCH = 14
 TABLE_SIDE = 37  # of the position table: 518 / 14
@@ -160,7 +161,7 @@ def resized_positions(table: torch.Tensor, rows: int, columns: int) -> torch.Ten
     return torch.cat((table[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)), dim=1)
 
 
-@functools.lru_cache(maxsize=16)  # a copy to a GPU at every batch would wait for the batch before
+@kept(16)
 def rotation_tables(rows: int, columns: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """RoPE for even (local) and odd (global) blocks: (2, 1 + rows * columns, 64) each, cosines and signed sines.
 
