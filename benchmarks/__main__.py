@@ -37,7 +37,10 @@ PARTS: dict[str, list[list[str]]] = {
     "decode_encode": [["decode_encode"]],
     "fetch": [["fetch"]],
     "cold": [["cold"]],
-    "requests": [["requests", "--requests", "100", "--idle-rounds", "2", "--warm-rounds", "10"]],
+    "requests": [
+        ["requests", "--requests", "100", "--idle-rounds", "2", "--warm-rounds", "10"],
+        ["warm_requests", "--rounds", "5"],
+    ],
     "gpu": [["gpu"]],
 }
 
