@@ -2,7 +2,7 @@
 
     python -m benchmarks.models speed       ours, stock and stock with eager attention, small, at 518, 770 and 1036 px, in turns
     python -m benchmarks.models variants    every variant at 518 px (and at 1036 with --large): seconds, peak memory
-    python -m benchmarks.models precision   bfloat16 backbone against float32, every variant
+    python -m benchmarks.models precision   bfloat16 backbone against float32, every variant; by OpenVINO too where it has it
 
 Weights are random; the numbers of a network do not change its speed. Everything compared is measured in turns in one run.
 """
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -118,10 +119,37 @@ def precision(device: str) -> None:
         images = torch.randn(1, 3, 252, 252, device=device)
         net = network(spec.key, device, pair=True)
         with torch.inference_mode():
-            exact, rough = net(images, False), net(images, True)
-        error = (exact - rough).abs() / exact.abs().mean()
-        print(f"{spec.key:<24} {error.mean():.1e} {error.max():.1e}", flush=True)
+            exact, rough = net(images, False), {"torch": net(images, True)}
+        if device == "cpu" and spec.name not in depth_anything_3.NESTED and openvino_has_bfloat16():
+            torch.manual_seed(0)
+            torch.randn(1, 3, 252, 252)  # so that the weights are the same again
+            rough["OpenVINO"] = by_openvino(spec)(images)
+        errors = {name: (exact - other).abs() / exact.abs().mean() for name, other in rough.items()}
+        figures = "  ".join(f"{name} {error.mean():.1e} {error.max():.1e}" for name, error in errors.items())
+        print(f"{spec.key:<24} {figures}", flush=True)
         del net
+
+
+def openvino_has_bfloat16() -> bool:
+    try:
+        from depth_core.inference.networks import openvino_compiled
+    except ImportError:
+        return False
+    return openvino_compiled.has_bfloat16("CPU")
+
+
+def by_openvino(spec: catalog.ModelSpec) -> Forward:
+    """A model with random weights, its backbone in bfloat16."""
+    from depth_core.inference.networks.openvino_compiled import How
+    from depth_core.inference.networks.openvino_runtime import Runtime
+
+    with tempfile.TemporaryDirectory() as folder:
+        runtime = Runtime(Path(folder), How(torch.get_num_threads(), bfloat16=True))
+        if spec.family is catalog.V2:
+            return depth_anything_2.by_openvino(runtime, spec.key, lambda: ready(v2(spec.name), "cpu"))
+        variant = depth_anything_3.VARIANTS[spec.name]
+        compute = depth_anything_3.by_openvino(runtime, spec.key, variant, lambda: v3(spec.name))
+        return lambda images: compute(images).depth
 
 
 def network(key: str, device: str, *, pair: bool = False) -> Any:
