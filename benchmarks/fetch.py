@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import hashlib
+import ipaddress
+import json
 import os
 import shutil
 import socket
@@ -19,15 +22,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 from benchmarks.photos import make_photos
+from benchmarks.report import figure
+from depth_core.ingest import sources
+from depth_core.ingest.fetch import http_client, ssrf_guard
+from depth_core.ingest.fetch.body import PIECE, Body
+from depth_core.ingest.fetch.download import Downloader, Fetched, Session
+from depth_core.ingest.fetch.scheduler import Limits, run_many
+from depth_core.settings import Settings
+from depth_core.storage import Store
 
 AT_ONCE = 32
 DISTINCT = 40  # photos that are drawn; the others differ from these in a comment alone
+OURS = [sys.executable, "-m", "benchmarks.fetch"]
 IMG2DATASET = """
 import sys
 from img2dataset import download
@@ -132,33 +145,69 @@ def run(command: list[str], out: Path, photos: Path, hosts: list[str], port: int
     return Run(last - first, process, used.ru_utime + used.ru_stime)
 
 
-def fetch_ours(urls: Path, store: Path, port: int, per_host: int) -> None:
-    """What the asset source_images does, in this process. Loopback counts as public, all else is checked as ever."""
-    import ipaddress
-
-    from depth_core.ingest import sources
-    from depth_core.ingest.fetch import ssrf_guard
-    from depth_core.settings import Settings
-    from depth_core.storage import Store
-
+def checked(port: int, per_host: int) -> Settings:
+    """Settings with all checks on, where loopback counts as public and nginx's port as an ordinary one."""
     loopback = ipaddress.IPv4Network("127.0.0.0/8")
     ssrf_guard._NOT_PUBLIC_V4 = tuple(network for network in ssrf_guard._NOT_PUBLIC_V4 if network != loopback)
     ssrf_guard.ALLOWED_PORTS |= {port}
-    settings = Settings(download_concurrency=AT_ONCE, download_per_host=per_host, store_url=str(store))
-    outcomes = sources.ingest(urls.read_text().split(), Store(store), settings, allow_private=False)
-    table = sources.table(outcomes)
-    sources.write_table(Store(store), "photos-00000000-00000", table)
+    return Settings(download_concurrency=AT_ONCE, download_per_host=per_host)
+
+
+def fetch_ours(urls: list[str], folder: Path, port: int, per_host: int) -> None:
+    """What the asset source_images does, in this process."""
+    store = Store(folder)
+    table = sources.table(sources.ingest(urls, store, checked(port, per_host), allow_private=False))
+    sources.write_table(store, "photos-00000000-00000", table)
     failed = table[table["error_kind"].notna()]
     if len(failed):
         raise SystemExit(f"{len(failed)} failed: {failed.iloc[0].to_dict()}")
+
+
+def parts_of_ours(urls: list[str], folder: Path, port: int, per_host: int) -> None:
+    """Prints what each part costs by itself: CPU milliseconds an image, of all threads of this process."""
+    settings, store, photos = checked(port, per_host), Store(folder), {}
+    downloader = Downloader(settings, allow_private=False)
+
+    async def read(session: Session, url: str) -> bytes:
+        async with http_client.request(session.client, "GET", url, settings) as response:
+            return b"".join([piece async for piece in response.aiter_raw()])
+
+    def cost(name: str, work: Callable[[], object]) -> None:
+        began = time.process_time()
+        work()
+        milliseconds[name] = 1000 * (time.process_time() - began) / len(urls)
+
+    def fetched(url: str, photo: bytes) -> Fetched:
+        return Fetched(url, BytesIO(photo), hashlib.sha256(url.encode()).hexdigest(), len(photo), "image/jpeg")
+
+    def check(url: str) -> None:
+        parsed = ssrf_guard.parse_url(url)
+        ssrf_guard.check_url(parsed, allow_private=False)
+        ssrf_guard._checked(parsed.host, ssrf_guard._system_resolver(parsed.host, port), False)
+
+    def keep_body(photo: bytes) -> None:
+        body = Body(settings.max_source_bytes)
+        for start in range(0, len(photo), PIECE):
+            body.write(photo[start : start + PIECE])
+        body.opened().read()
+
+    milliseconds: dict[str, float] = {}
+    cost("all of it", lambda: fetch_ours(urls, folder / "all", port, per_host))
+    limits = Limits(AT_ONCE, per_host)
+    cost("client and schedule", lambda: photos.update(run_many(urls, downloader.session, read, limits)))
+    cost("address check (a name and its addresses for each image)", lambda: [check(url) for url in urls])
+    cost("sha256", lambda: [hashlib.sha256(photo).digest() for photo in photos.values()])
+    cost("sha256, size limit and memory for the body", lambda: [keep_body(photo) for photo in photos.values()])
+    cost("store: a file and an index entry", lambda: [sources._keep(store, {}, fetched(*each)) for each in photos.items()])
+    print(json.dumps(milliseconds))
 
 
 # -- all --------------------------------------------------------------------------------------------------------------------
 
 
 def commands(python: str | None, urls: Path, out: Path, port: int, per_host: int) -> dict[str, list[str]]:
-    """By name: ours, and img2dataset as it is asked to keep files, and without decoding them."""
-    ours = [sys.executable, "-m", "benchmarks.fetch", "ours", str(urls), str(out), str(port), str(per_host)]
+    """By name: ours, and img2dataset as it is asked to keep files, and without looking whether they are images."""
+    ours = [*OURS, "ours", str(urls), str(out), str(port), str(per_host)]
     if python is None:
         return {"ours": ours}
     script = urls.with_name("rival.py")
@@ -167,37 +216,57 @@ def commands(python: str | None, urls: Path, out: Path, port: int, per_host: int
     return {"ours": ours, "img2dataset": [*theirs, "decoded"], "img2dataset, undecoded": [*theirs, "undecoded"]}
 
 
+def per_host(hosts: list[str]) -> int:
+    """As many at once from one host as in all when there is no other, else the default."""
+    return AT_ONCE if len(hosts) == 1 else 8
+
+
 def measure(folder: Path, names: list[str], hosts: list[str], options: argparse.Namespace) -> None:
     port, urls, out = free_port(), folder / "urls.txt", folder / "out"
     urls.write_text("\n".join(f"http://{hosts[i % len(hosts)]}:{port}/{name}" for i, name in enumerate(names)))
     runs: dict[str, list[Run]] = {}
     for number in range(options.rounds + 1):
-        for name, command in commands(options.img2dataset, urls, out, port, AT_ONCE if len(hosts) == 1 else 8).items():
+        for name, command in commands(options.img2dataset, urls, out, port, per_host(hosts)).items():
             result = run(command, out, folder / "photos", hosts, port, len(names))
             shutil.rmtree(out)
             if number:  # the first round warms the caches of files
                 runs.setdefault(name, []).append(result)
-    print(f"{len(hosts)} host(s), {AT_ONCE} at once")
+    print(f"{len(hosts)} host(s), {AT_ONCE} at once, {per_host(hosts)} from one host; ratios: ours is so many times as fast")
     for name, results in runs.items():
-        rates = [
-            len(names) / statistics.median(seconds) for seconds in zip(*((r.fetching, r.process) for r in results), strict=True)
-        ]
+        rate, whole = (len(names) / statistics.median(s) for s in zip(*((r.fetching, r.process) for r in results), strict=True))
         cpu = statistics.median(r.cpu for r in results)
-        print(f"  {name:24}{rates[0]:7.1f} images/s fetching{rates[1]:7.1f} as a process, CPU {cpu:5.1f} s")
+        print(f"  {name:24}{rate:7.1f} images/s fetching{whole:7.1f} as a process, CPU {cpu:5.1f} s")
+        title = f"{name}, {len(hosts)} host{'s' * (len(hosts) > 1)}"
+        if name == "ours":
+            figure(f"fetching: {title}", rate, "images/s")
+            continue
+        ratios = {}
         for field in ("fetching", "process"):
-            ratios = [getattr(theirs, field) / getattr(mine, field) for mine, theirs in zip(runs["ours"], results, strict=True)]
-            if name != "ours":
-                print(f"    ours : it, {field:9} {statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+            each = [getattr(theirs, field) / getattr(mine, field) for mine, theirs in zip(runs["ours"], results, strict=True)]
+            ratios[field] = statistics.median(each)
+            print(f"    {field:9} {ratios[field]:5.2f} ({min(each):.2f} to {max(each):.2f})")
+        wanted = 1.2 if name == "img2dataset" else None
+        figure(f"fetching: ours against {title}", rate, "images/s", ratio=ratios["fetching"], over="its speed", at_least=wanted)
+    if len(hosts) > 1:
+        with nginx(folder / "photos", hosts, port):
+            said = subprocess.check_output([*OURS, "parts", str(urls), str(out), str(port), str(per_host(hosts))])
+        print("ours, each part by itself, CPU milliseconds an image")
+        for name, milliseconds in json.loads(said).items():
+            print(f"  {name:60}{milliseconds:6.2f}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--img2dataset", metavar="PYTHON", help="a Python that has img2dataset")
     parser.add_argument("--images", type=int, default=600)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    if options.img2dataset and shutil.which(options.img2dataset) is None:
+        parser.error(f"--img2dataset: {options.img2dataset} is no program; give the path of a Python that has img2dataset")
     if options.img2dataset is None:
-        print("only ours is measured: --img2dataset names no Python that has img2dataset")
+        missing = "--img2dataset names no Python that has img2dataset (pip install img2dataset==1.47.0)"
+        print(f"only ours is measured: {missing}")
+        figure("fetching: ours against img2dataset", None, note=missing)
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         names = make_files(folder / "photos", options.images)
@@ -208,7 +277,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["ours"]:
-        fetch_ours(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
+    if sys.argv[1:2] in (["ours"], ["parts"]):
+        work = fetch_ours if sys.argv[1] == "ours" else parts_of_ours
+        work(Path(sys.argv[2]).read_text().split(), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
     else:
         main()
