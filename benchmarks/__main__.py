@@ -4,7 +4,8 @@
     python -m benchmarks rivals      some parts; the others keep their rows if machine and versions are the same
 
 Each part is a module of its own, which tells more when it is run by itself. One that fails or lacks a tool says so in its row,
-and the others go on. Nothing else should be at work meanwhile.
+and the others go on. Nothing else should be at work meanwhile. To compare fetching with img2dataset, name a Python that has it:
+`IMG2DATASET=/path/to/python make bench`.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ PARTS: dict[str, list[list[str]]] = {
     "tiny": [["tiny", "--photos", "30", "--rounds", "3"]],
     "chunks": [["chunks", "--images", "120", "--chunks", "6", "--without-calls"]],
     "decode_encode": [["decode_encode"]],
-    "fetch": [["fetch"]],
-    "cold": [["cold"]],
+    "fetch": [["fetch", "--images", "300", "--rounds", "2"]],
+    "cold": [["cold", "--rounds", "3"]],
     "requests": [
         ["requests", "--requests", "100", "--idle-rounds", "2", "--warm-rounds", "10"],
         ["warm_requests", "--rounds", "5"],

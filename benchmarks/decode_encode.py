@@ -151,7 +151,7 @@ def hand_over(title: str, taken: dict[str, float]) -> None:
     if fastest:
         library = fastest.partition("with_")[2].replace("_", " ")
         wanted = None if ours.startswith("tiff") else 0.95  # deflate, which every reader knows, is slower on purpose
-        figure(title, taken[ours], "ms", ratio=taken[fastest] / taken[ours], over=f"{library}'s speed", at_least=wanted)
+        figure(title, taken[ours], "ms", ratio=taken[fastest] / taken[ours], over=f"the speed of {library}", at_least=wanted)
 
 
 def main() -> None:

@@ -257,7 +257,12 @@ def measure(folder: Path, names: list[str], hosts: list[str], options: argparse.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--img2dataset", metavar="PYTHON", help="a Python that has img2dataset")
+    parser.add_argument(
+        "--img2dataset",
+        metavar="PYTHON",
+        default=os.environ.get("IMG2DATASET"),
+        help="a Python that has img2dataset; by default the environment's IMG2DATASET",
+    )
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()

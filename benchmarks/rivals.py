@@ -233,7 +233,7 @@ def hand_over(rows: list[Row]) -> None:
     note = ", ".join(f"{row.way} {row.median:.2f}" for row in rows if row.way != "ours" and row.right)
     name += f" (by {ours.note})"
     if found := against(rows, [row for row in rows if row.right and not row.way.startswith("ours")]):
-        figure(name, ours.median, "s an image", ratio=found[0], over=f"{found[1]}'s speed", at_least=OVER_FASTEST, note=note)
+        figure(name, ours.median, "s an image", ratio=found[0], over=f"the speed of {found[1]}", at_least=OVER_FASTEST, note=note)
     if (found := against(rows, [row for row in rows if row.way == BASELINE])) and not rows[0].streams:
         figure(
             name,
