@@ -33,7 +33,7 @@ from benchmarks.rival_ways import CORES, ONNX_MODEL, OPENVINO_MODEL, WAYS, Size,
 MODELS = ("V2 small", "V2 base", "V2 large", "V3 small", "V3 base", "V3 large")
 SIZES = ((518, 518), (518, 686), (770, 770), (1036, 1036))
 OVER_FASTEST, OVER_STOCK = 0.98, 1.15  # wanted
-MOST_DIFFERENCE = 0.05
+MOST_DIFFERENCE = 0.2
 BASELINE = "torch as it comes"
 NEEDS = {
     "ONNX Runtime": ("onnx", "onnxruntime", "onnxscript"),
