@@ -69,7 +69,7 @@ format: $(VENV)/.installed-test ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed-bench ## measure, in less than 20 minutes; docs/benchmarks.md gets the table
+bench: $(VENV)/.installed-bench ## measure, in about 20 minutes; docs/benchmarks.md gets the table
 	@$(BIN)/python -m benchmarks
 
 clean: ## remove .venv, .dagster, data/store and caches; all else in data/ stays
