@@ -207,20 +207,18 @@ class Store:
     def _put_by(folder: str, target: str, data: bytes | memoryview | BinaryIO) -> None:
         """Writes a part in `folder`, then gives it its name. The part's own name is short, whatever the target's is."""
         part = f"{folder}/.{uuid.uuid4().hex[:12]}{PART_SUFFIX}"
+        written = False
         try:
             for last in (False, False, True):
                 try:
-                    if isinstance(data, bytes | memoryview):
-                        Path(part).write_bytes(data)
-                    else:
-                        data.seek(0)
-                        with open(part, "wb") as file:
-                            shutil.copyfileobj(data, file, _PIECE)
+                    if not written:
+                        _write_file(data, part)
                     os.replace(part, target)
                     return
                 except FileNotFoundError:  # rarer than asking for the folders before every write
                     if last:
                         raise
+                    written = os.path.exists(part)
                     with suppress(FileNotFoundError):  # and again: another process may remove them while they are empty
                         os.makedirs(folder, exist_ok=True)
                         os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -316,6 +314,15 @@ def _temporary_file() -> Iterator[Any]:
         raise StoreError(f"cannot make a temporary file: {error.strerror or error}; {_TMPDIR}") from error
     with file:
         yield file
+
+
+def _write_file(data: bytes | memoryview | BinaryIO, path: str) -> None:
+    if isinstance(data, bytes | memoryview):
+        Path(path).write_bytes(data)
+        return
+    data.seek(0)
+    with open(path, "wb") as file:
+        shutil.copyfileobj(data, file, _PIECE)
 
 
 def _with_parents(path: str) -> list[str]:

@@ -178,6 +178,16 @@ def test_what_is_not_there_is_not_an_error_of_the_store(store: Store) -> None:
     assert list(store.keys("nowhere")) == []
 
 
+def test_a_file_in_a_new_folder_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, written = Store(str(tmp_path)), []
+    store.write("first", b"x")
+    write_bytes = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda path, data: written.append(path) or write_bytes(path, data))
+    store.write("new/folder/file", b"y")
+    assert store.read("new/folder/file") == b"y"
+    assert len(written) == 1
+
+
 def test_keys_are_listed_below_a_folder_and_sorted(store: Store) -> None:
     for key in ("x/2", "x/1", "x/deep/3", "y/4"):
         store.write(key, b"")

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 MOST_STREAMS = 4
 _RECORDED = 8  # a recording may take this part of a GPU's memory
-_FEW_PARAMETERS = 10  # million; to free so few is not worth the second that looking through all objects takes
+_FEW_PARAMETERS = 10  # million; with so few, neither OpenVINO for some photos nor a search for garbage at the end is worth it
 
 
 class Predictor:
@@ -160,12 +160,15 @@ class Predictor:
 def load(checkpoint: Checkpoint, settings: Settings, *, may_try: bool = True) -> Predictor:
     """Loads a model onto the device that the settings choose.
 
-    `may_try`: whether there is a second for a trial of runtimes, where this processor had none yet (runtimes.py). Raises
+    `may_try`: whether the run is long enough for what only pays in the long run: a trial of runtimes where this processor had
+    none yet (runtimes.py), and OpenVINO for a small network, which torch loads in half a second less. Raises
     ModelUnavailableError when the weights cannot be used, ConfigurationError when the device, runtime or precision is not there.
     """
     device = choose_device(settings)
     threads_at_start()
     runtime = runtimes.choose_runtime(settings, device, may_try=may_try)
+    if not may_try and settings.runtime == "auto" and device == "cpu" and checkpoint.spec.parameters_million < _FEW_PARAMETERS:
+        runtime = "torch"
     precision = choose_precision(settings, device, runtime) if checkpoint.spec.family.bfloat16 else "fp32"
     images = preprocessor.load(checkpoint, settings)
     if device.startswith("cuda"):
@@ -194,7 +197,6 @@ def choose_device(settings: Settings) -> str:
     if settings.device.startswith("openvino:"):
         runtimes.check_openvino_device(settings.device)
         return settings.device
-
     if settings.device == "auto":
         if torch.cuda.is_available():
             return "cuda"
