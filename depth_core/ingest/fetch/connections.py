@@ -10,7 +10,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
 import httpcore
 
@@ -48,8 +48,8 @@ class KeptConnections(httpcore.AsyncConnectionPool):
         return self.create_connection(origin)
 
     async def take_back(self, connection: httpcore.AsyncConnectionInterface) -> None:
-        """Keeps a connection whose response was read to its end, and closes any other."""
-        if not connection.is_idle():
+        """Keeps a connection whose response was read to its end, with nothing behind it, and closes any other."""
+        if not connection.is_idle() or _has_more(connection):
             await _close(connection)
             return
         self._kept.append(connection)
@@ -85,6 +85,12 @@ class _Body:
                 await self._stream.aclose()
         finally:
             await self._pool.take_back(self._connection)
+
+
+def _has_more(connection: Any) -> bool:
+    """Whether bytes came behind a response, of a body longer than it was said to be: they would be the next request's answer."""
+    left, _ = connection._connection._h11_state.trailing_data  # httpcore does not look, and has no name for it
+    return bool(left)
 
 
 async def _close(connection: httpcore.AsyncConnectionInterface) -> None:

@@ -119,3 +119,24 @@ def test_what_goes_wrong_when_a_connection_is_closed_costs_no_request(
 
     run(opened, work, kept=0)
     assert len(opened) == 2
+
+
+def test_what_a_server_sends_beyond_a_response_is_not_the_next_ones_answer(site: Any, opened: list[str]) -> None:
+    """A body that is longer than its Content-Length, and bodies where there is none: of a HEAD request, of a 304."""
+    forged = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"
+
+    def sends(head: bytes) -> Callable[[Any], None]:
+        return lambda handler: handler.wfile.write(head + forged)
+
+    longer = site.on("/longer", sends(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhere"))
+    head = site.on("/head", sends(b"HTTP/1.1 200 OK\r\nContent-Length: 51\r\n\r\n"))
+    same = site.on("/same", sends(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 51\r\n\r\n"))
+    url = site.on("/", site.answer(200, b"here"))
+
+    async def work(client: httpx.AsyncClient) -> None:
+        for method, before in (("GET", longer), ("HEAD", head), ("GET", same)):
+            await client.request(method, before)
+            assert (await client.get(url)).content == b"here"
+
+    run(opened, work)
+    assert len(opened) == 4
