@@ -93,12 +93,12 @@ class SqliteWatcher:
         self._lock = threading.Lock()
 
     def stamp(self) -> int | None:
-        """A number that is another one once somebody has written; None where the file cannot be read, as a query will tell."""
+        """A number that is another one once somebody has written; None where the file cannot be opened or read: a query tells."""
         with self._lock:
-            if self._connection is None:
-                self._connection = self._engine.raw_connection()
-                self._connection.detach()  # the pool's places are for transactions
             try:
+                if self._connection is None:
+                    self._connection = self._engine.raw_connection()
+                    self._connection.detach()  # the pool's places are for transactions
                 ((number,),) = self._connection.cursor().execute("PRAGMA data_version").fetchall()
             except sqlite3.Error:
                 return None

@@ -10,6 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.exc import OperationalError
 
 from depth_core.errors import ConfigurationError
 from depth_core.serving import database as db
@@ -110,3 +111,16 @@ def test_a_stamp_is_another_one_after_every_write_of_sqlite_and_postgresql_has_n
     assert (first is None) == (database.engine.dialect.name == "postgresql")
     database.close()
     other.close()
+
+
+def test_a_sqlite_file_that_cannot_be_opened_has_no_stamp_and_a_query_says_why(tmp_path: Path) -> None:
+    folder, away = tmp_path / "here", tmp_path / "away"
+    database = db.open_database(f"sqlite:///{folder}/a.db")
+    database.engine.dispose()
+    folder.rename(away)
+    assert database.stamp() is None
+    with pytest.raises(OperationalError, match="unable to open"), database.read():
+        pass
+    away.rename(folder)
+    assert database.stamp() is not None
+    database.close()
