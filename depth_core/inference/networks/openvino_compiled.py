@@ -21,7 +21,8 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # o
 import openvino as openvino  # noqa: E402 (other modules import it from here)
 
 _WORTHWHILE = 8  # times as long as compiling takes, images of one size took: then it pays to compile for that size alone
-_MOST_SIZES = 4  # that are compiled by themselves
+_REPLACING = 5  # times as much: where another size loses its form for it
+_MOST_SIZES = 8  # that are compiled by themselves
 _MOST_BYTES = 1_000_000_000  # of weights, which each of them copies
 _FEW_BYTES = 500_000_000  # of weights: so small a network is compiled twice, for one image and for several at once
 
@@ -130,8 +131,8 @@ class Compiled:
         if key in self._own:
             self._own.move_to_end(key)
             return self._own[key]
-        worthwhile = self._sizes and self._seconds[key] >= _WORTHWHILE * self._compile_seconds
-        if self._takes_any_size and not worthwhile:
+        enough = _WORTHWHILE * self._compile_seconds * (_REPLACING if len(self._own) >= self._sizes else 1)
+        if self._takes_any_size and not (self._sizes and self._seconds[key] >= enough):
             return self._for_any(key[0])
         model = self._read()
         model.reshape({index: list(shape) for index, shape in enumerate(shapes)})
