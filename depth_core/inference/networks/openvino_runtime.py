@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from depth_core.inference.networks.openvino_compiled import Compiled, How, compiled, infer, openvino
 
-_FORMAT = 2  # of what is kept: networks that were converted in another way are converted again
+_FORMAT = 3  # of what is kept: networks that were converted in another way are converted again
 _FILE = "network.xml"  # beside it network.bin
 _UNUSED_SECONDS = 30 * 86_400.0  # after which what another version kept is removed
 _TOLERANCE = 1e-3  # of the largest number: how far a converted network may be from torch's, at a size it was not traced at
