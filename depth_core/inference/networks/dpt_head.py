@@ -122,7 +122,8 @@ def enlarge(x: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
 
 def add_coordinates(x: torch.Tensor, across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
     """Adds, in place, where each pixel is: (N, C, h, w) with (C / 2, w) and (C / 2, h)."""
-    if torch.jit.is_tracing():  # what is done in place to a part would become slow copies
+    # what is done in place to a part would become slow copies
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         across, down = torch.cat((across, torch.zeros_like(across))), torch.cat((torch.zeros_like(down), down))
         return x + across[:, None, :] + down[:, :, None]
     half = len(across)
