@@ -6,22 +6,20 @@ one image takes (headers.py).
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from depth_core.errors import ErrorKind, ImageError
+from depth_core.free_memory import free_memory
 
 if TYPE_CHECKING:
     from depth_core.settings import Settings
 
 _LEAST = 512 << 20  # even when less is free: ordinary photos must be possible
 _SHARE = 0.5  # of free memory: the rest is for the network, the encoders and other programs
-_CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 class Budget:
@@ -124,56 +122,3 @@ def _budget(size: int) -> Budget:
         if size not in _budgets:
             _budgets[size] = Budget(size or max(_LEAST, int(_SHARE * free_memory())))
         return _budgets[size]
-
-
-def free_memory() -> int:
-    """Bytes that this process may still take: of the machine, and of the container (cgroup v2 or v1) where that has a limit."""
-    return min([_machine(), *_containers()])
-
-
-def _machine() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))  # macOS has no such file: all there is
-
-
-def _containers() -> Iterator[int]:
-    """What the limits of this process's cgroups leave, outermost last."""
-    try:
-        lines = _MEMBERSHIP.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            root, limit, usage = _CGROUPS, "memory.max", "memory.current"
-        elif "memory" in controllers.split(","):
-            root, limit, usage = _CGROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
-            continue
-        place = root / path.lstrip("/")
-        for folder in (place, *place.parents):
-            if folder != root and root not in folder.parents:
-                break
-            if (most := _number(folder / limit)) is not None:
-                yield max(0, most - (_number(folder / usage) or 0) + _cached(folder))
-
-
-def _number(file: Path) -> int | None:
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):  # not there, or "max"
-        return None
-
-
-def _cached(folder: Path) -> int:
-    """Bytes of files that the kernel keeps for a cgroup and gives up when memory is needed."""
-    try:
-        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):
-        return 0
-    return int(statistics.get("total_inactive_file") or statistics.get("inactive_file") or 0)

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import hostile
 import pytest
@@ -153,28 +152,6 @@ def test_threads_that_decode_large_pictures_wait_for_each_other() -> None:
     with ThreadPoolExecutor(4) as pool:
         images = list(pool.map(lambda _: decode(data, settings=settings), range(8)))
     assert [(image.width, image.height) for image in images] == [(1_000, 1_000)] * 8
-
-
-@pytest.mark.parametrize(
-    ("line", "folder", "limit", "usage"),
-    [
-        ("0::/app", "app", "memory.max", "memory.current"),
-        ("4:memory:/docker/1f", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),  # its own path is not seen inside
-    ],
-    ids=["v2", "v1"],
-)
-def test_a_containers_limit_counts(
-    line: str, folder: str, limit: str, usage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "cgroup").write_text(f"{line}\n")
-    place = tmp_path / "fs" / folder
-    place.mkdir(parents=True)
-    (place / limit).write_text("1000\n")
-    (place / usage).write_text("700\n")
-    (place / "memory.stat").write_text("anon 500\ninactive_file 200\n")
-    monkeypatch.setattr(memory_budget, "_CGROUPS", tmp_path / "fs")
-    monkeypatch.setattr(memory_budget, "_MEMBERSHIP", tmp_path / "cgroup")
-    assert memory_budget.free_memory() == 500
 
 
 def test_without_a_setting_half_of_what_is_free_is_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
