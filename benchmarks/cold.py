@@ -188,7 +188,14 @@ def compare(bench: Bench, title: str, cases: list[Case], rounds: int) -> None:
         ratio = medians[RIVAL][0] / wall if RIVAL in medians and name != RIVAL else None
         compared = "" if ratio is None else f"  {ratio:.2f} times as fast, {cpu / medians[RIVAL][1]:.2f} of its CPU"
         print(f"  {name:24} {wall:6.2f} s ({min(walls):.2f} to {max(walls):.2f})  CPU {cpu:6.2f} s{compared}{by[name]}")
-        figure(f"{title}, cold: {name}", wall, "s", ratio=ratio, over=RIVAL if ratio else "", at_least=1.0 if ratio else None)
+        figure(
+            f"{title}, cold: {name}",
+            wall,
+            "s",
+            ratio=ratio,
+            over=f"the speed of {RIVAL}" if ratio else "",
+            at_least=1.0 if ratio else None,
+        )
     print(f"  the first start, nothing kept yet: {', '.join(firsts)}")
     for case in cases:
         if case.arguments:
