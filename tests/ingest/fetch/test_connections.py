@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -140,3 +141,24 @@ def test_what_a_server_sends_beyond_a_response_is_not_the_next_ones_answer(site:
 
     run(opened, work)
     assert len(opened) == 4
+
+
+def test_a_connection_whose_handshake_is_given_up_is_closed(opened: list[str]) -> None:
+    def until_closed(there: socket.socket) -> None:
+        there.settimeout(10)
+        while there.recv(65536):
+            pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        async def work(client: httpx.AsyncClient) -> None:
+            asking = asyncio.create_task(client.get(f"https://one.example:{listening.getsockname()[1]}/"))
+            there, _ = await asyncio.to_thread(listening.accept)
+            with there:
+                await asyncio.to_thread(there.recv, 1)  # of the client's hello, which nobody answers
+                asking.cancel()
+                with suppress(asyncio.CancelledError):
+                    await asking
+                await asyncio.to_thread(until_closed, there)
+
+        run(opened, work)
