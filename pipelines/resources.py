@@ -64,7 +64,7 @@ class DepthModelResource(dg.ConfigurableResource[Any]):
     """The network. Set-up stores configuration only: a run that waits for its pool slot must not hold a model, so the op loads it
     after it has the slot, and it is unloaded however the op ends."""
 
-    device: str = Field(default="", description="cuda, cuda:1, mps, cpu or auto; empty: as DEPTH_DEVICE says.")
+    device: str = Field(default="", description="cuda, cuda:1, mps, cpu, openvino:GPU or auto; empty: as DEPTH_DEVICE says.")
     precision: str = Field(default="", description="auto, fp32 or bf16; empty: as DEPTH_PRECISION says.")
     batch_pixels: int = Field(default=0, description="Network pixels of a batch; 0: as DEPTH_BATCH_PIXELS says.")
 

@@ -46,7 +46,7 @@ class Node:
 class Shape:
     """What each actor asks of its node, and how many of them there is room for."""
 
-    device: str  # "cuda", "cpu", "mps"
+    device: str  # "cuda", "cpu", "mps", "openvino:GPU"
     cores: int
     gpus: int
     actors: int
@@ -133,7 +133,7 @@ def shape(settings: Settings, there: Sequence[Node]) -> Shape:
         cores = 1 if settings.ray_decode == "apart" else cores
     else:
         cores = min(MOST_CORES, min((node.cores for node in there if node.cores), default=1))
-        device, per_actor = ("cpu" if asked == "auto" else asked), 0
+        device, per_actor = {"auto": "cpu", "openvino": settings.device}.get(asked, asked), 0
     cores = settings.ray_cores or cores
     room = sum(_room(node, cores, per_actor) for node in there)
     apart = settings.ray_decode == "apart"

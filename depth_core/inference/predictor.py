@@ -273,7 +273,8 @@ def _by_openvino(checkpoint: Checkpoint, settings: Settings, device: str, precis
     except Exception as error:
         why = f"OpenVINO cannot run {checkpoint.spec.key} ({type(error).__name__}: {error})"
         if settings.runtime == "openvino" or device != "cpu":
-            raise ConfigurationError(f"{why}: use DEPTH_RUNTIME=auto and DEPTH_DEVICE=auto") from error
+            cure = "make DEPTH_CHECKPOINT_CACHE writable, or " if isinstance(error, OSError) else ""
+            raise ConfigurationError(f"{why}: {cure}use DEPTH_RUNTIME=auto and DEPTH_DEVICE=auto") from error
         log.warning("%s: torch does", why)
         return None
 

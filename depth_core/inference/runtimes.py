@@ -15,7 +15,6 @@ import platform
 import statistics
 import tempfile
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from depth_core.errors import ConfigurationError
 from depth_core.inference.threads import intra_op_threads, threads_at_start
+from depth_core.inference.trials import keep_text
 from depth_core.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -115,12 +115,7 @@ def _tried(settings: Settings) -> Trial | None:
         log.warning("the trial of OpenVINO failed (%s: %s)", type(error).__name__, error)
         return None
     log.info("one layer took %.1f ms by torch, %.1f ms by OpenVINO: %s computes", trial.torch, trial.openvino, trial.faster)
-    file = _file(settings)
-    with suppress(OSError):  # it is tried again next time
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f".{uuid.uuid4().hex[:12]}.part")
-        part.write_text(json.dumps(asdict(trial)), "utf-8")
-        part.replace(file)
+    keep_text(_file(settings), json.dumps(asdict(trial)))
     return trial
 
 

@@ -37,8 +37,16 @@ class Trials:
     def keep(self, question: str, ratio: float) -> None:
         log.info("%s: %.2f times as fast (%s)", question, ratio, ", ".join(self._identity))
         self._ratios[question] = round(ratio, 3)
-        with suppress(OSError):  # it is tried again by the next process
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            part = self._file.with_name(f".{uuid.uuid4().hex[:12]}.part")
-            part.write_text(json.dumps({"of": self._identity, "ratios": self._ratios}, indent=2), "utf-8")
-            part.replace(self._file)
+        keep_text(self._file, json.dumps({"of": self._identity, "ratios": self._ratios}, indent=2))
+
+
+def keep_text(file: Path, text: str) -> None:
+    """Writes what trials found, whole or, where that cannot be, not at all: then the next process tries again."""
+    part = file.with_name(f".{uuid.uuid4().hex[:12]}.part")
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_text(text, "utf-8")
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)

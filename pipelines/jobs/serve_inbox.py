@@ -30,7 +30,7 @@ SUMMARY_SECONDS = 30.0  # between the summaries of a worker that goes on
 
 
 class WorkerConfig(dg.Config):
-    device: str = Field("auto", description="auto (as DEPTH_DEVICE says), cpu, cuda, cuda:1, mps.")
+    device: str = Field("auto", description="auto (as DEPTH_DEVICE says), cpu, cuda, cuda:1, mps, openvino:GPU.")
 
 
 @dg.op(

@@ -445,6 +445,7 @@ def test_without_the_package_the_error_names_the_extra(
         ([(0, 0), (32, 4), (16, 2)], "auto", ("cuda", 8, 1, 6)),
         ([(4, 0), (4, 4)], "auto", ("cuda", 1, 1, 4)),
         ([(16, 2)], "cpu", ("cpu", 4, 0, 4)),
+        ([(8, 0)], "openvino:GPU.1", ("openvino:GPU.1", 4, 0, 2)),
     ],
 )
 def test_actors_are_cut_to_the_nodes(nodes: list[tuple[int, int]], device: str, shape: tuple[Any, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -143,6 +144,38 @@ def test_a_shape_that_cannot_be_recorded_is_computed_without_and_that_is_said_on
     ]
 
 
+def test_recordings_share_memory_as_long_as_there_are_some_and_then_get_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch refuses memory of recordings that are all gone."""
+
+    class Graph:
+        def replay(self) -> None:
+            pass
+
+    handles, given = iter(range(9)), []
+
+    def recording(graph: Graph, *, pool: int, capture_error_mode: str) -> AbstractContextManager[None]:
+        given.append(pool)
+        return nullcontext()
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, stand_in in {
+        "graph_pool_handle": lambda: next(handles),
+        "CUDAGraph": Graph,
+        "graph": recording,
+        "device": nullcontext,
+        "stream": nullcontext,
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    record = cuda_graphs.Recorder("cuda")
+    kept = [record(Double(), batch()) for _ in range(2)]
+    kept.clear()
+    record(Double(), batch())
+    record(Double(), batch())
+    assert given == [0, 0, 1, 2]
+
+
 def test_tables_that_a_recording_reads_are_named_whether_they_are_new_or_kept() -> None:
     @kept_tables.kept(1)
     def table(size: int) -> torch.Tensor:
@@ -190,6 +223,24 @@ def test_after_many_images_a_trial_says_whether_batches_are_compiled_and_the_nex
     assert later.compiled == 0, "not for a single request"
     later.network.predict(batch(2))
     assert (later.compiled, later.batches) == ((1, (1, 1)) if fast else (0, (2, 0)))
+
+
+def test_what_was_compiled_and_fails_at_a_batch_is_used_no_more(trials: Trials, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(batch: torch.Tensor) -> Prediction:
+        raise error
+
+    trials.keep("compiled, 256 px", 1.3)
+    ways = Ways(trials)
+    ways.fast.predict = fail  # type: ignore[method-assign]
+    error: Exception = torch.OutOfMemoryError("a smaller batch may fit")
+    with pytest.raises(torch.OutOfMemoryError):
+        ways.network.predict(batch(2))
+    error = RuntimeError("Triton has no such instruction\nand many more lines")
+    for _ in range(2):
+        assert ways.network.predict(batch(2)).depth.shape == (2, 14, 28)
+    assert [each.getMessage() for each in caplog.records] == [
+        "torch.compile: RuntimeError (Triton has no such instruction): batches are computed without"
+    ]
 
 
 def test_where_torch_cannot_compile_that_is_said_once_and_the_network_computes_as_it_is(

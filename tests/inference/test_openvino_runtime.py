@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -93,6 +94,17 @@ def test_what_was_converted_is_kept_for_the_next_start_and_other_weights_are_con
     assert not list((small.cache / "openvino").glob(".*")), "nothing half done is left"
 
 
+def test_another_configuration_of_the_same_weights_is_converted_anew(
+    configured: Configured, small: Small, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(small.folder, tmp_path / "deeper"))
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {"max_depth": 2}))
+    deeper = loaded(configured(runtime="openvino", checkpoint_cache=small.cache), folder)
+    batch = deeper.preprocessor.prepare(noise(64, 64, 1), (64, 64))[None]
+    torch.testing.assert_close(deeper.predict(batch).depth, 2 * small.model.predict(batch).depth)
+
+
 def test_auto_takes_it_where_it_is_installed(configured: Configured, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded(configured(runtime="auto", checkpoint_cache=small.cache), small.folder).runtime == "openvino"
     short = predictor.load(small.model.checkpoint, configured(runtime="auto", checkpoint_cache=small.cache), may_try=False)
@@ -172,10 +184,112 @@ def test_a_size_that_is_used_often_gets_a_form_of_its_own_and_the_one_not_used_f
     assert [shape[2] for _, shape in compiled._own] == [6, 7], "it starts again from nothing"
 
 
-def test_a_network_whose_size_became_a_constant_is_refused(tmp_path: Path) -> None:
+class NanWhenWide(torch.nn.Module):
+    """NaN for all sizes but that at which it was traced, once it is converted."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.where(torch.tensor(x.shape[-1]) > 12, x * float("nan"), x) if torch.jit.is_tracing() else x
+
+
+@pytest.mark.parametrize("network", [Fixed, NanWhenWide])
+def test_a_network_that_computes_other_numbers_at_another_size_is_refused(network: type[torch.nn.Module], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"output 0 of the converted network is not torch's"):
-        openvino_runtime.Runtime(tmp_path, How(threads=1)).compiled("fixed", lambda: source(Fixed()))
+        openvino_runtime.Runtime(tmp_path, How(threads=1)).compiled("fixed", lambda: source(network()))
     assert not list(tmp_path.rglob("network.xml"))
+
+
+class Convolved(torch.nn.Module):
+    """A network with weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(1, 1, 3, padding=1).requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.convolution(x)
+        return out
+
+
+def test_what_is_kept_and_damaged_is_made_again_and_a_warning_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    runtime, network, image = openvino_runtime.Runtime(tmp_path, How(threads=1)), Convolved(), torch.rand(1, 1, 6, 9)
+    runtime.compiled("convolved", lambda: source(network))
+    (kept,) = tmp_path.glob("*/*")
+
+    def cut(name: str) -> None:
+        (kept / name).write_bytes(b"")
+
+    for damage in (lambda: cut("network.xml"), lambda: cut("network.bin"), *((kept / name).unlink for name in os.listdir(kept))):
+        damage()
+        caplog.clear()
+        again = runtime.compiled("convolved", lambda: source(network))
+        torch.testing.assert_close(again(image)[0], network(image))
+        assert "cannot be read (RuntimeError" in caplog.text
+    table = torch.rand(3)
+    assert torch.equal(runtime.table("table", lambda: table), table)
+    (file,) = tmp_path.rglob("*.safetensors")
+    file.write_bytes(b"damaged")
+    assert torch.equal(runtime.table("table", lambda: table), table)
+    assert torch.equal(runtime.table("table", lambda: pytest.fail("it is kept")), table)
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".part")]
+
+
+def test_a_network_that_is_too_large_to_be_converted_here_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_runtime, "free_memory", lambda: 80)  # bytes; ten numbers take 40
+    with pytest.raises(MemoryError, match=r"converting it takes \d+ GiB of memory, and 0 are free"):
+        openvino_runtime.Runtime(tmp_path, How(threads=1)).compiled("convolved", lambda: source(Convolved()))
+
+
+def test_a_cache_that_cannot_be_written_to_serves_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise PermissionError("read-only file system")
+
+    runtime, image = openvino_runtime.Runtime(tmp_path, How(threads=1)), torch.rand(1, 1, 6, 9)
+    runtime.compiled("doubled", lambda: source(Doubled()))
+    monkeypatch.setattr(openvino_runtime.os, "utime", refuse)
+    kept = runtime.compiled("doubled", lambda: pytest.fail("it is kept"))
+    torch.testing.assert_close(kept(image)[0], Doubled()(image))
+
+
+def test_what_is_loaded_needs_its_files_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_compiled, "_WORTHWHILE", 1e-9)
+    network = Convolved()
+    compiled = openvino_runtime.Runtime(tmp_path, How(threads=2, streams=2)).compiled("convolved", lambda: source(network))
+    shutil.rmtree(tmp_path)
+    for threads in (2, 1):
+        with intra_op_threads(threads):
+            for _ in range(2):
+                image = torch.rand(1, 1, 6, 9)
+                torch.testing.assert_close(compiled(image)[0], network(image))
+    assert [streams for streams, _ in compiled._own] == [1, 2]
+
+
+def test_where_a_form_of_its_own_cannot_be_made_that_for_any_size_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(openvino_compiled, "_WORTHWHILE", 1e-9)
+    compiled = openvino_runtime.Runtime(tmp_path, How(threads=1)).compiled("doubled", lambda: source(Doubled()))
+    image = torch.rand(1, 1, 6, 9)
+    compiled(image)
+    monkeypatch.setattr(openvino_compiled, "compiled", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("bad_alloc")))
+    for _ in range(2):
+        torch.testing.assert_close(compiled(image)[0], Doubled()(image))
+    assert [each.getMessage() for each in caplog.records if "bad_alloc" in each.getMessage()] == [
+        "OpenVINO has no form for (1, 1, 6, 9) alone (RuntimeError: bad_alloc): that for any size does"
+    ]
+
+
+def test_a_device_that_takes_one_size_at_a_time_is_compiled_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No NPU is here: the CPU takes its place."""
+    compile_for = openvino_compiled.compiled
+    monkeypatch.setattr(
+        openvino_compiled, "compiled", lambda model, how, **more: compile_for(model, how._replace(device="CPU"), **more)
+    )
+    how = How(threads=1, device="NPU")
+    compiled = openvino_runtime.Runtime(tmp_path, how).compiled("doubled", lambda: source(Doubled()), own_forms=False)
+    for height in (5, 6, 5):
+        image = torch.rand(1, 1, height, 9)
+        torch.testing.assert_close(compiled(image)[0], Doubled()(image))
+    assert [shape[2] for _, shape in compiled._own] == [5]
 
 
 def test_what_another_version_kept_goes_after_a_month_without_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

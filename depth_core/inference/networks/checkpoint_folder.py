@@ -61,9 +61,10 @@ def _by_openvino(folder: Path, model: str, runtime: Runtime, name: str) -> Calla
         return _network(folder, model, "cpu")
 
     if config.get("model_type") == tiny_network.MODEL_TYPE:
-        return tiny_network.by_openvino(_of_tiny(config, folder), runtime, name, torchs)
-    if glpn.sizes(config) is not None:
-        return glpn.by_openvino(runtime, name, torchs)
+        of_tiny = _of_tiny(config, folder)
+        return tiny_network.by_openvino(of_tiny, runtime, f"{name} {of_tiny}", torchs)
+    if (sizes := glpn.sizes(config)) is not None:
+        return glpn.by_openvino(runtime, f"{name} {sizes}", torchs)
     raise TypeError("this network is transformers' own")
 
 

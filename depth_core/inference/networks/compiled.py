@@ -51,14 +51,25 @@ class CompiledWherePaying:
         if len(batch) == 1 or self._fails:
             return self._plain.predict(batch)
         self._images += len(batch)
+        try:
+            if self._pays(batch) and self._is_compiled():
+                return self._fast.predict(batch)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the network itself computes the same
+            reason = str(error).strip().partition("\n")[0]
+            log.warning("torch.compile: %s (%s): batches are computed without", type(error).__name__, reason)
+            self._fails = True
+        return self._plain.predict(batch)
+
+    def _pays(self, batch: torch.Tensor) -> bool:
+        """What a trial of such batches said; it is made now, once it is time."""
         question = f"compiled, {bucket(batch.shape)} px"
         ratio = self._trials.ratio(question)
         if ratio is None and self._images >= ENOUGH and self._is_compiled():
             ratio = best_seconds(self._plain.predict, batch) / best_seconds(self._fast.predict, batch)
             self._trials.keep(question, ratio)
-        if ratio is not None and ratio >= CLEARLY and self._is_compiled():
-            return self._fast.predict(batch)
-        return self._plain.predict(batch)
+        return ratio is not None and ratio >= CLEARLY
 
     def forget(self) -> None:
         """Frees what the two ways keep."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -115,11 +116,13 @@ class Recorder:
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
         self._pool: Any = None
+        self._alive: weakref.WeakSet[Any] = weakref.WeakSet()  # torch refuses a pool whose graphs are all gone
 
     def __call__(self, network: Network, batch: torch.Tensor) -> Callable[[torch.Tensor], Prediction]:
         """Raises what torch raises, torch.OutOfMemoryError among it."""
         with torch.cuda.device(self._device):
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            if not self._alive:
+                self._pool = torch.cuda.graph_pool_handle()
             given = batch.clone()
             stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
@@ -127,6 +130,7 @@ class Recorder:
                 network.predict(given)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
+            self._alive.add(graph)
             # thread_local: other threads may pin memory and wait for events meanwhile
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 answer = network.predict(given)

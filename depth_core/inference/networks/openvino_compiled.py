@@ -6,6 +6,7 @@ Imports torch: load it inside functions only. What does not belong here: convers
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 import threading
 import time
@@ -19,6 +20,8 @@ from torch import Tensor
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # or it reports every import to its makers
 import openvino as openvino  # noqa: E402 (other modules import it from here)
+
+log = logging.getLogger(__name__)
 
 _WORTHWHILE = 8  # times as long as compiling takes, images of one size took: then it pays to compile for that size alone
 _REPLACING = 5  # times as much: where another size loses its form for it
@@ -55,6 +58,11 @@ def _core() -> openvino.Core:
     return openvino.Core()
 
 
+def read(file: Path) -> openvino.Model:
+    """A kept network. Raises RuntimeError where the file, or the one with the weights beside it, is missing or not whole."""
+    return _core().read_model(str(file))
+
+
 def compiled(model: openvino.Model, how: How, *, streams: int = 1) -> openvino.CompiledModel:
     """A model for `streams` images at once."""
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16" if how.bfloat16 else "f32"}  # or OpenVINO would choose
@@ -84,17 +92,17 @@ class _Form:
 
 
 class Compiled:
-    """A kept network, for one image at a time, float32 on the host. Safe in many threads.
+    """A network, for one image at a time, float32 on the host. Safe in many threads.
 
     One form of it takes any size. With `own_forms`, a size that is often used gets a form of its own, some percent faster, with a
     copy of the weights. Where several images are at work, each on its share of the cores, forms for several take their place: how
     many cores are the calling thread's, its number of torch's threads says.
     """
 
-    def __init__(self, file: Path, how: How, *, own_forms: bool) -> None:
-        self._file, self._how = file, how
-        self._bytes = file.with_suffix(".bin").stat().st_size
-        varies = any(port.partial_shape.is_dynamic for port in self._read().inputs)
+    def __init__(self, model: openvino.Model, how: How, *, weights: int, own_forms: bool) -> None:
+        """`weights`: the bytes that they take. The files that the model was read from may go meanwhile."""
+        self._model, self._how, self._bytes = model, how, weights
+        varies = any(port.partial_shape.is_dynamic for port in model.inputs)
         self._sizes = min(_MOST_SIZES, _MOST_BYTES // max(1, self._bytes)) if own_forms and varies else 0
         self._lock = threading.Lock()
         self._any: dict[int, _Form] = {}  # by how many images are at work at once
@@ -134,17 +142,21 @@ class Compiled:
         enough = _WORTHWHILE * self._compile_seconds * (_REPLACING if len(self._own) >= self._sizes else 1)
         if self._takes_any_size and not (self._sizes and self._seconds[key] >= enough):
             return self._for_any(key[0])
-        model = self._read()
-        model.reshape({index: list(shape) for index, shape in enumerate(shapes)})
-        self._own[key] = _Form(model, self._how, key[0])
+        try:
+            model = self._model.clone()
+            model.reshape({index: list(shape) for index, shape in enumerate(shapes)})
+            self._own[key] = _Form(model, self._how, key[0])
+        except Exception as error:
+            if not self._takes_any_size:
+                raise
+            self._sizes = 0
+            log.warning("OpenVINO has no form for %s alone (%s: %s): that for any size does", key[1], type(error).__name__, error)
+            return self._for_any(key[0])
         while len(self._own) > max(1, self._sizes):
-            del self._seconds[self._own.popitem(last=False)[0]]
+            self._seconds.pop(self._own.popitem(last=False)[0], None)  # it starts again from nothing
         return self._own[key]
 
     def _for_any(self, streams: int) -> _Form:
         if streams not in self._any:
-            self._any[streams] = _Form(self._read(), self._how, streams)
+            self._any[streams] = _Form(self._model, self._how, streams)
         return self._any[streams]
-
-    def _read(self) -> openvino.Model:
-        return _core().read_model(str(self._file))
