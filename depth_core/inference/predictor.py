@@ -263,10 +263,7 @@ def _by_openvino(checkpoint: Checkpoint, settings: Settings, device: str, precis
         from depth_core.inference.networks.openvino_runtime import Runtime
 
         folder, threads = settings.checkpoint_cache.expanduser() / "openvino", threads_at_start()
-        # one image on two cores is no slower than two on one each, and takes half the memory
-        how = How(
-            threads, max(1, min(MOST_STREAMS, threads // 2)), runtimes.openvino_device(device), bfloat16=precision == "bf16"
-        )
+        how = How(threads, min(MOST_STREAMS, threads), runtimes.openvino_device(device), bfloat16=precision == "bf16")
         return _network_class(checkpoint.spec)(checkpoint, device="cpu", autocast=False, runtime=Runtime(folder, how))
     except ModelUnavailableError:
         raise

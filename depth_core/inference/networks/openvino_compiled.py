@@ -27,7 +27,7 @@ _WORTHWHILE = 8  # times as long as compiling takes, images of one size took: th
 _REPLACING = 5  # times as much: where another size loses its form for it
 _MOST_SIZES = 8  # that are compiled by themselves
 _MOST_BYTES = 1_000_000_000  # of weights, which each of them copies
-_FEW_BYTES = 500_000_000  # of weights: so small a network is compiled twice, for one image and for several at once
+_FEW_BYTES = 200_000_000  # of weights: so small a network is compiled twice, for one image and for several at once
 
 Shape = tuple[int, ...]
 
